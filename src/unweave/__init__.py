@@ -1,0 +1,16 @@
+"""unweave: take data, weights and experts out of trained neural networks, and prove what was done."""
+
+from __future__ import annotations
+
+from .fit import Fit, Step, fit_, resumable
+from .mask import Mask
+from .random import seeded
+from .recipe import Supervised
+from .types import Data, Edit, Measure, Measurement, Recipe, Request, Score, Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Data", "Edit", "Fit", "Mask", "Measure", "Measurement", "Recipe", "Request", "Score", "Step", "Supervised",
+    "Task", "fit_", "resumable", "seeded",
+]  # fmt: skip

@@ -1,0 +1,83 @@
+"""Nested state (an optimiser's state_dict, say) as a JSON tree and a flat set of tensors: no pickle needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import IntegrityError
+from .files import written_beside
+
+_KINDS = {"list": list, "tuple": tuple}
+
+
+def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Split into a JSON-able skeleton and the tensors it refers to.
+
+    Raises:
+        TypeError: on a leaf that is neither a tensor nor a JSON scalar.
+
+    Example:
+        >>> skeleton, tensors = split({"step": 3, "state": {0: (torch.zeros(2), None)}})
+        >>> join(skeleton, tensors)
+        {'step': 3, 'state': {0: (tensor([0., 0.]), None)}}
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(node: Any, path: str) -> Any:
+        if isinstance(node, Tensor):
+            tensors[path] = node.detach().contiguous().cpu()
+            return {"kind": "tensor", "at": path}
+        if isinstance(node, Mapping):
+            items = [[walk(k, f"{path}.k{i}"), walk(v, f"{path}.{k}")] for i, (k, v) in enumerate(node.items())]
+            return {"kind": "dict", "items": items}
+        for kind, cls in _KINDS.items():
+            if isinstance(node, cls):
+                return {"kind": kind, "items": [walk(v, f"{path}.{i}") for i, v in enumerate(node)]}
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return node
+        raise TypeError(f"cannot store {type(node).__name__} at {path or 'the root'}: only tensors and JSON scalars.")
+
+    return walk(tree, "t"), tensors
+
+
+def join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Inverse of `split`."""
+    if not isinstance(skeleton, dict):
+        return skeleton
+    kind = skeleton["kind"]
+    if kind == "tensor":
+        return tensors[skeleton["at"]]
+    if kind == "dict":
+        return {join(k, tensors): join(v, tensors) for k, v in skeleton["items"]}
+    return _KINDS[kind](join(v, tensors) for v in skeleton["items"])
+
+
+def save_nested(tree: Any, path: Path) -> None:
+    """Write nested state to one safetensors file, whole or not at all."""
+    skeleton, tensors = split(tree)
+    # safetensors refuses shared storage and has no empty file
+    unshared = {name: tensor.clone() for name, tensor in tensors.items()} or {"empty": torch.zeros(0)}
+    with written_beside(path) as beside:
+        save_file(unshared, beside, metadata={"unweave": json.dumps(skeleton)})
+
+
+def load_nested(path: Path) -> Any:
+    """Read what `save_nested` wrote.
+
+    Raises:
+        IntegrityError: if the file is damaged or not such a file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            skeleton = json.loads((file.metadata() or {})["unweave"])
+            return join(skeleton, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise IntegrityError(f"{path} is not a readable state file ({error}). Remove it to start afresh.") from error

@@ -1,0 +1,116 @@
+"""How a model was made, as data: the built-in recipe for supervised training, dense or pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any, Literal
+
+from torch import Generator, Tensor
+from torch.nn import Module
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from .errors import InputError
+from .fit import Objective, fit_
+from .mask import Mask
+from .random import child, draw_seed, global_seed
+from .types import Batch, Data, Edit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Train a network with SGD; with `prune`, prune it afterwards and train on under the mask.
+
+    Attributes:
+        network: makes an untrained network, drawing from torch's global generator.
+        epochs: passes over the data.
+        lr: peak learning rate.
+        momentum: of SGD (Nesterov).
+        weight_decay: of SGD.
+        schedule: "cosine" warms up over the first twentieth of the steps, then falls to zero; or "constant".
+        augment: inputs -> inputs, drawing from torch's global generator; the task must be `Perturbing`.
+        prune: applied once after training.
+        recover_epochs: further passes under the mask, at `recover_lr`.
+        recover_lr: peak learning rate after pruning.
+        init_seed: seed of the initial weights; None draws them from the run's generator. Masks of two models can be
+            compared only if both began at the same weights.
+    """
+
+    network: Callable[[], Module]
+    epochs: int = 30
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    augment: Callable[[Tensor], Tensor] | None = None
+    prune: Edit[Data[Any]] | None = None
+    recover_epochs: int = 0
+    recover_lr: float = 0.02
+    init_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"Supervised.epochs must be at least 1; got {self.epochs}.")
+        if self.lr <= 0:
+            raise InputError(f"Supervised.lr must be positive; got {self.lr}.")
+
+    def initial(self, rng: Generator) -> Module:
+        """The untrained network; the same one for every `rng` if `init_seed` is set."""
+        drawn = draw_seed(rng)
+        with global_seed(drawn if self.init_seed is None else self.init_seed):
+            return self.network()
+
+    def build(self, data: Data[Any], *, rng: Generator) -> Module:
+        """Train on `data` from the initial weights."""
+        data.require_examples("Supervised.build")
+        model = self.initial(rng)
+        self.train_(model, data, epochs=self.epochs, lr=self.lr, rng=rng)
+        if self.prune is None:
+            return model
+        pruned = self.prune.apply(model, data, rng=child(rng))
+        if self.recover_epochs:
+            self.train_(pruned, data, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=Mask.of(pruned))
+        return pruned
+
+    def train_(
+        self, model: Module, data: Data[Any], *, epochs: int, lr: float, rng: Generator, hold: Mask | None = None
+    ) -> None:
+        """Train `model` in place the recipe's way, for this many epochs at this peak learning rate."""
+        optimizer = SGD(
+            model.parameters(), lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
+        )
+        steps = epochs * -(-len(data) // data.batch_size)
+        schedule = warm_cosine(optimizer, steps) if self.schedule == "cosine" else None
+        fit_(
+            model, data, self.objective(data), optimizer,
+            epochs=epochs, rng=rng, hold=hold, schedule=schedule, label="train",
+        )  # fmt: skip
+
+    def objective(self, data: Data[Any]) -> Objective:
+        """Mean training loss of a batch, augmented if the recipe augments."""
+        task = data.task
+
+        def mean_loss(model: Module, batch: Batch) -> Tensor:
+            if self.augment is not None:
+                batch = task.replace_inputs(batch, self.augment(task.inputs(batch)))
+            loss: Tensor = task.losses(model, batch).mean()
+            return loss
+
+        return mean_loss
+
+
+def warm_cosine(optimizer: Optimizer, steps: int, warm: float = 0.05) -> LambdaLR:
+    """Linear warm-up over the first `warm` share of `steps`, then half a cosine down to zero."""
+    rise = max(1, round(warm * steps))
+
+    def factor(step: int) -> float:
+        return (step + 1) / rise if step < rise else 0.5 * (1 + cos(pi * min(1.0, (step - rise) / max(1, steps - rise))))
+
+    return LambdaLR(optimizer, factor)
+
+
+def mean_loss(data: Data[Any]) -> Objective:
+    """The plain objective: mean of the task's losses."""
+    return lambda model, batch: data.task.losses(model, batch).mean()

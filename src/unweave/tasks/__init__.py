@@ -1,0 +1,88 @@
+"""Tasks: the only code that opens a batch. Extra abilities are small protocols here; methods ask for what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..types import Batch, Data, Task
+from .classify import Classify
+
+__all__ = ["Classify", "Labelled", "Perturbing", "Representing", "evaluating", "predict", "read_labels"]
+
+
+class Labelled(Task, Protocol):
+    """A task whose examples carry one class label each."""
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        ...
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Class of each example, int64 [n]."""
+        ...
+
+    def relabel(self, batch: Batch, labels: Tensor) -> Batch:
+        """The same batch with other labels; the input batch is left unchanged."""
+        ...
+
+
+class Representing(Task, Protocol):
+    """A task that can show the representation under the last layer."""
+
+    def features(self, model: Module, batch: Batch) -> Tensor:
+        """Representation of each example, [n, width]."""
+        ...
+
+
+class Perturbing(Labelled, Protocol):
+    """A labelled task whose inputs are tensors that can be moved a little."""
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the model reads, floating point, [n, ...]."""
+        ...
+
+    def replace_inputs(self, batch: Batch, inputs: Tensor) -> Batch:
+        """The same batch with other inputs."""
+        ...
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Eval mode and no gradients inside the block; each module's own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def predict(model: Module, data: Data[Any], read: Callable[[Module, Batch], Tensor] | None = None) -> Tensor:
+    """Read something off every example, in order, in eval mode and without gradients.
+
+    Args:
+        model: left unchanged.
+        data: n examples.
+        read: (model, batch) -> [batch, ...]; the task's `outputs` unless told otherwise.
+
+    Returns:
+        [n, ...], on the CPU.
+    """
+    data.require_examples("predict")
+    read = read or data.task.outputs
+    with evaluating(model):
+        return torch.cat([read(model, batch).cpu() for batch in data.batches()])
+
+
+def read_labels(data: Data[Any]) -> Tensor:
+    """Class of every example in order, int64 [n]."""
+    return torch.cat([data.task.labels(batch).cpu() for batch in data.batches()])
