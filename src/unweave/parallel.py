@@ -1,0 +1,196 @@
+"""Many independent trainings at once: oracles, shadow models, seeds. Finished models are cached.
+
+joblib runs them, one thread each, so that the bits do not depend on how many run at once. Its Ray and Dask backends
+(`with joblib.parallel_config(backend=...)`) are the way past one machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import inspect
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Module
+
+from .fit import resumable
+from .io.files import sha256, write_text, written_beside
+from .progress import progress
+from .random import seeded
+from .types import Data, Recipe
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def parallel_map(work: Callable[[A], B], items: Sequence[A], *, jobs: int | None = None, label: str = "") -> list[B]:
+    """Apply `work` to every item, in processes of one thread each; results keep the items' order.
+
+    Args:
+        work: must be picklable by cloudpickle.
+        items: what to work on.
+        jobs: processes; all cores unless given. 1 runs in this process, with the same bits.
+        label: shown beside the progress bar.
+    """
+    jobs = min(jobs or default_jobs(), max(1, len(items)))
+    with progress(label, len(items)) as bar:
+        if jobs == 1:
+            results = []
+            for item in items:
+                results.append(_single_threaded(work, item))
+                bar.advance()
+            return results
+        calls = (joblib.delayed(_in_worker)(work, item) for item in items)
+        results = []
+        for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
+            results.append(result)
+            bar.advance()
+        return results
+
+
+def default_jobs() -> int:
+    """Cores this process may use."""
+    return joblib.cpu_count()  # type: ignore[no-any-return]
+
+
+def build_models(
+    recipe: Recipe,
+    data: Data[Any],
+    seeds: Sequence[int],
+    *,
+    jobs: int | None = None,
+    cache: Path | None = None,
+    label: str = "train",
+) -> list[Module]:
+    """Train one model a seed by `recipe` on `data`.
+
+    Args:
+        recipe: how; cached only if it has `initial(rng)`, which gives the network to load weights into.
+        data: what on.
+        seeds: each gives `rng=seeded(seed)` to one training.
+        jobs: processes; all cores unless given.
+        cache: folder of finished models, found again by the content of the data, the recipe and the seed. A killed
+            run goes on inside the training it was killed in.
+        label: shown beside the progress bar.
+
+    Returns:
+        One model a seed, in eval mode, in order.
+    """
+    if cache is None:
+        return parallel_map(partial(_build, recipe, data), seeds, jobs=jobs, label=label)
+    family = f"{fingerprint(data)[:16]}-{describe(recipe)[:16]}"
+    return parallel_map(partial(_build_cached, recipe, data, cache / family), seeds, jobs=jobs, label=label)
+
+
+def fingerprint(data: Data[Any]) -> str:
+    """SHA-256 of all examples in order, with the task and batch size."""
+    digest = hashlib.sha256(f"{data.task!r} {data.batch_size} {len(data)}".encode())
+
+    def feed(node: Any) -> None:
+        if isinstance(node, Tensor):
+            raw = node.detach().contiguous().cpu()
+            digest.update(f"{raw.dtype}{tuple(raw.shape)}".encode())
+            digest.update(raw.flatten().view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
+        elif isinstance(node, Mapping):
+            for key in sorted(node):
+                digest.update(str(key).encode())
+                feed(node[key])
+        elif isinstance(node, (list, tuple)):
+            for item in node:
+                feed(item)
+        else:
+            digest.update(repr(node).encode())
+
+    for batch in data.batches():
+        feed(batch)
+    return digest.hexdigest()
+
+
+def describe(thing: Any) -> str:
+    """SHA-256 of what a recipe is: its fields, and the source of the functions and classes among them."""
+    return hashlib.sha256(_describe(thing).encode()).hexdigest()
+
+
+def _describe(thing: Any) -> str:
+    if isinstance(thing, partial):
+        return f"partial({_describe(thing.func)}, {_describe(thing.args)}, {_describe(thing.keywords)})"
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing)}
+        return f"{type(thing).__module__}.{type(thing).__qualname__}({_describe(fields)})"
+    if isinstance(thing, Mapping):
+        return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in thing.items()) + "}"
+    if isinstance(thing, (list, tuple)):
+        return "[" + ", ".join(_describe(v) for v in thing) + "]"
+    if isinstance(thing, Tensor):
+        return hashlib.sha256(thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+    if inspect.isfunction(thing) or inspect.isclass(thing):
+        return f"{thing.__qualname__}:{_source(thing)}"
+    return repr(thing)
+
+
+def _source(thing: Any) -> str:
+    try:
+        return hashlib.sha256(inspect.getsource(inspect.getmodule(thing) or thing).encode()).hexdigest()
+    except (OSError, TypeError):
+        code = getattr(thing, "__code__", None)
+        return hashlib.sha256(code.co_code if code else repr(thing).encode()).hexdigest()
+
+
+def _build(recipe: Recipe, data: Data[Any], seed: int) -> Module:
+    return recipe.build(data, rng=seeded(seed)).eval()
+
+
+def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> Module:
+    initial = getattr(recipe, "initial", None)
+    if initial is None:
+        return _build(recipe, data, seed)
+    kept, digest = folder / f"{seed}.safetensors", folder / f"{seed}.sha256"
+    if kept.exists() and digest.exists():
+        if sha256(kept) == digest.read_text(encoding="utf-8").strip():
+            model: Module = initial(seeded(seed))
+            model.load_state_dict(load_file(kept))
+            return model.eval()
+        warnings.warn(f"{kept} does not match its SHA-256 and is trained anew.", stacklevel=2)
+    unfinished = folder / f"{seed}.unfinished"
+    with resumable(unfinished):
+        model = _build(recipe, data, seed)
+    with written_beside(kept) as beside:
+        save_file({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}, beside)
+    write_text(digest, sha256(kept) + "\n")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return model
+
+
+def _single_threaded(work: Callable[[A], B], item: A) -> B:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return work(item)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_worker(work: Callable[[A], B], item: A) -> B:
+    _die_with_parent()
+    os.environ["UNWEAVE_PROGRESS"] = "0"
+    torch.set_num_threads(1)
+    return work(item)
+
+
+def _die_with_parent() -> None:
+    # A worker that outlived a killed run would go on writing into a folder that the resumed run now owns.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,0 +1,47 @@
+"""The contract's tiny world: 90 points in 8 dimensions, 3 classes, a two-layer network."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from unweave import Data, Request, Supervised, seeded
+from unweave.datasets import of_tensors
+from unweave.nets import mlp
+
+network = partial(mlp, 8, 24, 3)
+RECIPE = Supervised(network=network, epochs=6, lr=0.1, init_seed=0)
+
+
+def points() -> tuple[Data, Data]:
+    rng = seeded(0)
+    centres = 1.5 * torch.randn(3, 8, generator=rng)
+    labels = torch.arange(120) % 3
+    inputs = centres[labels] + torch.randn(120, 8, generator=rng)
+    make = lambda low, high: of_tensors(inputs[low:high], labels[low:high], classes=3, batch_size=16)  # noqa: E731
+    return make(0, 90), make(90, 120)
+
+
+def request() -> Request:
+    train, heldout = points()
+    return Request.of(train, heldout, list(range(5, 65, 5)))
+
+
+def model(*, batch_norm: bool = False, sparse: bool = False, dtype: torch.dtype = torch.float32) -> Module:
+    train, _ = points()
+    recipe = Supervised(network=partial(network, batch_norm=batch_norm), epochs=6, lr=0.1, init_seed=0)
+    built = recipe.build(train, rng=seeded(1))
+    if sparse:
+        for p in built.parameters():
+            if p.ndim > 1:
+                with torch.no_grad():
+                    cut = p.abs().flatten().kthvalue(p.numel() // 2).values
+                    p.masked_fill_(p.abs() <= cut, 0)
+    return built.to(dtype)
+
+
+def state(model: Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
