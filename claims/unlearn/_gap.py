@@ -15,13 +15,14 @@ from unweave.tasks import predict, read_labels
 def figures(model: Module, request: Request[Any]) -> dict[str, float]:
     """UA, RA, TA and MIA-efficacy, each in percent.
 
-    UA is the error on the forget set, RA and TA are accuracies on the retain and the held-out set, and MIA is the
-    share of the forget set that a confidence attack calls non-member. Classes that the retain set lacks are left out
-    of the held-out set: a model that forgot them should not know them there either.
+    UA is the error on the forget set, RA and TA are accuracies on the retain and the held-out set, and
+    MIA is the share of the forget set that a confidence attack calls non-member. Classes that the retain
+    set lacks are left out of the held-out set: a model that forgot them should not know them there either.
     """
     retained = read_labels(request.retain).unique()
-    heldout = request.heldout.subset(torch.isin(read_labels(request.heldout), retained).nonzero().flatten())
-    forget_p, retain_p, heldout_p = (_logits(model, part) for part in (request.forget, request.retain, heldout))
+    known = torch.isin(read_labels(request.heldout), retained)
+    parts = request.forget, request.retain, request.heldout.subset(known.nonzero().flatten())
+    forget_p, retain_p, heldout_p = (_logits(model, part) for part in parts)
     threshold = _threshold(members=_confidence(*retain_p), others=_confidence(*heldout_p))
     return {
         "UA": 100 - _accuracy(*forget_p),

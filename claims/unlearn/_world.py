@@ -1,4 +1,4 @@
-"""The small world in which unlearning claims are measured: noisy digits, an MLP, and a model retrained without F."""
+"""The small world of unlearning claims: noisy digits, an MLP, and a model retrained without the forgotten."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def network() -> nn.Sequential:
 
 
 @lru_cache(maxsize=32)
-def world(seed: int, forget: Literal["random", "class"] = "random", noise: float = 0.45, share: float = 0.2) -> World:
+def world(
+    seed: int, forget: Literal["random", "class"] = "random", noise: float = 0.45, share: float = 0.2
+) -> World:
     """Make (once a process) the world of this seed: 900 digits to train on, 897 held out.
 
     Args:
