@@ -1,0 +1,38 @@
+"""Magnitude: a weight matters as much as it is large.
+
+Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015,
+arXiv 1506.02626, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn import Module
+
+from ..paper import Paper
+from ..types import Data
+from .scope import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude:
+    """Score = |w|.
+
+    Attributes:
+        scope: which weights are scored.
+    """
+
+    scope: Scope = Scope()
+
+    paper: ClassVar[Paper] = Paper(
+        "Learning both Weights and Connections for Efficient Neural Networks",
+        "Han, Pool, Tran, Dally", "NeurIPS", 2015, "1506.02626",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
+        """Absolute weights; `data` is not read."""
+        return {name: weight.detach().abs() for name, weight in self.scope.weights(model).items()}

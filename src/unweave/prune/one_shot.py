@@ -1,0 +1,58 @@
+"""One-shot pruning: score once, cut once. What is scored, tied together and kept are independent choices."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Generator
+from torch.nn import Module
+
+from ..mask import Mask
+from ..paper import Paper
+from ..random import draw_seed, global_seed
+from ..types import Data, Score
+from .budgets import Budget, Global
+from .magnitude import Magnitude
+from .patterns import Pattern, Unstructured
+from .select import select
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Zero the lowest-scoring weights, once.
+
+    Weights that were already zero in a pruned model stay zero: the mask read off the model is held.
+
+    Attributes:
+        score: says how much each weight matters.
+        pattern: which weights live or die together.
+        budget: how much of each layer lives.
+    """
+
+    score: Score = Magnitude()
+    pattern: Pattern = Unstructured()
+    budget: Budget = Global(0.9)
+
+    paper: ClassVar[Paper] = Magnitude.paper
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def mask(self, model: Module, data: Data[Any], *, rng: Generator) -> Mask:
+        """The mask alone; `model` is left unchanged.
+
+        Raises:
+            InputError: if a score is NaN, or a layer would lose all its weights.
+        """
+        with global_seed(draw_seed(rng)):
+            return select(self.score.score(model, data), self.pattern, self.budget)
+
+    def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
+        """A pruned copy of `model`: dead weights are +0.0 exactly.
+
+        Raises:
+            InputError: if a score is NaN, or a layer would lose all its weights.
+        """
+        pruned = deepcopy(model)
+        self.mask(model, data, rng=rng).apply_(pruned)
+        return pruned
