@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from .budgets import ERK, Global, Uniform
+from .budgets import ERK, Global, PerOutput, Uniform
+from .gmp import GMP
+from .gradient import Gradient
+from .grasp import GraSP
+from .imp import IMP
 from .magnitude import Magnitude
 from .one_shot import Prune
 from .patterns import NM, Block, Channel, Unstructured
+from .random_scores import RandomScores
 from .scope import Scope
 from .select import select
+from .silence import silence
+from .snip import SNIP
+from .soft_filter import SoftFilter
+from .synflow import SynFlow, SynFlowPrune
+from .taylor import Taylor
 from .threshold import kth_largest
+from .wanda import Wanda
 
 __all__ = [
     "ERK",
+    "GMP",
+    "IMP",
     "NM",
+    "SNIP",
     "Block",
     "Channel",
     "Global",
+    "GraSP",
+    "Gradient",
     "Magnitude",
+    "PerOutput",
     "Prune",
+    "RandomScores",
     "Scope",
+    "SoftFilter",
+    "SynFlow",
+    "SynFlowPrune",
+    "Taylor",
     "Uniform",
     "Unstructured",
+    "Wanda",
     "kth_largest",
     "select",
+    "silence",
 ]

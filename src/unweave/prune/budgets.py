@@ -60,6 +60,24 @@ class Global:
 
 
 @dataclass(frozen=True)
+class PerOutput:
+    """The same sparsity for every output unit on its own: weights are compared only within their row (Wanda).
+
+    Attributes:
+        sparsity: share of each row [in, h, w] to remove, in [0, 1).
+    """
+
+    sparsity: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def densities(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, float] | None:
+        """1 - sparsity everywhere."""
+        return dict.fromkeys(shapes, 1 - self.sparsity)
+
+
+@dataclass(frozen=True)
 class ERK:
     """Erdos-Renyi-Kernel: a layer's density is proportional to (sum of its dimensions) / (product of them).
 
@@ -72,7 +90,7 @@ class ERK:
 
     Example:
         >>> ERK(0.5).densities({"small": (2, 4), "large": (20, 20)})
-        {'small': 1.0, 'large': 0.49}
+        {'small': 1.0, 'large': 0.49...}
     """
 
     sparsity: float

@@ -15,15 +15,18 @@ from ..random import draw_seed, global_seed
 from ..types import Data, Score
 from .budgets import Budget, Global
 from .magnitude import Magnitude
-from .patterns import Pattern, Unstructured
+from .patterns import Channel, Pattern, Unstructured
 from .select import select
+from .silence import silence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
     """Zero the lowest-scoring weights, once.
 
-    Weights that were already zero in a pruned model stay zero: the mask read off the model is held.
+    Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` a dead filter's bias
+    and batch normalisation are zeroed too, so that its channel is silent and `shrink` can remove it exactly; leave the
+    last layer out of the score's scope then, for its filters are the classes.
 
     Attributes:
         score: says how much each weight matters.
@@ -51,8 +54,12 @@ class Prune:
         """A pruned copy of `model`: dead weights are +0.0 exactly.
 
         Raises:
+            EmptyDataError: if `data` is empty.
             InputError: if a score is NaN, or a layer would lose all its weights.
         """
+        data.require_examples("Prune")
         pruned = deepcopy(model)
-        self.mask(model, data, rng=rng).apply_(pruned)
-        return pruned
+        mask = self.mask(model, data, rng=rng)
+        if isinstance(self.pattern, Channel):
+            mask = silence(pruned, mask, data)
+        return mask.apply_(pruned)

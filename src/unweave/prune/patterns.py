@@ -143,4 +143,4 @@ class Channel:
 
     def spread(self, alive: Tensor, like: Tensor) -> Tensor:
         """Every entry takes its filter's fate."""
-        return alive.reshape(-1, *[1] * (like.ndim - 1)).expand(like.shape).clone()
+        return alive.reshape(len(alive), *(1 for _ in like.shape[1:])).expand(like.shape).clone()

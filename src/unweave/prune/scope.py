@@ -67,6 +67,7 @@ class Scope:
 def _weights(model: Module) -> Iterator[tuple[str, Module, Parameter]]:
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        if isinstance(module, _PRUNABLE) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            yield f"{prefix}.weight" if prefix else "weight", module, module.weight
+        weight = module._parameters.get("weight") if isinstance(module, _PRUNABLE) else None
+        if weight is not None and id(weight) not in seen:
+            seen.add(id(weight))
+            yield f"{prefix}.weight" if prefix else "weight", module, weight

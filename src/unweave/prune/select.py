@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..mask import Mask
-from .budgets import Budget, Global
+from .budgets import Budget, Global, PerOutput
 from .patterns import NM, Pattern, Unstructured
 from .threshold import kth_largest
 
@@ -47,6 +47,13 @@ def select(scores: Mapping[str, Tensor], pattern: Pattern = _WEIGHTS, budget: Bu
         groups[name] = pattern.group(name, values.detach())
     if isinstance(pattern, NM):
         chosen = {name: _best_of_each(group, pattern.n) for name, group in groups.items()}
+    elif isinstance(budget, PerOutput):
+        chosen = {}
+        for name, group in groups.items():
+            if group.ndim < 2:
+                raise InputError(f"PerOutput compares weights within a row; {name} has one score an output. Use Uniform.")
+            rows = group.flatten(1)
+            chosen[name] = _best_of_each(rows, _count(1 - budget.sparsity, rows.shape[1])).view(group.shape)
     else:
         densities = budget.densities({name: values.shape for name, values in scores.items()})
         if densities is None:

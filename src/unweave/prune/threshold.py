@@ -73,7 +73,8 @@ def _bracket(flat: list[Tensor], k: int, total: int) -> tuple[float, float]:
 
 def _chunks(flat: list[Tensor]) -> Iterator[Tensor]:
     for tensor in flat:
-        yield from tensor.split(_CHUNK)
+        for start in range(0, len(tensor), _CHUNK):
+            yield tensor[start : start + _CHUNK]
 
 
 def _look(flat: list[Tensor], low: float, high: float) -> tuple[int, int, Tensor | None]:

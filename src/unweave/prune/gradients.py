@@ -1,0 +1,79 @@
+"""Gradients that scores are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..errors import NonFiniteError
+from ..types import Data, Task
+from .scope import Scope
+
+Norms = Literal["batch", "running"]
+
+
+@contextmanager
+def probe(model: Module, scope: Scope, norms: Norms) -> Iterator[tuple[Module, dict[str, Parameter]]]:
+    """A copy of `model` to differentiate, without dropout, and its weights in scope.
+
+    Args:
+        model: left unchanged.
+        scope: chooses the weights.
+        norms: "batch" normalises by the batch's own statistics, as at initialisation one must: running statistics
+            are still 0 and 1 there. "running" uses those of the trained model.
+    """
+    copy = deepcopy(model).eval()
+    weights = scope.weights(copy)
+    if norms == "batch":
+        for module in copy.modules():
+            if isinstance(module, _NormBase):
+                module.train()
+    with torch.enable_grad():
+        yield copy, weights
+
+
+def spaced(data: Data[Task], examples: int | None) -> Data[Task]:
+    """At most `examples` of the data, evenly spaced, so that data sorted by class still shows all of them."""
+    if examples is None or examples >= len(data):
+        return data
+    return data.subset(torch.linspace(0, len(data) - 1, examples).round().long())
+
+
+def batch_gradients(
+    model: Module, data: Data[Any], weights: dict[str, Parameter]
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """(number of examples, gradient of their mean loss, float32 or wider) for each batch.
+
+    Raises:
+        NonFiniteError: if a loss is not finite.
+    """
+    for batch in data.batches():
+        losses = data.task.losses(model, batch)
+        loss = losses.mean()
+        if not bool(loss.isfinite()):
+            raise NonFiniteError(f"the loss of the model to be scored is {float(loss)}; it cannot be scored by gradients.")
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        yield len(losses), {
+            name: torch.zeros_like(w, dtype=_wide(w)) if g is None else g.to(_wide(w))
+            for (name, w), g in zip(weights.items(), gradients, strict=True)
+        }
+
+
+def mean_gradient(model: Module, data: Data[Any], weights: dict[str, Parameter]) -> dict[str, Tensor]:
+    """Gradient of the mean loss over all examples."""
+    total = {name: torch.zeros_like(w, dtype=_wide(w)) for name, w in weights.items()}
+    for n, gradients in batch_gradients(model, data, weights):
+        for name, gradient in gradients.items():
+            total[name] += gradient * (n / len(data))
+    return total
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)

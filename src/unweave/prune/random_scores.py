@@ -1,0 +1,39 @@
+"""Random scores: the floor that every other score must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..paper import Paper
+from ..random import seeded
+from ..types import Data
+from .scope import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomScores:
+    """Score = uniform noise in [0, 1), of neither weights nor data.
+
+    Attributes:
+        seed: of the noise; None draws from torch's global generator, which `Prune` seeds from its `rng`.
+        scope: which weights are scored.
+    """
+
+    seed: int | None = None
+    scope: Scope = Scope()
+
+    paper: ClassVar[Paper] = Paper(
+        "The State of Sparsity in Deep Neural Networks", "Gale, Elsen, Hooker", "arXiv", 2019, "1902.09574"
+    )
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
+        """Noise, float32, the same on every device; `data` is not read."""
+        rng = torch.default_generator if self.seed is None else seeded(self.seed)
+        weights = self.scope.weights(model)
+        return {name: torch.rand(w.shape, generator=rng).to(w.device) for name, w in weights.items()}

@@ -1,0 +1,92 @@
+"""Soft filter pruning: zero the weakest filters after each epoch, but let them grow back in the next.
+
+He, Kang, Dong, Fu, Yang, "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018,
+arXiv 1808.06866, algorithm 1: filters are ranked by their l2 norm within each layer, at one rate for all layers.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Generator
+from torch.nn import Module
+from torch.optim import SGD
+
+from ..errors import InputError
+from ..fit import Step, fit_
+from ..mask import Mask
+from ..paper import Paper
+from ..recipe import mean_loss
+from ..types import Data
+from .budgets import Uniform
+from .magnitude import Magnitude
+from .patterns import Channel
+from .scope import Scope
+from .select import select
+from .silence import silence
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftFilter:
+    """Train with SGD; at the end of each epoch zero the filters of smallest norm; they go on training.
+
+    The cut after the last epoch is the final one. It also zeroes the dead filters' bias and batch normalisation, which
+    the paper leaves for the removal that follows: only then is a dead channel silent, and `shrink` exact.
+
+    Attributes:
+        rate: share of each layer's filters that are zeroed (P_i); the paper takes 0.1 to 0.4.
+        epochs: passes over the data.
+        lr: learning rate, constant.
+        momentum: of SGD; it is not reset by a cut, and helps zeroed filters to grow back.
+        weight_decay: of SGD.
+        scope: which layers' filters are pruned; leaves out the last layer, whose outputs are the classes.
+    """
+
+    rate: float = 0.3
+    epochs: int = 20
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    scope: Scope = Scope(last=False)
+
+    paper: ClassVar[Paper] = Paper(
+        "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", "He, Kang, Dong, Fu, Yang", "IJCAI",
+        2018, "1808.06866",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise InputError(f"SoftFilter.rate must be in [0, 1); got {self.rate}. It is the share of filters zeroed.")
+        if self.epochs < 1:
+            raise InputError(f"SoftFilter.epochs must be at least 1; got {self.epochs}.")
+
+    def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
+        """A trained copy of `model` with dead filters; its own zeros stay.
+
+        Raises:
+            EmptyDataError: if `data` is empty.
+            InputError: if a layer would lose all its filters, or no filter would be cut anywhere.
+        """
+        data.require_examples("SoftFilter")
+        pruned = deepcopy(model)
+        if self.rate > 0 and self._weak(pruned, data).density() == 1:
+            raise InputError(f"SoftFilter.rate {self.rate} cuts no filter: every layer is too narrow. Raise it.")
+
+        def cut(step: Step) -> None:
+            if step.last_of_epoch:
+                self._weak(step.model, data).apply_(step.model)
+
+        trained = [p for p in pruned.parameters() if p.requires_grad]
+        optimizer = SGD(trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        fit_(
+            pruned, data, mean_loss(data), optimizer,
+            epochs=self.epochs, rng=rng, hold=Mask.of(model), after_step=cut, label="prune filters softly",
+        )  # fmt: skip
+        silence(pruned, self._weak(pruned, data), data).apply_(pruned)
+        return pruned
+
+    def _weak(self, model: Module, data: Data[Any]) -> Mask:
+        return select(Magnitude(scope=self.scope).score(model, data), Channel(), Uniform(self.rate))

@@ -1,0 +1,125 @@
+"""SynFlow: prune without data, by the flow of synaptic strength, so slowly that no layer collapses.
+
+Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
+NeurIPS 2020, arXiv 2006.05467: R = sum of the outputs of the network with |w| for w on an input of ones; score
+|w dR/dw| (eq. 2); density d^(k/n) after iteration k of n (algorithm 1).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import Module
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..errors import InputError, NonFiniteError
+from ..mask import Mask
+from ..paper import Paper
+from ..types import Data
+from .budgets import Global
+from .patterns import Pattern, Unstructured
+from .scope import Scope
+from .select import select
+
+_PAPER = Paper(
+    "Pruning neural networks without any data by iteratively conserving synaptic flow",
+    "Tanaka, Kunin, Yamins, Ganguli", "NeurIPS", 2020, "2006.05467",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynFlow:
+    """One iteration's score, |w dR/dw|, in float64 and eval mode.
+
+    The data's first example is read for its shape alone. Running means of batch normalisation count as zero (they are,
+    at initialisation): a mean subtracted from a flow of absolute values would turn parts of it negative.
+
+    Attributes:
+        scope: which weights are scored.
+    """
+
+    scope: Scope = Scope()
+
+    paper: ClassVar[Paper] = _PAPER
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
+        """Synaptic flow through each weight, float64, non-negative; within a layer without bias it sums to R.
+
+        Raises:
+            EmptyDataError: if there is no example to take the shape of.
+            NonFiniteError: if the flow overflows even in float64.
+        """
+        data.require_examples("SynFlow")
+        flow = deepcopy(model).double().eval()
+        with torch.no_grad():
+            for tensor in (*flow.parameters(), *flow.buffers()):
+                if tensor.is_floating_point():
+                    tensor.abs_()
+            for module in flow.modules():
+                if isinstance(module, _NormBase) and module.running_mean is not None:
+                    module.running_mean.zero_()
+        weights = self.scope.weights(flow)
+        batch = next(iter(data.subset([0]).batches()))
+        ones = data.task.replace_inputs(batch, torch.ones_like(data.task.inputs(batch), dtype=torch.float64))
+        with torch.enable_grad():
+            total = data.task.outputs(flow, ones).sum()
+            if not bool(total.isfinite()):
+                raise NonFiniteError("SynFlow: the flow through the network overflows float64; normalise or rescale its layers.")
+            found = torch.autograd.grad(total, list(weights.values()))
+        return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), found, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynFlowPrune:
+    """Prune by synaptic flow, iteratively, one global threshold each time.
+
+    Attributes:
+        sparsity: share of the weights in scope to remove, in [0, 1).
+        iterations: n; with 1 layers may collapse as they do for one-shot scores.
+        pattern: which weights live or die together.
+        scope: which weights are pruned.
+    """
+
+    sparsity: float = 0.9
+    iterations: int = 100
+    pattern: Pattern = Unstructured()
+    scope: Scope = Scope()
+
+    paper: ClassVar[Paper] = _PAPER
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        Global(self.sparsity)
+        if self.iterations < 1:
+            raise InputError(f"SynFlowPrune.iterations must be at least 1; got {self.iterations}. The paper uses 100.")
+
+    def mask(self, model: Module, data: Data[Any]) -> Mask:
+        """The mask alone; `model` is left unchanged. No draw is made.
+
+        Raises:
+            EmptyDataError: if there is no example to take the shape of.
+            InputError: if a layer would lose all its weights.
+        """
+        score = SynFlow(scope=self.scope)
+        masked, mask = deepcopy(model), Mask({})
+        for k in range(1, self.iterations + 1):
+            scores = score.score(masked, data)
+            for name, alive in mask.keep.items():
+                scores[name].masked_fill_(~alive, -1.0)  # below the weights that live but carry no flow
+            mask = select(scores, self.pattern, Global(1 - (1 - self.sparsity) ** (k / self.iterations)))
+            mask.apply_(masked)
+        return mask
+
+    def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
+        """A pruned copy of `model`.
+
+        Raises:
+            EmptyDataError: if there is no example to take the shape of.
+            InputError: if a layer would lose all its weights.
+        """
+        return self.mask(model, data).apply_(deepcopy(model))

@@ -1,0 +1,89 @@
+"""Wanda: a weight matters as much as it is large and its input is active; compared within each output.
+
+Sun, Liu, Bair, Kolter, "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024,
+arXiv 2306.11695, eq. 1: S_ij = |W_ij| * ||X_j||_2 over all calibration inputs (tokens, positions). Use it with the
+budget `PerOutput`, or the pattern `NM`; no weight is updated.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
+
+from ..errors import InputError
+from ..paper import Paper
+from ..types import Data
+from .gradients import spaced
+from .scope import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanda:
+    """Score = |w| times the l2 norm of what it is multiplied with, summed over the calibration examples.
+
+    The paper goes layer by layer and shows each layer the outputs of already pruned ones; here all layers see the dense
+    network's, so that one pass suffices. Convolutions count each kernel position as an input of its own.
+
+    Attributes:
+        examples: how many calibration examples, evenly spaced through the data (the paper: 128 sequences).
+        scope: which weights are scored.
+    """
+
+    examples: int | None = 128
+    scope: Scope = Scope()
+
+    paper: ClassVar[Paper] = Paper(
+        "A Simple and Effective Pruning Approach for Large Language Models", "Sun, Liu, Bair, Kolter", "ICLR", 2024,
+        "2306.11695",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
+        """Weight sizes times input norms, float32 or wider.
+
+        Raises:
+            EmptyDataError: if there is no example.
+            InputError: if a layer in scope is never called by the model.
+        """
+        data.require_examples("Wanda")
+        copy = deepcopy(model).eval()
+        layers = self.scope.layers(copy)
+        energy: dict[str, Tensor] = {}
+
+        def watch(name: str) -> Any:
+            def add(layer: Module, args: tuple[Tensor, ...]) -> None:
+                energy[name] = energy.get(name, 0) + _input_energy(layer, args[0])
+
+            return add
+
+        hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer, _ in layers]
+        try:
+            with torch.no_grad():
+                for batch in spaced(data, self.examples).batches():
+                    data.task.outputs(copy, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, _, _ in layers:
+            if name not in energy:
+                raise InputError(f"Wanda: the layer of {name} is never called by the model. Leave it out of the scope.")
+        return {name: weight.detach().abs() * energy[name].sqrt() for name, _, weight in layers}
+
+
+def _input_energy(layer: Any, inputs: Tensor) -> Tensor:
+    """Sum of squares of every input that each weight meets, of the weight's shape (or broadcasting to it).
+
+    That sum is the derivative, with respect to the weight, of the layer's summed output for squared inputs.
+    """
+    squares = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32)).square()
+    if isinstance(layer, Linear):
+        return squares.reshape(-1, squares.shape[-1]).sum(0)
+    with torch.enable_grad():
+        weight = torch.zeros_like(layer.weight, dtype=squares.dtype, requires_grad=True)
+        summed = layer._conv_forward(squares, weight, None).sum()
+        return torch.autograd.grad(summed, weight)[0]
