@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from claims.framework import Result, claim_names, read_result, run_claim
 from unweave.errors import UnweaveError
 from unweave.io.files import write_text
 
-TABLE = Path(__file__).parent.parent / "docs" / "claims.md"
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "docs" / "claims.md"
+PACKAGED = ROOT / "src" / "unweave" / "claims.json"
 
 
 def main() -> int:
@@ -21,7 +24,7 @@ def main() -> int:
     run.add_argument("--all", action="store_true", help="every claim")
     run.add_argument("--dry", action="store_true", help="print, do not store")
     commands.add_parser("list", help="every claim with its status")
-    commands.add_parser("table", help="write docs/claims.md from the stored results")
+    commands.add_parser("table", help="write docs/claims.md and the packaged statuses from the stored results")
     asked = parser.parse_args()
     if asked.command == "list":
         for name in claim_names():
@@ -29,8 +32,10 @@ def main() -> int:
             print(f"{name:40} {result.status if result else 'not run'}")
         return 0
     if asked.command == "table":
+        statuses = {name: result.status if (result := read_result(name)) else "not run" for name in claim_names()}
         write_text(TABLE, table())
-        print(f"wrote {TABLE}")
+        write_text(PACKAGED, json.dumps(statuses, indent=1) + "\n")
+        print(f"wrote {TABLE.relative_to(ROOT)} and {PACKAGED.relative_to(ROOT)}")
         return 0
     names = claim_names() if asked.all else asked.names
     if not names:

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .distributed import Processes
-from .errors import EmptyDataError, InputError, NonFiniteError
+from .errors import EmptyDataError, InputError, IntegrityError, NonFiniteError
 from .io.nested import load_nested, save_nested
 from .mask import Mask
 from .progress import progress
@@ -37,8 +37,8 @@ Objective = Callable[[Module, Batch], Tensor]
 class Batches(Protocol):
     """What `fit_` reads: a `Data`, or anything with its length, batch size and batches."""
 
-    batch_size: int
-
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
     def __len__(self) -> int: ...  # noqa: D105
     def batches(
         self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
@@ -141,38 +141,37 @@ def fit_(
     """
     if len(data) == 0:
         raise EmptyDataError("fit_ was given no examples; a model cannot be trained on an empty data set.")
-    checkpoint = checkpoint or _next_checkpoint()
+    estimate = _estimate.get()
+    checkpoint = None if estimate is not None else checkpoint or _next_checkpoint()
     keeper = _Keeper(model, hold, only)
     keeper.restore_()
-    run = _Run(rng_seed=draw_seed(rng), hold=hold)
+    run = _Run(rng_seed=draw_seed(rng), work=[len(data), data.batch_size, epochs], hold=hold)
     parts = Processes.start(model, optimizer)
     per_epoch = math.ceil(len(data) / data.batch_size)
     modes = {module: module.training for module in model.modules()}
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     order = torch.Generator().manual_seed(run.rng_seed)
-    calls = 0
     last_save = monotonic()
 
     def closure() -> Tensor:
-        nonlocal calls
-        calls += 1
+        run.calls += 1
         if torch.is_grad_enabled():
             optimizer.zero_grad(set_to_none=True)
         loss = objective(parts.model, batch)
-        value = float(loss.detach())
+        value = parts.mean(float(loss.detach()), share)  # over all processes, so that all of them stop together
         if not math.isfinite(value):
             raise NonFiniteError(f"the loss became {value} at step {run.step + 1}; the weights before it were kept. Lower lr.")
         if loss.requires_grad:
             parts.backward(loss, share)
             keeper.mask_gradients_()
-            norm = _gradient_norm(trained)
+            norm = _norm([p.grad for p in trained if p.grad is not None])
             if not math.isfinite(norm):
                 raise NonFiniteError(
                     f"a gradient became {norm} at step {run.step + 1}; the weights before it were kept. Lower lr."
                 )
             if clip is not None and norm > clip:
                 torch._foreach_mul_([p.grad for p in trained if p.grad is not None], clip / norm)
-        run.loss = parts.mean(value, share)
+        run.loss = value
         return loss
 
     try:
@@ -183,9 +182,16 @@ def fit_(
                     module.eval()
         with global_seed(run.rng_seed), progress(label, epochs * per_epoch) as bar:
             if checkpoint is not None and checkpoint.exists():
-                run.restore_(load_nested(checkpoint), model, optimizer, schedule, order, keeper)
+                state = load_nested(checkpoint)
+                try:
+                    run.restore_(state, model, optimizer, schedule, order, keeper)
+                except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+                    raise IntegrityError(
+                        f"{checkpoint} is not the state of this training ({' '.join(str(error).split())[:200]}). "
+                        "Remove it to start afresh."
+                    ) from error
                 bar.advance(run.step)
-            two_pass = True  # unknown until the first step has shown how often the closure is called
+            good = _Snapshot([*trained, *model.buffers()])
             for epoch in range(run.step // per_epoch, epochs):
                 if run.stopped:
                     break
@@ -195,16 +201,18 @@ def fit_(
                     data.batches(None if ordered else order, start=first, part=(parts.rank, parts.count)), first
                 ):
                     share = parts.share(min(data.batch_size, len(data) - at * data.batch_size))
-                    before, called = ([p.detach().clone() for p in trained] if two_pass else None), calls
+                    good.take()
                     try:
                         optimizer.step(closure)
+                        keeper.restore_()
+                        if not math.isfinite(_norm([p.detach() for p in trained])):
+                            raise NonFiniteError(
+                                f"a weight became infinite or NaN at step {run.step + 1}; those before it were kept. Lower lr."
+                            )
                     except NonFiniteError:
-                        if before is not None:  # a two-pass step may have moved the weights already
-                            with torch.no_grad():
-                                torch._foreach_copy_(trained, before)
+                        # a two-pass step may have moved the weights already, a forward pass the running statistics
+                        good.put_back_()
                         raise
-                    two_pass = calls - called != 1
-                    keeper.restore_()
                     if schedule is not None:
                         schedule.step()
                     run.step += 1
@@ -218,6 +226,8 @@ def fit_(
                             keeper = _Keeper(model, seen.hold, only, keeper)
                             keeper.restore_()
                     bar.advance(note=f"loss {run.loss:.3f}")
+                    if estimate is not None and estimate.enough(run.step, epochs * per_epoch):
+                        run.stopped = True
                     if checkpoint is not None and parts.rank == 0 and monotonic() - last_save > checkpoint_seconds:
                         run.save(checkpoint, model, optimizer, schedule, keeper, order, per_epoch)
                         last_save = monotonic()
@@ -226,10 +236,28 @@ def fit_(
             if checkpoint is not None and parts.rank == 0:
                 run.save(checkpoint, model, optimizer, schedule, keeper, order, per_epoch)
     finally:
+        optimizer.zero_grad(set_to_none=True)
         for module, mode in modes.items():
             module.training = mode
-    optimizer.zero_grad(set_to_none=True)
-    return Fit(run.step, run.losses, calls, run.stopped)
+    return Fit(run.step, run.losses, run.calls, run.stopped)
+
+
+class _Snapshot:
+    """The last good values of parameters and buffers, in memory of its own."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+        self._copies = [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def take(self) -> None:
+        if self._tensors:
+            torch._foreach_copy_(self._copies, self._tensors)
+
+    @torch.no_grad()
+    def put_back_(self) -> None:
+        if self._tensors:
+            torch._foreach_copy_(self._tensors, self._copies)
 
 
 class _Keeper:
@@ -261,8 +289,10 @@ class _Run:
     """All that must survive a kill, beside the model."""
 
     rng_seed: int
+    work: list[int]
     hold: Mask | None
     step: int = 0
+    calls: int = 0
     loss: float = math.nan
     losses: list[float] = field(default_factory=list)
     stopped: bool = False
@@ -281,7 +311,9 @@ class _Run:
         save_nested(
             {
                 "seed": self.rng_seed,
+                "work": self.work,
                 "step": self.step,
+                "calls": self.calls,
                 "losses": torch.tensor(self.losses, dtype=torch.float64),
                 "stopped": self.stopped,
                 "order": order.get_state() if self.step % per_epoch == 0 else self.order_state,
@@ -305,13 +337,17 @@ class _Run:
         order: Generator,
         keeper: _Keeper,
     ) -> None:
-        if state["seed"] != self.rng_seed:
-            raise InputError("the checkpoint belongs to a run with another seed or order of work. Remove it to start afresh.")
+        if state["seed"] != self.rng_seed or state["work"] != self.work:
+            raise InputError(
+                "the checkpoint belongs to a training with another seed, order of work, number of examples, batch size or "
+                "number of epochs. Remove it to start afresh."
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if schedule is not None:
             schedule.load_state_dict(state["schedule"])
-        self.step, self.stopped, self.losses = state["step"], state["stopped"], state["losses"].tolist()
+        self.step, self.calls, self.stopped = state["step"], state["calls"], state["stopped"]
+        self.losses = state["losses"].tolist()
         order.set_state(state["order"])
         torch.set_rng_state(state["draws"])
         if state["cuda"]:
@@ -322,11 +358,53 @@ class _Run:
         keeper.frozen = [(p, still, value.to(p.device)) for (p, still, _), value in zip(keeper.frozen, state["frozen"], strict=True)]
 
 
-def _gradient_norm(parameters: list[Tensor]) -> float:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
+def _norm(tensors: list[Tensor]) -> float:
+    if not tensors:
         return 0.0
-    return float(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).norm())
+    wide = [t.float() if t.dtype == torch.float16 else t for t in tensors]  # its squares would overflow
+    return float(torch.stack([norm.float() for norm in torch._foreach_norm(wide)]).norm())
+
+
+@dataclass
+class Estimate:
+    """Time that trainings in an `estimating` block would still have taken.
+
+    Attributes:
+        seconds: not spent, because each training was cut short after a few steps.
+        least: seconds of steps to time before a training is cut short.
+    """
+
+    seconds: float = 0.0
+    least: float = 0.5
+    _stamps: list[float] = field(default_factory=list, repr=False)
+
+    def enough(self, step: int, total: int) -> bool:
+        """Note the end of a step; True once the rest can be told from the steps so far."""
+        if step == 1:
+            self._stamps = []
+        self._stamps.append(monotonic())
+        spent = self._stamps[-1] - self._stamps[0]
+        if step < 5 or spent < self.least or step == total:
+            return False
+        self.seconds += spent / (step - 1) * (total - step)
+        return True
+
+
+_estimate: ContextVar[Estimate | None] = ContextVar("estimate", default=None)
+
+
+@contextmanager
+def estimating() -> Iterator[Estimate]:
+    """Cut every `fit_` in the block short after a few steps and add up the time that it would still have taken.
+
+    What else runs in the block runs in full, so its own time plus `Estimate.seconds` is the time of the whole.
+    """
+    estimate = Estimate()
+    token = _estimate.set(estimate)
+    try:
+        yield estimate
+    finally:
+        _estimate.reset(token)
 
 
 _folder: ContextVar[tuple[Path, list[int]] | None] = ContextVar("checkpoint folder", default=None)

@@ -10,6 +10,7 @@ import ctypes
 import dataclasses
 import hashlib
 import inspect
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import Any, TypeVar
 
 import joblib
@@ -91,8 +93,21 @@ def build_models(
     """
     if cache is None:
         return parallel_map(partial(_build, recipe, data), seeds, jobs=jobs, label=label)
-    family = f"{fingerprint(data)[:16]}-{describe(recipe)[:16]}"
-    return parallel_map(partial(_build_cached, recipe, data, cache / family), seeds, jobs=jobs, label=label)
+    folder = cache_folder(recipe, data, cache)
+    return parallel_map(partial(_build_cached, recipe, data, folder), seeds, jobs=jobs, label=label)
+
+
+def cache_folder(recipe: Recipe, data: Data[Any], cache: Path) -> Path:
+    """Where in `cache` the models of this recipe on this data lie: seed.safetensors, with seed.json beside it."""
+    return cache / f"{fingerprint(data)[:16]}-{describe(recipe)[:16]}"
+
+
+def training_cost(recipe: Recipe, data: Data[Any], seeds: Sequence[int], cache: Path) -> dict[str, float] | None:
+    """Mean "seconds" and "cpu_seconds" of one training, over those of these cached models that ran undisturbed."""
+    folder = cache_folder(recipe, data, cache)
+    records = [_recorded(f) for seed in seeds if (f := folder / f"{seed}.json").exists()]
+    timed = [r for r in records if "cpu_seconds" in r]
+    return {k: sum(r[k] for r in timed) / len(timed) for k in ("seconds", "cpu_seconds")} if timed else None
 
 
 def fingerprint(data: Data[Any]) -> str:
@@ -157,21 +172,33 @@ def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> M
     initial = getattr(recipe, "initial", None)
     if initial is None:
         return _build(recipe, data, seed)
-    kept, digest = folder / f"{seed}.safetensors", folder / f"{seed}.sha256"
-    if kept.exists() and digest.exists():
-        if sha256(kept) == digest.read_text(encoding="utf-8").strip():
+    kept, record = folder / f"{seed}.safetensors", folder / f"{seed}.json"
+    if kept.exists() and record.exists():
+        if sha256(kept) == _recorded(record).get("sha256"):
             model: Module = initial(seeded(seed))
             model.load_state_dict(load_file(kept))
             return model.eval()
         warnings.warn(f"{kept} does not match its SHA-256 and is trained anew.", stacklevel=2)
     unfinished = folder / f"{seed}.unfinished"
+    resumed = any(unfinished.glob("*"))
+    began, began_cpu = perf_counter(), process_time()
     with resumable(unfinished):
         model = _build(recipe, data, seed)
+    seconds, cpu_seconds = perf_counter() - began, process_time() - began_cpu
     with written_beside(kept) as beside:
         save_file({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}, beside)
-    write_text(digest, sha256(kept) + "\n")
+    times = {} if resumed else {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
+    write_text(record, json.dumps({"sha256": sha256(kept), **times}) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
     return model
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _single_threaded(work: Callable[[A], B], item: A) -> B:

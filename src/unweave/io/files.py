@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import StorageError
 
 _PARTIAL = ".partial"
 
@@ -17,40 +24,124 @@ def written_beside(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, never a part.
 
+    Raises:
+        StorageError: if the file cannot be written.
+
     Example:
         >>> import tempfile; folder = Path(tempfile.mkdtemp())
         >>> with written_beside(folder / "a.txt") as beside: _ = beside.write_text("whole")
         >>> (folder / "a.txt").read_text(), len(list(folder.iterdir()))
         ('whole', 1)
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-    try:
+    with written_together(path) as (beside,):
         yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def written_together(*paths: Path, gone: tuple[Path, ...] = ()) -> Iterator[tuple[Path, ...]]:
+    """Like `written_beside` for files of one folder that belong together: all are replaced, or none.
+
+    Args:
+        paths: to write; each must have been written at its temporary path when the block ends.
+        gone: files to remove once the others are in place.
+
+    Raises:
+        StorageError: if one cannot be written; then all old files are still there.
+    """
+    folder = paths[0].parent
+    besides = tuple(_hidden(path) for path in paths)
+    former = {path: _hidden(path, ".former") for path in paths if path.exists()} if len(paths) > 1 else {}
+    replaced: list[Path] = []
     try:
-        os.fsync(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield besides
+        for beside in besides:
+            _sync(beside)
+        for path, backup in former.items():
+            os.link(path, backup)
+        for beside, path in zip(besides, paths, strict=True):
+            os.replace(beside, path)
+            replaced.append(path)
+        _sync(folder)
+    except BaseException as error:
+        if len(replaced) < len(paths):
+            for path in replaced:
+                if path in former:
+                    os.replace(former[path], path)
+                else:
+                    path.unlink(missing_ok=True)
+        if isinstance(error, (OSError, SafetensorError)) and not isinstance(error, StorageError):
+            raise _unwritten(paths[0], error) from error
+        raise
     finally:
-        os.close(folder)
+        for leftover in (*besides, *former.values()):
+            leftover.unlink(missing_ok=True)
+    for path in gone:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_beside(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`; on success sync its files and put it in the place of `path`.
+
+    An old folder at `path` is moved aside first and comes back if the new one cannot take its place.
+
+    Raises:
+        StorageError: if something cannot be written.
+    """
+    beside, aside = _hidden(path), _hidden(path, ".former")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        for file in sorted(beside.rglob("*")):
+            _sync(file)
+        _sync(beside)
+        if path.exists():
+            os.replace(path, aside)
+        try:
+            os.replace(beside, path)
+        except BaseException:
+            if aside.exists():
+                os.replace(aside, path)
+            raise
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, StorageError):
+            raise
+        raise _unwritten(path, error) from error
+    finally:
+        for leftover in (beside, aside):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, whole or not at all.
+
+    Raises:
+        StorageError: if it cannot be written; the old file is still there.
+    """
     with written_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file, whole or not at all; tensors must not share storage.
+
+    Raises:
+        StorageError: if it cannot be written; the old file is still there.
+    """
+    with written_beside(path) as beside:
+        save_file(dict(tensors), beside, metadata=dict(metadata))
+
+
 def sweep_partials(folder: Path) -> list[Path]:
-    """Remove temporary files that a killed process left below `folder`; returns what was removed."""
-    orphans = sorted(p for p in folder.rglob(f".*{_PARTIAL}") if p.is_file())
+    """Remove temporary files and folders that a killed process left below `folder`; returns what was removed."""
+    orphans = sorted(folder.rglob(f".*{_PARTIAL}"))
     for orphan in orphans:
-        orphan.unlink(missing_ok=True)
+        if orphan.is_dir() and not orphan.is_symlink():
+            shutil.rmtree(orphan, ignore_errors=True)
+        else:
+            orphan.unlink(missing_ok=True)
     return orphans
 
 
@@ -58,3 +149,33 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder: of its files' relative names and hashes, in order of name.
+
+    Hidden temporary files of a write under way are left out.
+    """
+    if path.is_file():
+        return sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.endswith(_PARTIAL)):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _hidden(path: Path, tag: str = "") -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{tag}{_PARTIAL}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritten(path: Path, error: Exception) -> StorageError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return StorageError(f"{path} could not be written ({reason}). No part-written file was left; mend that and run again.")

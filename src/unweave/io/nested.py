@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import IntegrityError
-from .files import written_beside
+from .files import write_tensors
 
 _KINDS = {"list": list, "tuple": tuple}
 
@@ -65,8 +64,7 @@ def save_nested(tree: Any, path: Path) -> None:
     skeleton, tensors = split(tree)
     # safetensors refuses shared storage and has no empty file
     unshared = {name: tensor.clone() for name, tensor in tensors.items()} or {"empty": torch.zeros(0)}
-    with written_beside(path) as beside:
-        save_file(unshared, beside, metadata={"unweave": json.dumps(skeleton)})
+    write_tensors(path, unshared, {"unweave": json.dumps(skeleton)})
 
 
 def load_nested(path: Path) -> Any:
@@ -79,5 +77,5 @@ def load_nested(path: Path) -> Any:
         with safe_open(path, framework="pt") as file:
             skeleton = json.loads((file.metadata() or {})["unweave"])
             return join(skeleton, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path} is not a readable state file ({error}). Remove it to start afresh.") from error

@@ -1,0 +1,44 @@
+"""Train the dense ResNet-20s that the CIFAR-10 experiments start from, and keep them in a cache folder.
+
+For each of three initialisations: one original, and for 500 random deletions and for one class two retrained models
+that differ in batch order only. Run: `python -m benchmarks.cifar_world CACHE`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.cifar import cifar10, recipe
+from unweave import Request, seeded
+from unweave.parallel import build_models
+
+SEEDS = (0, 1, 2)
+CLASS = 5
+
+
+def requests(seed: int) -> dict[str, Request]:
+    train, heldout = cifar10()
+    labels = train.examples.tensors[1]
+    chosen = torch.randperm(len(train), generator=seeded(100 + seed))[:500].sort().values
+    return {
+        "random": Request.of(train, heldout, chosen),
+        "class": Request.of(train, heldout, (labels == CLASS).nonzero().flatten()),
+    }
+
+
+def dense(seed: int, which: str, orders: tuple[int, ...], cache: Path) -> list[torch.nn.Module]:
+    """Models from initialisation `seed`, trained on all ("all") or on a request's retain set, one a batch order."""
+    data = cifar10()[0] if which == "all" else requests(seed)[which].retain
+    return build_models(recipe(init_seed=seed), data, orders, cache=cache, jobs=2)
+
+
+if __name__ == "__main__":
+    cache = Path(sys.argv[1])
+    for seed in SEEDS:
+        dense(seed, "all", (10, 11), cache)
+        for which in ("class", "random"):
+            dense(seed, which, (20, 21), cache)
+        print(f"initialisation {seed} done", flush=True)

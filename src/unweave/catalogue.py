@@ -1,0 +1,90 @@
+"""Every method by name, found by reading the families' own exports: there is no registry to keep in step."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from dataclasses import dataclass
+from importlib import import_module, resources
+from typing import Any
+
+from .errors import InputError
+from .paper import Paper
+
+FAMILIES = ("unlearn", "prune")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One published method.
+
+    Attributes:
+        family: the sub-package it lives in.
+        name: its file's name, with dashes; also its name on the command line.
+        cls: the dataclass.
+    """
+
+    family: str
+    name: str
+    cls: type[Any]
+
+    @property
+    def paper(self) -> Paper:
+        """Where it comes from."""
+        paper: Paper = self.cls.paper
+        return paper
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it reads: "forget", "retain", "labels", "recipe", ..."""
+        return tuple(getattr(self.cls, "needs", ()))
+
+    @property
+    def summary(self) -> str:
+        """First line of its docstring."""
+        return (inspect.getdoc(self.cls) or "").split("\n", 1)[0]
+
+    @property
+    def claim(self) -> str:
+        """Status of its claim: "holds", "does not hold" or "not run"."""
+        return claim_statuses().get(f"{self.family}/{self.name.replace('-', '_')}", "not run")
+
+
+def methods() -> list[Method]:
+    """All methods, by family and name."""
+    found = []
+    for family in FAMILIES:
+        package = import_module(f"unweave.{family}")
+        for exported in package.__all__:
+            cls = getattr(package, exported)
+            if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and hasattr(cls, "paper"):
+                found.append(Method(family, cls.__module__.rpartition(".")[2].replace("_", "-"), cls))
+    return sorted(found, key=lambda m: (FAMILIES.index(m.family), m.name))
+
+
+def find(name: str) -> Method:
+    """The method of that name, by its file's or its class's name; case, dashes and underscores do not matter.
+
+    Raises:
+        InputError: if there is none; names the nearest ones.
+    """
+    wanted = _plain(name)
+    for method in methods():
+        if wanted in (_plain(method.name), _plain(method.cls.__name__)):
+            return method
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), [m.name for m in methods()], n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(f"there is no method {name!r}.{hint} See: unweave list.")
+
+
+def claim_statuses() -> dict[str, str]:
+    """Claim name ("unlearn/salun") -> status, as of this release."""
+    file = resources.files("unweave") / "claims.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -1,0 +1,87 @@
+"""The command line: one file a command, all in one visible table."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from rich.console import Console
+
+COMMANDS = {
+    "forget": "take data out of a trained model, and audit the result",
+    "prune": "zero or remove the weights a model needs least",
+    "audit": "judge a model that was edited elsewhere",
+    "list": "every method: what it does, what it needs, whether its claim holds",
+    "show": "print a run's report",
+    "cite": "the papers behind a run or a method, as BibTeX",
+    "doctor": "check this machine's packages, and say how to mend what is broken",
+}
+
+EXIT_OK, EXIT_BUG, EXIT_USE, EXIT_AUDIT, EXIT_STOPPED = 0, 1, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 if all went well, 2 on wrong use or unusable input, 3 if an audit did not find that the model forgot,
+        130 if interrupted (the run can be resumed), 1 (with a traceback) on a bug of ours.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        Console(highlight=False, soft_wrap=True).print(usage(), markup=False)
+        return EXIT_OK
+    if arguments[0] in ("-V", "--version"):
+        from .. import __version__
+
+        Console(highlight=False).print(f"unweave {__version__}")
+        return EXIT_OK
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        console.print(f"error: there is no command {command!r}. There are: {', '.join(COMMANDS)}.", markup=False)
+        return EXIT_USE
+    return _guarded(command, rest, console)
+
+
+def usage() -> str:
+    """The text of `unweave --help`."""
+    width = max(map(len, COMMANDS))
+    table = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: unweave COMMAND [options]\n\n"
+        "Take data and weights out of trained neural networks, and prove what was done.\n\n"
+        f"{table}\n\n"
+        "Start with:  unweave forget               everything made on the spot, from data to report\n"
+        "Then:        unweave COMMAND --help       each shows an example\n\n"
+        "Exit codes: 0 done, 2 wrong use or unusable input, 3 the audit did not find that the model forgot,\n"
+        "130 interrupted (run the same command again to go on), 1 a bug of ours."
+    )
+
+
+def _guarded(command: str, rest: list[str], console: Console) -> int:
+    from ..errors import UnweaveError
+
+    try:
+        code: int = import_module(f"unweave.cli.{command}").run(rest)
+        return code
+    except UnweaveError as error:
+        console.print(f"error: {error}", markup=False)
+        return EXIT_USE
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        console.print(f"error: {error.strerror or error}{place}. Nothing was left half-written.", markup=False)
+        return EXIT_USE
+    except KeyboardInterrupt:
+        console.print("stopped. Run the same command again to go on from here.", markup=False)
+        return EXIT_STOPPED
+    except SystemExit as stop:  # tyro's own help and usage errors
+        return stop.code if isinstance(stop.code, int) else EXIT_USE
+    except BrokenPipeError:
+        return EXIT_OK
+    except Exception:
+        traceback.print_exc()
+        console.print("this is a bug in unweave: please report it with the lines above.", markup=False)
+        return EXIT_BUG

@@ -1,0 +1,346 @@
+"""Model weights on disk: safetensors, with the mask and the record of removed structure beside them.
+
+`model.safetensors` has `mask.safetensors` and `structure.json` beside it; `x.safetensors` has
+`x.mask.safetensors` and `x.structure.json`. The weights' header names the hashes of both, so that files of two
+different models are never read as one, and of the weights themselves, so that a flipped bit does not load silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Module
+
+from ..errors import InputError, IntegrityError, NonFiniteError, UnweaveError
+from ..mask import Mask
+from .files import sha256, written_together
+from .masks import load_mask, save_mask
+
+_KEY = "unweave.model"
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.pth")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+
+def save_model(model: Module, path: Path, *, mask: Mask | None = None, structure: Mapping[str, Any] | None = None) -> Path:
+    """Write a model's weights, and what else is needed to load them, all or none.
+
+    Args:
+        model: any dtype; tensors that share storage (tied weights) are written once.
+        path: a folder, or a file that ends in .safetensors.
+        mask: which weights live; the model must be zero elsewhere.
+        structure: record of removed structure, plain JSON, as `unweave.io.structure` makes it.
+
+    Returns:
+        The weights file that was written.
+
+    Raises:
+        InputError: if the mask does not fit the model, or the path has another ending.
+        NonFiniteError: if a weight is NaN or infinite.
+        StorageError: if a file cannot be written; then the old ones are still there.
+    """
+    weights = _target(Path(path))
+    tensors, aliases = _untie(model)
+    bad = nonfinite(tensors)
+    if bad:
+        raise NonFiniteError(f"the model to be written to {weights} holds {bad}; nothing was written.")
+    if mask is not None:
+        _require_zeros(model, mask)
+    mask_file, structure_file = _companions(weights)
+    record: dict[str, Any] = {"aliases": aliases, "sha256": _digest(tensors), "mask": None, "structure": None}
+    paths = [weights]
+    paths += [mask_file] if mask is not None else []
+    paths += [structure_file] if structure is not None else []
+    gone = tuple(p for p in (mask_file, structure_file) if p not in paths)
+    with written_together(*paths, gone=gone) as besides:
+        beside = dict(zip(paths, besides, strict=True))
+        if mask is not None:
+            save_mask(mask, beside[mask_file])
+            record["mask"] = sha256(beside[mask_file])
+        if structure is not None:
+            beside[structure_file].write_text(json.dumps(structure, indent=1), encoding="utf-8")
+            record["structure"] = sha256(beside[structure_file])
+        save_file(tensors, beside[weights], metadata={"format": "pt", _KEY: json.dumps(record)})
+    return weights
+
+
+def load_into(model: Module, path: Path) -> Module:
+    """A copy of `model` with the weights of a file, in the file's floating-point dtypes.
+
+    If a record of removed structure lies beside the file, the copy loses that structure first.
+
+    Args:
+        model: of the architecture that was saved; left unchanged.
+        path: a .safetensors, .pt, .pth, .bin or .ckpt file, or a folder that holds one under its usual name.
+
+    Raises:
+        InputError: if the file is absent, or holds other names or shapes than the model.
+        IntegrityError: if the file is damaged, holds NaN or infinity, would run code, or does not belong to the
+            files beside it.
+    """
+    weights = find_weights(Path(path))
+    tensors, record = _read(weights)
+    _check_companions(weights, record)
+    loaded = deepcopy(model)
+    structure_file = _companions(weights)[1]
+    if structure_file.exists():
+        loaded = _restructured(loaded, structure_file)
+    _fill_(loaded, tensors, weights, structure_file)
+    mask = mask_beside(weights)
+    if mask is not None:
+        _require_zeros(loaded, mask, f"{weights} and the mask beside it")
+    return loaded
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a weights file by name, checked as in `load_into`.
+
+    Raises:
+        InputError: if the file is absent.
+        IntegrityError: if it is damaged, holds NaN or infinity, or would run code.
+    """
+    return _read(find_weights(Path(path)))[0]
+
+
+def mask_beside(path: Path) -> Mask | None:
+    """The mask that lies beside a model's weights (a file, or the folder that holds it); None if there is none.
+
+    Raises:
+        IntegrityError: if it is damaged.
+    """
+    mask_file = _companions(find_weights(Path(path)))[0]
+    return load_mask(mask_file) if mask_file.exists() else None
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file that a path means: itself, or the one in that folder under its usual name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if path.is_file():
+        if path.suffix not in (".safetensors", *_PICKLED):
+            raise InputError(f"{path} is no weights file by its name. Give one that ends in .safetensors or {', '.join(_PICKLED)}.")
+        return path
+    if not path.is_dir():
+        raise InputError(f"there is no model at {path}. Give a weights file, or the folder that holds {_NAMES[0]}.")
+    for name in _NAMES:
+        if (path / name).is_file():
+            return path / name
+    held = sorted(p.name for p in path.iterdir())
+    raise InputError(f"the folder {path} holds none of {', '.join(_NAMES)}; it holds: {_few(held) or 'nothing'}.")
+
+
+def nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """How many values of these tensors are NaN or infinite, and where, in words; "" if none."""
+    bad = [name for name, tensor in tensors.items() if not _finite(tensor)]
+    if not bad:
+        return ""
+    count = sum(int((~torch.isfinite(_wide(tensors[name]))).sum()) for name in bad)
+    return f"{count} values that are NaN or infinite, in {_few(bad)}"
+
+
+def _target(path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        return path
+    if path.suffix in _PICKLED and not path.is_dir():
+        raise InputError(f"models are written as safetensors; got {path.name}. Give a folder, or a name ending in .safetensors.")
+    return path / _NAMES[0]
+
+
+def _companions(weights: Path) -> tuple[Path, Path]:
+    prefix = "" if weights.name in _NAMES else f"{weights.stem}."
+    return weights.with_name(f"{prefix}mask.safetensors"), weights.with_name(f"{prefix}structure.json")
+
+
+def _untie(model: Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"the model's state {name!r} is a {type(value).__name__}; only tensors can be written.")
+        same = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
+        if value.numel() and same in first:
+            aliases[name] = first[same]
+            continue
+        first[same] = name
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return tensors, aliases
+
+
+def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    if weights.stat().st_size == 0:
+        raise IntegrityError(f"{weights} is empty. Copy or download it again.")
+    tensors, record = _read_safetensors(weights) if weights.suffix == ".safetensors" else (_read_pickled(weights), None)
+    bad = nonfinite(tensors)
+    if bad:
+        raise IntegrityError(f"{weights} holds {bad}. Use a checkpoint from before that.")
+    for name, other in (record or {}).get("aliases", {}).items():
+        tensors[name] = tensors[other]
+    return tensors, record
+
+
+def _read_safetensors(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    try:
+        with safe_open(weights, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            text = (file.metadata() or {}).get(_KEY)
+        record = None if text is None else _checked(json.loads(text), tensors)
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        size = weights.stat().st_size
+        raise IntegrityError(
+            f"{weights} ({size:,} bytes) is not a whole safetensors file ({_short(error)}). Copy or download it again."
+        ) from error
+    return tensors, record
+
+
+def _checked(record: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    if not isinstance(record, dict) or set(record) != {"aliases", "sha256", "mask", "structure"}:
+        raise ValueError("its header is not one that unweave writes")
+    if any(other not in tensors for other in record["aliases"].values()):
+        raise ValueError("its header names a tensor that it lacks")
+    if record["sha256"] != _digest(tensors):
+        raise ValueError("its weights differ from those that were written")
+    return record
+
+
+def _read_pickled(weights: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises nearly every type on bytes that are not a checkpoint
+        code = re.search(r"(?:GLOBAL|[Uu]nsupported class|function) ([\w.]+\.\w+)", str(error))
+        if code:
+            raise IntegrityError(
+                f"{weights} holds more than tensors and would run {code[1]} when read, so it was not read. "
+                "Where you trust it, write torch.save(model.state_dict()) or safetensors there and give that."
+            ) from error
+        raise IntegrityError(f"{weights} is not a whole torch checkpoint ({_short(error)}). Copy or download it again.") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{weights} holds a {type(content).__name__}; expected a state_dict: names with tensors.")
+    strange = [str(name) for name, value in content.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
+    if strange:
+        raise InputError(f"{weights} is no state_dict: {_few(strange)} are no tensors. Save model.state_dict() alone.")
+    return dict(content)
+
+
+def _check_companions(weights: Path, record: Mapping[str, Any] | None) -> None:
+    if record is None:  # not written by us: whatever lies beside is taken as it is
+        return
+    for kind, file in zip(("mask", "structure"), _companions(weights), strict=True):
+        expected = record[kind]
+        if expected is None and file.exists():
+            raise IntegrityError(f"{file} does not belong to {weights.name}, which was written without one. Remove it.")
+        if expected is not None and not file.exists():
+            raise IntegrityError(f"{file} is missing; {weights.name} was written with it. Copy it beside.")
+        if expected is not None and sha256(file) != expected:
+            raise IntegrityError(f"{file} is damaged or belongs to another model than {weights.name}. Copy both again.")
+
+
+def _restructured(model: Module, file: Path) -> Module:
+    from .structure import restructure_
+
+    try:
+        structure = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{file} is not a whole record of structure ({_short(error)}). Copy it again.") from error
+    try:
+        return restructure_(model, structure)
+    except UnweaveError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise IntegrityError(f"{file} does not describe this {type(model).__name__} ({_short(error)}). Give its own.") from error
+
+
+def _fill_(model: Module, tensors: dict[str, Tensor], weights: Path, structure_file: Path) -> None:
+    own = model.state_dict()
+    if tensors and all(name.startswith("module.") for name in tensors) and not any(n.startswith("module.") for n in own):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    _refuse_other_names(own, tensors, weights)
+    wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    if wrong:
+        name = wrong[0]
+        hint = "" if structure_file.exists() else f" If channels were removed, {structure_file.name} must lie beside it."
+        raise InputError(
+            f"{weights} does not fit the model: {name!r} is {tuple(tensors[name].shape)} in the file and "
+            f"{tuple(own[name].shape)} in the model ({len(wrong)} such). Give the network that was saved.{hint}"
+        )
+    kinds = [n for n in own if n in tensors and own[n].is_floating_point() != tensors[n].is_floating_point()]
+    if kinds:
+        name = kinds[0]
+        raise InputError(
+            f"{weights} does not fit the model: {name!r} is {tensors[name].dtype} in the file and {own[name].dtype} "
+            f"in the model. Give the network that was saved."
+        )
+    for name, held in own.items():
+        if name in tensors and held.is_floating_point() and held.dtype != tensors[name].dtype:
+            _retype_(model, name, tensors[name].dtype)
+    model.load_state_dict(tensors, strict=False)
+
+
+def _refuse_other_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], weights: Path) -> None:
+    given = {_place(own[name]) for name in tensors if name in own}
+    missing = [name for name in own if name not in tensors and _place(own[name]) not in given]
+    unexpected = [name for name in tensors if name not in own]
+    if missing or unexpected:
+        parts = [f"lacks {_few(missing)}"] if missing else []
+        parts += [f"has {_few(unexpected)}, which the model lacks"] if unexpected else []
+        raise InputError(f"{weights} does not fit the model: it {' and '.join(parts)}. Give the network that was saved.")
+
+
+def _place(tensor: Tensor) -> Any:
+    return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else id(tensor)
+
+
+def _retype_(model: Module, name: str, dtype: torch.dtype) -> None:
+    path, _, leaf = name.rpartition(".")
+    held = getattr(model.get_submodule(path), leaf)
+    held.data = held.data.to(dtype)
+
+
+def _require_zeros(model: Module, mask: Mask, where: str = "the model") -> None:
+    alive = [name for name, parameter, keep in mask.match(model) if bool((parameter.detach()[~keep] != 0).any())]
+    if alive:
+        raise InputError(f"{where} disagree: weights that the mask calls dead are not zero in {_few(alive)}. Call mask.apply_(model).")
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 2 else tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    return bool(torch.isfinite(_wide(tensor)).all())
+
+
+def _few(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def _short(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]

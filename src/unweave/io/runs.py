@@ -1,0 +1,411 @@
+"""Run folders: stages that are kept once finished, hashes of all that went in and came out, one process at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from ..errors import InputError, IntegrityError, StorageError
+from ..random import seeded
+from .files import sha256, sha256_of, sweep_partials, write_text
+
+_RECORD, _LOCK, _WORK = "run.json", ".lock", ".work"
+_FORMAT = 1
+
+
+@dataclass
+class Stage:
+    """One step of a run, inside `RunFolder.stage`.
+
+    Attributes:
+        name: unique within the run.
+        todo: False if it was finished before: skip the work and read `paths`.
+        paths: where its results lie or must be put, in the order they were named.
+        work: folder for checkpoints; survives a kill, removed once the stage is finished.
+        rng: generator of this stage's own, the same whether or not earlier stages were skipped.
+    """
+
+    name: str
+    todo: bool
+    paths: tuple[Path, ...]
+    work: Path
+    rng: Generator
+
+
+@dataclass
+class RunFolder:
+    """A folder that holds one run; open it with `RunFolder.open`.
+
+    `run.json` holds the command, settings, seed, versions, hardware, the hash of every input and every result, and
+    the stages' states. Wall times lie apart, under "times": all else is the same for the same run.
+
+    Attributes:
+        path: of the folder.
+        seed: of the run.
+        record: what run.json holds.
+        resumed: whether an earlier run left this folder unfinished, or finished.
+    """
+
+    path: Path
+    seed: int
+    record: dict[str, Any] = field(repr=False)
+    resumed: bool = False
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        path: Path,
+        *,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Path | str],
+        seed: int,
+        command: Sequence[str] = (),
+    ) -> Iterator[RunFolder]:
+        """Begin a run in an empty or absent folder, or go on with the one that is there.
+
+        Args:
+            path: of the folder.
+            settings: plain JSON; must be the same to go on.
+            inputs: name -> file or folder (hashed here), or a hash in hexadecimal; must be the same to go on.
+            seed: must be the same to go on.
+            command: as the user typed it.
+
+        Raises:
+            InputError: if another process uses the folder, it holds something else, or settings or inputs differ.
+            IntegrityError: if an input, a result of a finished stage or run.json changed since it was written.
+            StorageError: if the folder cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; a run needs a folder. Give another one.")
+        begun = (path / _RECORD).exists()
+        if path.exists() and not begun and any(not _ours(p) for p in path.iterdir()):
+            raise InputError(f"{path} is neither empty nor a run folder (it has no {_RECORD}). Give another one.")
+        asked = _plain({"settings": dict(settings), "seed": seed}, path)
+        with locked(path):
+            sweep_partials(path)
+            hashes = {name: _hash(name, given) for name, given in inputs.items()}
+            if (path / _RECORD).exists():
+                record = read_record(path)
+                _refuse_other(path, record, asked, hashes, inputs)
+                verify(path, record)
+                resumed = cls(path, seed, record, resumed=True)
+                resumed._sweep()
+                yield resumed
+                return
+            record = {
+                "format": _FORMAT,
+                "command": list(command),
+                **asked,
+                "versions": _versions(),
+                "hardware": _hardware(),
+                "inputs": hashes,
+                "stages": {},
+                "times": {"began": _now(), "stages": {}},
+            }
+            run = cls(path, seed, record)
+            run._sweep()
+            run._write()
+            yield run
+
+    @contextmanager
+    def stage(self, name: str, *makes: str) -> Iterator[Stage]:
+        """One step: do its work if `todo`; it counts as finished when the block ends without an error.
+
+        Args:
+            name: unique within the run.
+            makes: files or folders it writes, relative to the run folder. Those of an unfinished stage are removed
+                before it starts over.
+
+        Raises:
+            InputError: if a result lies outside the run folder, or was not written.
+
+        Example:
+            >>> import tempfile
+            >>> with RunFolder.open(Path(tempfile.mkdtemp()), settings={}, inputs={}, seed=0) as run:
+            ...     for _ in range(2):
+            ...         with run.stage("greet", "hello.txt") as stage:
+            ...             print(stage.todo)
+            ...             if stage.todo:
+            ...                 write_text(stage.paths[0], "hello")
+            True
+            False
+        """
+        inside = [_inside(self.path, made) for made in makes]
+        work = self.path / _WORK / _file_name(name)
+        rng = seeded(int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:7], "big"))
+        known = self.record["stages"].get(name)
+        if known is not None and known["state"] == "finished" and list(makes) == known["makes"]:
+            yield Stage(name, False, tuple(inside), work, rng)
+            return
+        for made in inside:
+            _remove(made)
+        order = list(self.record["stages"])
+        for later in order[order.index(name) + 1 :] if name in order else []:
+            del self.record["stages"][later]  # it was made from what this stage now makes anew
+        self.record["stages"][name] = {"state": "unfinished", "makes": list(makes), "artefacts": {}}
+        times = self.record["times"]["stages"].setdefault(name, {"starts": 0, "seconds": None})
+        times["starts"] += 1
+        times["began"] = _now()
+        began = monotonic()
+        self._write()
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{work} could not be made ({error.strerror}). Make room and run again.") from error
+        yield Stage(name, True, tuple(inside), work, rng)
+        for made, path in zip(makes, inside, strict=True):
+            if not path.exists():
+                raise InputError(f"stage {name!r} ended without writing {made!r}, which it promised.")
+        artefacts = {file.relative_to(self.path).as_posix(): sha256(file) for path in inside for file in _files(path)}
+        self.record["stages"][name] = {"state": "finished", "makes": list(makes), "artefacts": artefacts}
+        times["seconds"] = round(monotonic() - began, 3)
+        self._write()
+        self._sweep()
+
+    def seconds(self, name: str) -> float | None:
+        """Wall time of a finished stage's last start; None before it is finished."""
+        taken: float | None = self.record["times"]["stages"].get(name, {}).get("seconds")
+        return taken
+
+    def _sweep(self) -> None:
+        unfinished = {_file_name(name) for name, entry in self.record["stages"].items() if entry["state"] != "finished"}
+        work = self.path / _WORK
+        for folder in list(work.iterdir()) if work.is_dir() else []:
+            if folder.name not in unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
+        if not unfinished:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _write(self) -> None:
+        body = {key: value for key, value in self.record.items() if key != "sha256"}
+        self.record["sha256"] = _checksum(body)
+        write_text(self.path / _RECORD, json.dumps(self.record, indent=1) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the run.json of a run folder.
+
+    Raises:
+        InputError: if there is none.
+        IntegrityError: if it is damaged or was changed.
+    """
+    file = Path(path) / _RECORD
+    if not file.is_file():
+        raise InputError(f"{path} is no run folder: it has no {_RECORD}.")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+        if record.get("sha256") != _checksum({key: value for key, value in record.items() if key != "sha256"}):
+            raise ValueError("its checksum does not match")
+        if record["format"] != _FORMAT:
+            raise ValueError(f"it has format {record['format']!r}; this version reads {_FORMAT}")
+        for stage in record["stages"].values():
+            for name, digest in stage["artefacts"].items():
+                _inside(Path(path), name)
+                if stage["state"] not in ("finished", "unfinished") or not isinstance(digest, str):
+                    raise ValueError("a stage's entry is damaged")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise IntegrityError(f"{file} is damaged ({reason}). Delete the folder and run again.") from error
+    return record
+
+
+def verify(path: Path, record: Mapping[str, Any]) -> None:
+    """Check every result of every finished stage against its hash.
+
+    Raises:
+        IntegrityError: naming the file that changed or is gone.
+    """
+    for name, stage in record["stages"].items():
+        if stage["state"] != "finished":
+            continue
+        for artefact, digest in stage["artefacts"].items():
+            file = path / artefact
+            if not file.is_file():
+                raise IntegrityError(f"{file} is gone; stage {name!r} had written it. Put it back, or delete {path} and run again.")
+            found = sha256(file)
+            if found != digest:
+                raise IntegrityError(
+                    f"{file} has changed since stage {name!r} wrote it (sha256 {digest[:12]}... then, {found[:12]}... "
+                    f"now). Put the right file back, or delete {path} and run again."
+                )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; made if absent. The lock ends with the process, however it ends.
+
+    Raises:
+        InputError: if another process holds it.
+        StorageError: if it cannot be made.
+    """
+    import fcntl
+
+    file = folder / _LOCK
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be used for a run ({error.strerror}). Mend that or give another one.") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise InputError(f"another run is using {folder}. Wait for it to end, or give another folder.") from error
+        if _same_file(handle, file):  # else its holder removed it between our opening and locking it
+            break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+        with suppress(OSError):
+            folder.rmdir()  # succeeds only if nothing was written into it
+
+
+def _same_file(handle: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _refuse_other(
+    path: Path,
+    record: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    hashes: Mapping[str, str],
+    inputs: Mapping[str, Path | str],
+) -> None:
+    then = {"seed": record.get("seed"), **_flat(record.get("settings", {}))}
+    now = {"seed": asked["seed"], **_flat(asked["settings"])}
+    differ = [f"{k} was {_show(then, k)}, now {_show(now, k)}" for k in [*now, *(k for k in then if k not in now)]
+              if json.dumps(then.get(k, _ABSENT)) != json.dumps(now.get(k, _ABSENT))]  # fmt: skip
+    if differ:
+        raise InputError(f"{path} holds a run with other settings: {'; '.join(differ)}. Repeat those, or give another folder.")
+    before = record["inputs"]
+    if set(before) != set(hashes):
+        raise InputError(
+            f"{path} holds a run with other inputs: it had {', '.join(sorted(before)) or 'none'}; now "
+            f"{', '.join(sorted(hashes)) or 'none'}. Give another folder."
+        )
+    for name, digest in hashes.items():
+        if before[name] != digest:
+            where = f" ({inputs[name]})" if isinstance(inputs[name], Path) else ""
+            raise IntegrityError(
+                f"input {name}{where} is not what the run in {path} began with (sha256 {str(before[name])[:12]}... then, "
+                f"{digest[:12]}... now). Put the right file back, or give another folder."
+            )
+    versions = _versions()
+    other = [f"{k} {record['versions'].get(k)} then, {v} now" for k, v in versions.items() if record["versions"].get(k) != v]
+    if other:
+        raise InputError(f"{path} was begun with other versions: {'; '.join(other)}. Go on with those, or give another folder.")
+
+
+_ABSENT = "(not given)"
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else _ABSENT
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _plain(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(tree))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the settings of the run in {path} must be plain JSON ({error}).") from error
+    return plain
+
+
+def _hash(name: str, given: Path | str) -> str:
+    if isinstance(given, str):
+        return given
+    if not given.exists():
+        raise InputError(f"input {name}: there is no {given}.")
+    return sha256_of(given)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or parts[0] in (_RECORD, _LOCK, _WORK):
+        raise InputError(f"a stage's result must be a path inside the run folder; got {name!r}.")
+    return folder / name
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _file_name(stage: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stage)
+
+
+def _ours(path: Path) -> bool:
+    return path.name in (_LOCK, _WORK) or path.name.endswith(".partial")
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    from .. import __version__
+
+    return {
+        "unweave": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "safetensors": version("safetensors"),
+    }
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "system": f"{sys.platform} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
