@@ -13,6 +13,7 @@ from .patterns import NM, Block, Channel, Unstructured
 from .random_scores import RandomScores
 from .scope import Scope
 from .select import select
+from .shrink import Shrunk, shrink
 from .silence import silence
 from .snip import SNIP
 from .soft_filter import SoftFilter
@@ -37,6 +38,7 @@ __all__ = [
     "Prune",
     "RandomScores",
     "Scope",
+    "Shrunk",
     "SoftFilter",
     "SynFlow",
     "SynFlowPrune",
@@ -46,5 +48,6 @@ __all__ = [
     "Wanda",
     "kth_largest",
     "select",
+    "shrink",
     "silence",
 ]

@@ -138,9 +138,11 @@ class Channel:
         """One score a filter, [out]."""
         rows = scores.flatten(1) if scores.ndim > 1 else scores[:, None]
         if self.reduce == "l2":
-            return torch.linalg.vector_norm(rows, dim=1)
+            norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+            return norms
         return rows.sum(1) if self.reduce == "sum" else rows.mean(1)
 
     def spread(self, alive: Tensor, like: Tensor) -> Tensor:
         """Every entry takes its filter's fate."""
-        return alive.reshape(len(alive), *(1 for _ in like.shape[1:])).expand(like.shape).clone()
+        whole: Tensor = alive.reshape(len(alive), *(1 for _ in like.shape[1:])).expand(like.shape)
+        return whole.clone()
