@@ -148,7 +148,10 @@ def _zeros(model: Module) -> Iterator[tuple[str, Tensor]]:
             if id(parameter) in seen or not (parameter.ndim > 1 or isinstance(module, _NORMS)):
                 continue
             seen.add(id(parameter))
-            yield f"{prefix}.{name}" if prefix else name, parameter.detach() != 0
+            alive = parameter.detach() != 0
+            if isinstance(module, _NORMS):  # a shift that is still 0, beside a scale that is not, was not pruned
+                alive = torch.stack([p.detach() != 0 for p in module.parameters(recurse=False)]).any(0)
+            yield f"{prefix}.{name}" if prefix else name, alive
 
 
 def _few(names: Mapping[str, object], most: int = 6) -> str:
