@@ -1,0 +1,252 @@
+"""What edits of a pruned model's topology share: initial weights, the pruning rule, revived channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import Conv1d, Conv2d, Conv3d, Linear, Module
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import InputError
+from ..mask import Mask
+from ..prune import NM, Channel, Global, Magnitude, Prune, Unstructured, select
+from ..prune.budgets import Budget
+from ..prune.patterns import Pattern
+from ..random import draw_seed, global_seed, seeded
+from ..tasks import evaluating
+from ..types import Data, Score
+
+
+class Origin(Protocol):
+    """A recipe that knows where training began and can train on; `Supervised` is one."""
+
+    def initial(self, rng: Generator) -> Module:
+        """The untrained network, the same for every `rng`."""
+        ...
+
+    def train_(
+        self,
+        model: Module,
+        data: Data[Any],
+        *,
+        epochs: int,
+        lr: float,
+        rng: Generator,
+        hold: Mask | None = None,
+    ) -> None:
+        """Train `model` in place the recipe's way."""
+        ...
+
+
+def sparse_mask(who: str, model: Module) -> Mask:
+    """The mask read off `model`.
+
+    Raises:
+        InputError: if there is none.
+    """
+    mask = Mask.of(model)
+    if not mask:
+        raise InputError(f"{who} found nothing to un-prune: the model is dense. Use the unlearner by itself.")
+    return mask
+
+
+def initial_like(who: str, recipe: Origin, model: Module) -> Module:
+    """A copy of `model` at the recipe's initial weights and buffers; frozen parameters stay the model's.
+
+    Raises:
+        InputError: if the recipe draws other weights each time, or makes another network.
+    """
+    first, second = recipe.initial(seeded(0)), recipe.initial(seeded(1))
+    if any(not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)):
+        raise InputError(
+            f"{who} needs the weights that training began from, but the recipe draws new ones each time. "
+            "Set its init_seed, or let its network load them from a file."
+        )
+    start = deepcopy(model)
+    theirs, ours = floating(first), floating(start)
+    unlike = [
+        n for n in {**ours, **theirs} if n not in ours or n not in theirs or ours[n].shape != theirs[n].shape
+    ]
+    if unlike:
+        raise InputError(
+            f"{who}: the recipe makes another network than the model: {', '.join(unlike[:6])} differ in name "
+            "or shape. Give the recipe that the model was made with."
+        )
+    with torch.no_grad():
+        for name, tensor in ours.items():
+            if not isinstance(tensor, torch.nn.Parameter) or tensor.requires_grad:
+                tensor.copy_(theirs[name])
+    return start
+
+
+def floating(model: Module) -> dict[str, Tensor]:
+    """Every floating-point parameter and buffer by name, tied ones once."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+
+
+@dataclass(frozen=True)
+class _AsMany:
+    """The budget that keeps each layer's own share of groups."""
+
+    shares: Mapping[str, float]
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - sum(self.shares.values()) / len(self.shares)
+
+    def densities(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, float] | None:
+        return {name: self.shares[name] for name in shapes}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the mask was made, as far as its makers or the mask itself say; it makes masks with as many groups.
+
+    Attributes:
+        mask: that was read; parameters that the score does not cover keep theirs.
+        score: of the weights.
+        pattern: what lives and dies together.
+        together: whether layers are compared with one another.
+    """
+
+    mask: Mask
+    score: Score
+    pattern: Pattern
+    together: bool
+
+    @classmethod
+    def read(
+        cls,
+        who: str,
+        model: Module,
+        mask: Mask,
+        recipe: object,
+        unit: Literal["weight", "filter"] | None = None,
+        scope: Literal["layer", "global"] | None = None,
+    ) -> Rule:
+        """From `unit` and `scope` where given, else from a one-shot `recipe.prune`, else from the mask.
+
+        Raises:
+            InputError: if the mask is not by whole filters though `unit` says so, or is and `unit` says not.
+        """
+        made_by = getattr(recipe, "prune", None)
+        prune = made_by if isinstance(made_by, Prune) else None
+        whole = all(_by_filter(alive) for alive in mask.keep.values() if alive.ndim > 1)
+        if unit is not None and (unit == "filter") != whole:
+            found = "by whole filters" if whole else "by single weights"
+            raise InputError(
+                f"{who}.unit is {unit!r}, but the model was pruned {found}. Leave it None to have it read."
+            )
+        pattern: Pattern = prune.pattern if prune and unit is None else Channel() if whole else Unstructured()
+        if scope is None:
+            scope = "global" if prune and isinstance(prune.budget, Global) else "layer"
+        return cls(mask, prune.score if prune else Magnitude(), pattern, scope == "global")
+
+    def scores(self, model: Module, data: Data[Any], rng: Generator) -> dict[str, Tensor]:
+        """Scores of the weights that the mask names.
+
+        Raises:
+            InputError: if the score covers none of them.
+        """
+        with global_seed(draw_seed(rng)):
+            scored = self.score.score(model, data)
+        chosen = {name: scored[name] for name in self.mask.keep if name in scored}
+        if not chosen:
+            raise InputError(
+                f"the pruning rule scores none of the weights ({', '.join(list(self.mask.keep)[:6])}): "
+                "they are frozen, or were pruned by another rule."
+            )
+        return chosen
+
+    def select(self, scores: Mapping[str, Tensor], grown: float = 0.0) -> Mask:
+        """As many groups as live in the mask, plus the share `grown` of the dead ones, by `scores`.
+
+        Raises:
+            InputError: if N:M groups should grow in part: they cannot and stay N:M.
+        """
+        if grown >= 1:
+            return Mask(
+                {**self.mask.keep, **{n: torch.ones_like(s, dtype=torch.bool) for n, s in scores.items()}}
+            )
+        if grown and isinstance(self.pattern, NM):
+            raise InputError("an N:M mask can only be grown whole: use growth=1.")
+        alive = {
+            n: self.pattern.group(n, self.mask.keep[n].to(s.device, torch.float32)) > 0
+            for n, s in scores.items()
+        }
+        total = {n: a.numel() for n, a in alive.items()}
+        wanted = {n: int(a.sum()) + round(grown * int((~a).sum())) for n, a in alive.items()}
+        budget: Budget
+        if self.together:
+            budget = Global(max(0.0, 1 - sum(wanted.values()) / sum(total.values())))
+        else:
+            budget = _AsMany({n: wanted[n] / total[n] for n in alive})
+        chosen = select(scores, self.pattern, budget)
+        return Mask({**self.mask.keep, **chosen.keep})
+
+
+def _by_filter(alive: Tensor) -> bool:
+    rows = alive.flatten(1)
+    return bool((rows.all(1) | ~rows.any(1)).all())
+
+
+def woken(model: Module, grown: Module, data: Data[Any]) -> dict[str, Tensor]:
+    """Entries behind channels that were constant in `model` and carry something in `grown`.
+
+    A pruned filter leaves its followers a constant. They are found by what they read on one batch of `data`,
+    not by the graph: entries of batch normalisations (scale, shift, running statistics) and input slices of
+    linear and ungrouped convolutional layers. A channel that a shortcut also feeds was never constant, and
+    is left alone.
+
+    Returns:
+        Name of a parameter or buffer -> bool tensor of its shape.
+    """
+    before, after = _constant_inputs(model, data), _constant_inputs(grown, data)
+    fresh: dict[str, Tensor] = {}
+    for prefix, module in grown.named_modules():
+        if prefix not in before or prefix not in after:
+            continue
+        channels = before[prefix] & ~after[prefix]
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if isinstance(module, _BatchNorm) and tensor.ndim == 1:
+                fresh[f"{prefix}.{name}" if prefix else name] = channels
+            elif name == "weight" and not isinstance(module, _BatchNorm):
+                slices = channels.view(1, -1, *[1] * (tensor.ndim - 2)).expand(tensor.shape)
+                fresh[f"{prefix}.{name}" if prefix else name] = slices
+    return fresh
+
+
+def _constant_inputs(model: Module, data: Data[Any]) -> dict[str, Tensor]:
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str, channels: int) -> Any:
+        def hook(_: Module, args: tuple[Tensor, ...]) -> None:
+            at = -1 if args[0].shape[-1] == channels and args[0].ndim != 4 else 1
+            values = args[0].detach().movedim(at, 0).flatten(1)
+            spread = values.amax(1) - values.amin(1)
+            constant = spread <= 1e-6 * (1 + values.abs().amax(1))
+            seen[name] = seen[name] & constant if name in seen else constant
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            handles.append(module.register_forward_pre_hook(watch(name, module.in_features)))
+        elif isinstance(module, (Conv1d, Conv2d, Conv3d)) and module.groups == 1:
+            handles.append(module.register_forward_pre_hook(watch(name, module.in_channels)))
+        elif isinstance(module, _BatchNorm):
+            handles.append(module.register_forward_pre_hook(watch(name, module.num_features)))
+    try:
+        with evaluating(model):
+            data.task.outputs(model, next(data.batches()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen

@@ -1,0 +1,112 @@
+"""Training on by the recipe, from where a model stands or from its start: the rivals of un-pruning."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Generator
+from torch.nn import Module
+
+from ..errors import InputError
+from ..mask import Mask
+from ..paper import Paper
+from ..types import Request
+from ._topology_edit import Origin, Rule, initial_like, sparse_mask
+from ._train import check_request
+from .un_pruning import PAPER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continue:
+    """Train on the retained examples the recipe's own way, from where the model is.
+
+    The unlearner to put into `Unprune` and `FixedMask` when nothing more than the recipe is wanted. Zeros
+    are held.
+
+    Attributes:
+        recipe: whose training is continued.
+        epochs: passes over the retained examples.
+        lr: peak learning rate, with the recipe's schedule from its start.
+    """
+
+    recipe: Origin
+    epochs: int = 2
+    lr: float = 0.1
+
+    paper: ClassVar[Paper] = PAPER
+    needs: ClassVar[tuple[str, ...]] = ("retain", "recipe")
+
+    def __post_init__(self) -> None:
+        _check(self.epochs, self.lr, "Continue")
+
+    def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
+        """Return a copy of `model` trained on.
+
+        Raises:
+            EmptyDataError: if the forget or the retain set is empty.
+            NonFiniteError: if training diverges.
+        """
+        check_request("Continue", data)
+        edited = deepcopy(model)
+        self.recipe.train_(edited, data.retain, epochs=self.epochs, lr=self.lr, rng=rng, hold=Mask.of(model))
+        return edited
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortRetrain:
+    """Retrain from the initial weights for a few epochs, prune by the same rule, train on under the mask.
+
+    Mask and weights owe nothing to the deleted examples, nor to all that the model had learned of the others.
+
+    Attributes:
+        recipe: how the model was made; its `initial` must give the weights that training began from, for the
+            masks to be comparable.
+        epochs: passes over the retained examples before pruning.
+        lr: their peak learning rate, with the recipe's schedule squeezed into them.
+        recover_epochs: passes under the new mask.
+        recover_lr: peak learning rate of these.
+    """
+
+    recipe: Origin
+    epochs: int = 6
+    lr: float = 0.1
+    recover_epochs: int = 2
+    recover_lr: float = 0.05
+
+    paper: ClassVar[Paper] = PAPER
+    needs: ClassVar[tuple[str, ...]] = ("retain", "recipe", "initial")
+
+    def __post_init__(self) -> None:
+        _check(self.epochs, self.lr, "ShortRetrain")
+        if self.recover_epochs < 0 or self.recover_lr <= 0:
+            raise InputError(
+                "ShortRetrain.recover_epochs must not be negative and recover_lr must be positive."
+            )
+
+    def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
+        """Return a new model with as many zeros as `model`, of which only the mask is read.
+
+        Raises:
+            EmptyDataError: if the forget or the retain set is empty.
+            InputError: if the model is dense or the recipe cannot give its initial weights.
+        """
+        check_request("ShortRetrain", data)
+        rule = Rule.read("ShortRetrain", model, sparse_mask("ShortRetrain", model), self.recipe)
+        edited = initial_like("ShortRetrain", self.recipe, model)
+        self.recipe.train_(edited, data.retain, epochs=self.epochs, lr=self.lr, rng=rng)
+        kept = rule.select(rule.scores(edited, data.retain, rng))
+        kept.apply_(edited)
+        if self.recover_epochs:
+            self.recipe.train_(
+                edited, data.retain, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=kept
+            )
+        return edited
+
+
+def _check(epochs: int, lr: float, who: str) -> None:
+    if epochs < 1:
+        raise InputError(f"{who}.epochs must be at least 1; got {epochs}.")
+    if lr <= 0:
+        raise InputError(f"{who}.lr must be positive; got {lr}.")

@@ -1,0 +1,246 @@
+"""Un-pruning: forget in a pruned model's mask as well as in its weights.
+
+Xiao, Li, Ji, Ye, Ma, Hui, "The Right to be Forgotten in Pruning: Unveil Machine Unlearning on Sparse
+Models", 2025, arXiv 2507.18725. Which weights survived pruning depends on the deleted examples too, so an
+unlearner that keeps the mask leaves their trace there. The goal is the mask and the weights of "train on the retained
+examples from the same initial weights, then prune by the same rule", for a small share of that cost, around
+any unlearner.
+
+Three ways, in the order in which they came near that goal in our checks (docs/methods/unlearn/un-pruning.md):
+"scout" and "rewind" are ours; "paper" follows the article's Algorithm 1, of which we know reviewers'
+descriptions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import Module
+
+from ..errors import InputError
+from ..mask import Mask
+from ..paper import Paper
+from ..types import Edit, Request
+from ._topology_edit import Origin, Rule, floating, initial_like, sparse_mask, woken
+from ._train import check_request
+
+PAPER = Paper(
+    "The Right to be Forgotten in Pruning: Unveil Machine Unlearning on Sparse Models",
+    "Xiao, Li, Ji, Ye, Ma, Hui", "arXiv", 2025, "2507.18725",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unprune:
+    """Give a pruned model a new mask and new weights, around any unlearner.
+
+    Attributes:
+        unlearn: the unlearner. In "scout" it works under the new mask, otherwise on the grown model before
+            it is pruned again; it must keep a model's zeros, as all of this package do.
+        recipe: how the model was made. Its `initial` must give the very weights that training began from (set
+            `init_seed`), and these must not have seen the forgotten examples.
+        mode: "scout" trains a copy from the initial weights on the retained examples for `scout_epochs`,
+            takes the mask from it alone, keeps the model's own weights where both masks live and the scout's
+            elsewhere, then unlearns. The new mask is a function of the initial weights and the retained
+            examples only. "rewind" moves every weight back towards its initial value, revives the pruned
+            ones, unlearns, prunes again. "paper" revives the pruned ones and leaves the survivors where they
+            are.
+        init: value of a revived weight in "rewind" and "paper": its "original" initial one, "random" from
+            N(0, 1e-3), or "zero" (the smallest normal number, for an exact zero would be taken for pruned).
+        growth: share of the pruned weights that is revived in a round, in (0, 1], largest initial values
+            first.
+        rounds: how often revival and unlearning are repeated before pruning again.
+        unit: "weight" or "filter", what was pruned together; None reads it off the recipe or the mask.
+        scope: "layer" keeps each layer's count of survivors, "global" only their sum; None takes "global" if
+            the recipe pruned with a global budget, else "layer".
+        rewind: share of the way from the initial to the trained weights at which survivors start, in [0, 1];
+            None takes 0.25 in "rewind" and 1 in "scout". Not for "paper", where it is 1.
+        stretch: weights are scored as if they had moved this many times as far from their initial values,
+            because a short training has gone only part of the way; None takes 1.25, in "paper" 1 (as they
+            are).
+        scout_epochs: passes of the scout over the retained examples; only for "scout".
+        scout_lr: its peak learning rate, with the recipe's own schedule.
+        recover_epochs: passes of the recipe's own training over the retained examples at the very end, under
+            the new mask.
+        recover_lr: peak learning rate of these.
+    """
+
+    unlearn: Edit[Request[Any]]
+    recipe: Origin
+    mode: Literal["scout", "rewind", "paper"] = "scout"
+    init: Literal["original", "random", "zero"] = "original"
+    growth: float = 1.0
+    rounds: int = 1
+    unit: Literal["weight", "filter"] | None = None
+    scope: Literal["layer", "global"] | None = None
+    rewind: float | None = None
+    stretch: float | None = None
+    scout_epochs: int = 6
+    scout_lr: float = 0.15
+    recover_epochs: int = 0
+    recover_lr: float = 0.02
+
+    paper: ClassVar[Paper] = PAPER
+    needs: ClassVar[tuple[str, ...]] = ("retain", "recipe", "initial")
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("scout", "rewind", "paper"):
+            raise InputError(f"Unprune.mode must be 'scout', 'rewind' or 'paper'; got {self.mode!r}.")
+        if self.init not in ("original", "random", "zero"):
+            raise InputError(f"Unprune.init must be 'original', 'random' or 'zero'; got {self.init!r}.")
+        if not 0 < self.growth <= 1:
+            raise InputError(
+                f"Unprune.growth must be in (0, 1]; got {self.growth}. It is the share of pruned weights."
+            )
+        if self.rounds < 1:
+            raise InputError(f"Unprune.rounds must be at least 1; got {self.rounds}.")
+        if self.rewind is not None and not 0 <= self.rewind <= 1:
+            raise InputError(
+                f"Unprune.rewind must be in [0, 1]; got {self.rewind}. 0 is the initial weights."
+            )
+        if self.mode == "paper" and self.rewind not in (None, 1.0):
+            raise InputError(
+                "Unprune.rewind moves survivors, which mode='paper' leaves where they are. Use mode='rewind'."
+            )
+        if self.mode == "scout" and (self.init, self.growth, self.rounds) != ("original", 1.0, 1):
+            raise InputError("Unprune.init, growth and rounds are not read in mode='scout'. Leave them out.")
+        if self.stretch is not None and self.stretch < 1:
+            raise InputError(f"Unprune.stretch must be at least 1; got {self.stretch}.")
+        if self.scout_epochs < 1 or self.scout_lr <= 0:
+            raise InputError("Unprune.scout_epochs must be at least 1 and scout_lr positive.")
+        if self.recover_epochs < 0 or self.recover_lr <= 0:
+            raise InputError("Unprune.recover_epochs must not be negative and recover_lr must be positive.")
+
+    def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
+        """Return a copy of `model` with another mask, as many survivors, and unlearned weights.
+
+        Args:
+            model: pruned, with exact zeros; left unchanged.
+            data: the retained examples are trained on; what else is read is the unlearner's affair.
+            rng: governs everything drawn.
+
+        Raises:
+            EmptyDataError: if the forget or the retain set is empty.
+            InputError: if the model is dense, the recipe cannot give its initial weights, or the mask
+                contradicts `unit`.
+
+        Warns:
+            UserWarning: if less than 0.1 % of the survivors changed: the mask was as good as kept.
+        """
+        check_request("Unprune", data)
+        mask = sparse_mask("Unprune", model)
+        rule = Rule.read("Unprune", model, mask, self.recipe, self.unit, self.scope)
+        start = initial_like("Unprune", self.recipe, model)
+        if self.mode == "scout":
+            edited, kept = self._scout(model, start, rule, data, rng)
+        else:
+            edited, kept = self._regrow(model, start, rule, data, rng)
+        kept.apply_(edited)
+        if self.recover_epochs:
+            self.recipe.train_(
+                edited, data.retain, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=kept
+            )
+        born = (kept - mask).count()
+        if born < 0.001 * mask.count():
+            warnings.warn(
+                f"Unprune changed {born} of {mask.count()} surviving positions: the mask was as good as "
+                "kept. Train longer, at a higher rate, or rewind further.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return edited
+
+    def _scout(
+        self, model: Module, start: Module, rule: Rule, data: Request[Any], rng: Generator
+    ) -> tuple[Module, Mask]:
+        scout = deepcopy(start)
+        self.recipe.train_(scout, data.retain, epochs=self.scout_epochs, lr=self.scout_lr, rng=rng)
+        kept = self._prune(scout, start, rule, data, rng)
+        edited = deepcopy(model)
+        share = 1.0 if self.rewind is None else self.rewind
+        _move_(edited, start, share, _revived(rule.mask, model, scout, data), floating(scout))
+        kept.apply_(edited)
+        return self.unlearn.apply(edited, data, rng=rng), kept
+
+    def _regrow(
+        self, model: Module, start: Module, rule: Rule, data: Request[Any], rng: Generator
+    ) -> tuple[Module, Mask]:
+        edited = deepcopy(model)
+        share = 1.0 if self.mode == "paper" else 0.25 if self.rewind is None else self.rewind
+        ranks = rule.scores(start, data.retain, rng)
+        now = rule.mask
+        for round_ in range(self.rounds):
+            alive = {
+                name: score.masked_fill(now.keep[name].to(score.device), torch.inf)
+                for name, score in ranks.items()
+            }
+            grown = rule.select(alive, min(1.0, self.growth * (round_ + 1)))
+            whole = deepcopy(edited)
+            revived, values = grown - now, self._values(start, rng)
+            _move_(whole, start, 1.0, dict(revived.keep), values)
+            fresh = _revived(~revived, edited, whole, data)
+            _move_(edited, start, share if round_ == 0 else 1.0, fresh, values)
+            grown.apply_(edited)
+            edited = self.unlearn.apply(edited, data, rng=rng)
+            grown.apply_(edited)
+            now = grown
+        return edited, self._prune(edited, start, rule, data, rng)
+
+    def _values(self, start: Module, rng: Generator) -> dict[str, Tensor]:
+        """What revived positions start from; never exactly zero, which a reader of masks takes for dead."""
+        values = {}
+        for name, tensor in floating(start).items():
+            value = tensor.detach()
+            if tensor.ndim > 1 and self.init == "random":
+                value = (1e-3 * torch.randn(tensor.shape, generator=rng)).to(tensor)
+            elif tensor.ndim > 1 and self.init == "zero":
+                value = torch.zeros_like(value)
+            if tensor.ndim > 1:
+                value = torch.where(value == 0, torch.finfo(value.dtype).tiny, value)
+            values[name] = value
+        return values
+
+    def _prune(self, model: Module, start: Module, rule: Rule, data: Request[Any], rng: Generator) -> Mask:
+        scored = deepcopy(model)
+        stretch = self.stretch or (1.0 if self.mode == "paper" else 1.25)
+        if stretch > 1:
+            origins = dict(start.named_parameters())
+            with torch.no_grad():
+                for name, weight in scored.named_parameters():
+                    weight.copy_(torch.lerp(origins[name], weight, stretch))
+        return rule.select(rule.scores(scored, data.retain, rng))
+
+
+def _revived(mask: Mask, model: Module, grown: Module, data: Request[Any]) -> dict[str, Tensor]:
+    """Positions to start afresh: those dead in the mask, the biases of dead filters, and what they wake."""
+    fresh = {name: ~alive for name, alive in mask.keep.items()}
+    parameters = dict(model.named_parameters())
+    for name, dead in list(fresh.items()):
+        bias = parameters.get(name.removesuffix("weight") + "bias")
+        if dead.ndim > 1 and bias is not None and bias.shape == dead.shape[:1]:
+            filters = dead.flatten(1).all(1)
+            if filters.any():
+                fresh[name.removesuffix("weight") + "bias"] = filters
+    for name, positions in woken(model, grown, data.retain).items():
+        fresh[name] = fresh[name].to(positions.device) | positions if name in fresh else positions
+    return fresh
+
+
+@torch.no_grad()
+def _move_(
+    model: Module, start: Module, share: float, fresh: dict[str, Tensor], values: dict[str, Tensor]
+) -> None:
+    """Fresh positions take `values`; the others go to start + share * (where they are - start)."""
+    origins = floating(start)
+    for name, tensor in floating(model).items():
+        if isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad:
+            continue
+        moved = tensor if share == 1 else torch.lerp(origins[name], tensor, share)
+        if name in fresh:
+            moved = torch.where(fresh[name].to(tensor.device), values[name], moved)
+        tensor.copy_(moved)
