@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from dataclasses import dataclass
 from importlib import import_module, resources
 from typing import Any
@@ -59,7 +60,7 @@ def methods() -> list[Method]:
         for exported in package.__all__:
             cls = getattr(package, exported)
             if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and hasattr(cls, "paper"):
-                found.append(Method(family, cls.__module__.rpartition(".")[2].replace("_", "-"), cls))
+                found.append(Method(family, _name(cls), cls))
     return sorted(found, key=lambda m: (FAMILIES.index(m.family), m.name))
 
 
@@ -84,6 +85,14 @@ def claim_statuses() -> dict[str, str]:
     """Claim name ("unlearn/salun") -> status, as of this release."""
     file = resources.files("unweave") / "claims.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _name(cls: type[Any]) -> str:
+    stem = cls.__module__.rpartition(".")[2]
+    siblings = [c for c in vars(import_module(cls.__module__)).values() if inspect.isclass(c) and c.__module__ == cls.__module__ and "paper" in vars(c)]
+    if len(siblings) == 1 or _plain(cls.__name__) == _plain(stem):
+        return stem.replace("_", "-")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
 
 
 def _plain(name: str) -> str:

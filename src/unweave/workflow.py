@@ -25,7 +25,7 @@ from .io.checkpoint import load_into, save_model
 from .io.files import write_text
 from .io.runs import RunFolder, Stage
 from .mask import Mask
-from .parallel import build_models, cache_folder, default_jobs, parallel_map, training_cost
+from .parallel import build_models, cache_folder, default_jobs, fingerprint, parallel_map, training_cost
 from .progress import progress
 from .random import seeded
 from .types import Data, Edit, Recipe, Request
@@ -116,6 +116,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
     request = job.request
     inputs: dict[str, Path | str] = dict(job.world.files)
     inputs |= {"model": job.model} if job.model else {}
+    inputs |= {"training data": fingerprint(job.world.train), "held-out data": fingerprint(job.world.heldout)}
     inputs |= {f"edited {name}": path for name, path in job.edited.items()}
     cache = job.cache.expanduser()
     steps = 3 + len(job.edits) + (job.model is None)

@@ -94,6 +94,17 @@ def embedded() -> World:
     )  # fmt: skip
 
 
+def _project(path: Path) -> World:
+    from .io.project import load_project
+
+    project = load_project(path)
+    return World(
+        name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
+        class_names=project.class_names, columns=project.columns, files={"project": path},
+        ids=getattr(project.train.examples, "ids", range(len(project.train))),
+    )  # fmt: skip
+
+
 def _load_state(recipe: Any, path: Path) -> Module:
     from .io.checkpoint import load_into
 

@@ -1,0 +1,57 @@
+"""Small projects of a user's own, made in a folder by tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+PROJECT = '''
+import torch
+from functools import partial
+from unweave import Supervised, seeded
+from unweave.datasets import of_tensors
+from unweave.nets import mlp
+from unweave.prune import Global, Prune
+
+rng = seeded(0)
+centres = 1.2 * torch.randn(3, 8, generator=rng)
+labels = torch.arange(240) % 3
+inputs = centres[labels] + torch.randn(240, 8, generator=rng)
+train = of_tensors(inputs[:150], labels[:150], classes=3, batch_size=16)
+heldout = of_tensors(inputs[150:], labels[150:], classes=3, batch_size=16)
+class_names = ["ash", "birch", "cedar"]
+columns = {"owner": [i // 10 for i in range(150)]}
+recipe = Supervised(
+    network=partial(mlp, 8, 32, 3), epochs=12, lr=0.1, init_seed=0,
+    prune=Prune(budget=Global(0.5)), recover_epochs=4, recover_lr=0.05,
+)
+'''
+
+
+def make_project(folder: Path) -> Path:
+    """project.py and model.safetensors, trained by the recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "project.py").write_text(PROJECT)
+    from unweave import seeded
+    from unweave.io.checkpoint import save_model
+    from unweave.worlds import open_world
+
+    world = open_world(str(folder / "project.py"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    save_model(world.recipe.build(world.train, rng=seeded(0)), folder / "model.safetensors")
+    torch.set_num_threads(threads)
+    return folder
+
+
+def unweave(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "unweave", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "UNWEAVE_CACHE": str(cwd / "cache"), **environment},
+    )  # fmt: skip

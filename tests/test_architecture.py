@@ -1,0 +1,99 @@
+"""The shape of the whole: imports run one way, and every method has all its rooms."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unweave.catalogue import FAMILIES, Method, methods
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src" / "unweave"
+
+LAYERS = [
+    {"errors", "paper", "random", "mask", "progress", "types"},
+    {"io", "tasks", "batches", "distributed"},
+    {"fit", "nets", "datasets"},
+    {"recipe", "parallel"},
+    {"unlearn", "prune"},
+    {"audit", "catalogue"},
+    {"worlds", "workflow"},
+    {"cli"},
+]
+# io.runs reads the recipe's shape, audit's topology serves the families (DESIGN.md, section 5)
+ALLOWED = {("unlearn", "prune"), ("unlearn", "audit"), ("io", "fit"), ("io", "recipe")}
+
+
+def layer(name: str) -> int:
+    return next(i for i, names in enumerate(LAYERS) if name in names)
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level parts of unweave that a file imports, inside functions too."""
+    package = file.relative_to(SRC).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            full = [*base, *(node.module or "").split(".")] if node.level else (node.module or "").split(".")
+            if not node.level:
+                if full[0] != "unweave":
+                    continue
+                full = full[1:]
+            full = [part for part in full if part]
+            found |= {full[0]} if full else {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(SRC.rglob("*.py")), ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_run_one_way(file: Path) -> None:
+    parts = file.relative_to(SRC).parts
+    own = parts[0].removesuffix(".py")
+    if own in ("__init__", "__main__"):
+        return
+    for other in imported(file) - {own, "__version__"}:
+        assert layer(other) <= layer(own) or (own, other) in ALLOWED, f"{'/'.join(parts)} imports {other}"
+        if own in FAMILIES and other in FAMILIES:
+            assert (own, other) in ALLOWED, f"family {own} imports family {other}"
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda m: f"{m.family}/{m.name}")
+def test_every_method_has_all_its_rooms(method: Method) -> None:
+    from tests.contract.table import ROWS
+
+    stem = method.cls.__module__.rpartition(".")[2]
+    rooms = [
+        SRC / method.family / f"{stem}.py",
+        ROOT / "tests" / method.family / f"test_{stem}.py",
+        ROOT / "claims" / method.family / f"{stem}.py",
+        ROOT / "docs" / "methods" / method.family / f"{stem.replace('_', '-')}.md",
+    ]
+    assert not [str(room.relative_to(ROOT)) for room in rooms if not room.exists()]
+    if hasattr(method.cls, "apply"):
+        assert any(row.name.startswith(method.cls.__name__) for row in ROWS), "no row in tests/contract/table.py"
+
+
+def test_no_method_file_is_too_long() -> None:
+    assert not {str(f): n for m in methods() if (n := len((f := SRC / m.family / f"{m.cls.__module__.rpartition('.')[2]}.py").read_text().splitlines())) > 250}
+
+
+def test_imports_with_only_the_core_packages() -> None:
+    blocked = ["torchvision", "transformers", "datasets", "accelerate", "torch_pruning", "pyarrow", "PIL", "pandas"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "import unweave, unweave.workflow, unweave.unlearn, unweave.prune, unweave.audit, unweave.cli.forget, unweave.cli.prune\n"
+        "from unweave.catalogue import methods; assert methods()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names() -> None:
+    import unweave
+
+    assert set(unweave.__all__) >= {"Data", "Edit", "Mask", "Measure", "Measurement", "Recipe", "Request", "Score", "Task", "fit_", "resumable", "seeded", "Supervised"}
+    assert all(hasattr(unweave, name) for name in unweave.__all__)
