@@ -22,6 +22,10 @@ class IntegrityError(InputError):
     """A file is damaged, changed since it was recorded, or would run code when read."""
 
 
+class StorageError(UnweaveError, OSError):
+    """A file could not be written (disk full, no permission); what was there before is still whole."""
+
+
 class NonFiniteError(UnweaveError, ArithmeticError):
     """A loss, gradient or weight became infinite or NaN; the last good state was kept."""
 

@@ -75,7 +75,8 @@ class Data(Generic[T]):
             positions = order[low : low + self.batch_size]
             if part[1] > 1:
                 # a batch smaller than the number of processes still gives each of them one example
-                positions = positions.tensor_split(part[1])[part[0]] if len(positions) >= part[1] else positions[:1]
+                mine = positions.tensor_split(part[1])[part[0]]
+                positions = mine if len(mine) else positions[:1]
             yield _fetch(self.examples, positions, self.collate)
 
     def subset(self, positions: Sequence[int] | Tensor) -> Data[T]:

@@ -1,8 +1,9 @@
 """Model weights on disk: safetensors, with the mask and the record of removed structure beside them.
 
 `model.safetensors` has `mask.safetensors` and `structure.json` beside it; `x.safetensors` has
-`x.mask.safetensors` and `x.structure.json`. The weights' header names the hashes of both, so that files of two
-different models are never read as one, and of the weights themselves, so that a flipped bit does not load silently.
+`x.mask.safetensors` and `x.structure.json`. The weights' header names the hashes of both, so that files of
+two different models are never read as one, and of the weights themselves, so that a flipped bit does not load
+silently.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.pth")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
-def save_model(model: Module, path: Path, *, mask: Mask | None = None, structure: Mapping[str, Any] | None = None) -> Path:
+def save_model(
+    model: Module, path: Path, *, mask: Mask | None = None, structure: Mapping[str, Any] | None = None
+) -> Path:
     """Write a model's weights, and what else is needed to load them, all or none.
 
     Args:
@@ -55,7 +58,7 @@ def save_model(model: Module, path: Path, *, mask: Mask | None = None, structure
     if bad:
         raise NonFiniteError(f"the model to be written to {weights} holds {bad}; nothing was written.")
     if mask is not None:
-        _require_zeros(model, mask)
+        require_zeros(model, mask)
     mask_file, structure_file = _companions(weights)
     record: dict[str, Any] = {"aliases": aliases, "sha256": _digest(tensors), "mask": None, "structure": None}
     paths = [weights]
@@ -85,8 +88,8 @@ def load_into(model: Module, path: Path) -> Module:
 
     Raises:
         InputError: if the file is absent, or holds other names or shapes than the model.
-        IntegrityError: if the file is damaged, holds NaN or infinity, would run code, or does not belong to the
-            files beside it.
+        IntegrityError: if the file is damaged, holds NaN or infinity, would run code, or does not belong to
+            the files beside it.
     """
     weights = find_weights(Path(path))
     tensors, record = _read(weights)
@@ -98,7 +101,7 @@ def load_into(model: Module, path: Path) -> Module:
     _fill_(loaded, tensors, weights, structure_file)
     mask = mask_beside(weights)
     if mask is not None:
-        _require_zeros(loaded, mask, f"{weights} and the mask beside it")
+        require_zeros(loaded, mask, f"{weights} and the mask beside it")
     return loaded
 
 
@@ -113,12 +116,13 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def mask_beside(path: Path) -> Mask | None:
-    """The mask that lies beside a model's weights (a file, or the folder that holds it); None if there is none.
+    """The mask that lies beside a model's weights (a file, or the folder that holds it), if there is one.
 
     Raises:
         IntegrityError: if it is damaged.
     """
-    mask_file = _companions(find_weights(Path(path)))[0]
+    path = Path(path)
+    mask_file = _companions(path / _NAMES[0] if path.is_dir() else path)[0]
     return load_mask(mask_file) if mask_file.exists() else None
 
 
@@ -130,15 +134,22 @@ def find_weights(path: Path) -> Path:
     """
     if path.is_file():
         if path.suffix not in (".safetensors", *_PICKLED):
-            raise InputError(f"{path} is no weights file by its name. Give one that ends in .safetensors or {', '.join(_PICKLED)}.")
+            raise InputError(
+                f"{path} is no weights file by its name. Give one that ends in .safetensors or "
+                f"{', '.join(_PICKLED)}."
+            )
         return path
     if not path.is_dir():
-        raise InputError(f"there is no model at {path}. Give a weights file, or the folder that holds {_NAMES[0]}.")
+        raise InputError(
+            f"there is no model at {path}. Give a weights file, or the folder that holds {_NAMES[0]}."
+        )
     for name in _NAMES:
         if (path / name).is_file():
             return path / name
     held = sorted(p.name for p in path.iterdir())
-    raise InputError(f"the folder {path} holds none of {', '.join(_NAMES)}; it holds: {_few(held) or 'nothing'}.")
+    raise InputError(
+        f"the folder {path} holds none of {', '.join(_NAMES)}; it holds: {_few(held) or 'nothing'}."
+    )
 
 
 def nonfinite(tensors: Mapping[str, Tensor]) -> str:
@@ -150,11 +161,26 @@ def nonfinite(tensors: Mapping[str, Tensor]) -> str:
     return f"{count} values that are NaN or infinite, in {_few(bad)}"
 
 
+def require_zeros(model: Module, mask: Mask, where: str = "the model") -> None:
+    """Raise InputError if `model`, called `where` in the message, is not zero wherever the mask says dead."""
+    alive = [
+        name for name, parameter, keep in mask.match(model) if bool((parameter.detach()[~keep] != 0).any())
+    ]
+    if alive:
+        raise InputError(
+            f"{where} disagree: weights that the mask calls dead are not zero in {_few(alive)}. Call "
+            "mask.apply_(model)."
+        )
+
+
 def _target(path: Path) -> Path:
     if path.suffix == ".safetensors":
         return path
     if path.suffix in _PICKLED and not path.is_dir():
-        raise InputError(f"models are written as safetensors; got {path.name}. Give a folder, or a name ending in .safetensors.")
+        raise InputError(
+            f"models are written as safetensors; got {path.name}. Give a folder, or a name ending in "
+            ".safetensors."
+        )
     return path / _NAMES[0]
 
 
@@ -169,7 +195,9 @@ def _untie(model: Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     first: dict[Any, str] = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
-            raise InputError(f"the model's state {name!r} is a {type(value).__name__}; only tensors can be written.")
+            raise InputError(
+                f"the model's state {name!r} is a {type(value).__name__}; only tensors can be written."
+            )
         same = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
         if value.numel() and same in first:
             aliases[name] = first[same]
@@ -182,7 +210,9 @@ def _untie(model: Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     if weights.stat().st_size == 0:
         raise IntegrityError(f"{weights} is empty. Copy or download it again.")
-    tensors, record = _read_safetensors(weights) if weights.suffix == ".safetensors" else (_read_pickled(weights), None)
+    tensors, record = (
+        _read_safetensors(weights) if weights.suffix == ".safetensors" else (_read_pickled(weights), None)
+    )
     bad = nonfinite(tensors)
     if bad:
         raise IntegrityError(f"{weights} holds {bad}. Use a checkpoint from before that.")
@@ -197,10 +227,19 @@ def _read_safetensors(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             text = (file.metadata() or {}).get(_KEY)
         record = None if text is None else _checked(json.loads(text), tensors)
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         size = weights.stat().st_size
         raise IntegrityError(
-            f"{weights} ({size:,} bytes) is not a whole safetensors file ({_short(error)}). Copy or download it again."
+            f"{weights} ({size:,} bytes) is not a whole safetensors file ({_short(error)}). Copy or download "
+            "it again."
         ) from error
     return tensors, record
 
@@ -225,15 +264,25 @@ def _read_pickled(weights: Path) -> dict[str, Tensor]:
                 f"{weights} holds more than tensors and would run {code[1]} when read, so it was not read. "
                 "Where you trust it, write torch.save(model.state_dict()) or safetensors there and give that."
             ) from error
-        raise IntegrityError(f"{weights} is not a whole torch checkpoint ({_short(error)}). Copy or download it again.") from error
+        raise IntegrityError(
+            f"{weights} is not a whole torch checkpoint ({_short(error)}). Copy or download it again."
+        ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{weights} holds a {type(content).__name__}; expected a state_dict: names with tensors.")
-    strange = [str(name) for name, value in content.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
+        raise InputError(
+            f"{weights} holds a {type(content).__name__}; expected a state_dict: names with tensors."
+        )
+    strange = [
+        str(name)
+        for name, value in content.items()
+        if not isinstance(name, str) or not isinstance(value, Tensor)
+    ]
     if strange:
-        raise InputError(f"{weights} is no state_dict: {_few(strange)} are no tensors. Save model.state_dict() alone.")
+        raise InputError(
+            f"{weights} is no state_dict: {_few(strange)} are no tensors. Save model.state_dict() alone."
+        )
     return dict(content)
 
 
@@ -243,11 +292,15 @@ def _check_companions(weights: Path, record: Mapping[str, Any] | None) -> None:
     for kind, file in zip(("mask", "structure"), _companions(weights), strict=True):
         expected = record[kind]
         if expected is None and file.exists():
-            raise IntegrityError(f"{file} does not belong to {weights.name}, which was written without one. Remove it.")
+            raise IntegrityError(
+                f"{file} does not belong to {weights.name}, which was written without one. Remove it."
+            )
         if expected is not None and not file.exists():
             raise IntegrityError(f"{file} is missing; {weights.name} was written with it. Copy it beside.")
         if expected is not None and sha256(file) != expected:
-            raise IntegrityError(f"{file} is damaged or belongs to another model than {weights.name}. Copy both again.")
+            raise IntegrityError(
+                f"{file} is damaged or belongs to another model than {weights.name}. Copy both again."
+            )
 
 
 def _restructured(model: Module, file: Path) -> Module:
@@ -256,33 +309,47 @@ def _restructured(model: Module, file: Path) -> Module:
     try:
         structure = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{file} is not a whole record of structure ({_short(error)}). Copy it again.") from error
+        raise IntegrityError(
+            f"{file} is not a whole record of structure ({_short(error)}). Copy it again."
+        ) from error
     try:
         return restructure_(model, structure)
     except UnweaveError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise IntegrityError(f"{file} does not describe this {type(model).__name__} ({_short(error)}). Give its own.") from error
+        raise IntegrityError(
+            f"{file} does not describe this {type(model).__name__} ({_short(error)}). Give its own."
+        ) from error
 
 
 def _fill_(model: Module, tensors: dict[str, Tensor], weights: Path, structure_file: Path) -> None:
     own = model.state_dict()
-    if tensors and all(name.startswith("module.") for name in tensors) and not any(n.startswith("module.") for n in own):
+    if (
+        tensors
+        and all(name.startswith("module.") for name in tensors)
+        and not any(n.startswith("module.") for n in own)
+    ):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     _refuse_other_names(own, tensors, weights)
     wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     if wrong:
         name = wrong[0]
-        hint = "" if structure_file.exists() else f" If channels were removed, {structure_file.name} must lie beside it."
+        hint = (
+            ""
+            if structure_file.exists()
+            else f" If channels were removed, {structure_file.name} must lie beside it."
+        )
         raise InputError(
             f"{weights} does not fit the model: {name!r} is {tuple(tensors[name].shape)} in the file and "
-            f"{tuple(own[name].shape)} in the model ({len(wrong)} such). Give the network that was saved.{hint}"
+            f"{tuple(own[name].shape)} in the model ({len(wrong)} such). Give the network that was "
+            f"saved.{hint}"
         )
     kinds = [n for n in own if n in tensors and own[n].is_floating_point() != tensors[n].is_floating_point()]
     if kinds:
         name = kinds[0]
         raise InputError(
-            f"{weights} does not fit the model: {name!r} is {tensors[name].dtype} in the file and {own[name].dtype} "
+            f"{weights} does not fit the model: {name!r} is {tensors[name].dtype} in the file and "
+            f"{own[name].dtype} "
             f"in the model. Give the network that was saved."
         )
     for name, held in own.items():
@@ -298,7 +365,9 @@ def _refuse_other_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     if missing or unexpected:
         parts = [f"lacks {_few(missing)}"] if missing else []
         parts += [f"has {_few(unexpected)}, which the model lacks"] if unexpected else []
-        raise InputError(f"{weights} does not fit the model: it {' and '.join(parts)}. Give the network that was saved.")
+        raise InputError(
+            f"{weights} does not fit the model: it {' and '.join(parts)}. Give the network that was saved."
+        )
 
 
 def _place(tensor: Tensor) -> Any:
@@ -311,19 +380,13 @@ def _retype_(model: Module, name: str, dtype: torch.dtype) -> None:
     held.data = held.data.to(dtype)
 
 
-def _require_zeros(model: Module, mask: Mask, where: str = "the model") -> None:
-    alive = [name for name, parameter, keep in mask.match(model) if bool((parameter.detach()[~keep] != 0).any())]
-    if alive:
-        raise InputError(f"{where} disagree: weights that the mask calls dead are not zero in {_few(alive)}. Call mask.apply_(model).")
-
-
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

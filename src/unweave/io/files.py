@@ -20,7 +20,7 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success sync it and rename it over `path`, on failure remove it.
+    """Give a temporary path beside `path`; on success rename it over `path`, synced; on failure remove it.
 
     A reader sees the old file or the whole new one, never a part.
 
@@ -135,7 +135,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def sweep_partials(folder: Path) -> list[Path]:
-    """Remove temporary files and folders that a killed process left below `folder`; returns what was removed."""
+    """Remove temporary files and folders that a killed process left below `folder`; returns them.
+
+    Only for a folder that no other process is writing to.
+    """
     orphans = sorted(folder.rglob(f".*{_PARTIAL}"))
     for orphan in orphans:
         if orphan.is_dir() and not orphan.is_symlink():
@@ -178,4 +181,6 @@ def _sync(path: Path) -> None:
 
 def _unwritten(path: Path, error: Exception) -> StorageError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return StorageError(f"{path} could not be written ({reason}). No part-written file was left; mend that and run again.")
+    return StorageError(
+        f"{path} could not be written ({reason}). No part-written file was left; mend that and run again."
+    )

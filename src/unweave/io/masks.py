@@ -29,7 +29,10 @@ def save_mask(mask: Mask, path: Path) -> None:
     """
     path = Path(path)
     bits = {name: _pack(alive) for name, alive in mask.keep.items()}
-    header = {"shapes": {name: list(alive.shape) for name, alive in mask.keep.items()}, "sha256": _digest(bits)}
+    header = {
+        "shapes": {name: list(alive.shape) for name, alive in mask.keep.items()},
+        "sha256": _digest(bits),
+    }
     write_tensors(path, bits, {_KEY: json.dumps(header)})
 
 
@@ -48,8 +51,18 @@ def load_mask(path: Path) -> Mask:
             header = json.loads((file.metadata() or {})[_KEY])
             bits = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Mask(_unpack_all(bits, header))
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not a whole mask file ({_short(error)}). Write it again, or use a copy.") from error
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise IntegrityError(
+            f"{path} is not a whole mask file ({_short(error)}). Write it again, or use a copy."
+        ) from error
 
 
 def _unpack_all(bits: Mapping[str, Tensor], header: Any) -> dict[str, Tensor]:
@@ -78,7 +91,7 @@ def _digest(bits: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(bits):
         digest.update(f"{name}\0{len(bits[name])}\0".encode())
-        digest.update(bits[name].contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(bits[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

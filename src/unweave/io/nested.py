@@ -35,14 +35,18 @@ def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
             tensors[path] = node.detach().contiguous().cpu()
             return {"kind": "tensor", "at": path}
         if isinstance(node, Mapping):
-            items = [[walk(k, f"{path}.k{i}"), walk(v, f"{path}.{k}")] for i, (k, v) in enumerate(node.items())]
+            items = [
+                [walk(k, f"{path}.k{i}"), walk(v, f"{path}.{k}")] for i, (k, v) in enumerate(node.items())
+            ]
             return {"kind": "dict", "items": items}
         for kind, cls in _KINDS.items():
             if isinstance(node, cls):
                 return {"kind": kind, "items": [walk(v, f"{path}.{i}") for i, v in enumerate(node)]}
         if node is None or isinstance(node, (bool, int, float, str)):
             return node
-        raise TypeError(f"cannot store {type(node).__name__} at {path or 'the root'}: only tensors and JSON scalars.")
+        raise TypeError(
+            f"cannot store {type(node).__name__} at {path or 'the root'}: only tensors and JSON scalars."
+        )
 
     return walk(tree, "t"), tensors
 
@@ -78,4 +82,6 @@ def load_nested(path: Path) -> Any:
             skeleton = json.loads((file.metadata() or {})["unweave"])
             return join(skeleton, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not a readable state file ({error}). Remove it to start afresh.") from error
+        raise IntegrityError(
+            f"{path} is not a readable state file ({error}). Remove it to start afresh."
+        ) from error

@@ -1,4 +1,4 @@
-"""Run folders: stages that are kept once finished, hashes of all that went in and came out, one process at a time."""
+"""Run folders: stages kept once finished, hashes of all that went in and came out, one process at a time."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ class Stage:
 class RunFolder:
     """A folder that holds one run; open it with `RunFolder.open`.
 
-    `run.json` holds the command, settings, seed, versions, hardware, the hash of every input and every result, and
-    the stages' states. Wall times lie apart, under "times": all else is the same for the same run.
+    `run.json` holds the command, settings, seed, versions, hardware, the hash of every input and every
+    result, and the stages' states. Wall times lie apart, under "times": all else is the same for the same
+    run.
 
     Attributes:
         path: of the folder.
@@ -88,8 +89,10 @@ class RunFolder:
             command: as the user typed it.
 
         Raises:
-            InputError: if another process uses the folder, it holds something else, or settings or inputs differ.
-            IntegrityError: if an input, a result of a finished stage or run.json changed since it was written.
+            InputError: if another process uses the folder, it holds something else, or settings or inputs
+                differ.
+            IntegrityError: if an input, a result of a finished stage or run.json changed since it was
+                written.
             StorageError: if the folder cannot be written.
         """
         path = Path(path)
@@ -97,7 +100,9 @@ class RunFolder:
             raise InputError(f"{path} is a file; a run needs a folder. Give another one.")
         begun = (path / _RECORD).exists()
         if path.exists() and not begun and any(not _ours(p) for p in path.iterdir()):
-            raise InputError(f"{path} is neither empty nor a run folder (it has no {_RECORD}). Give another one.")
+            raise InputError(
+                f"{path} is neither empty nor a run folder (it has no {_RECORD}). Give another one."
+            )
         asked = _plain({"settings": dict(settings), "seed": seed}, path)
         with locked(path):
             sweep_partials(path)
@@ -131,8 +136,8 @@ class RunFolder:
 
         Args:
             name: unique within the run.
-            makes: files or folders it writes, relative to the run folder. Those of an unfinished stage are removed
-                before it starts over.
+            makes: files or folders it writes, relative to the run folder. Those of an unfinished stage are
+                removed before it starts over.
 
         Raises:
             InputError: if a result lies outside the run folder, or was not written.
@@ -155,8 +160,8 @@ class RunFolder:
         if known is not None and known["state"] == "finished" and list(makes) == known["makes"]:
             yield Stage(name, False, tuple(inside), work, rng)
             return
-        for made in inside:
-            _remove(made)
+        for old in inside:
+            _remove(old)
         order = list(self.record["stages"])
         for later in order[order.index(name) + 1 :] if name in order else []:
             del self.record["stages"][later]  # it was made from what this stage now makes anew
@@ -169,12 +174,16 @@ class RunFolder:
         try:
             work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{work} could not be made ({error.strerror}). Make room and run again.") from error
+            raise StorageError(
+                f"{work} could not be made ({error.strerror}). Make room and run again."
+            ) from error
         yield Stage(name, True, tuple(inside), work, rng)
-        for made, path in zip(makes, inside, strict=True):
-            if not path.exists():
+        for made, result in zip(makes, inside, strict=True):
+            if not result.exists():
                 raise InputError(f"stage {name!r} ended without writing {made!r}, which it promised.")
-        artefacts = {file.relative_to(self.path).as_posix(): sha256(file) for path in inside for file in _files(path)}
+        artefacts = {
+            file.relative_to(self.path).as_posix(): sha256(file) for path in inside for file in _files(path)
+        }
         self.record["stages"][name] = {"state": "finished", "makes": list(makes), "artefacts": artefacts}
         times["seconds"] = round(monotonic() - began, 3)
         self._write()
@@ -186,7 +195,9 @@ class RunFolder:
         return taken
 
     def _sweep(self) -> None:
-        unfinished = {_file_name(name) for name, entry in self.record["stages"].items() if entry["state"] != "finished"}
+        unfinished = {
+            _file_name(name) for name, entry in self.record["stages"].items() if entry["state"] != "finished"
+        }
         work = self.path / _WORK
         for folder in list(work.iterdir()) if work.is_dir() else []:
             if folder.name not in unfinished:
@@ -214,7 +225,9 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(record, dict):
             raise ValueError("it is no object")
-        if record.get("sha256") != _checksum({key: value for key, value in record.items() if key != "sha256"}):
+        if record.get("sha256") != _checksum(
+            {key: value for key, value in record.items() if key != "sha256"}
+        ):
             raise ValueError("its checksum does not match")
         if record["format"] != _FORMAT:
             raise ValueError(f"it has format {record['format']!r}; this version reads {_FORMAT}")
@@ -241,11 +254,15 @@ def verify(path: Path, record: Mapping[str, Any]) -> None:
         for artefact, digest in stage["artefacts"].items():
             file = path / artefact
             if not file.is_file():
-                raise IntegrityError(f"{file} is gone; stage {name!r} had written it. Put it back, or delete {path} and run again.")
+                raise IntegrityError(
+                    f"{file} is gone; stage {name!r} had written it. Put it back, or delete {path} and run "
+                    "again."
+                )
             found = sha256(file)
             if found != digest:
                 raise IntegrityError(
-                    f"{file} has changed since stage {name!r} wrote it (sha256 {digest[:12]}... then, {found[:12]}... "
+                    f"{file} has changed since stage {name!r} wrote it (sha256 {digest[:12]}... then, "
+                    f"{found[:12]}... "
                     f"now). Put the right file back, or delete {path} and run again."
                 )
 
@@ -266,12 +283,16 @@ def locked(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise StorageError(f"{folder} cannot be used for a run ({error.strerror}). Mend that or give another one.") from error
+            raise StorageError(
+                f"{folder} cannot be used for a run ({error.strerror}). Mend that or give another one."
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise InputError(f"another run is using {folder}. Wait for it to end, or give another folder.") from error
+            raise InputError(
+                f"another run is using {folder}. Wait for it to end, or give another folder."
+            ) from error
         if _same_file(handle, file):  # else its holder removed it between our opening and locking it
             break
         os.close(handle)
@@ -300,10 +321,17 @@ def _refuse_other(
 ) -> None:
     then = {"seed": record.get("seed"), **_flat(record.get("settings", {}))}
     now = {"seed": asked["seed"], **_flat(asked["settings"])}
-    differ = [f"{k} was {_show(then, k)}, now {_show(now, k)}" for k in [*now, *(k for k in then if k not in now)]
-              if json.dumps(then.get(k, _ABSENT)) != json.dumps(now.get(k, _ABSENT))]  # fmt: skip
+    keys = [*now, *(key for key in then if key not in now)]
+    differ = [
+        f"{key} was {_show(then, key)}, now {_show(now, key)}"
+        for key in keys
+        if json.dumps(then.get(key, _ABSENT)) != json.dumps(now.get(key, _ABSENT))
+    ]
     if differ:
-        raise InputError(f"{path} holds a run with other settings: {'; '.join(differ)}. Repeat those, or give another folder.")
+        raise InputError(
+            f"{path} holds a run with other settings: {'; '.join(differ)}. "
+            "Repeat those, or give another folder."
+        )
     before = record["inputs"]
     if set(before) != set(hashes):
         raise InputError(
@@ -314,13 +342,18 @@ def _refuse_other(
         if before[name] != digest:
             where = f" ({inputs[name]})" if isinstance(inputs[name], Path) else ""
             raise IntegrityError(
-                f"input {name}{where} is not what the run in {path} began with (sha256 {str(before[name])[:12]}... then, "
-                f"{digest[:12]}... now). Put the right file back, or give another folder."
+                f"input {name}{where} is not what the run in {path} began with (sha256 "
+                f"{str(before[name])[:12]}... then, {digest[:12]}... now). Put the right file back, or give "
+                "another folder."
             )
     versions = _versions()
-    other = [f"{k} {record['versions'].get(k)} then, {v} now" for k, v in versions.items() if record["versions"].get(k) != v]
+    begun = record["versions"]
+    other = [f"{k} {begun.get(k)} then, {v} now" for k, v in versions.items() if begun.get(k) != v]
     if other:
-        raise InputError(f"{path} was begun with other versions: {'; '.join(other)}. Go on with those, or give another folder.")
+        raise InputError(
+            f"{path} was begun with other versions: {'; '.join(other)}. Go on with those, or give another "
+            "folder."
+        )
 
 
 _ABSENT = "(not given)"
@@ -402,7 +435,11 @@ def _versions() -> dict[str, str]:
 
 
 def _hardware() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     return {
         "system": f"{sys.platform} {platform.machine()}",
         "cores": os.cpu_count(),
