@@ -155,10 +155,10 @@ def test_verdict_comes_first_with_word_shape_and_meaning(outcome) -> None:
     assert Page(page).stack == ["html"] or Page(page).stack == []
     found = [text.index(p) for p in (words.SYMBOL[outcome], words.MEANING[outcome], audit.verdict.reason)]
     assert found == sorted(found)
-    assert max(found) < text.index("Can this verdict be trusted?") < text.index("What this cannot tell you")
+    assert max(found) < text.index("Can this verdict be trusted?") < text.index("Caveats and limits")
     if "The evidence in pictures" in text:
         assert (
-            text.index("What this cannot tell you")
+            text.index("Caveats and limits")
             < text.index("The evidence in pictures")
             < text.index("All measurements")
         )

@@ -37,7 +37,7 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     lines += _rates([(r, True) for r in published] + ([(first.rates, False)] if first.rates else []))
     if published and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
-    lines += ["", "## What this cannot tell you", "", *(f"- {_plain(c)}" for c in words.caveats(first)), ""]
+    lines += ["", "## Caveats and limits", "", *(f"- {_plain(c)}" for c in words.caveats(first)), ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
         lines += [
