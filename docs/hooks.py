@@ -1,0 +1,283 @@
+"""What the site makes of the code: tables of hyperparameters, results of claims, overview and navigation.
+
+mkdocs calls the functions whose names begin with `on_`; the tests call the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docstring_parser import parse
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # for `claims`, which is not installed
+
+GUIDE = (
+    "guide/deletion-requests.md",
+    "guide/reading-the-report.md",
+    "guide/error-rates.md",
+    "guide/pruning.md",
+    "guide/writing-a-method.md",
+)
+FAMILY = {
+    "unlearn": "Forget data and classes",
+    "prune": "Prune",
+}
+"""Family -> words for a heading; others are called by their own name."""
+
+SIGN = {"holds": "✓ holds", "does not hold": "✕ does not hold", "not run": "– not run"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A method's page.
+
+    Attributes:
+        path: below docs/, with forward slashes.
+        meta: its front matter.
+        body: the rest.
+    """
+
+    path: str
+    meta: dict[str, Any]
+    body: str
+
+    @property
+    def claim(self) -> str:
+        """Name of its claim, "family/method"."""
+        _, family, slug = self.path.removesuffix(".md").split("/")
+        return f"{family}/{slug.replace('-', '_')}"
+
+    @property
+    def classes(self) -> list[type[Any]]:
+        """The dataclasses it describes: `class` in the front matter, one name or several, dotted or bare.
+
+        Raises:
+            ValueError: if a name is not exported by the family.
+        """
+        family = import_module(f"unweave.{self.meta['family']}")
+        named = self.meta["class"]
+        names = named if isinstance(named, list) else str(named).split(",")
+        names = [n.strip().removeprefix(f"{family.__name__}.") for n in names]
+        missing = [n for n in names if n not in family.__all__]
+        if missing:
+            raise ValueError(f"{self.path}: unweave.{self.meta['family']} has no {', '.join(missing)}")
+        return [getattr(family, n) for n in names]
+
+
+def split(text: str, path: str) -> Card:
+    """Cut a page into front matter and body.
+
+    Raises:
+        ValueError: if it does not begin with front matter that is a mapping.
+    """
+    found = re.match(r"---\n(.*?)\n---\n(.*)\Z", text, re.DOTALL)
+    meta = yaml.safe_load(found[1]) if found else None
+    if found is None or not isinstance(meta, dict):
+        raise ValueError(f"{path} must begin with front matter between two lines of ---")
+    return Card(path, meta, found[2])
+
+
+def cards() -> list[Card]:
+    """All method cards, by family and name."""
+    found = sorted(p for p in DOCS.glob("methods/*/*.md"))
+    return [split(p.read_text(encoding="utf-8"), p.relative_to(DOCS).as_posix()) for p in found]
+
+
+def fields_table(cls: type[Any]) -> str:
+    """Hyperparameters of a method as a Markdown table, from its fields and its docstring.
+
+    Raises:
+        ValueError: if a field has no prose in the docstring.
+    """
+    prose = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}
+    rows = ["| field | default | what it is |", "| --- | --- | --- |"]
+    for field in dataclasses.fields(cls):
+        if not prose.get(field.name):
+            raise ValueError(f"{cls.__name__}.{field.name} has no line in the docstring's Attributes")
+        rows.append(f"| `{field.name}` | {_default(field)} | {_cell(prose[field.name])} |")
+    return "\n".join(rows) if len(rows) > 2 else "It has no hyperparameter."
+
+
+def claim_text(name: str) -> str:
+    """The stored result of a claim as Markdown."""
+    from claims.framework import claim_names, read_result
+
+    result = read_result(name)
+    if result is None:
+        why = "No result is stored." if name in claim_names() else "It has no claim of its own."
+        return f'!!! note "{SIGN["not run"][2:]}"\n    {why}'
+    claim = result.claim
+    kind = "success" if result.status == "holds" else "failure"
+    lines = [f'!!! {kind} "{SIGN[result.status][2:]}"', f"    {_line(claim['statement'])}", ""]
+    lines += ["| figure | measured, mean ± sd | unit and direction |", "| --- | --- | --- |"]
+    lines += [
+        f"| {_cell(k)} | {result.mean[k]:.3g} ± {result.spread[k]:.2g} | {_cell(meaning)} |"
+        for k, meaning in claim["figures"].items()
+    ]
+    said = [
+        ("Reported", claim.get("reported") or "the paper's figure is not known"),
+        ("Asked here", claim["criterion"]),
+        ("Compared with", claim["baseline"]),
+        ("Data", f"{claim['data']}; {len(result.rows)} seeds, {result.seconds:.0f} s"),
+        ("Note", claim.get("note", "")),
+    ]
+    lines += ["", *(f"- {key}: {_line(text)}" for key, text in said if text)]
+    lines.append(
+        f"- Stored in `claims/results/{name}.json` (commit {result.commit}, "
+        f"torch {result.versions['torch']}); measure again with `python -m claims run {name}`."
+    )
+    return "\n".join(lines)
+
+
+def overview() -> str:
+    """The page that lists every method: with a link to its card where it has one."""
+    from unweave.catalogue import methods
+
+    pages, known = cards(), methods()
+    covered = {cls for card in pages for cls in card.classes}
+    lines = ["# Methods", "", "Every method, and whether its claim held when it was measured here."]
+    families = dict.fromkeys([*FAMILY, *(c.meta["family"] for c in pages), *(m.family for m in known)])
+    for family in families:
+        rows = [
+            (
+                f"[{_cell(c.meta['name'])}]({c.path.removeprefix('methods/')})",
+                _summary(c.classes[0]),
+                c.meta["needs"],
+                c.claim,
+            )
+            for c in pages
+            if c.meta["family"] == family
+        ]
+        rows += [
+            (f"`{m.cls.__name__}`", m.summary, m.needs, f"{family}/{m.name.replace('-', '_')}")
+            for m in known
+            if m.family == family and m.cls not in covered
+        ]
+        if rows:
+            lines += ["", f"## {FAMILY.get(family, family.capitalize())}", ""]
+            lines += ["| method | what it does | needs | claim |", "| --- | --- | --- | --- |"]
+            lines += [
+                f"| {a} | {_cell(b)} | {_words(c) or 'data'} | {_signed(status(d))} |" for a, b, c, d in rows
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def claims_page() -> str:
+    """Every claim with its status, then each with what was reported and measured."""
+    from claims.framework import claim_names, read_result
+
+    linked = {card.claim: f"[{card.claim}]({card.path})" for card in cards()}
+    names = claim_names()
+    states = [status(name) for name in names]
+    told = ", ".join(f"{s} {states.count(s)}" for s in SIGN)
+    lines = [
+        "# Claims",
+        "",
+        f"Each method's headline claim, measured again: {told}. Nothing is left out.",
+        "",
+    ]
+    lines += ["| method | claim | the paper's figure | status |", "| --- | --- | --- | --- |"]
+    for name in names:
+        result = read_result(name)
+        claim = result.claim if result else {}
+        cells = [linked.get(name, name), _cell(claim.get("statement", "")), _cell(claim.get("reported", ""))]
+        lines.append(f"| {' | '.join(cells)} | {_signed(status(name))} |")
+    for name in names:
+        lines += ["", f"## {name}", "", claim_text(name)]
+    return "\n".join(lines) + "\n"
+
+
+def status(name: str) -> str:
+    """Of a claim, from its stored result: "holds", "does not hold" or "not run"."""
+    from claims.framework import read_result
+
+    result = read_result(name)
+    return result.status if result else "not run"
+
+
+def expand(card: Card) -> str:
+    """A card's body with `<!-- fields -->` and `<!-- claim -->` replaced."""
+    tables = []
+    for cls in card.classes:
+        heading = f"`{cls.__name__}`\n\n" if len(card.classes) > 1 else ""
+        tables.append(heading + fields_table(cls))
+    body = card.body.replace("<!-- fields -->", "\n\n".join(tables))
+    return body.replace("<!-- claim -->", claim_text(card.claim))
+
+
+def on_config(config: Any) -> Any:
+    """Make the navigation: home, guide, methods by family, claims."""
+    families: dict[str, list[Any]] = {}
+    for card in cards():
+        families.setdefault(card.meta["family"], []).append({str(card.meta["name"]): card.path})
+    methods = [{FAMILY.get(f, f.capitalize()): pages} for f, pages in families.items()]
+    config.nav = [
+        {"Home": "index.md"},
+        {"Guide": list(GUIDE)},
+        {"Methods": [{"All methods": "methods/index.md"}, *methods]},
+        {"Claims": "claims.md"},
+    ]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages."""
+    from mkdocs.structure.files import File
+
+    for path, text in {"methods/index.md": overview(), "claims.md": claims_page()}.items():
+        old = files.get_file_from_path(path)
+        if old is not None:
+            files.remove(old)
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill a card's generated parts."""
+    path = page.file.src_uri
+    if not re.fullmatch(r"methods/[^/]+/[^/]+\.md", path):
+        return markdown
+    card = Card(path, dict(page.meta), markdown)
+    page.meta.pop("status", None)  # the theme would draw a sign of its own in the navigation
+    return expand(card)
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        value: Any = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return "needed"
+    named = getattr(value, "__name__", None)
+    return f"`{named or repr(value)}`".replace("|", "\\|")
+
+
+def _summary(cls: type[Any]) -> str:
+    return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+
+
+def _signed(state: str) -> str:
+    return f'<span class="status">{SIGN[state]}</span>'
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _cell(text: object) -> str:
+    return _line(text).replace("|", "\\|")
+
+
+def _words(value: Any) -> str:
+    return _cell(", ".join(map(str, value))) if isinstance(value, list | tuple) else _cell(value)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import pytest
+
+from unweave.catalogue import find
+from unweave.cli import COMMANDS
+
+pytest.importorskip("yaml", reason="the docs extra is not installed")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = _hooks()
+FRONT = ["name", "class", "family", "acts_on", "needs", "paper", "status", "results"]
+PARTS = {
+    "example": r"example",
+    "hyperparameters": r"hyperparameter",
+    "how it works": r"how it works",
+    "against the paper": r"against the paper",
+    "differences from the paper": r"differ",
+    "cost": r"cost",
+    "known failures": r"fail",
+    "citation": r"cit",
+}
+CARDS = hooks.cards()
+PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name != "claims.md")
+PAGES += [p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if p.exists()]
+
+
+def _fences(text: str) -> list[tuple[str, str, str | None]]:
+    """Language, code and, where a `text` block or one without language follows at once, what it prints."""
+    found: list[tuple[str, str, str | None]] = []
+    language, inside, after = None, [], False
+    for line in text.splitlines():
+        if language is None and line.startswith("```"):
+            language, inside = line[3:].strip(), []
+        elif line.rstrip() == "```":
+            if language in ("", "text") and after:
+                found[-1] = (*found[-1][:2], "\n".join(inside))
+            else:
+                found.append((str(language), "\n".join(inside), None))
+            after, language = found[-1][2] is None, None
+        elif language is not None:
+            inside.append(line)
+        elif line.strip():
+            after = False
+    return found
+
+
+def _blocks(language: str) -> list[object]:
+    found = []
+    for page in PAGES:
+        name = page.relative_to(ROOT).as_posix()
+        blocks = [b for b in _fences(page.read_text(encoding="utf-8")) if b[0] in language.split()]
+        found += [
+            pytest.param(code, printed, id=f"{name}-{k}") for k, (_, code, printed) in enumerate(blocks)
+        ]
+    return found
+
+
+def _words(text: str) -> list[str]:
+    """The words of a printed output: figures may differ in the last digit from machine to machine."""
+    return re.sub(r"[-−+]?\d[\d.,]*(e[-+]?\d+)?", "#", text).split()
+
+
+def test_blocks_are_found_with_what_they_print() -> None:
+    page = "a\n```python\nx\n```\n\n```\n1\n```\n```sh\ny\n```\nwords\n```text\nz\n```\n"
+    assert _fences(page) == [("python", "x", "1"), ("sh", "y", None), ("text", "z", None)]
+
+
+@pytest.mark.parametrize(("code", "printed"), _blocks("python"))
+def test_python_block_runs_and_prints_what_the_page_says(
+    code, printed, capsys, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    exec(compile(code, "page", "exec"), module.__dict__)
+    if printed is not None:
+        assert _words(capsys.readouterr().out) == _words(printed)
+
+
+@pytest.mark.parametrize(("code", "printed"), _blocks("sh console bash"))
+def test_commands_on_the_page_exist(code, printed) -> None:
+    for line in code.splitlines():
+        words = line.removeprefix("$ ").split()
+        if words[:1] != ["unweave"] or len(words) < 2:
+            continue
+        assert words[1] in COMMANDS or words[1].startswith("-")
+        for flag, value in zip(words, words[1:], strict=False):
+            if flag in ("--method", "--compare"):
+                assert [find(name) for name in value.split("+")]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.path)
+def test_card_has_its_front_matter_and_parts_in_order(card) -> None:
+    assert list(card.meta) == FRONT
+    assert all(card.meta[key] not in (None, "", []) for key in FRONT)
+    assert card.meta["family"] == card.path.split("/")[1]
+    text = re.sub(r"^```.*?^```", "", card.body, flags=re.MULTILINE | re.DOTALL)
+    first = re.split(r"^#+ .*$", text, maxsplit=2, flags=re.MULTILINE)
+    opening = "".join(first[:2]).strip()
+    assert opening, "a card begins with one sentence on what the method does"
+    assert re.search(r"\buse\b", opening, re.IGNORECASE), "then it says when to use it and when not"
+    headings = [h.lower() for h in re.findall(r"^## (.+)$", text, flags=re.MULTILINE)]
+    at = 0
+    for part, pattern in PARTS.items():
+        places = [k for k in range(at, len(headings)) if re.search(pattern, headings[k])]
+        assert places, f"no section {part!r} (in this order) among {headings}"
+        at = places[0] + 1
+    assert card.body.count("<!-- fields -->") == 1
+    assert card.body.count("<!-- claim -->") == 1
+    assert "TODO" not in card.body
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.path)
+def test_card_agrees_with_the_code_and_the_stored_claim(card) -> None:
+    for cls in card.classes:
+        for each in fields(cls):
+            assert f"| `{each.name}` |" in hooks.expand(card)
+    assert card.meta["status"] == hooks.status(card.claim)
+    assert card.meta["results"] == f"claims/results/{card.claim}.json"
+    assert "<!--" not in hooks.expand(card)
+
+
+def test_fields_become_a_table() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Method:
+        """One.
+
+        Attributes:
+            rate: how fast,
+                in 1/s.
+            names: a | b.
+            size: needed by all.
+        """
+
+        size: int
+        rate: float = 0.5
+        names: tuple[str, ...] = field(default_factory=tuple)
+        paper: ClassVar[str] = "x"
+
+    assert hooks.fields_table(Method).splitlines()[2:] == [
+        "| `size` | needed | needed by all. |",
+        "| `rate` | `0.5` | how fast, in 1/s. |",
+        "| `names` | `()` | a \\| b. |",
+    ]
+
+
+def test_field_without_prose_is_refused() -> None:
+    @dataclass
+    class Method:
+        """One."""
+
+        rate: float = 0.5
+
+    with pytest.raises(ValueError, match=r"Method\.rate has no line"):
+        hooks.fields_table(Method)
+
+
+def test_claim_without_a_result_is_not_run() -> None:
+    assert "not run" in hooks.claim_text("unlearn/no_such_method")
+
+
+def test_stored_claims_show_status_figures_and_how_to_run_them_again() -> None:
+    from claims.framework import claim_names, read_result
+
+    for name in claim_names():
+        result, shown = read_result(name), hooks.claim_text(name)
+        if result is None:
+            assert "not run" in shown
+            continue
+        assert f'"{result.status}"' in shown
+        assert f"python -m claims run {name}" in shown
+        for figure in result.mean:
+            assert f"| {figure} | {result.mean[figure]:.3g} ± {result.spread[figure]:.2g} |" in shown
+
+
+def test_overview_names_every_method_and_claims_page_every_claim() -> None:
+    from claims.framework import claim_names
+    from unweave.catalogue import methods
+
+    page, claims = hooks.overview(), hooks.claims_page()
+    carded = {cls for card in CARDS for cls in card.classes}
+    for method in methods():
+        assert method.cls in carded or f"`{method.cls.__name__}`" in page
+    for card in CARDS:
+        assert f"({card.path.removeprefix('methods/')})" in page
+    for name in claim_names():
+        assert f"| {name} |" in claims or f"| [{name}](" in claims
+
+
+@pytest.mark.slow
+def test_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path) -> None:
+    pytest.importorskip("material", reason="the docs extra is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= len(CARDS) + 7
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loads = re.findall(r"<(?:script|img|iframe)[^>]+src=\"?([^\s\">]+)", text)
+        loads += [
+            address
+            for tag, address in re.findall(r"(<link[^>]*href=\"?([^\s\">]+)[^>]*>)", text)
+            if re.search(r"rel=\"?(stylesheet|preconnect|icon|preload)", tag)
+        ]
+        assert not [address for address in loads if re.match(r"(https?:)?//", address)], page
+    assert not list((tmp_path / "site").rglob("*.py"))
