@@ -6,27 +6,29 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 
-_CHUNK = 1 << 18  # scores looked at together: their comparisons stay in cache
-_SAMPLE = 1 << 14
-_HELD = 1 << 20  # scores gathered for the final selection, at most
+_CHUNK = 1 << 17  # scores looked at together: what is computed of them stays in cache
+_SAMPLE = 1 << 14  # or a thousandth of the scores, if that is more
+_HELD = 1 << 20  # scores gathered for the final selection, or a sixteenth of them, if that is more
 
 
 def kth_largest(tensors: Sequence[Tensor], k: int) -> float:
     """The k-th largest entry over all tensors, exactly.
 
     A sample brackets the answer. One pass counts what lies above the bracket and gathers the few entries inside,
-    among which the answer is then selected. Should the sample mislead, or many entries be nearly equal, the bracket
-    is halved over the ordered float64 numbers until few enough lie inside. Deterministic; nothing is sorted or
-    concatenated, and the extra memory is a few megabytes whatever the input's size.
+    among which the answer is then selected. Should the sample mislead, the bracket is widened; should too many
+    entries lie inside, it is halved over the ordered float64 numbers, at most 64 times. Deterministic; nothing is
+    sorted or concatenated, and the extra memory is about a hundredth of the scores'.
 
     Args:
-        tensors: of floating point, any shapes and devices, without NaN.
+        tensors: of floating point, any shapes, without NaN; those of mixed types are copied to the widest.
         k: from 1 (the largest) to the number of entries.
 
     Returns:
@@ -39,36 +41,31 @@ def kth_largest(tensors: Sequence[Tensor], k: int) -> float:
         >>> kth_largest([torch.tensor([5.0, 1.0]), torch.tensor([[3.0], [5.0]])], 3)
         3.0
     """
-    widest = reduce(torch.promote_types, (t.dtype for t in tensors))
-    flat = [t.detach().reshape(-1).to(widest) for t in tensors if t.numel()]
-    total = sum(t.numel() for t in flat)
+    filled = [t.detach() for t in tensors if t.numel()]
+    total = sum(t.numel() for t in filled)
     if not 1 <= k <= total:
         raise InputError(f"kth_largest needs k from 1 to {total}, the number of scores; got {k}.")
-    low, high = _bracket(flat, k, total)
-    for _ in range(3):
-        above, inside, found = _look(flat, low, high)
+    widest = reduce(torch.promote_types, (t.dtype for t in filled))
+    flat = [t.reshape(-1).to(widest) for t in filled]
+    stride = max(1, total // max(_SAMPLE, total >> 10)) | 1
+    sample = np.sort(torch.cat([t[::stride].double().cpu() for t in flat]).numpy())[::-1]
+    held = max(_HELD, total // 16)
+    for doubt in (4.0, 64.0, math.inf):
+        low, high = _bracket(sample, k / total, doubt)
+        above, inside, found = _look(flat, low, high, held)
         if above < k <= above + inside:
-            if low == high:
-                return low
-            if found is not None:
-                return float(found.kthvalue(inside - (k - above) + 1).values)
-            return _bisect(flat, k, low, high)
-        elif k <= above:
-            low, high = high, math.inf
-        else:
-            low, high = -math.inf, low
-    raise AssertionError("the bracket did not close; is there a NaN among the scores?")
+            if found is None:
+                return low if low == high else _bisect(flat, k, low, high)
+            return float(np.partition(found, inside - (k - above))[inside - (k - above)])
+    raise AssertionError("the answer lies in no bracket; is there a NaN among the scores?")
 
 
-def _bracket(flat: list[Tensor], k: int, total: int) -> tuple[float, float]:
-    stride = max(1, total // _SAMPLE) | 1
-    picked = torch.cat([t[::stride].double().cpu() for t in flat]).sort(descending=True).values
-    share = k / total
-    doubt = 4 * math.sqrt(share * (1 - share) / len(picked)) + 2 / len(picked)
-    first, last = (int((share - doubt) * len(picked)), int((share + doubt) * len(picked)))
-    high = float(picked[first]) if first > 0 else math.inf
-    low = float(picked[last]) if last < len(picked) else -math.inf
-    return low, high
+def _bracket(sample: np.ndarray[Any, Any], share: float, doubt: float) -> tuple[float, float]:
+    """Values of the falling sample `doubt` standard errors on either side of the share."""
+    n = len(sample)
+    off = n if math.isinf(doubt) else doubt * math.sqrt(share * (1 - share) * n) + 2
+    first, last = math.floor(share * n - off), math.ceil(share * n + off)
+    return (float(sample[last]) if last < n else -math.inf), (float(sample[first]) if first >= 0 else math.inf)
 
 
 def _chunks(flat: list[Tensor]) -> Iterator[Tensor]:
@@ -77,19 +74,46 @@ def _chunks(flat: list[Tensor]) -> Iterator[Tensor]:
             yield tensor[start : start + _CHUNK]
 
 
-def _look(flat: list[Tensor], low: float, high: float) -> tuple[int, int, Tensor | None]:
-    """Entries above `high`, entries in [low, high], and the latter themselves unless they are too many."""
+def _look(
+    flat: list[Tensor], low: float, high: float, held: int
+) -> tuple[int, int, np.ndarray[Any, Any] | None]:
+    """Entries above `high`; entries in [low, high]; and the latter themselves, if low < high and they are not too many."""
     above = inside = 0
-    found: list[Tensor] | None = []
+    found: list[np.ndarray[Any, Any]] | None = [] if low < high else None
+    room = np.zeros((2, _CHUNK), dtype=bool)
     for chunk in _chunks(flat):
-        over = chunk > high
-        within = (chunk >= low).logical_xor_(over)
-        above += int(torch.count_nonzero(over))
-        here = int(torch.count_nonzero(within))
+        if chunk.device.type == "cpu" and chunk.dtype in (torch.float32, torch.float64):
+            values = chunk.numpy()
+            over, within = room[0, : len(values)], room[1, : len(values)]
+            bound = values.dtype.type
+            np.greater(values, bound(high), out=over)
+            above += int(np.count_nonzero(over))
+            np.greater_equal(values, bound(low), out=within)
+            np.bitwise_xor(over, within, out=within)
+            here = int(np.count_nonzero(within))
+            if found is not None and here:
+                found.append(values[_where(within)])
+        else:
+            over_here = chunk > high
+            within_here = (chunk >= low).logical_xor_(over_here)
+            above += int(torch.count_nonzero(over_here))
+            here = int(torch.count_nonzero(within_here))
+            if found is not None and here:
+                found.append(chunk[within_here].double().cpu().numpy())
         inside += here
-        if found is not None and low < high:
-            found = [*found, chunk[within]] if inside <= _HELD else None
-    return above, inside, torch.cat(found) if found else None
+        if inside > held:
+            found = None
+    return above, inside, np.concatenate(found) if found else None
+
+
+def _where(flags: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Positions of the few true flags; eight are passed over at a time."""
+    whole = len(flags) // 8 * 8
+    octets = np.flatnonzero(flags[:whole].view(np.uint64) != 0)
+    near = (octets[:, None] * 8 + np.arange(8)).reshape(-1)
+    near = np.concatenate([near, np.arange(whole, len(flags))])
+    found: np.ndarray[Any, Any] = near[flags[near]]
+    return found
 
 
 def _bisect(flat: list[Tensor], k: int, low: float, high: float) -> float:
