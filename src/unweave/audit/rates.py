@@ -1,0 +1,22 @@
+"""Error rates of the verdict on models that had no part in setting its threshold, as measured and shipped."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from .result import Rates
+
+
+def published() -> list[Rates]:
+    """Rates that `benchmarks/audit_error_rates.py` measured, one entry a setting; empty if there are none."""
+    file = resources.files("unweave.audit") / "error_rates.json"
+    if not file.is_file():
+        return []
+    return [_rates(entry) for entry in json.loads(file.read_text(encoding="utf-8"))["rates"]]
+
+
+def _rates(entry: dict[str, Any]) -> Rates:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return Rates(**values)
