@@ -75,14 +75,34 @@ class Supervised:
         return pruned
 
     def train_(
-        self, model: Module, data: Data[Any], *, epochs: int, lr: float, rng: Generator, hold: Mask | None = None
+        self,
+        model: Module,
+        data: Data[Any],
+        *,
+        epochs: int,
+        lr: float,
+        rng: Generator,
+        hold: Mask | None = None,
+        of: int | None = None,
     ) -> None:
-        """Train `model` in place the recipe's way, for this many epochs at this peak learning rate."""
+        """Train `model` in place the recipe's way, for this many epochs at this peak learning rate.
+
+        Args:
+            model: trained in place.
+            data: trained on.
+            epochs: passes over it.
+            lr: peak learning rate.
+            rng: governs batch order and augmentation.
+            hold: pruned positions, held at zero.
+            of: epochs over which the schedule falls, if more than are run: the beginning of a longer training.
+                None squeezes the whole schedule into `epochs`.
+        """
         optimizer = SGD(
             model.parameters(), lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
         )
-        steps = epochs * -(-len(data) // data.batch_size)
-        schedule = warm_cosine(optimizer, steps) if self.schedule == "cosine" else None
+        whole = max(epochs, of or epochs)
+        steps = whole * -(-len(data) // data.batch_size)
+        schedule = warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
         fit_(
             model, data, self.objective(data), optimizer,
             epochs=epochs, rng=rng, hold=hold, schedule=schedule, label="train",

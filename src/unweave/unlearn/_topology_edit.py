@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..mask import Mask
 from ..prune import NM, Channel, Global, Magnitude, Prune, Unstructured, select
 from ..prune.budgets import Budget
 from ..prune.patterns import Pattern
+from ..prune.silence import silence
 from ..random import draw_seed, global_seed, seeded
 from ..tasks import evaluating
 from ..types import Data, Score
@@ -24,6 +26,16 @@ from ..types import Data, Score
 
 class Origin(Protocol):
     """A recipe that knows where training began and can train on; `Supervised` is one."""
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole training."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """Its peak learning rate."""
+        ...
 
     def initial(self, rng: Generator) -> Module:
         """The untrained network, the same for every `rng`."""
@@ -38,8 +50,9 @@ class Origin(Protocol):
         lr: float,
         rng: Generator,
         hold: Mask | None = None,
+        of: int | None = None,
     ) -> None:
-        """Train `model` in place the recipe's way."""
+        """Train `model` in place the recipe's way; with `of`, as the beginning of that many epochs."""
         ...
 
 
@@ -81,7 +94,25 @@ def initial_like(who: str, recipe: Origin, model: Module) -> Module:
         for name, tensor in ours.items():
             if not isinstance(tensor, torch.nn.Parameter) or tensor.requires_grad:
                 tensor.copy_(theirs[name])
+    _warn_if_unrelated(who, model, start)
     return start
+
+
+def _warn_if_unrelated(who: str, model: Module, start: Module) -> None:
+    """Warn if survivors correlate with the initial weights no more than chance would have it."""
+    origins = dict(start.named_parameters())
+    pairs = [(p[alive].double(), origins[n][alive].double()) for n, p, alive in Mask.of(model).match(model)]
+    trained, first = (torch.cat([pair[i].detach().flatten() for pair in pairs]) for i in (0, 1))
+    if len(trained) < 100:
+        return
+    correlation = float(torch.corrcoef(torch.stack([trained, first]))[0, 1])
+    if not correlation * len(trained) ** 0.5 > 3:
+        warnings.warn(
+            f"{who}: the model's surviving weights bear no trace of the initial weights of the recipe "
+            f"(correlation {correlation:.3f}). If training began elsewhere, the new mask will mean nothing.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def floating(model: Module) -> dict[str, Tensor]:
@@ -109,23 +140,27 @@ class Rule:
     """How the mask was made, as far as its makers or the mask itself say; it makes masks with as many groups.
 
     Attributes:
-        mask: that was read; parameters that the score does not cover keep theirs.
+        weights: the part of the mask that the score covers.
+        held: the rest, which no new mask changes.
         score: of the weights.
         pattern: what lives and dies together.
         together: whether layers are compared with one another.
+        silent: whether dead filters take their bias and normalisation with them.
     """
 
-    mask: Mask
+    weights: Mask
+    held: Mask
     score: Score
     pattern: Pattern
     together: bool
+    silent: bool
 
     @classmethod
     def read(
         cls,
         who: str,
         model: Module,
-        mask: Mask,
+        data: Data[Any],
         recipe: object,
         unit: Literal["weight", "filter"] | None = None,
         scope: Literal["layer", "global"] | None = None,
@@ -133,11 +168,22 @@ class Rule:
         """From `unit` and `scope` where given, else from a one-shot `recipe.prune`, else from the mask.
 
         Raises:
-            InputError: if the mask is not by whole filters though `unit` says so, or is and `unit` says not.
+            InputError: if the model is dense, nothing that was pruned can be scored, or the mask is not by
+                whole filters though `unit` says so, or is and `unit` says not.
         """
+        mask = sparse_mask(who, model)
         made_by = getattr(recipe, "prune", None)
         prune = made_by if isinstance(made_by, Prune) else None
-        whole = all(_by_filter(alive) for alive in mask.keep.values() if alive.ndim > 1)
+        score = prune.score if prune else Magnitude()
+        with global_seed(0):
+            scored = score.score(model, data)
+        weights = Mask({name: alive for name, alive in mask.keep.items() if name in scored})
+        if not weights:
+            raise InputError(
+                f"{who}: the pruning rule scores none of the weights ({', '.join(list(mask.keep)[:4])}): "
+                "they were pruned by another rule, or are frozen."
+            )
+        whole = all(_by_filter(alive) for alive in weights.keep.values())
         if unit is not None and (unit == "filter") != whole:
             found = "by whole filters" if whole else "by single weights"
             raise InputError(
@@ -146,40 +192,44 @@ class Rule:
         pattern: Pattern = prune.pattern if prune and unit is None else Channel() if whole else Unstructured()
         if scope is None:
             scope = "global" if prune and isinstance(prune.budget, Global) else "layer"
-        return cls(mask, prune.score if prune else Magnitude(), pattern, scope == "global")
+        silenced = silence(model, weights, data)
+        parameters = dict(model.named_parameters())
+        extra = [n for n in silenced.keep if n not in weights.keep]
+        silent = whole and all(not parameters[n][~silenced.keep[n]].any() for n in extra)
+        rest = {
+            n: alive
+            for n, alive in mask.keep.items()
+            if n not in weights.keep and not (silent and n in extra)
+        }
+        return cls(weights, Mask(rest), score, pattern, scope == "global", silent)
 
     def scores(self, model: Module, data: Data[Any], rng: Generator) -> dict[str, Tensor]:
-        """Scores of the weights that the mask names.
-
-        Raises:
-            InputError: if the score covers none of them.
-        """
+        """Scores of the weights that the mask names."""
         with global_seed(draw_seed(rng)):
             scored = self.score.score(model, data)
-        chosen = {name: scored[name] for name in self.mask.keep if name in scored}
-        if not chosen:
-            raise InputError(
-                f"the pruning rule scores none of the weights ({', '.join(list(self.mask.keep)[:6])}): "
-                "they are frozen, or were pruned by another rule."
-            )
-        return chosen
+        return {name: scored[name] for name in self.weights.keep}
 
-    def select(self, scores: Mapping[str, Tensor], grown: float = 0.0) -> Mask:
+    def select(
+        self, scores: Mapping[str, Tensor], model: Module, data: Data[Any], *, grown: float = 0.0
+    ) -> Mask:
         """As many groups as live in the mask, plus the share `grown` of the dead ones, by `scores`.
+
+        Args:
+            scores: of the weights.
+            model: that the mask is for; left unchanged.
+            data: one batch of it is shown to the model where filters are pruned.
+            grown: from 0 to 1.
 
         Raises:
             InputError: if N:M groups should grow in part: they cannot and stay N:M.
         """
         if grown >= 1:
-            return Mask(
-                {**self.mask.keep, **{n: torch.ones_like(s, dtype=torch.bool) for n, s in scores.items()}}
-            )
+            whole = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+            return Mask({**self.held.keep, **whole})
         if grown and isinstance(self.pattern, NM):
             raise InputError("an N:M mask can only be grown whole: use growth=1.")
-        alive = {
-            n: self.pattern.group(n, self.mask.keep[n].to(s.device, torch.float32)) > 0
-            for n, s in scores.items()
-        }
+        living = {n: alive.to(scores[n].device, torch.float32) for n, alive in self.weights.keep.items()}
+        alive = {n: self.pattern.group(n, living[n]) > 0 for n in scores}
         total = {n: a.numel() for n, a in alive.items()}
         wanted = {n: int(a.sum()) + round(grown * int((~a).sum())) for n, a in alive.items()}
         budget: Budget
@@ -188,7 +238,9 @@ class Rule:
         else:
             budget = _AsMany({n: wanted[n] / total[n] for n in alive})
         chosen = select(scores, self.pattern, budget)
-        return Mask({**self.mask.keep, **chosen.keep})
+        if self.silent:
+            chosen = silence(model, chosen, data)
+        return Mask({**self.held.keep, **chosen.keep})
 
 
 def _by_filter(alive: Tensor) -> bool:

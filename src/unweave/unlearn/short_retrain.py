@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..mask import Mask
 from ..paper import Paper
 from ..types import Request
-from ._topology_edit import Origin, Rule, initial_like, sparse_mask
+from ._topology_edit import Origin, Rule, initial_like
 from ._train import check_request
 from .un_pruning import PAPER
 
@@ -64,7 +64,8 @@ class ShortRetrain:
         recipe: how the model was made; its `initial` must give the weights that training began from, for the
             masks to be comparable.
         epochs: passes over the retained examples before pruning.
-        lr: their peak learning rate, with the recipe's schedule squeezed into them.
+        lr: their peak learning rate.
+        of: epochs over which their schedule falls, if more than are run; None squeezes it into `epochs`.
         recover_epochs: passes under the new mask.
         recover_lr: peak learning rate of these.
     """
@@ -72,6 +73,7 @@ class ShortRetrain:
     recipe: Origin
     epochs: int = 6
     lr: float = 0.1
+    of: int | None = None
     recover_epochs: int = 2
     recover_lr: float = 0.05
 
@@ -93,10 +95,10 @@ class ShortRetrain:
             InputError: if the model is dense or the recipe cannot give its initial weights.
         """
         check_request("ShortRetrain", data)
-        rule = Rule.read("ShortRetrain", model, sparse_mask("ShortRetrain", model), self.recipe)
+        rule = Rule.read("ShortRetrain", model, data.retain, self.recipe)
         edited = initial_like("ShortRetrain", self.recipe, model)
-        self.recipe.train_(edited, data.retain, epochs=self.epochs, lr=self.lr, rng=rng)
-        kept = rule.select(rule.scores(edited, data.retain, rng))
+        self.recipe.train_(edited, data.retain, epochs=self.epochs, lr=self.lr, rng=rng, of=self.of)
+        kept = rule.select(rule.scores(edited, data.retain, rng), edited, data.retain)
         kept.apply_(edited)
         if self.recover_epochs:
             self.recipe.train_(

@@ -2,9 +2,9 @@
 
 Xiao, Li, Ji, Ye, Ma, Hui, "The Right to be Forgotten in Pruning: Unveil Machine Unlearning on Sparse
 Models", 2025, arXiv 2507.18725. Which weights survived pruning depends on the deleted examples too, so an
-unlearner that keeps the mask leaves their trace there. The goal is the mask and the weights of "train on the retained
-examples from the same initial weights, then prune by the same rule", for a small share of that cost, around
-any unlearner.
+unlearner that keeps the mask leaves their trace there. The goal is the mask and the weights of "train on the
+retained examples from the same initial weights, then prune by the same rule", for a small share of that cost,
+around any unlearner.
 
 Three ways, in the order in which they came near that goal in our checks (docs/methods/unlearn/un-pruning.md):
 "scout" and "rewind" are ours; "paper" follows the article's Algorithm 1, of which we know reviewers'
@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..mask import Mask
 from ..paper import Paper
 from ..types import Edit, Request
-from ._topology_edit import Origin, Rule, floating, initial_like, sparse_mask, woken
+from ._topology_edit import Origin, Rule, floating, initial_like, woken
 from ._train import check_request
 
 PAPER = Paper(
@@ -64,7 +64,9 @@ class Unprune:
             because a short training has gone only part of the way; None takes 1.25, in "paper" 1 (as they
             are).
         scout_epochs: passes of the scout over the retained examples; only for "scout".
-        scout_lr: its peak learning rate, with the recipe's own schedule.
+        scout_lr: its peak learning rate; None takes the recipe's.
+        scout_of: epochs over which its schedule falls; None takes the recipe's, so that the scout goes as an
+            oracle's training begins. Equal to `scout_epochs`, the whole schedule is squeezed into these.
         recover_epochs: passes of the recipe's own training over the retained examples at the very end, under
             the new mask.
         recover_lr: peak learning rate of these.
@@ -81,7 +83,8 @@ class Unprune:
     rewind: float | None = None
     stretch: float | None = None
     scout_epochs: int = 6
-    scout_lr: float = 0.15
+    scout_lr: float | None = None
+    scout_of: int | None = None
     recover_epochs: int = 0
     recover_lr: float = 0.02
 
@@ -111,8 +114,10 @@ class Unprune:
             raise InputError("Unprune.init, growth and rounds are not read in mode='scout'. Leave them out.")
         if self.stretch is not None and self.stretch < 1:
             raise InputError(f"Unprune.stretch must be at least 1; got {self.stretch}.")
-        if self.scout_epochs < 1 or self.scout_lr <= 0:
+        if self.scout_epochs < 1 or (self.scout_lr is not None and self.scout_lr <= 0):
             raise InputError("Unprune.scout_epochs must be at least 1 and scout_lr positive.")
+        if self.scout_of is not None and self.scout_of < self.scout_epochs:
+            raise InputError("Unprune.scout_of must not be less than scout_epochs.")
         if self.recover_epochs < 0 or self.recover_lr <= 0:
             raise InputError("Unprune.recover_epochs must not be negative and recover_lr must be positive.")
 
@@ -133,8 +138,8 @@ class Unprune:
             UserWarning: if less than 0.1 % of the survivors changed: the mask was as good as kept.
         """
         check_request("Unprune", data)
-        mask = sparse_mask("Unprune", model)
-        rule = Rule.read("Unprune", model, mask, self.recipe, self.unit, self.scope)
+        rule = Rule.read("Unprune", model, data.retain, self.recipe, self.unit, self.scope)
+        mask = Mask.of(model)
         start = initial_like("Unprune", self.recipe, model)
         if self.mode == "scout":
             edited, kept = self._scout(model, start, rule, data, rng)
@@ -159,11 +164,14 @@ class Unprune:
         self, model: Module, start: Module, rule: Rule, data: Request[Any], rng: Generator
     ) -> tuple[Module, Mask]:
         scout = deepcopy(start)
-        self.recipe.train_(scout, data.retain, epochs=self.scout_epochs, lr=self.scout_lr, rng=rng)
+        self.recipe.train_(
+            scout, data.retain, epochs=self.scout_epochs, lr=self.scout_lr or self.recipe.lr, rng=rng,
+            of=self.scout_of or self.recipe.epochs,
+        )  # fmt: skip
         kept = self._prune(scout, start, rule, data, rng)
         edited = deepcopy(model)
         share = 1.0 if self.rewind is None else self.rewind
-        _move_(edited, start, share, _revived(rule.mask, model, scout, data), floating(scout))
+        _move_(edited, start, share, _revived(Mask.of(model), model, scout, data), floating(scout))
         kept.apply_(edited)
         return self.unlearn.apply(edited, data, rng=rng), kept
 
@@ -173,13 +181,13 @@ class Unprune:
         edited = deepcopy(model)
         share = 1.0 if self.mode == "paper" else 0.25 if self.rewind is None else self.rewind
         ranks = rule.scores(start, data.retain, rng)
-        now = rule.mask
+        now = Mask.of(model)
         for round_ in range(self.rounds):
             alive = {
                 name: score.masked_fill(now.keep[name].to(score.device), torch.inf)
                 for name, score in ranks.items()
             }
-            grown = rule.select(alive, min(1.0, self.growth * (round_ + 1)))
+            grown = rule.select(alive, edited, data.retain, grown=self.growth * (round_ + 1))
             whole = deepcopy(edited)
             revived, values = grown - now, self._values(start, rng)
             _move_(whole, start, 1.0, dict(revived.keep), values)
@@ -213,7 +221,7 @@ class Unprune:
             with torch.no_grad():
                 for name, weight in scored.named_parameters():
                     weight.copy_(torch.lerp(origins[name], weight, stretch))
-        return rule.select(rule.scores(scored, data.retain, rng))
+        return rule.select(rule.scores(scored, data.retain, rng), scored, data.retain)
 
 
 def _revived(mask: Mask, model: Module, grown: Module, data: Request[Any]) -> dict[str, Tensor]:
