@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from math import log
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.contract import world
+from unweave import Mask, Request, Supervised, fit_, seeded
+from unweave.datasets import of_tensors
+from unweave.errors import EmptyDataError, InputError
+from unweave.nets import mlp
+from unweave.tasks import predict, read_labels
+from unweave.unlearn import SCRUB, FineTune
+from unweave.unlearn import scrub as module
+from unweave.unlearn.scrub import distillation, nearest
+
+STRONG = SCRUB(lr=0.01, weight_decay=0.0, epochs=6, max_epochs=4, forget_batch_size=8)
+
+
+def one_class() -> Request:
+    """Forget every training example of class 2."""
+    train, heldout = world.points()
+    return Request.of(train, heldout, (read_labels(train) == 2).nonzero().flatten())
+
+
+def error(model: nn.Module, data: Any) -> float:
+    return 1 - float((predict(model, data).argmax(1) == read_labels(data)).double().mean())
+
+
+def drift(model: nn.Module, teacher: nn.Module, data: Any) -> float:
+    """Mean KL(teacher || model) in nats."""
+    p, q = predict(teacher, data).softmax(1), predict(model, data).log_softmax(1)
+    return float((p * (p.log() - q)).sum(1).mean())
+
+
+def test_exact() -> None:
+    # teacher (1/2, 1/2), student (1/4, 3/4): KL = 1/2 log 2 + 1/2 log(2/3) = log(2 / sqrt 3). Two equal rows:
+    # the same, since the mean is over examples. At T = 2 with logits twice as large: T^2 = 4 times as much.
+    by_hand = log(2 / 3**0.5)
+    teacher, student = torch.zeros(2, 2), torch.tensor([[1.0, 3.0], [1.0, 3.0]]).log()
+    assert distillation(teacher, student, 1.0).item() == pytest.approx(by_hand, rel=1e-6)
+    assert distillation(teacher, 2 * student, 2.0).item() == pytest.approx(4 * by_hand, rel=1e-6)
+
+
+def naive_scrub(weight: Tensor, method: SCRUB, f: Tensor, r: Tensor, labels: Tensor) -> Tensor:
+    """Full-batch descent written from the paper, one example and class at a time."""
+    s, t = weight.clone(), weight.clone()
+    T = method.temperature  # noqa: N806
+
+    def kl(s: Tensor, x: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=s.dtype)
+        for row in x:
+            p, q = torch.softmax(t @ row / T, 0), torch.softmax(s @ row / T, 0)
+            for c in range(len(p)):
+                total = total + p[c] * torch.log(p[c] / q[c])
+        return T**2 * total / len(x)
+
+    for epoch in range(method.epochs):
+        rate = method.lr * method.decay ** sum(epoch >= at for at in method.decay_epochs)
+        if epoch < method.max_epochs:
+            s.requires_grad_()
+            (g,) = torch.autograd.grad(-kl(s, f), s)
+            s = (s - rate * g).detach()
+        s.requires_grad_()
+        ce = -sum(torch.log_softmax(s @ x, 0)[y] for x, y in zip(r, labels, strict=True)) / len(r)
+        (g,) = torch.autograd.grad(method.alpha * kl(s, r) + method.gamma * ce, s)
+        s = (s - rate * g).detach()
+    return s
+
+
+@pytest.mark.parametrize(("n", "d", "temperature"), [(3, 2, 1.0), (5, 4, 3.0)])
+def test_naive(n: int, d: int, temperature: float) -> None:
+    rng = seeded(n)
+    x = torch.randn(2 * n, d, generator=rng, dtype=torch.float64)
+    y = torch.arange(2 * n) % 3
+    train = of_tensors(x, y, classes=3, batch_size=2 * n)
+    request = Request.of(train, train, list(range(n)))
+    model = nn.Linear(d, 3, bias=False, dtype=torch.float64)
+    method = SCRUB(
+        optimizer="sgd",
+        momentum=0,
+        weight_decay=0,
+        lr=0.5,
+        epochs=4,
+        max_epochs=3,
+        temperature=temperature,
+        alpha=0.4,
+        gamma=0.7,
+        decay_epochs=(2, 3),
+        decay=0.5,
+    )
+    ours = method.apply(model, request, rng=seeded(0))
+    before, after = model.weight.detach(), ours.weight.detach()
+    theirs = naive_scrub(before, method, x[:n], x[n:], y[n:])
+    torch.testing.assert_close(after, theirs, rtol=1e-9, atol=1e-10)
+    assert float((after - before).abs().max()) > 0.01
+
+
+def test_forgets_and_keeps_against_control() -> None:
+    model, request = world.model(), one_class()
+    edited = STRONG.apply(model, request, rng=seeded(0))
+    control = replace(STRONG, max_epochs=0).apply(model, request, rng=seeded(0))
+    assert drift(edited, model, request.forget) > 5 * drift(control, model, request.forget)
+    assert error(edited, request.forget) > error(control, request.forget) + 0.3
+    assert error(edited, request.retain) < 0.1
+
+
+def test_a_teacher_that_is_the_student_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, request = world.model(), one_class()
+    moved = drift(STRONG.apply(model, request, rng=seeded(0)), model, request.forget)
+    shared: list[nn.Module] = []
+
+    def same(model: nn.Module) -> nn.Module:  # what a shallow copy amounts to
+        shared.append(shared[0] if shared else deepcopy(model))
+        return shared[-1]
+
+    monkeypatch.setattr(module, "deepcopy", same)
+    monkeypatch.setattr(nn.Module, "requires_grad_", lambda self, flag=True: self)
+    control = STRONG.apply(model, request, rng=seeded(0))
+    assert moved > 5 * drift(control, model, request.forget)
+
+
+def test_teacher_is_in_eval_mode() -> None:
+    # with dropout a teacher in train mode would differ from itself, and the first max step would have a slope
+    network = nn.Sequential(nn.Linear(8, 32), nn.Dropout(0.5), nn.Linear(32, 3))
+    seen: set[tuple[int, bool]] = set()
+    network[1].register_forward_hook(lambda layer, *_: seen.add((id(layer), layer.training)))
+    SCRUB(epochs=1, max_epochs=1).apply(network, world.request(), rng=seeded(0))
+    assert sorted(training for _, training in seen) == [
+        False,
+        True,
+    ]  # two networks, each always in its own mode
+
+
+@pytest.mark.parametrize("max_epochs", [0, 2, 3])
+def test_ends_with_a_min_step(monkeypatch: pytest.MonkeyPatch, max_epochs: int) -> None:
+    passes: list[str] = []
+
+    def spy(*args: Any, **settings: Any) -> Any:
+        passes.append(settings["label"])
+        return fit_(*args, **settings)
+
+    monkeypatch.setattr(module, "fit_", spy)
+    SCRUB(epochs=3, max_epochs=max_epochs).apply(world.model(), world.request(), rng=seeded(0))
+    assert passes.count("scrub max") == max_epochs
+    assert passes.count("scrub min") == 3
+    assert passes[-1] == "scrub min"
+
+
+def test_max_steps_leave_norm_statistics() -> None:
+    model, request = world.model(batch_norm=True), world.request()
+    edited = SCRUB(epochs=2, max_epochs=2, lr=1e-12).apply(model, request, rng=seeded(1))
+    control = SCRUB(epochs=2, max_epochs=0, lr=1e-12).apply(model, request, rng=seeded(1))
+    # as many updates as min steps, and no more
+    assert int(edited[2].num_batches_tracked) == int(control[2].num_batches_tracked)
+
+
+def test_without_its_terms_it_is_fine_tuning() -> None:
+    model, request = world.model(), world.request()
+    scrub = SCRUB(optimizer="sgd", epochs=1, max_epochs=0, alpha=0, gamma=1, lr=0.05, weight_decay=5e-4)
+    plain = FineTune(epochs=1, lr=0.05).apply(model, request, rng=seeded(2))
+    ours = scrub.apply(model, request, rng=seeded(2))
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_rewind_returns_the_epoch_nearest_the_heldout_error() -> None:
+    assert nearest([0.0, 0.4, 0.2, 0.4, 0.9], 0.35) == 3
+    rng = seeded(0)  # labels are noise, so that held-out errors are large and forgetting takes several epochs
+    inputs, labels = torch.randn(120, 8, generator=rng), torch.randint(3, (120,), generator=rng)
+    train, heldout = (of_tensors(inputs[at], labels[at], batch_size=16) for at in (slice(60), slice(60, 120)))
+    request = Request.of(train, heldout, list(range(15)))
+    model = Supervised(network=partial(mlp, 8, 48, 3), epochs=60, lr=0.1).build(train, rng=seeded(0))
+    method = SCRUB(lr=0.005, weight_decay=0.0, epochs=5, max_epochs=3, forget_batch_size=4)
+    runs = [
+        replace(method, epochs=n, max_epochs=min(3, n)).apply(model, request, rng=seeded(4))
+        for n in range(1, 6)
+    ]
+    labels, wanted = read_labels(heldout), read_labels(request.forget)
+    right = predict(runs[-1], request.heldout).argmax(1) == labels
+    reference = sum(
+        float((~right[labels == c]).double().mean()) * float((wanted == c).double().mean()) for c in range(3)
+    )
+    gaps = [abs(error(run, request.forget) - reference) for run in runs]
+    rewound = replace(method, rewind=True).apply(model, request, rng=seeded(4))
+    assert max(gaps) > min(gaps) + 0.1  # the epochs differ, so that the choice matters
+    assert abs(error(rewound, request.forget) - reference) == pytest.approx(min(gaps))
+    assert any(
+        all(torch.equal(a, b) for a, b in zip(run.parameters(), rewound.parameters(), strict=True))
+        for run in runs
+    )
+
+
+def test_only_moves_what_it_may() -> None:
+    model, request = world.model(), world.request()
+    only = Mask({"1.weight": torch.rand(model[1].weight.shape, generator=seeded(0)) < 0.5})
+    edited = STRONG.apply(model, request, rng=seeded(0), only=only)
+    moved = edited[1].weight != model[1].weight
+    assert not moved[~only.keep["1.weight"]].any()
+    assert moved.any()
+
+
+def test_sizes() -> None:
+    assert SCRUB.of_size(9_999) == SCRUB()
+    assert SCRUB.of_size(10_000) == SCRUB.large()
+    assert (SCRUB.large().temperature, SCRUB.large().gamma, SCRUB.large().alpha) == (4.0, 0.99, 0.001)
+
+
+def test_refuses() -> None:
+    for settings, message in [
+        ({"max_epochs": 11}, r"max_epochs must be in 0..epochs = 10; got 11"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"alpha": 0.0, "gamma": 0.0}, "nor both 0"),
+        ({"alpha": -1.0}, "must not be negative"),
+        ({"forget_batch_size": 0}, "forget_batch_size"),
+        ({"optimizer": "lion"}, "must be 'adam' or 'sgd'"),
+        ({"lr": 0.0}, "lr must be positive"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            SCRUB(**settings)  # type: ignore[arg-type]
+    request = world.request()
+    model = world.model()
+    with pytest.raises(EmptyDataError, match="SCRUB"):
+        SCRUB().apply(model, replace(request, forget=request.forget.subset([])), rng=seeded(0))
+    some = request.heldout.subset((read_labels(request.heldout) != 2).nonzero().flatten())
+    with pytest.raises(InputError, match="none of class 2"):
+        SCRUB(rewind=True).apply(model, replace(request, heldout=some), rng=seeded(0))
+    frozen = deepcopy(model).requires_grad_(False)
+    for method in (SCRUB(optimizer="adam"), SCRUB(optimizer="sgd")):
+        with pytest.raises(InputError, match="every parameter is frozen"):
+            method.apply(frozen, request, rng=seeded(0))
