@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.contract.world import NORMED, RECIPE
+from tests.contract.world import NORMED, RECIPE, early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class Row:
     make_normed: the same for the world's network with batch normalisation, where the method must know the network.
     off: the same method with its own term switched off, as a control; None compares with the untouched model.
     zeros: what happens to a pruned model's zeros: "kept" in place, "counted" (as many a layer), "refused".
+    frozen: whether a frozen bias of the last layer is left alone ("kept") or "refused".
     dense: whether it accepts a model without zeros.
     dtypes: floating types it works in.
     least: smallest relative change of the weights that counts as acting.
@@ -31,6 +32,7 @@ class Row:
     make_normed: Callable[[], Any] | None = None
     off: Callable[[], Any] | None = None
     zeros: Literal["kept", "counted", "refused"] = "kept"
+    frozen: Literal["kept", "refused"] = "kept"
     dense: bool = True
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     least: float = 1e-4
@@ -44,6 +46,21 @@ def _rows() -> list[Row]:
     return [
         # one row a method, in the order of the alphabet
         Row(
+            name="BadTeacher",
+            make=lambda: unlearn.BadTeacher(lr=0.01),
+            bad=((lambda: unlearn.BadTeacher(retain_share=0.0), "retain_share"),),
+        ),
+        Row(
+            name="BoundaryExpand",
+            make=lambda: unlearn.BoundaryExpand(lr=0.01),
+            bad=((lambda: unlearn.BoundaryExpand(lr=0.0), "lr must be positive"),),
+        ),
+        Row(
+            name="BoundaryShrink",
+            make=lambda: unlearn.BoundaryShrink(lr=0.01),
+            bad=((lambda: unlearn.BoundaryShrink(step=0.0), "step must be positive"),),
+        ),
+        Row(
             name="Continue",
             make=lambda: unlearn.Continue(recipe=RECIPE),
             bad=((lambda: unlearn.Continue(recipe=RECIPE, epochs=0), "epochs must be at least 1"),),
@@ -54,9 +71,70 @@ def _rows() -> list[Row]:
             bad=((lambda: unlearn.FineTune(reset=True), "needs last_layers"),),
         ),
         Row(
+            name="FisherForgetting",
+            make=lambda: unlearn.FisherForgetting(),
+            bad=((lambda: unlearn.FisherForgetting(alpha=0.0), "alpha must be positive"),),
+        ),
+        Row(
             name="FixedMask",
             make=lambda: unlearn.FixedMask(unlearn=unlearn.FineTune(lr=0.05)),
             dense=False,
+        ),
+        Row(
+            name="GMP",
+            make=lambda: prune.GMP(epochs=3, every=2, budget=prune.Global(0.75)),
+            off=lambda: prune.GMP(epochs=3, every=2, budget=prune.Global(0.0)),
+            on="data",
+            bad=((lambda: prune.GMP(every=0), "at least 1"),),
+        ),
+        Row(
+            name="GradientAscent",
+            make=lambda: unlearn.GradientAscent(epochs=20, lr=0.01),
+            bad=(
+                (lambda: unlearn.GradientAscent(target=1.0), "target"),
+                (lambda: unlearn.GradientAscent(cap=0.0), "cap"),
+            ),
+        ),
+        Row(
+            name="Influence",
+            make=lambda: unlearn.Influence(),
+            bad=((lambda: unlearn.Influence(scale=-1.0), "scale must be positive"),),
+        ),
+        Row(
+            name="L1Sparse",
+            make=lambda: unlearn.L1Sparse(epochs=4),
+            off=lambda: unlearn.FineTune(epochs=4, weight_decay=0.0),
+            bad=((lambda: unlearn.L1Sparse(gamma=0.0), "gamma"),),
+        ),
+        Row(
+            name="LogitMask",
+            make=lambda: unlearn.LogitMask(classes=(1,)),
+            zeros="kept",
+            frozen="refused",
+            bad=((lambda: unlearn.LogitMask(classes=()), "at least one class"),),
+        ),
+        Row(
+            name="NegGradPlus",
+            make=lambda: unlearn.NegGradPlus(lr=0.05),
+            off=lambda: unlearn.NegGradPlus(lr=0.05, alpha=1.0),
+            bad=((lambda: unlearn.NegGradPlus(alpha=1.1), "alpha"),),
+        ),
+        Row(
+            name="Newton",
+            make=lambda: unlearn.Newton(damping=0.01),
+            off=lambda: unlearn.Newton(damping=1e9),
+            bad=((lambda: unlearn.Newton(norm_bound=1.0), "for a certificate"),),
+        ),
+        Row(
+            name="Prune",
+            make=lambda: prune.Prune(budget=prune.Global(0.75)),
+            on="data",
+            bad=((lambda: prune.Prune(budget=prune.Global(1.0)), "sparsity must be in"),),
+        ),
+        Row(
+            name="PruneThenUnlearn",
+            make=lambda: unlearn.PruneThenUnlearn(prune=prune.Prune(budget=prune.Global(0.7))),
+            off=lambda: unlearn.FineTune(),
         ),
         Row(
             name="RandomLabels",
@@ -65,10 +143,34 @@ def _rows() -> list[Row]:
             bad=((lambda: unlearn.RandomLabels(alpha=-1.0), "alpha"),),
         ),
         Row(
+            name="Retrain",
+            make=lambda: unlearn.Retrain(recipe=RECIPE),
+            make_normed=lambda: unlearn.Retrain(recipe=NORMED),
+            zeros="refused",
+        ),
+        Row(
+            name="RewindToDelete",
+            make=lambda: unlearn.RewindToDelete(checkpoint=early(), epochs=3),
+            make_normed=lambda: unlearn.RewindToDelete(checkpoint=early(batch_norm=True), epochs=3),
+            bad=((lambda: unlearn.RewindToDelete(checkpoint="x", noise=-1.0), "noise"),),
+        ),
+        Row(
             name="SalUn",
             make=lambda: unlearn.SalUn(unlearn=unlearn.RandomLabels(epochs=4)),
             off=lambda: unlearn.RandomLabels(epochs=4),
             bad=((lambda: unlearn.SalUn(density=1.5), "density must be in"),),
+        ),
+        Row(
+            name="SCRUB",
+            make=lambda: unlearn.SCRUB(lr=0.01, forget_batch_size=4),
+            off=lambda: unlearn.SCRUB(lr=0.01, forget_batch_size=4, max_epochs=0),
+            bad=((lambda: unlearn.SCRUB(max_epochs=11), "max_epochs"),),
+        ),
+        Row(
+            name="SFRon",
+            make=lambda: unlearn.SFRon(),
+            off=lambda: unlearn.SFRon(coefficient=0.0),
+            bad=((lambda: unlearn.SFRon(every=0), "every"),),
         ),
         Row(
             name="ShortRetrain",
@@ -78,6 +180,24 @@ def _rows() -> list[Row]:
             zeros="counted",
             dense=False,
             bad=((lambda: unlearn.ShortRetrain(recipe=RECIPE, lr=0.0), "lr must be positive"),),
+        ),
+        Row(
+            name="SoftFilter",
+            make=lambda: prune.SoftFilter(epochs=2),
+            off=lambda: prune.SoftFilter(epochs=2, rate=0.0),
+            on="data",
+            bad=((lambda: prune.SoftFilter(rate=1.0), "rate must be in"),),
+        ),
+        Row(
+            name="SSD",
+            make=lambda: unlearn.SSD(alpha=1.5),
+            bad=((lambda: unlearn.SSD(alpha=0.0), "alpha must be positive"),),
+        ),
+        Row(
+            name="SynFlowPrune",
+            make=lambda: prune.SynFlowPrune(sparsity=0.75, iterations=20),
+            on="data",
+            bad=((lambda: prune.SynFlowPrune(iterations=0), "iterations must be at least 1"),),
         ),
         Row(
             name="Unprune",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+import atexit
+import shutil
+import tempfile
+from functools import lru_cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,10 +14,12 @@ from torch.nn import Module
 
 from unweave import Data, Request, Supervised, seeded
 from unweave.datasets import of_tensors
+from unweave.io.checkpoint import save_model
 from unweave.nets import mlp
 
 network = partial(mlp, 8, 24, 3)
 RECIPE = Supervised(network=network, epochs=6, lr=0.1, init_seed=0)
+NORMED = Supervised(network=partial(network, batch_norm=True), epochs=6, lr=0.1, init_seed=0)
 
 
 def points() -> tuple[Data, Data]:
@@ -41,6 +47,16 @@ def model(*, batch_norm: bool = False, sparse: bool = False, dtype: torch.dtype 
                     cut = p.abs().flatten().kthvalue(p.numel() // 2).values
                     p.masked_fill_(p.abs() <= cut, 0)
     return built.to(dtype)
+
+
+@lru_cache
+def early(*, batch_norm: bool = False) -> str:
+    """A file of weights from the middle of the training of `model`, there until the process ends."""
+    train, _ = points()
+    recipe = Supervised(network=partial(network, batch_norm=batch_norm), epochs=3, lr=0.1, init_seed=0)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(save_model(recipe.build(train, rng=seeded(1)), Path(folder) / "early.safetensors"))
 
 
 def state(model: Module) -> dict[str, Tensor]:
