@@ -58,7 +58,7 @@ def batch_gradients(
         losses = data.task.losses(model, batch)
         loss = losses.mean()
         if not bool(loss.isfinite()):
-            raise NonFiniteError(f"the loss of the model to be scored is {float(loss)}; it cannot be scored by gradients.")
+            raise NonFiniteError(f"the loss of the model to be scored is {float(loss.detach())}; no gradient can score it.")
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         yield len(losses), {
             name: torch.zeros_like(w, dtype=_wide(w)) if g is None else g.to(_wide(w))

@@ -28,8 +28,9 @@ class RandomScores:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "The State of Sparsity in Deep Neural Networks", "Gale, Elsen, Hooker", "arXiv", 2019, "1902.09574"
-    )
+        "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for Sparse Training",
+        "Liu, Chen, Chen, Shen, Mocanu, Wang, Pechenizkiy", "ICLR", 2022, "2202.02643",
+    )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.prune.world import convolutional, images, points, trained
+from unweave import Mask, seeded
+from unweave.errors import EmptyDataError, InputError
+from unweave.prune import NM, Channel, Global, Magnitude, Prune, RandomScores, Scope, Uniform, silence
+
+
+def test_dead_weights_are_positive_zero_and_living_ones_keep_their_bits() -> None:
+    model = trained()
+    pruned = Prune(budget=Global(0.75)).apply(model, points(), rng=seeded(0))
+    mask = Mask.of(pruned)
+    assert mask.count() == round(0.25 * (6 * 16 + 16 * 3))
+    for name, alive in mask.keep.items():
+        before, after = model.get_parameter(name), pruned.get_parameter(name)
+        assert torch.equal(before[alive], after[alive])
+        assert not torch.signbit(after[~alive]).any()
+    assert torch.equal(model[1].bias, pruned[1].bias)
+
+
+def test_no_sparsity_changes_nothing() -> None:
+    model = trained()
+    pruned = Prune(budget=Global(0.0)).apply(model, points(), rng=seeded(0))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), pruned.parameters(), strict=True))
+
+
+def test_removes_less_energy_than_random_scores() -> None:
+    model = trained()
+    lost = []
+    for score in (Magnitude(), RandomScores(seed=0)):
+        pruned = Prune(score=score, budget=Global(0.5)).apply(model, points(), rng=seeded(0))
+        lost.append(sum(float((a - b).detach().square().sum()) for a, b in zip(model.parameters(), pruned.parameters(), strict=True)))
+    assert lost[0] < 0.4 * lost[1]
+
+
+def test_channels_are_silent() -> None:
+    model, data = convolutional(), images()
+    scope = Scope(last=False)
+    pruned = Prune(score=Magnitude(scope=scope), pattern=Channel(), budget=Uniform(0.5)).apply(model, data, rng=seeded(0))
+    seen = pruned[:3](data.examples.tensors[0])
+    dead = (pruned[0].weight == 0).flatten(1).all(1)
+    assert int(dead.sum()) == 2
+    assert not seen[:, dead].any()
+    assert seen[:, ~dead].std() > 0.1
+    mask = Prune(score=Magnitude(scope=scope), pattern=Channel(), budget=Uniform(0.5)).mask(model, data, rng=seeded(0))
+    loud = mask.apply_(convolutional())[:2](data.examples.tensors[0])
+    assert loud[:, dead].abs().max() > 0.1  # the control: what the batch normalisation's shift emits otherwise
+    assert set(silence(model, mask, data).keep) == set(mask.keep) | {f"{i}.{p}" for i in (1, 4, 7) for p in ("weight", "bias")}
+
+
+def test_two_of_four() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    pruned = Prune(pattern=NM(2, 4)).apply(model, points(), rng=seeded(0))
+    assert ((pruned[1].weight != 0).view(3, 2, 4).sum(-1) == 2).all()
+
+
+def test_refuses() -> None:
+    with pytest.raises(EmptyDataError, match="Prune needs"):
+        Prune().apply(trained(), points().subset([]), rng=seeded(0))
+    model = trained()
+    model[1].weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"1\.weight contain NaN"):
+        Prune().apply(model, points(), rng=seeded(0))

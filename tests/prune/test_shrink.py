@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from tests.prune.world import convolutional, images
+from unweave import Mask, seeded
+from unweave.errors import InputError
+from unweave.io.structure import restructure_
+from unweave.nets import ResNet, count_parameters, mlp, small_cnn
+from unweave.prune import Channel, Magnitude, Prune, Scope, Uniform, shrink
+
+pytest.importorskip("torch_pruning")
+HALF = Prune(score=Magnitude(scope=Scope(last=False)), pattern=Channel(), budget=Uniform(0.5))
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Batch normalisations with shifts and means, so that constants would show."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(lambda: small_cnn(width=4), 8), (lambda: ResNet(8, width=4), 8), (lambda: mlp(192, 16, 16, 10, batch_norm=True), 8)],
+    ids=["cnn", "resnet", "mlp"],
+)
+def test_same_outputs_from_fewer_weights_and_from_a_fresh_model_too(make, size: int) -> None:
+    model, data = lively(make()), images(size=size)
+    inputs = data.examples.tensors[0]
+    pruned = HALF.apply(model, data, rng=seeded(0))
+    before = {name: t.clone() for name, t in pruned.state_dict().items()}
+    shrunk = shrink(pruned, inputs)
+    assert all(torch.equal(before[name], t) for name, t in pruned.state_dict().items())
+    torch.testing.assert_close(shrunk.model(inputs), pruned(inputs), atol=1e-5, rtol=1e-5)
+    assert count_parameters(shrunk.model) < 0.65 * count_parameters(pruned)
+    fresh = restructure_(make(), json.loads(json.dumps(shrunk.structure)))
+    fresh.load_state_dict(shrunk.model.state_dict())
+    assert torch.equal(fresh.eval()(inputs), shrunk.model(inputs))
+
+
+def test_sizes_by_hand() -> None:
+    data = images()
+    shrunk = shrink(HALF.apply(convolutional(), data, rng=seeded(0)), data.examples.tensors[0])
+    assert [tuple(shrunk.model[i].weight.shape[:2]) for i in (0, 3, 6, 11)] == [(2, 3), (4, 2), (8, 4), (10, 8)]
+    assert (shrunk.model[3].in_channels, shrunk.model[3].out_channels, shrunk.model[4].num_features) == (2, 4, 4)
+    assert shrunk.left == {}
+    assert shrunk.structure["layers"]["3"]["in"]["of"] == 4
+
+
+def test_padded_shortcuts_stay_and_say_why() -> None:
+    data = images()
+    shrunk = shrink(HALF.apply(lively(ResNet(8, width=4)), data, rng=seeded(0)), data.examples.tensors[0])
+    assert shrunk.left.keys() == {"conv1", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2"}
+    assert all("shortcut" in why for why in shrunk.left.values())
+    assert shrunk.model.layer2[0].conv1.out_channels == 4
+
+
+def test_constants_are_folded_into_the_next_bias() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.Flatten(), nn.Linear(64, 10))
+    model = lively(model)
+    model[0].weight.data[:2] = 0
+    model[1].bias.data[:2] = 3.0
+    inputs = images().examples.tensors[0]
+    shrunk = shrink(model, inputs)
+    torch.testing.assert_close(shrunk.model(inputs), model(inputs), atol=1e-5, rtol=1e-5)
+    assert shrunk.structure["biases"] == ["3"]
+    fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.Flatten(), nn.Linear(64, 10))
+    restructure_(fresh, shrunk.structure).load_state_dict(shrunk.model.state_dict())
+
+
+def test_constants_under_zero_padding_are_refused_or_dropped_knowingly() -> None:
+    data = images()
+    model = HALF.mask(convolutional(), data, rng=seeded(0)).apply_(convolutional())  # not silenced
+    model[1].bias.data.fill_(1.0)
+    inputs = data.examples.tensors[0]
+    with pytest.raises(InputError, match="send a constant .* into 3, a convolution with zero padding"):
+        shrink(model, inputs)
+    dropped = shrink(model, inputs, constants="drop").model
+    assert dropped[0].out_channels == 2
+    assert (dropped(inputs) - model(inputs)).abs().max() > 1e-3  # so the refusal was needed
+
+
+def test_added_channels_go_only_if_dead_on_both_sides() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.a(x) + self.b(x))
+
+    torch.manual_seed(0)
+    model, x = Sum(), torch.randn(4, 6)
+    model.a.weight.data[[0, 1]] = 0
+    model.b.weight.data[[1, 2]] = 0
+    shrunk = shrink(model, x)
+    assert shrunk.model.out.in_features == 4
+    assert shrunk.structure["layers"]["a"]["out"]["kept"] == [0, 2, 3, 4]
+    assert "alive in a layer they are added to" in shrunk.left["a"]
+    torch.testing.assert_close(shrunk.model(x), model(x))
+
+
+def test_refuses() -> None:
+    inputs = torch.randn(4, 6)
+    with pytest.raises(InputError, match="no filter is dead"):
+        shrink(mlp(6, 5, 3), inputs)
+    model = mlp(6, 5, 3)
+    with pytest.raises(InputError, match="no living filter left"):
+        shrink(model, inputs, Mask({"1.weight": torch.zeros(5, 6, dtype=torch.bool)}))
+    model[3].weight.data[1] = 0
+    with pytest.raises(InputError, match=r"could remove no channel\. 3: its channels are the model's output"):
+        shrink(model, inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(format=2), "not a structure record"),
+        (lambda s: s["layers"].update(absent={"out": {"of": 3, "kept": [0]}}), "'absent'"),
+        (lambda s: s["layers"]["1"]["out"].update(of=7), "another model"),
+        (lambda s: s["layers"]["1"]["out"].update(kept=[]), "another model"),
+        (lambda s: s["layers"]["1"]["out"].update(kept=[0, 9]), "rising order"),
+        (lambda s: s["layers"]["1"]["out"].update(kept=[2, 1]), "rising order"),
+        (lambda s: s["layers"]["1"].update(up={"of": 5, "kept": [0]}), "has a side 'up'"),
+        (lambda s: s.update(biases=["1"]), "adds a bias"),
+    ],
+)
+def test_bad_records_are_refused_and_change_nothing(change, message: str) -> None:
+    record = {"format": 1, "layers": {"1": {"out": {"of": 5, "kept": [0, 2]}}, "3": {"in": {"of": 5, "kept": [0, 2]}}}, "biases": []}
+    assert restructure_(mlp(6, 5, 3), record)(torch.zeros(1, 6)).shape == (1, 3)
+    change(record)
+    model = mlp(6, 5, 3)
+    with pytest.raises(InputError, match=message):
+        restructure_(model, record)
+    assert model(torch.zeros(1, 6)).shape == (1, 3)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.prune.world import assert_untouched, convolutional, images, points, state
+from unweave import seeded
+from unweave.datasets import of_tensors
+from unweave.errors import EmptyDataError, InputError, NonFiniteError
+from unweave.nets import mlp
+from unweave.prune import Global, SynFlow, SynFlowPrune, select
+
+
+def test_by_hand() -> None:
+    # |W1| = [[1, 2]], |w2| = [3]: R = 3 (1 + 2) = 9; scores 3 * (1, 2) and 3 * 3, each layer sums to R
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 2, bias=False))
+    model[0].weight.data = torch.tensor([[1.0, -2.0]])
+    model[1].weight.data = torch.tensor([[-3.0], [0.0]])
+    scores = SynFlow().score(model, of_tensors(torch.full((1, 2), -7.0), torch.tensor([0]), classes=2))
+    assert scores["0.weight"].tolist() == [[3.0, 6.0]]
+    assert scores["1.weight"].tolist() == [[9.0], [0.0]]
+
+
+def test_flow_is_conserved_from_layer_to_layer() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(m for m in mlp(6, 8, 8, 3)))
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
+    before = state(model)
+    sums = [float(s.sum()) for s in SynFlow().score(model, points()).values()]
+    assert sums == pytest.approx([sums[0]] * 3)
+    assert_untouched(model, before)
+
+
+def test_works_with_batch_norm_in_eval_mode() -> None:
+    model = convolutional().train()
+    before = state(model)
+    scores = SynFlow().score(model, images())
+    assert all((s >= 0).all() and s.dtype == torch.float64 for s in scores.values())
+    assert_untouched(model, before)
+    assert model.training
+
+
+def test_deep_networks_do_not_overflow() -> None:
+    torch.manual_seed(0)
+    model = mlp(6, *[256] * 60, 3)  # 60 layers of gain about 8: 1e54, beyond float32
+    scores = SynFlow().score(model, points())
+    assert all(s.isfinite().all() for s in scores.values())
+    assert float(scores["1.weight"].sum()) > 3.4e38
+
+
+def test_iterations_keep_a_network_whole_that_one_cut_breaks() -> None:
+    torch.manual_seed(0)
+    model = mlp(6, 64, 64, 64, 3)
+    keep = 0.995
+    mask = SynFlowPrune(sparsity=keep).mask(model, points())
+    assert mask.count() == round((1 - keep) * mask.size())
+    pruned = mask.apply_(mlp(6, 64, 64, 64, 3))
+    assert pruned(torch.randn(50, 6)).std(0).sum() > 0  # a path leads through
+    with pytest.raises(InputError, match="fully pruned"):
+        select(SynFlow().score(model, points()), budget=Global(keep))
+
+
+def test_weights_once_cut_stay_cut() -> None:
+    torch.manual_seed(0)
+    model = mlp(6, 16, 3)
+    select(SynFlow().score(model, points()), budget=Global(0.5)).apply_(model)
+    dead = model[1].weight == 0
+    pruned = SynFlowPrune(sparsity=0.8, iterations=5).apply(model, points(), rng=seeded(0))
+    assert (pruned[1].weight[dead] == 0).all()
+
+
+def test_refuses() -> None:
+    with pytest.raises(InputError, match="iterations must be at least 1"):
+        SynFlowPrune(iterations=0)
+    with pytest.raises(InputError, match="sparsity must be in"):
+        SynFlowPrune(sparsity=1.0)
+    with pytest.raises(EmptyDataError, match="SynFlow needs"):
+        SynFlow().score(mlp(6, 3), points().subset([]))
+    model = mlp(6, 3).double()
+    nn.init.constant_(model[1].weight, 1e308)
+    with pytest.raises(NonFiniteError, match="overflows"):
+        SynFlow().score(model, points())
