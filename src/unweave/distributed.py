@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from .errors import require
+from .errors import InputError, require
 
 
 @dataclass
@@ -32,10 +32,17 @@ class Processes:
     @classmethod
     def start(cls, model: Module, optimizer: Optimizer) -> Processes:
         """Join the processes that the environment names (WORLD_SIZE), or stand alone."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not any(p.requires_grad for p in model.parameters()):
+        named = int(os.environ.get("WORLD_SIZE", "1"))
+        if named == 1 or not any(p.requires_grad for p in model.parameters()):
             return cls(model)
         accelerate = require("accelerate", extra="distributed", purpose="training over several processes")
-        accelerator = accelerate.Accelerator()
+        # without `cpu` accelerate stands alone under torchrun on a machine that has no device
+        accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available())
+        if accelerator.num_processes != named:
+            raise InputError(
+                f"WORLD_SIZE names {named} processes and accelerate joined {accelerator.num_processes}. Start them with "
+                "torchrun or accelerate launch, before anything else uses accelerate."
+            )
         wrapped = accelerator.prepare_model(model)
         return cls(wrapped, accelerator.process_index, accelerator.num_processes, accelerator)
 
@@ -55,4 +62,5 @@ class Processes:
         """Mean of a figure over the global batch."""
         if self._accelerator is None:
             return value
-        return float(self._accelerator.reduce(torch.tensor(value * share), reduction="mean"))
+        mine = torch.tensor(value * share, dtype=torch.float64, device=self._accelerator.device)
+        return float(self._accelerator.reduce(mine, reduction="mean"))

@@ -208,7 +208,7 @@ class RunFolder:
     def _write(self) -> None:
         body = {key: value for key, value in self.record.items() if key != "sha256"}
         self.record["sha256"] = _checksum(body)
-        write_text(self.path / _RECORD, json.dumps(self.record, indent=1) + "\n")
+        write_text(self.path / _RECORD, json.dumps(self.record, indent=1))
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -231,15 +231,31 @@ def read_record(path: Path) -> dict[str, Any]:
             raise ValueError("its checksum does not match")
         if record["format"] != _FORMAT:
             raise ValueError(f"it has format {record['format']!r}; this version reads {_FORMAT}")
-        for stage in record["stages"].values():
-            for name, digest in stage["artefacts"].items():
-                _inside(Path(path), name)
-                if stage["state"] not in ("finished", "unfinished") or not isinstance(digest, str):
-                    raise ValueError("a stage's entry is damaged")
+        _check_form(Path(path), record)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise IntegrityError(f"{file} is damaged ({reason}). Delete the folder and run again.") from error
     return record
+
+
+def _check_form(path: Path, record: Mapping[str, Any]) -> None:
+    kinds = {"settings": dict, "seed": int, "versions": dict, "inputs": dict, "stages": dict, "times": dict}
+    for key, kind in kinds.items():
+        if not isinstance(record[key], kind):
+            raise ValueError(f"its {key!r} is no {kind.__name__}")
+    if any(not isinstance(digest, str) for digest in record["inputs"].values()):
+        raise ValueError("an input has no hash")
+    if any(
+        not isinstance(times, dict) or "starts" not in times for times in record["times"]["stages"].values()
+    ):
+        raise ValueError("a stage's times are damaged")
+    for stage in record["stages"].values():
+        if stage["state"] not in ("finished", "unfinished") or not isinstance(stage["makes"], list):
+            raise ValueError("a stage's entry is damaged")
+        for name, digest in stage["artefacts"].items():
+            _inside(path, name)
+            if not isinstance(digest, str):
+                raise ValueError("a result has no hash")
 
 
 def verify(path: Path, record: Mapping[str, Any]) -> None:
