@@ -52,7 +52,7 @@ def parallel_map(work: Callable[[A], B], items: Sequence[A], *, jobs: int | None
         if jobs == 1:
             results = []
             for item in items:
-                results.append(_single_threaded(work, item))
+                results.append(single_threaded(work, item))
                 bar.advance()
             return results
         calls = (joblib.delayed(_in_worker)(work, item) for item in items)
@@ -136,19 +136,20 @@ def fingerprint(data: Data[Any]) -> str:
 
 def describe(thing: Any) -> str:
     """SHA-256 of what a recipe is: its fields, and the source of the functions and classes among them."""
-    return hashlib.sha256(_describe(thing).encode()).hexdigest()
+    return hashlib.sha256(describe_text(thing).encode()).hexdigest()
 
 
-def _describe(thing: Any) -> str:
+def describe_text(thing: Any) -> str:
+    """The text that `describe` hashes: the same in every process, unlike `repr`, which shows addresses of functions."""
     if isinstance(thing, partial):
-        return f"partial({_describe(thing.func)}, {_describe(thing.args)}, {_describe(thing.keywords)})"
+        return f"partial({describe_text(thing.func)}, {describe_text(thing.args)}, {describe_text(thing.keywords)})"
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing)}
-        return f"{type(thing).__module__}.{type(thing).__qualname__}({_describe(fields)})"
+        return f"{type(thing).__module__}.{type(thing).__qualname__}({describe_text(fields)})"
     if isinstance(thing, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in thing.items()) + "}"
+        return "{" + ", ".join(f"{k!r}: {describe_text(v)}" for k, v in thing.items()) + "}"
     if isinstance(thing, (list, tuple)):
-        return "[" + ", ".join(_describe(v) for v in thing) + "]"
+        return "[" + ", ".join(describe_text(v) for v in thing) + "]"
     if isinstance(thing, Tensor):
         return hashlib.sha256(thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
     if inspect.isfunction(thing) or inspect.isclass(thing):
@@ -201,7 +202,8 @@ def _recorded(record: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _single_threaded(work: Callable[[A], B], item: A) -> B:
+def single_threaded(work: Callable[[A], B], item: A) -> B:
+    """`work(item)` with one torch thread: the same bits in this process as in a worker, and times that compare."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

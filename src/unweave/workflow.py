@@ -25,7 +25,7 @@ from .io.checkpoint import load_into, save_model
 from .io.files import write_text
 from .io.runs import RunFolder, Stage
 from .mask import Mask
-from .parallel import build_models, cache_folder, default_jobs, fingerprint, parallel_map, training_cost
+from .parallel import build_models, cache_folder, default_jobs, fingerprint, parallel_map, single_threaded, training_cost
 from .progress import progress
 from .random import seeded
 from .types import Data, Edit, Recipe, Request
@@ -177,14 +177,15 @@ def estimate(job: Job) -> dict[str, float]:
         began = perf_counter()
         if job.model is None:
             assert world.recipe is not None
-            original = world.recipe.build(world.train, rng=seeded(job.seed))
+            recipe = world.recipe
+            original = single_threaded(lambda rng: recipe.build(world.train, rng=rng), seeded(job.seed))
             seconds["train the model"] = perf_counter() - began + cut.seconds
         else:
             original = world.load(job.model)
         edited = {}
         for name, edit in job.edits.items():
             began, before = perf_counter(), cut.seconds
-            edited[name] = edit.apply(_settled(original), request, rng=seeded(job.seed))
+            edited[name] = single_threaded(partial(_apply, edit, original, request), seeded(job.seed))
             seconds[f"edit {name}"] = perf_counter() - began + cut.seconds - before
         edited |= {name: original for name in job.edited}
     jobs = job.jobs or default_jobs()
@@ -207,9 +208,8 @@ def estimate(job: Job) -> dict[str, float]:
     return seconds
 
 
-def _settled(model: Module) -> Module:
-    # A model whose training was cut short may have no zeros yet; edits only need its shape here.
-    return model
+def _apply(edit: Edit[Any], model: Module, request: Request[Any], rng: torch.Generator) -> Module:
+    return edit.apply(model, request, rng=rng)
 
 
 def _trial(recipe: Recipe, data: Data[Any], seed: int) -> tuple[Module, float]:
@@ -229,23 +229,19 @@ def _original(job: Job, run: RunFolder) -> Module:
         return world.load(job.model).eval()
     with run.stage("train", "original") as stage:
         if stage.todo:
-            assert world.recipe is not None
+            recipe = world.recipe
+            assert recipe is not None
             with resumable(stage.work):
-                model = world.recipe.build(world.train, rng=stage.rng)
+                model = single_threaded(lambda rng: recipe.build(world.train, rng=rng), stage.rng)
             _save(world, model, stage.paths[0])
     return world.load(stage.paths[0]).eval()
 
 
 def _edit(job: Job, edit: Edit[Any], original: Module, request: Request[Any], stage: Stage) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the oracles are trained, so that times compare and bits do not depend on the load
     began, began_cpu = perf_counter(), process_time()
     resumed = any(stage.work.glob("*"))
-    try:
-        with resumable(stage.work):
-            model = edit.apply(original, request, rng=stage.rng)
-    finally:
-        torch.set_num_threads(threads)
+    with resumable(stage.work):
+        model = single_threaded(partial(_apply, edit, original, request), stage.rng)
     times = {"seconds": perf_counter() - began, "cpu_seconds": process_time() - began_cpu}
     _save(job.world, model, stage.paths[0])
     write_text(stage.paths[1], json.dumps({"resumed": resumed, **times}) + "\n")

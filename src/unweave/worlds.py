@@ -25,6 +25,25 @@ from .types import Data, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
+class Folder:
+    """How a model in a transformers folder was trained, so that it can be trained again without the forgotten data.
+
+    Attributes:
+        data: where its images are: imagefolder:PATH, with train and test (or validation) below it.
+        epochs: passes over the data.
+        lr: peak learning rate of AdamW.
+        base: folder of the pretrained model that training began from; "" began at random weights.
+        init_seed: seed of the random initial weights, where it is known; un-pruning needs it, or `base`.
+    """
+
+    data: str = ""
+    epochs: int = 10
+    lr: float = 3e-4
+    base: str = ""
+    init_seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class World:
     """A user's model and data.
 
@@ -39,6 +58,7 @@ class World:
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
         files: name -> what was read, to be hashed.
+        model: weights to start from where the user names no others.
     """
 
     name: str
@@ -51,18 +71,19 @@ class World:
     class_names: Sequence[str] = ()
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    model: Path | None = None
 
     def labels(self) -> Tensor:
         """Class of every training example."""
         return read_labels(self.train)
 
 
-def open_world(source: str, data: str = "") -> World:
+def open_world(source: str, folder: Folder | None = None) -> World:
     """Open what the user named.
 
     Args:
         source: "" for the embedded digits, a .py file, or a transformers image-classification folder.
-        data: for a folder: "imagefolder:PATH".
+        folder: for a transformers folder, its images and how it was trained.
 
     Raises:
         InputError: if it is none of these, or incomplete.
@@ -73,7 +94,7 @@ def open_world(source: str, data: str = "") -> World:
     if path.suffix == ".py":
         return _project(path)
     if path.is_dir():
-        return _folder(path, data)
+        return _folder(path, folder or Folder())
     what = "does not exist" if not path.exists() else "is neither"
     raise InputError(f"{source} {what}: give a project.py, a transformers image-classification folder, or nothing for the embedded digits.")
 
@@ -102,6 +123,20 @@ def _project(path: Path) -> World:
         name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
         class_names=project.class_names, columns=project.columns, files={"project": path},
         ids=getattr(project.train.examples, "ids", range(len(project.train))),
+    )  # fmt: skip
+
+
+def _folder(path: Path, how: Folder) -> World:
+    from .io.transformers_folder import TransformersRecipe, load_images, load_model, save_model_folder
+
+    if not how.data:
+        raise InputError(f"{path} is a model folder; its images are missing. Give --data imagefolder:PATH.")
+    images = load_images(how.data, path)
+    recipe = TransformersRecipe(folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed)
+    return World(
+        name=f"{path} on {how.data.partition(':')[2]}", train=images.train, heldout=images.heldout, recipe=recipe,
+        load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
+        ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class Audit(Selection):
     edited: Path
 
 
-Audit.__doc__ = f"{Audit.__doc__}".rstrip() + (Selection.__doc__ or "").partition("Attributes:\n")[2]
+Audit.__doc__ = f"{Audit.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "").partition("Attributes:\n")[2]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -33,5 +33,5 @@ def run(argv: Sequence[str]) -> int:
     asked: Audit = parse(Audit, argv, command="audit", example=EXAMPLE)
     if asked.model is None:
         raise InputError("--model is missing: an audit compares the edited model with the one before. Give its weights.")
-    world = open_world(asked.project, asked.data)
+    world = open_world(asked.project, asked.folder)
     return carry_out(asked, world, "audit", argv, edited={asked.edited.stem: asked.edited})

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..catalogue import find
 from ..errors import InputError
+from ..parallel import describe_text
 from ..random import seeded
 from ..types import Edit
-from ..worlds import World, open_world
+from ..worlds import Folder, World, open_world
 from ._options import build, key_of, named_methods, parse, with_methods
 
 EXAMPLE = """  unweave forget
@@ -41,7 +42,7 @@ class Selection:
         project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
         model: weights of the trained model: .safetensors, .pt read as plain tensors, or a folder. Without it the model
             is trained first, by the recipe.
-        data: for a transformers folder, where its images are: imagefolder:PATH.
+        folder: for a transformers folder.
         ids: file with the ids to delete, one a line (.txt), or with a column "id" (.csv, .parquet).
         classes: classes to delete, by name or number.
         where: delete examples whose column has this value: COLUMN=VALUE.
@@ -59,7 +60,7 @@ class Selection:
 
     project: tyro.conf.Positional[str] = ""
     model: Path | None = None
-    data: str = ""
+    folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
     ids: Path | None = None
     classes: tuple[str, ...] = ()
     where: str = ""
@@ -87,7 +88,7 @@ class Forget(Selection):
     compare: tuple[str, ...] = ()
 
 
-Forget.__doc__ = f"{Forget.__doc__}".rstrip() + (Selection.__doc__ or "").partition("Attributes:\n")[2]
+Forget.__doc__ = f"{Forget.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "").partition("Attributes:\n")[2]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -95,7 +96,7 @@ def run(argv: Sequence[str]) -> int:
     chains = [*named_methods(argv, ("--method",), DEFAULT_METHOD), *named_methods(argv, ("--compare",), "")]
     chains = [chain for chain in chains if chain]
     asked = parse(with_methods(Forget, chains), argv, command="forget", example=EXAMPLE)
-    world = open_world(asked.project, asked.data)
+    world = open_world(asked.project, asked.folder)
     edits = {chain: edit_of(chain, asked, world) for chain in dict.fromkeys((asked.method, *asked.compare))}
     return carry_out(asked, world, "forget", argv, edits=edits, methods=chains)
 
@@ -115,7 +116,7 @@ def carry_out(
 
     positions, wording = select(asked, world)
     job = Job(
-        world=world, positions=positions, wording=wording, edits=edits or {}, edited=edited or {}, model=asked.model,
+        world=world, positions=positions, wording=wording, edits=edits or {}, edited=edited or {}, model=asked.model or world.model,
         oracles=asked.oracles, held=asked.held, seed=asked.seed, jobs=asked.jobs or None,
         cache=asked.cache or default_cache(),
     )  # fmt: skip
@@ -123,7 +124,7 @@ def carry_out(
     if asked.dry_run:
         return _print_estimate(estimate(job), asked.json)
     settings = {
-        "methods": list(methods), "edits": {name: repr(edit) for name, edit in job.edits.items()}, "request": wording,
+        "methods": list(methods), "edits": {name: describe_text(edit) for name, edit in job.edits.items()}, "folder": dataclasses.asdict(asked.folder), "request": wording,
         "positions": hashlib.sha256(positions.numpy().tobytes()).hexdigest(), "oracles": asked.oracles, "held": asked.held,
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps([settings, asked.project, asked.seed, str(asked.model)]).encode()).hexdigest()

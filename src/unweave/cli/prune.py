@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -19,9 +19,10 @@ from ..io.checkpoint import save_model
 from ..io.files import write_text
 from ..io.runs import RunFolder
 from ..mask import Mask
+from ..parallel import describe_text
 from ..tasks import predict, read_labels
 from ..types import Data
-from ..worlds import World, open_world
+from ..worlds import Folder, World, open_world
 from ._options import parse
 
 EXAMPLE = """  unweave prune --sparsity 0.9
@@ -37,7 +38,7 @@ class Prune:
     Attributes:
         project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
         model: weights of the trained model. Without it the model is trained first, by the recipe without its pruning.
-        data: for a transformers folder, where its images are: imagefolder:PATH.
+        folder: for a transformers folder.
         sparsity: share of the weights to remove, in [0, 1). Ignored by N:M patterns, which fix it.
         score: what says how much a weight matters.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4".
@@ -53,7 +54,7 @@ class Prune:
 
     project: tyro.conf.Positional[str] = ""
     model: Path | None = None
-    data: str = ""
+    folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
     sparsity: float = 0.9
     score: SCORES = "magnitude"
     pattern: str = "unstructured"
@@ -71,15 +72,16 @@ def run(argv: Sequence[str]) -> int:
     """Prune."""
     asked: Prune = parse(Prune, argv, command="prune", example=EXAMPLE)
     edit = _edit(asked)
-    world = open_world(asked.project, asked.data)
-    if asked.model is None and world.recipe is None:
+    world = open_world(asked.project, asked.folder)
+    given = asked.model or world.model
+    if given is None and world.recipe is None:
         raise InputError(f"--model is missing, and {world.name} has no recipe to train one. Give the weights.")
     if asked.recover_epochs and not hasattr(world.recipe, "train_"):
         raise InputError("--recover-epochs needs a recipe with `train_`, such as unweave.Supervised. Leave it 0.")
-    settings = {"prune": repr(edit), "recover_epochs": asked.recover_epochs, "shrink": asked.shrink}
-    inputs: dict[str, Path | str] = dict(world.files) | ({"model": asked.model} if asked.model else {})
+    settings = {"prune": describe_text(edit), "recover_epochs": asked.recover_epochs, "shrink": asked.shrink}
+    inputs: dict[str, Path | str] = dict(world.files) | ({"model": given} if given else {})
     with RunFolder.open(asked.out, settings=settings, inputs=inputs, seed=asked.seed, command=["unweave", "prune", *argv]) as folder:
-        original = _original(asked, world, folder)
+        original = _original(given, world, folder)
         with folder.stage("prune", "model", "prune.json") as stage:
             if stage.todo:
                 with resumable(stage.work):
@@ -135,9 +137,9 @@ def _edit(asked: Prune) -> Any:
     return prune.Prune(score=scores[asked.score](), pattern=pattern, budget=budget)
 
 
-def _original(asked: Prune, world: World, folder: RunFolder) -> Module:
-    if asked.model is not None:
-        return world.load(asked.model).eval()
+def _original(given: Path | None, world: World, folder: RunFolder) -> Module:
+    if given is not None:
+        return world.load(given).eval()
     import dataclasses
 
     recipe: Any = world.recipe
@@ -183,7 +185,8 @@ def _latency(model: Module, data: Data[Any]) -> float:
     from statistics import median
     from time import perf_counter
 
-    from ..tasks import evaluating
+    from ..parallel import describe_text
+from ..tasks import evaluating
 
     batch = next(data.batches())
     times = []
