@@ -2,8 +2,8 @@
 
 python benchmarks/global_threshold.py [million scores ...]      (11 and 100 unless given)
 
-Ratios are medians over rounds in which each contender runs once; memory is the peak above the scores themselves,
-measured in a process of its own.
+Ratios are medians over rounds in which each contender runs once; memory is the peak above the scores
+themselves, measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ def measure(million: float, rounds: int) -> None:
     for name, times in seconds.items():
         middle = statistics.median(times)
         share = extra_memory(name, million)
-        print(f"  {name:17} {1000 * middle:9.1f} ms   {middle / own:7.1f} x ours   extra memory {share:5.2f} copies")
+        print(
+            f"  {name:17} {1000 * middle:9.1f} ms   {middle / own:7.1f} x ours   extra memory "
+            f"{share:5.2f} copies"
+        )
 
 
 def extra_memory(name: str, million: float) -> float:

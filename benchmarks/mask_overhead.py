@@ -2,9 +2,9 @@
 
 python benchmarks/mask_overhead.py [rounds]
 
-ResNet-20, batch 128 of 32x32 images, SGD with momentum and weight decay, 90 % sparse. The share is the median over
-rounds of (time with hold / time without) - 1, each round a few steps of both; also timed alone are the calls the mask
-adds, as a share of a step, which is less noisy.
+ResNet-20, batch 128 of 32x32 images, SGD with momentum and weight decay, 90 % sparse. The share is the median
+over rounds of (time with hold / time without) - 1, each round a few steps of both; also timed alone are the
+calls the mask adds, as a share of a step, which is less noisy.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def main(rounds: int) -> None:
     step, added = statistics.median(steps), statistics.median(times)
     quarters = statistics.quantiles(ratios, n=4)
     print(f"step without mask      {1000 * step:8.2f} ms (median of {rounds} rounds of {STEPS} steps)")
-    print(f"hold= adds             {100 * quarters[1]:8.2f} % of it (quartiles {100 * quarters[0]:.2f}, {100 * quarters[2]:.2f})")
+    print(
+        f"hold= adds             {100 * quarters[1]:8.2f} % of it (quartiles {100 * quarters[0]:.2f}, "
+        f"{100 * quarters[2]:.2f})"
+    )
     print(f"its calls, timed alone {1000 * added:8.2f} ms = {100 * added / step:.2f} % of a step")
 
 

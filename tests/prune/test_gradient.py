@@ -15,7 +15,10 @@ def naive_gradient(model: nn.Module, data) -> torch.Tensor:
     inputs, labels = data.examples.tensors
     model = model.double().eval()
     model.zero_grad()
-    (sum(F.cross_entropy(model(x[None].double()), y[None]) for x, y in zip(inputs, labels, strict=True)) / len(inputs)).backward()
+    (
+        sum(F.cross_entropy(model(x[None].double()), y[None]) for x, y in zip(inputs, labels, strict=True))
+        / len(inputs)
+    ).backward()
     return model[1].weight.grad
 
 
@@ -25,7 +28,9 @@ def test_is_the_absolute_gradient_of_the_mean_loss_whatever_the_batches(batch_si
     before = state(model)
     scores = Gradient().score(model, data)
     assert_untouched(model, before)
-    torch.testing.assert_close(scores["1.weight"].double(), naive_gradient(model, data).abs(), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        scores["1.weight"].double(), naive_gradient(model, data).abs(), atol=1e-6, rtol=1e-4
+    )
 
 
 def test_examples_are_spaced_evenly() -> None:

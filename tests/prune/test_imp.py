@@ -13,7 +13,9 @@ from unweave.prune import IMP, Prune
 SHORT = replace(RECIPE, epochs=2)
 
 
-@pytest.mark.parametrize(("sparsity", "rate", "rounds"), [(0.9, 0.2, 11), (0.36, 0.2, 2), (0.2, 0.2, 1), (0.5, 0.9, 1)])
+@pytest.mark.parametrize(
+    ("sparsity", "rate", "rounds"), [(0.9, 0.2, 11), (0.36, 0.2, 2), (0.2, 0.2, 1), (0.5, 0.9, 1)]
+)
 def test_rounds(sparsity: float, rate: float, rounds: int) -> None:
     assert IMP(recipe=SHORT, sparsity=sparsity, rate=rate).rounds == rounds
 
@@ -26,11 +28,18 @@ def test_ends_at_the_asked_sparsity_and_is_deterministic() -> None:
 
 
 @pytest.mark.parametrize("restart", ["rewind", "reinit"])
-def test_final_training_starts_from_the_masked_initial_weights(restart: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_final_training_starts_from_the_masked_initial_weights(
+    restart: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     starts = []
     train = Supervised.train_
     monkeypatch.setattr(
-        Supervised, "train_", lambda self, model, *a, **k: (starts.append([p.detach().clone() for p in model.parameters()]), train(self, model, *a, **k))
+        Supervised,
+        "train_",
+        lambda self, model, *a, **k: (
+            starts.append([p.detach().clone() for p in model.parameters()]),
+            train(self, model, *a, **k),
+        ),
     )
     recipe = replace(SHORT, init_seed=None)
     final = IMP(recipe=recipe, sparsity=0.5, rate=0.3, restart=restart).build(points(), rng=seeded(0))

@@ -32,23 +32,36 @@ def test_removes_less_energy_than_random_scores() -> None:
     lost = []
     for score in (Magnitude(), RandomScores(seed=0)):
         pruned = Prune(score=score, budget=Global(0.5)).apply(model, points(), rng=seeded(0))
-        lost.append(sum(float((a - b).detach().square().sum()) for a, b in zip(model.parameters(), pruned.parameters(), strict=True)))
+        lost.append(
+            sum(
+                float((a - b).detach().square().sum())
+                for a, b in zip(model.parameters(), pruned.parameters(), strict=True)
+            )
+        )
     assert lost[0] < 0.4 * lost[1]
 
 
 def test_channels_are_silent() -> None:
     model, data = convolutional(), images()
     scope = Scope(last=False)
-    pruned = Prune(score=Magnitude(scope=scope), pattern=Channel(), budget=Uniform(0.5)).apply(model, data, rng=seeded(0))
+    pruned = Prune(score=Magnitude(scope=scope), pattern=Channel(), budget=Uniform(0.5)).apply(
+        model, data, rng=seeded(0)
+    )
     seen = pruned[:3](data.examples.tensors[0])
     dead = (pruned[0].weight == 0).flatten(1).all(1)
     assert int(dead.sum()) == 2
     assert not seen[:, dead].any()
     assert seen[:, ~dead].std() > 0.1
-    mask = Prune(score=Magnitude(scope=scope), pattern=Channel(), budget=Uniform(0.5)).mask(model, data, rng=seeded(0))
+    mask = Prune(score=Magnitude(scope=scope), pattern=Channel(), budget=Uniform(0.5)).mask(
+        model, data, rng=seeded(0)
+    )
     loud = mask.apply_(convolutional())[:2](data.examples.tensors[0])
-    assert loud[:, dead].abs().max() > 0.1  # the control: what the batch normalisation's shift emits otherwise
-    assert set(silence(model, mask, data).keep) == set(mask.keep) | {f"{i}.{p}" for i in (1, 4, 7) for p in ("weight", "bias")}
+    assert (
+        loud[:, dead].abs().max() > 0.1
+    )  # the control: what the batch normalisation's shift emits otherwise
+    assert set(silence(model, mask, data).keep) == set(mask.keep) | {
+        f"{i}.{p}" for i in (1, 4, 7) for p in ("weight", "bias")
+    }
 
 
 def test_two_of_four() -> None:

@@ -8,7 +8,10 @@ from unweave.prune import Global, Prune, RandomScores
 
 
 def test_depends_on_its_seed_and_nothing_else() -> None:
-    first, second = RandomScores(seed=1).score(trained(), points()), RandomScores(seed=1).score(trained(), points())
+    first, second = (
+        RandomScores(seed=1).score(trained(), points()),
+        RandomScores(seed=1).score(trained(), points()),
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = RandomScores(seed=2).score(trained(), points())
     assert float((first["1.weight"] - other["1.weight"]).abs().mean()) > 0.2

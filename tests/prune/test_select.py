@@ -73,8 +73,8 @@ def test_erk_meets_the_total_and_never_exceeds_a_layer(shapes, sparsity: float, 
 
 
 def test_erk_by_hand() -> None:
-    # raw: small (2+4)/8 = 3/4, large 40/400 = 1/10; budget 204 weights; scale 204/(6+40) = 4.43 > 4/3, so small is
-    # whole; then 204 - 8 = 196 of 400
+    # raw: small (2+4)/8 = 3/4, large 40/400 = 1/10; budget 204 weights; scale 204/(6+40) = 4.43 > 4/3,
+    # so small is whole; then 204 - 8 = 196 of 400
     densities = ERK(0.5).densities({"small": (2, 4), "large": (20, 20)})
     assert densities == pytest.approx({"small": 1.0, "large": 0.49})
 
@@ -111,7 +111,9 @@ def test_blocks_with_cut_edges_by_hand() -> None:
     # 2x2 blocks: means 1, 9 (cut), 2 (cut), 0 (cut); half of them live
     kept = select(scores, Block(2, 2), Uniform(0.5)).keep["w"]
     assert kept.int().tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
-    assert select(scores, Block(2, 2, "sum"), Uniform(0.75)).keep["w"].int().tolist() == [[0, 0, 1]] * 2 + [[0] * 3]
+    assert select(scores, Block(2, 2, "sum"), Uniform(0.75)).keep["w"].int().tolist() == [[0, 0, 1]] * 2 + [
+        [0] * 3
+    ]
 
 
 @given(rows=st.integers(1, 5), columns=st.integers(1, 5), reduce=st.sampled_from(["mean", "sum", "l2"]))

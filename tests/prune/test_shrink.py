@@ -29,7 +29,11 @@ def lively(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("make", "size"),
-    [(lambda: small_cnn(width=4), 8), (lambda: ResNet(8, width=4), 8), (lambda: mlp(192, 16, 16, 10, batch_norm=True), 8)],
+    [
+        (lambda: small_cnn(width=4), 8),
+        (lambda: ResNet(8, width=4), 8),
+        (lambda: mlp(192, 16, 16, 10, batch_norm=True), 8),
+    ],
     ids=["cnn", "resnet", "mlp"],
 )
 def test_same_outputs_from_fewer_weights_and_from_a_fresh_model_too(make, size: int) -> None:
@@ -49,8 +53,17 @@ def test_same_outputs_from_fewer_weights_and_from_a_fresh_model_too(make, size: 
 def test_sizes_by_hand() -> None:
     data = images()
     shrunk = shrink(HALF.apply(convolutional(), data, rng=seeded(0)), data.examples.tensors[0])
-    assert [tuple(shrunk.model[i].weight.shape[:2]) for i in (0, 3, 6, 11)] == [(2, 3), (4, 2), (8, 4), (10, 8)]
-    assert (shrunk.model[3].in_channels, shrunk.model[3].out_channels, shrunk.model[4].num_features) == (2, 4, 4)
+    assert [tuple(shrunk.model[i].weight.shape[:2]) for i in (0, 3, 6, 11)] == [
+        (2, 3),
+        (4, 2),
+        (8, 4),
+        (10, 8),
+    ]
+    assert (shrunk.model[3].in_channels, shrunk.model[3].out_channels, shrunk.model[4].num_features) == (
+        2,
+        4,
+        4,
+    )
     assert shrunk.left == {}
     assert shrunk.structure["layers"]["3"]["in"]["of"] == 4
 
@@ -65,7 +78,14 @@ def test_padded_shortcuts_stay_and_say_why() -> None:
 
 def test_constants_are_folded_into_the_next_bias() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.Flatten(), nn.Linear(64, 10))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, bias=False),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
     model = lively(model)
     model[0].weight.data[:2] = 0
     model[1].bias.data[:2] = 3.0
@@ -73,7 +93,14 @@ def test_constants_are_folded_into_the_next_bias() -> None:
     shrunk = shrink(model, inputs)
     torch.testing.assert_close(shrunk.model(inputs), model(inputs), atol=1e-5, rtol=1e-5)
     assert shrunk.structure["biases"] == ["3"]
-    fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.Flatten(), nn.Linear(64, 10))
+    fresh = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, bias=False),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
     restructure_(fresh, shrunk.structure).load_state_dict(shrunk.model.state_dict())
 
 
@@ -135,7 +162,11 @@ def test_refuses() -> None:
     ],
 )
 def test_bad_records_are_refused_and_change_nothing(change, message: str) -> None:
-    record = {"format": 1, "layers": {"1": {"out": {"of": 5, "kept": [0, 2]}}, "3": {"in": {"of": 5, "kept": [0, 2]}}}, "biases": []}
+    record = {
+        "format": 1,
+        "layers": {"1": {"out": {"of": 5, "kept": [0, 2]}}, "3": {"in": {"of": 5, "kept": [0, 2]}}},
+        "biases": [],
+    }
     assert restructure_(mlp(6, 5, 3), record)(torch.zeros(1, 6)).shape == (1, 3)
     change(record)
     model = mlp(6, 5, 3)

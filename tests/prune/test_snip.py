@@ -32,7 +32,14 @@ def test_equals_the_equation_with_the_batchs_own_statistics(batch_norm: bool) ->
     inputs, labels = next(data.batches())
     model = model.double().train()
     weights = [p for p in model.parameters() if p.ndim > 1]
-    products = [(g * w).abs() for g, w in zip(torch.autograd.grad(F.cross_entropy(model(inputs.double()), labels), weights), weights, strict=True)]
+    products = [
+        (g * w).abs()
+        for g, w in zip(
+            torch.autograd.grad(F.cross_entropy(model(inputs.double()), labels), weights),
+            weights,
+            strict=True,
+        )
+    ]
     total = sum(p.sum() for p in products)
     for score, product in zip(scores.values(), products, strict=True):
         torch.testing.assert_close(score.double(), (product / total).detach(), rtol=1e-3, atol=1e-8)

@@ -15,7 +15,9 @@ from unweave.errors import InputError
 from unweave.prune import kth_largest, threshold
 
 SOME = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(width=32, allow_nan=False))
-FEW_VALUES = hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, -0.0, 1.0, 2.0, math.inf]))
+FEW_VALUES = hnp.arrays(
+    np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, -0.0, 1.0, 2.0, math.inf])
+)
 
 
 @given(arrays=st.lists(st.one_of(SOME, FEW_VALUES), min_size=1, max_size=4), at=st.floats(0, 1))

@@ -12,7 +12,7 @@ from unweave.prune import PerOutput, Wanda, select
 
 
 def test_by_hand() -> None:
-    # inputs (3, 1) and (4, 0): norms 5 and 1; |w| = (1, 4): scores 5 and 4, magnitude would choose the other way
+    # inputs (3, 1) and (4, 0): norms 5 and 1; |w| = (1, 4): scores 5 and 4, by magnitude the other way
     model = nn.Linear(2, 2, bias=False)
     model.weight.data = torch.tensor([[1.0, -4.0], [0.0, 2.0]])
     data = of_tensors(torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.tensor([0, 1]))

@@ -1,8 +1,9 @@
 """The structure record: which channels a shrunk model kept, and how to give a fresh model that shape.
 
-A record is plain JSON, `{"format": 1, "layers": {layer: {"out": {"of": n, "kept": [...]}, "in": {...}}}, "biases":
-[layer, ...]}`: of n outputs (inputs) the layer kept those at these indices, and the layers under "biases" gained a
-bias. Loading needs neither the pruned model's class, nor torch-pruning, nor any code from the file.
+A record is plain JSON, `{"format": 1, "layers": {layer: {"out": {"of": n, "kept": [...]}, "in": {...}}},
+"biases": [layer, ...]}`: of n outputs (inputs) the layer kept those at these indices, and the layers under
+"biases" gained a bias. Loading needs neither the pruned model's class, nor torch-pruning, nor any code from
+the file.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ Structure = Mapping[str, Any]
 def restructure_(model: Module, structure: Structure) -> Module:
     """Cut a full-sized model down to a recorded structure, in place, by slicing.
 
-    Weights, biases, running statistics and the layers' size attributes are cut; values that are kept keep their bits.
+    Weights, biases, running statistics and the layers' size attributes are cut; values that are kept keep
+    their bits.
 
     Args:
         model: as it was before shrinking; freshly made or trained.
         structure: as `shrink` returned it, or read back from JSON.
 
     Raises:
-        InputError: if the record is not one, or was made for a model of other layers or sizes. The model is untouched.
+        InputError: if the record is not one, or was made for a model of other layers or sizes. The model is
+            untouched.
     """
     plans = list(_checked(model, structure))
     for layer, sides in plans:
@@ -44,31 +47,42 @@ def restructure_(model: Module, structure: Structure) -> Module:
 
 
 def _checked(model: Module, structure: Structure) -> list[tuple[Module, dict[str, Tensor]]]:
-    if not isinstance(structure, Mapping) or structure.get("format") != 1 or not isinstance(structure.get("layers"), Mapping):
+    if (
+        not isinstance(structure, Mapping)
+        or structure.get("format") != 1
+        or not isinstance(structure.get("layers"), Mapping)
+    ):
         raise InputError("this is not a structure record of format 1, as `shrink` makes it.")
     modules = dict(model.named_modules())
     plans: list[tuple[Module, dict[str, Tensor]]] = []
     for name, record in structure["layers"].items():
         layer = modules.get(name)
         if not isinstance(layer, (Linear, _ConvNd, _NormBase)):
-            raise InputError(f"the structure names a layer {name!r}, which the model lacks or which is of no known kind.")
+            raise InputError(
+                f"the structure names a layer {name!r}, which the model lacks or which is of no known kind."
+            )
         sides = {}
         for side, cut in record.items():
             if side not in ("in", "out"):
-                raise InputError(f"the structure of {name} has a side {side!r}; there are \"in\" and \"out\".")
+                raise InputError(f'the structure of {name} has a side {side!r}; there are "in" and "out".')
             size, kept = _size(layer, side), cut["kept"]
             if cut["of"] != size or not kept or not all(isinstance(i, int) for i in kept):
                 raise InputError(
-                    f"the structure of {name} keeps {len(kept)} of {cut['of']} ({side}); the model's layer has {size}. "
+                    f"the structure of {name} keeps {len(kept)} of {cut['of']} ({side}); the model's "
+                    f"layer has {size}. "
                     "It was recorded for another model."
                 )
             if sorted(set(kept)) != list(kept) or kept[0] < 0 or kept[-1] >= size:
-                raise InputError(f"the structure of {name} does not list indices from 0 to {size - 1} in rising order.")
+                raise InputError(
+                    f"the structure of {name} does not list indices from 0 to {size - 1} in rising order."
+                )
             sides[side] = torch.tensor(kept)
         plans.append((layer, sides))
     for name in structure.get("biases", []):
         if getattr(modules.get(name), "bias", 0) is not None:
-            raise InputError(f"the structure adds a bias to {name!r}, which the model lacks or which has one.")
+            raise InputError(
+                f"the structure adds a bias to {name!r}, which the model lacks or which has one."
+            )
     return plans
 
 

@@ -29,10 +29,10 @@ from .select import select
 
 @dataclass(frozen=True, kw_only=True)
 class GMP:
-    """Train with SGD and prune by magnitude every few steps, to a sparsity that rises fast at first and slowly later.
+    """Train with SGD and prune by magnitude every few steps, to a sparsity rising fast, then slowly.
 
-    A pruned weight stays pruned: it is held at zero, so its magnitude cannot bring it back (the paper's own code masks
-    the forward pass and lets hidden weights return if a later threshold falls below them).
+    A pruned weight stays pruned: it is held at zero, so its magnitude cannot bring it back (the paper's own
+    code masks the forward pass and lets hidden weights return if a later threshold falls below them).
 
     Attributes:
         budget: final sparsity s_f, and how it is shared among layers.
@@ -68,13 +68,18 @@ class GMP:
 
     def __post_init__(self) -> None:
         if not 0 <= self.initial <= self.budget.sparsity:
-            raise InputError(f"GMP.initial must lie in [0, {self.budget.sparsity}], the final sparsity; got {self.initial}.")
+            raise InputError(
+                f"GMP.initial must lie in [0, {self.budget.sparsity}], the final sparsity; got "
+                f"{self.initial}."
+            )
         if not 0 <= self.start < self.end <= 1:
             raise InputError(
                 f"GMP needs 0 <= start < end <= 1, shares of the training; got {self.start} and {self.end}."
             )
         if self.epochs < 1 or self.every < 1:
-            raise InputError(f"GMP.epochs and GMP.every must be at least 1; got {self.epochs} and {self.every}.")
+            raise InputError(
+                f"GMP.epochs and GMP.every must be at least 1; got {self.epochs} and {self.every}."
+            )
 
     def sparsity(self, progress: float) -> float:
         """Sparsity due at this share of the training, from 0 to 1; `initial` before the start."""
@@ -98,7 +103,9 @@ class GMP:
             if not first <= step.index <= last or ((step.index - first) % self.every and step.index != last):
                 return
             sparsity = self.budget.sparsity if step.index == last else self.sparsity(step.index / steps)
-            mask = select(score.score(step.model, data), self.pattern, replace(self.budget, sparsity=sparsity))
+            mask = select(
+                score.score(step.model, data), self.pattern, replace(self.budget, sparsity=sparsity)
+            )
             step.hold = mask & (given if step.hold is None else step.hold)
 
         trained = [p for p in pruned.parameters() if p.requires_grad]

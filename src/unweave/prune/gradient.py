@@ -27,7 +27,8 @@ class Gradient:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "What is the State of Neural Network Pruning?", "Blalock, Gonzalez Ortiz, Frankle, Guttag", "MLSys", 2020,
+        "What is the State of Neural Network Pruning?",
+        "Blalock, Gonzalez Ortiz, Frankle, Guttag", "MLSys", 2020,
         "2003.03033",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()

@@ -26,8 +26,8 @@ def probe(model: Module, scope: Scope, norms: Norms) -> Iterator[tuple[Module, d
     Args:
         model: left unchanged.
         scope: chooses the weights.
-        norms: "batch" normalises by the batch's own statistics, as at initialisation one must: running statistics
-            are still 0 and 1 there. "running" uses those of the trained model.
+        norms: "batch" normalises by the batch's own statistics, as at initialisation one must: running
+            statistics are still 0 and 1 there. "running" uses those of the trained model.
     """
     copy = deepcopy(model).eval()
     weights = scope.weights(copy)
@@ -58,12 +58,17 @@ def batch_gradients(
         losses = data.task.losses(model, batch)
         loss = losses.mean()
         if not bool(loss.isfinite()):
-            raise NonFiniteError(f"the loss of the model to be scored is {float(loss.detach())}; no gradient can score it.")
+            raise NonFiniteError(
+                f"the loss of the model to be scored is {float(loss.detach())}; no gradient can score it."
+            )
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        yield len(losses), {
-            name: torch.zeros_like(w, dtype=_wide(w)) if g is None else g.to(_wide(w))
-            for (name, w), g in zip(weights.items(), gradients, strict=True)
-        }
+        yield (
+            len(losses),
+            {
+                name: torch.zeros_like(w, dtype=_wide(w)) if g is None else g.to(_wide(w))
+                for (name, w), g in zip(weights.items(), gradients, strict=True)
+            },
+        )
 
 
 def mean_gradient(model: Module, data: Data[Any], weights: dict[str, Parameter]) -> dict[str, Tensor]:

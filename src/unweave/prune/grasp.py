@@ -1,8 +1,9 @@
 """GraSP: at initialisation, keep the weights without which the gradient would flow least.
 
 Wang, Zhang, Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020,
-arXiv 2002.07376, eq. 8: S(-w) = -w * (H g); the weights with the LARGEST S are removed, for without them the gradient's
-norm grows or shrinks least. Our convention is "higher is worth keeping", so the score is w * (H g), signed.
+arXiv 2002.07376, eq. 8: S(-w) = -w * (H g); the weights with the LARGEST S are removed, for without them the
+gradient's norm grows or shrinks least. Our convention is "higher is worth keeping", so the score is w * (H
+g), signed.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from .scope import Scope
 class GraSP:
     """Score = w * (H g), with g and the Hessian product H g both means over the same examples.
 
-    The authors' code sums over halves of the batch; a mean differs by a factor only. Batch normalisation uses each
-    batch's own statistics, dropout is off.
+    The authors' code sums over halves of the batch; a mean differs by a factor only. Batch normalisation uses
+    each batch's own statistics, dropout is off.
 
     Attributes:
         examples: how many, evenly spaced through the data (the paper: 10 a class).
@@ -39,14 +40,17 @@ class GraSP:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "Picking Winning Tickets Before Training by Preserving Gradient Flow", "Wang, Zhang, Grosse", "ICLR", 2020,
+        "Picking Winning Tickets Before Training by Preserving Gradient Flow",
+        "Wang, Zhang, Grosse", "ICLR", 2020,
         "2002.07376",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise InputError(f"GraSP.temperature must be positive; got {self.temperature}. The paper uses 200.")
+            raise InputError(
+                f"GraSP.temperature must be positive; got {self.temperature}. The paper uses 200."
+            )
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Signed scores: negative ones belong to weights whose removal strengthens the gradient.

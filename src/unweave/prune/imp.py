@@ -1,9 +1,9 @@
 """Iterative magnitude pruning with rewinding: how winning tickets are found.
 
-Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, arXiv 1803.03635 (rewind to the initial weights), and
-Frankle, Dziugaite, Roy, Carbin, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020,
-arXiv 1912.05671 (rewind to early in training): train, remove a share of the smallest living weights over all layers,
-put the rest back to where they were, repeat.
+Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, arXiv 1803.03635 (rewind to the initial weights),
+and Frankle, Dziugaite, Roy, Carbin, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020,
+arXiv 1912.05671 (rewind to early in training): train, remove a share of the smallest living weights over all
+layers, put the rest back to where they were, repeat.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from .select import select
 
 @dataclass(frozen=True, kw_only=True)
 class IMP:
-    """A recipe around a recipe: its network is trained and pruned in rounds, then trained once more under the mask.
+    """A recipe around a recipe: train and prune in rounds, then train once more under the mask.
 
-    Buffers (running statistics) are rewound with the weights. With `rewind_epochs`, each round trains the remaining
-    epochs with a learning-rate schedule of its own, where the paper would go on with the first one.
+    Buffers (running statistics) are rewound with the weights. With `rewind_epochs`, each round trains the
+    remaining epochs with a learning-rate schedule of its own, where the paper would go on with the first one.
 
     Attributes:
         recipe: how the network is made and trained; its own `prune` must be None.
         sparsity: share of the weights in scope removed in the end, in (0, 1).
-        rate: share of the living weights removed a round; the rounds are made equal so as to end at `sparsity`.
+        rate: share of the living weights removed a round; the rounds are made equal so as to end at
+            `sparsity`.
         rewind_epochs: epochs after which the weights are remembered, to be rewound to; 0 is initialisation.
         restart: "rewind" goes back to the remembered weights; "reinit" draws fresh ones, the paper's control.
         pattern: which weights live or die together.
@@ -54,7 +55,8 @@ class IMP:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", "Frankle, Carbin", "ICLR", 2019,
+        "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks",
+        "Frankle, Carbin", "ICLR", 2019,
         "1803.03635",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
@@ -65,7 +67,8 @@ class IMP:
                 raise InputError(f"IMP.{name} must be in (0, 1); got {getattr(self, name)}.")
         if not 0 <= self.rewind_epochs < self.recipe.epochs:
             raise InputError(
-                f"IMP.rewind_epochs must be in [0, {self.recipe.epochs}), the recipe's epochs; got {self.rewind_epochs}."
+                f"IMP.rewind_epochs must be in [0, {self.recipe.epochs}), the recipe's epochs; got "
+                f"{self.rewind_epochs}."
             )
         if self.recipe.prune is not None:
             raise InputError("IMP.recipe already prunes (recipe.prune). Give IMP the dense recipe.")

@@ -24,9 +24,9 @@ from .silence import silence
 class Prune:
     """Zero the lowest-scoring weights, once.
 
-    Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` a dead filter's bias
-    and batch normalisation are zeroed too, so that its channel is silent and `shrink` can remove it exactly; leave the
-    last layer out of the score's scope then, for its filters are the classes.
+    Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` a dead
+    filter's bias and batch normalisation are zeroed too, so that its channel is silent and `shrink` can
+    remove it exactly; leave the last layer out of the score's scope then, for its filters are the classes.
 
     Attributes:
         score: says how much each weight matters.

@@ -28,7 +28,8 @@ class RandomScores:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for Sparse Training",
+        "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for Sparse "
+        "Training",
         "Liu, Chen, Chen, Shen, Mocanu, Wang, Pechenizkiy", "ICLR", 2022, "2202.02643",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()

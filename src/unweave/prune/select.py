@@ -19,8 +19,8 @@ _WEIGHTS, _NINE_TENTHS = Unstructured(), Global(0.9)
 def select(scores: Mapping[str, Tensor], pattern: Pattern = _WEIGHTS, budget: Budget = _NINE_TENTHS) -> Mask:
     """Keep the highest-scoring groups within a budget.
 
-    Exactly round(density * groups) groups live in each layer, or over all layers for `Global`: equal scores at
-    the threshold are decided by position, earlier layers and entries first.
+    Exactly round(density * groups) groups live in each layer, or over all layers for `Global`: equal scores
+    at the threshold are decided by position, earlier layers and entries first.
 
     Args:
         scores: parameter name -> scores of its shape; higher is worth keeping. Any sign, finite or infinite.
@@ -43,7 +43,9 @@ def select(scores: Mapping[str, Tensor], pattern: Pattern = _WEIGHTS, budget: Bu
     groups: dict[str, Tensor] = {}
     for name, values in scores.items():
         if values.isnan().any():
-            raise InputError(f"the scores of {name} contain NaN. Check the weights and the data they came from.")
+            raise InputError(
+                f"the scores of {name} contain NaN. Check the weights and the data they came from."
+            )
         groups[name] = pattern.group(name, values.detach())
     if isinstance(pattern, NM):
         chosen = {name: _best_of_each(group, pattern.n) for name, group in groups.items()}
@@ -51,7 +53,9 @@ def select(scores: Mapping[str, Tensor], pattern: Pattern = _WEIGHTS, budget: Bu
         chosen = {}
         for name, group in groups.items():
             if group.ndim < 2:
-                raise InputError(f"PerOutput compares weights within a row; {name} has one score an output. Use Uniform.")
+                raise InputError(
+                    f"PerOutput compares weights within a row; {name} has one score an output. Use Uniform."
+                )
             rows = group.flatten(1)
             chosen[name] = _best_of_each(rows, _count(1 - budget.sparsity, rows.shape[1])).view(group.shape)
     else:

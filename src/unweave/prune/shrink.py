@@ -1,7 +1,8 @@
 """Dead channels removed for real: smaller tensors, the same outputs.
 
-Which layers a channel runs through comes from torch-pruning's dependency graph (Fang, Ma, Song, Mi, Wang, "DepGraph:
-Towards Any Structural Pruning", CVPR 2023, arXiv 2301.12900); what may go is decided here, from exact zeros alone.
+Which layers a channel runs through comes from torch-pruning's dependency graph (Fang, Ma, Song, Mi, Wang,
+"DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv 2301.12900); what may go is decided here, from
+exact zeros alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Shrunk:
 
     Attributes:
         model: without the removed channels.
-        structure: the record with which `unweave.io.structure.restructure_` gives a fresh model this shape; JSON-able.
+        structure: the record with which `unweave.io.structure.restructure_` gives a fresh model this shape;
+            JSON-able.
         left: layer -> why its dead filters could not be removed, or not all of them.
     """
 
@@ -48,24 +50,27 @@ def shrink(
 ) -> Shrunk:
     """Remove every dead output filter that nothing else needs, and whatever read it.
 
-    A filter is dead when all its weights are zero. Its channel is then constant: zero if bias and batch normalisation
-    are dead too (see `silence`), and otherwise what they emit. A constant is folded into the bias of the layers that
-    read it, where that is exact; a convolution with zero padding sees it end at the image's border, and is not.
-    Where channels of several layers are added up, one goes only if it is dead in all of them. Outputs before and after
-    are compared on the example inputs, in eval mode.
+    A filter is dead when all its weights are zero. Its channel is then constant: zero if bias and batch
+    normalisation are dead too (see `silence`), and otherwise what they emit. A constant is folded into the
+    bias of the layers that read it, where that is exact; a convolution with zero padding sees it end at the
+    image's border, and is not. Where channels of several layers are added up, one goes only if it is dead in
+    all of them. Outputs before and after are compared on the example inputs, in eval mode.
 
     Args:
         model: left unchanged.
-        example_inputs: what the model is called with: a tensor [n, ...], or a dictionary of keyword arguments.
+        example_inputs: what the model is called with: a tensor [n, ...], or a dictionary of keyword
+            arguments.
         mask: applied first; None relies on the model's own zeros.
-        constants: "fold" as above; "drop" removes constants that cannot be folded, which changes the outputs: then no
-            comparison is made, and the model should be trained on, or its batch normalisation measured afresh.
+        constants: "fold" as above; "drop" removes constants that cannot be folded, which changes the outputs:
+            then no comparison is made, and the model should be trained on, or its batch normalisation
+            measured afresh.
 
     Returns:
         The smaller model, its structure record, and the layers that had to stay as they were, with reasons.
 
     Raises:
-        InputError: if there is nothing dead, nothing could be removed, or a constant can neither be folded nor dropped.
+        InputError: if there is nothing dead, nothing could be removed, or a constant can neither be folded
+            nor dropped.
         MissingExtraError: if torch-pruning is not installed.
     """
     tp = require("torch_pruning", extra="prune", purpose="removing channels")
@@ -77,10 +82,14 @@ def shrink(
     graph = _graph(tp, whole, example_inputs)
     dead = {name: rows for name, layer in _layers(whole) if bool((rows := _dead_rows(layer)).any())}
     if not dead:
-        raise InputError("shrink: no filter is dead, so there is nothing to remove. Prune with the pattern Channel first.")
+        raise InputError(
+            "shrink: no filter is dead, so there is nothing to remove. Prune with the pattern Channel first."
+        )
     parts, left = _removable(tp, graph, whole, dead)
     smaller = _cut(whole, list(parts.values()), example_inputs, constants)
-    if smaller is None:  # some layers are tied in a way the graph does not show, as by the heads of an attention
+    if (
+        smaller is None
+    ):  # some layers are tied in a way the graph does not show, as by the heads of an attention
         accepted: list[Gone] = []
         for name, part in parts.items():
             if _cut(whole, [*accepted, part], example_inputs, constants) is None:
@@ -100,7 +109,9 @@ def shrink(
 Gone = dict[str, dict[str, set[int]]]  # layer -> "in" or "out" -> indices to remove
 
 
-def _cut(whole: Module, parts: list[Gone], inputs: Any, constants: str) -> tuple[Module, dict[str, Any]] | None:
+def _cut(
+    whole: Module, parts: list[Gone], inputs: Any, constants: str
+) -> tuple[Module, dict[str, Any]] | None:
     """The smaller model and its record; None if it does not compute the same."""
     gone: Gone = {}
     for part in parts:
@@ -118,7 +129,9 @@ def _cut(whole: Module, parts: list[Gone], inputs: Any, constants: str) -> tuple
         return None
     if constants == "drop":
         return (model, structure) if before.shape == after.shape else None
-    close = before.shape == after.shape and _apart(before, after) <= _EQUAL * max(1.0, float(before.abs().max()))
+    close = before.shape == after.shape and _apart(before, after) <= _EQUAL * max(
+        1.0, float(before.abs().max())
+    )
     return (model, structure) if close else None
 
 
@@ -136,7 +149,9 @@ def _graph(tp: Any, model: Module, inputs: Any) -> Any:
                 model, example_inputs=inputs, output_transform=_tensor_of, verbose=False
             )
     except Exception as error:
-        raise InputError(f"shrink: torch-pruning could not trace the model ({type(error).__name__}: {error}).") from error
+        raise InputError(
+            f"shrink: torch-pruning could not trace the model ({type(error).__name__}: {error})."
+        ) from error
     finally:
         for p, flag in flags.items():
             p.requires_grad_(flag)
@@ -177,7 +192,8 @@ def _removable(
             if owner is None:
                 operation = item.dep.target.name
                 if "Pad" in operation or "_Slice" in operation or isinstance(target, torch.nn.Parameter):
-                    why = "its channels run through a padded or sliced shortcut, or are added to a bare parameter"
+                    why = "its channels run through a padded or sliced shortcut, or are added to a bare "
+                    "parameter"
                 continue
             if not isinstance(target, (Linear, _ConvNd, _NormBase)):
                 why = f"its channels run through {owner} ({type(target).__name__}), which mixes them"
@@ -186,7 +202,13 @@ def _removable(
                 why = f"its channels run through the grouped or transposed convolution {owner}"
                 continue
             reads = reads or side == "prune_in_channels"
-            items.append((owner, "in" if side == "prune_in_channels" else "out", list(zip(item.idxs, item.root_idxs, strict=True))))
+            items.append(
+                (
+                    owner,
+                    "in" if side == "prune_in_channels" else "out",
+                    list(zip(item.idxs, item.root_idxs, strict=True)),
+                )
+            )
         if not why and not reads:
             why = "its channels are the model's output"
         if why:
@@ -209,12 +231,14 @@ def _removable(
                 here = part.setdefault(owner, {}).setdefault(side, set())
                 here.update(index for index, root in pairs if root not in blocked)
         if bool(rows.all()):
-            raise InputError(f"shrink: layer {name} has no living filter left; the model computes a constant.")
+            raise InputError(
+                f"shrink: layer {name} has no living filter left; the model computes a constant."
+            )
     return parts, left
 
 
 def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:
-    """Move what removed channels emit into the bias of the layers that read them; returns the layers that got one."""
+    """Move what removed channels emit into the bias of their readers; returns layers that gained one."""
     modules = dict(model.named_modules())
     emitted: dict[str, Tensor] = {}
     hooks = []
@@ -240,16 +264,26 @@ def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:
         if not bool(value.any()):
             continue
         layer: Any = modules[name]
-        if isinstance(layer, _ConvNd) and layer.padding_mode == "zeros" and layer.padding not in ("valid", (0,) * len(layer.kernel_size)):
+        if (
+            isinstance(layer, _ConvNd)
+            and layer.padding_mode == "zeros"
+            and layer.padding not in ("valid", (0,) * len(layer.kernel_size))
+        ):
             if constants == "drop":
                 continue
             raise InputError(
-                f"shrink: {int(value.count_nonzero())} dead channels still send a constant (a bias, or the shift of a batch "
-                f"normalisation) into {name}, a convolution with zero padding, where it cannot be folded into a bias "
+                f"shrink: {int(value.count_nonzero())} dead channels still send a constant (a bias, or "
+                "the shift of a batch "
+                f"normalisation) into {name}, a convolution with zero padding, where it cannot be folded "
+                "into a bias "
                 'exactly. Extend the mask with `silence` before training on, or pass constants="drop".'
             )
         at = torch.tensor(sorted(gone[name]["in"]), device=layer.weight.device)
-        columns = layer.weight.detach().index_select(1, at).flatten(2).sum(2) if layer.weight.ndim > 2 else layer.weight.detach()[:, at]
+        columns = (
+            layer.weight.detach().index_select(1, at).flatten(2).sum(2)
+            if layer.weight.ndim > 2
+            else layer.weight.detach()[:, at]
+        )
         shift = columns @ value.to(columns.dtype)
         if layer.bias is None:
             layer.register_parameter("bias", torch.nn.Parameter(shift, layer.weight.requires_grad))
@@ -264,7 +298,9 @@ def _record(model: Module, gone: Gone) -> dict[str, dict[str, dict[str, Any]]]:
     modules = dict(model.named_modules())
     layers: dict[str, dict[str, dict[str, Any]]] = {}
     for name, sides in gone.items():
-        weight: Any = modules[name].weight if not isinstance(modules[name], _NormBase) else modules[name].running_mean
+        weight: Any = (
+            modules[name].weight if not isinstance(modules[name], _NormBase) else modules[name].running_mean
+        )
         for side, indices in sides.items():
             size = weight.shape[0 if side == "out" else 1]
             kept = [i for i in range(size) if i not in indices]

@@ -16,15 +16,17 @@ from ..types import Data
 
 
 def silence(model: Module, mask: Mask, data: Data[Any]) -> Mask:
-    """Extend a mask by the bias of each wholly dead filter, and by the scale and shift of the norm that reads it.
+    """Extend a mask by the bias of each dead filter, and by scale and shift of the norm that reads it.
 
-    Zeroing a filter's weights leaves its bias and the shift of a batch normalisation behind it, so that the channel
-    goes on emitting a constant. With both dead too the channel is zero, and `shrink` can remove it without a trace.
+    Zeroing a filter's weights leaves its bias and the shift of a batch normalisation behind it, so that the
+    channel goes on emitting a constant. With both dead too the channel is zero, and `shrink` can remove it
+    without a trace.
 
     Args:
         model: left unchanged.
         mask: names weights of layers; a row [i, ...] without a living entry is a dead filter.
-        data: one batch of it is shown to the model, to see which batch normalisation reads which layer's output.
+        data: one batch of it is shown to the model, to see which batch normalisation reads which layer's
+            output.
     """
     keep = dict(mask.keep)
     copy = deepcopy(model)
@@ -48,7 +50,9 @@ def silence(model: Module, mask: Mask, data: Data[Any]) -> Mask:
     with evaluating(copy):
         data.task.outputs(copy, next(iter(data.batches())))
     parameters = dict(copy.named_parameters())
-    norms = {producer: norm for norm, found in reads.items() if len(found) == 1 for producer in found if producer}
+    norms = {
+        producer: norm for norm, found in reads.items() if len(found) == 1 for producer in found if producer
+    }
     for weight, alive in mask.keep.items():
         layer = weight.removesuffix("weight").removesuffix(".")
         rows = alive.flatten(1).any(1) if alive.ndim > 1 else alive

@@ -1,7 +1,8 @@
 """SNIP: at initialisation, keep the connections whose removal would change the loss most.
 
 Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019,
-arXiv 1810.02340, eq. 6: s = |g w| / sum of |g w|. Meant for an untrained network, which is then trained under the mask.
+arXiv 1810.02340, eq. 6: s = |g w| / sum of |g w|. Meant for an untrained network, which is then trained under
+the mask.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from .scope import Scope
 class SNIP:
     """Score = |g w| over its sum, g the gradient of the mean loss of a few examples.
 
-    Batch normalisation uses the batch's own statistics, dropout is off, and the model's running statistics stay as
-    they are.
+    Batch normalisation uses the batch's own statistics, dropout is off, and the model's running statistics
+    stay as they are.
 
     Attributes:
-        examples: how many, evenly spaced through the data (the paper: one mini-batch of 100 on MNIST, 128 on CIFAR).
+        examples: how many, evenly spaced through the data (the paper: one mini-batch of 100 on MNIST, 128 on
+            CIFAR).
         scope: which weights are scored.
     """
 
@@ -36,7 +38,8 @@ class SNIP:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "SNIP: Single-shot Network Pruning based on Connection Sensitivity", "Lee, Ajanthan, Torr", "ICLR", 2019,
+        "SNIP: Single-shot Network Pruning based on Connection Sensitivity",
+        "Lee, Ajanthan, Torr", "ICLR", 2019,
         "1810.02340",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
@@ -54,5 +57,7 @@ class SNIP:
         products = {name: (g * weights[name].detach()).abs() for name, g in gradients.items()}
         total = torch.stack([p.double().sum() for p in products.values()]).sum()
         if not total > 0:
-            raise InputError("SNIP: every product of weight and gradient is zero; is the last layer initialised to zero?")
+            raise InputError(
+                "SNIP: every product of weight and gradient is zero; is the last layer initialised to zero?"
+            )
         return {name: (product / total).to(product.dtype) for name, product in products.items()}

@@ -1,7 +1,8 @@
 """Soft filter pruning: zero the weakest filters after each epoch, but let them grow back in the next.
 
-He, Kang, Dong, Fu, Yang, "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018,
-arXiv 1808.06866, algorithm 1: filters are ranked by their l2 norm within each layer, at one rate for all layers.
+He, Kang, Dong, Fu, Yang, "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI
+2018, arXiv 1808.06866, algorithm 1: filters are ranked by their l2 norm within each layer, at one rate for
+all layers.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from .silence import silence
 class SoftFilter:
     """Train with SGD; at the end of each epoch zero the filters of smallest norm; they go on training.
 
-    The cut after the last epoch is the final one. It also zeroes the dead filters' bias and batch normalisation, which
-    the paper leaves for the removal that follows: only then is a dead channel silent, and `shrink` exact.
+    The cut after the last epoch is the final one. It also zeroes the dead filters' bias and batch
+    normalisation, which the paper leaves for the removal that follows: only then is a dead channel silent,
+    and `shrink` exact.
 
     Attributes:
         rate: share of each layer's filters that are zeroed (P_i); the paper takes 0.1 to 0.4.
@@ -52,14 +54,17 @@ class SoftFilter:
     scope: Scope = Scope(last=False)
 
     paper: ClassVar[Paper] = Paper(
-        "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", "He, Kang, Dong, Fu, Yang", "IJCAI",
+        "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks",
+        "He, Kang, Dong, Fu, Yang", "IJCAI",
         2018, "1808.06866",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise InputError(f"SoftFilter.rate must be in [0, 1); got {self.rate}. It is the share of filters zeroed.")
+            raise InputError(
+                f"SoftFilter.rate must be in [0, 1); got {self.rate}. It is the share of filters zeroed."
+            )
         if self.epochs < 1:
             raise InputError(f"SoftFilter.epochs must be at least 1; got {self.epochs}.")
 
@@ -73,7 +78,9 @@ class SoftFilter:
         data.require_examples("SoftFilter")
         pruned = deepcopy(model)
         if self.rate > 0 and self._weak(pruned, data).density() == 1:
-            raise InputError(f"SoftFilter.rate {self.rate} cuts no filter: every layer is too narrow. Raise it.")
+            raise InputError(
+                f"SoftFilter.rate {self.rate} cuts no filter: every layer is too narrow. Raise it."
+            )
 
         def cut(step: Step) -> None:
             if step.last_of_epoch:

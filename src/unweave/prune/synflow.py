@@ -1,8 +1,8 @@
 """SynFlow: prune without data, by the flow of synaptic strength, so slowly that no layer collapses.
 
-Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
-NeurIPS 2020, arXiv 2006.05467: R = sum of the outputs of the network with |w| for w on an input of ones; score
-|w dR/dw| (eq. 2); density d^(k/n) after iteration k of n (algorithm 1).
+Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
+flow", NeurIPS 2020, arXiv 2006.05467: R = sum of the outputs of the network with |w| for w on an input of
+ones; score |w dR/dw| (eq. 2); density d^(k/n) after iteration k of n (algorithm 1).
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _PAPER = Paper(
 class SynFlow:
     """One iteration's score, |w dR/dw|, in float64 and eval mode.
 
-    The data's first example is read for its shape alone. Running means of batch normalisation count as zero (they are,
-    at initialisation): a mean subtracted from a flow of absolute values would turn parts of it negative.
+    The data's first example is read for its shape alone. Running means of batch normalisation count as zero
+    (they are, at initialisation): a mean subtracted from a flow of absolute values would turn parts of it
+    negative.
 
     Attributes:
         scope: which weights are scored.
@@ -69,7 +70,10 @@ class SynFlow:
         with torch.enable_grad():
             total = data.task.outputs(flow, ones).sum()
             if not bool(total.isfinite()):
-                raise NonFiniteError("SynFlow: the flow through the network overflows float64; normalise or rescale its layers.")
+                raise NonFiniteError(
+                    "SynFlow: the flow through the network overflows float64; normalise or rescale its "
+                    "layers."
+                )
             found = torch.autograd.grad(total, list(weights.values()))
         return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), found, strict=True)}
 
@@ -96,7 +100,9 @@ class SynFlowPrune:
     def __post_init__(self) -> None:
         Global(self.sparsity)
         if self.iterations < 1:
-            raise InputError(f"SynFlowPrune.iterations must be at least 1; got {self.iterations}. The paper uses 100.")
+            raise InputError(
+                f"SynFlowPrune.iterations must be at least 1; got {self.iterations}. The paper uses 100."
+            )
 
     def mask(self, model: Module, data: Data[Any]) -> Mask:
         """The mask alone; `model` is left unchanged. No draw is made.

@@ -1,8 +1,8 @@
 """Taylor: the squared first-order estimate of how much the loss changes when a weight is set to zero.
 
 Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019,
-arXiv 1906.10771, eq. 3: I = (g w)^2, here averaged over mini-batches. For filters combine with Channel("sum") (eq. 8
-sums g w of a group before squaring; summing the squares instead is the paper's own alternative).
+arXiv 1906.10771, eq. 3: I = (g w)^2, here averaged over mini-batches. For filters combine with Channel("sum")
+(eq. 8 sums g w of a group before squaring; summing the squares instead is the paper's own alternative).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .scope import Scope
 
 @dataclass(frozen=True, kw_only=True)
 class Taylor:
-    """Score = mean over mini-batches of (g w)^2, in eval mode. The batch size matters: g is a batch's mean gradient.
+    """Score = mean over mini-batches of (g w)^2, in eval mode. g is a batch's mean gradient, so its size matters.
 
     Attributes:
         examples: how many, evenly spaced through the data, are read; None reads all.
@@ -33,7 +33,8 @@ class Taylor:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "Importance Estimation for Neural Network Pruning", "Molchanov, Mallya, Tyree, Frosio, Kautz", "CVPR", 2019,
+        "Importance Estimation for Neural Network Pruning",
+        "Molchanov, Mallya, Tyree, Frosio, Kautz", "CVPR", 2019,
         "1906.10771",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()

@@ -22,10 +22,11 @@ _HELD = 1 << 20  # scores gathered for the final selection, or a sixteenth of th
 def kth_largest(tensors: Sequence[Tensor], k: int) -> float:
     """The k-th largest entry over all tensors, exactly.
 
-    A sample brackets the answer. One pass counts what lies above the bracket and gathers the few entries inside,
-    among which the answer is then selected. Should the sample mislead, the bracket is widened; should too many
-    entries lie inside, it is halved over the ordered float64 numbers, at most 64 times. Deterministic; nothing is
-    sorted or concatenated, and the extra memory is about a hundredth of the scores'.
+    A sample brackets the answer. One pass counts what lies above the bracket and gathers the few entries
+    inside, among which the answer is then selected. Should the sample mislead, the bracket is widened; should
+    too many entries lie inside, it is halved over the ordered float64 numbers, at most 64 times.
+    Deterministic; nothing is sorted or concatenated, and the extra memory is about a hundredth of the
+    scores'.
 
     Args:
         tensors: of floating point, any shapes, without NaN; those of mixed types are copied to the widest.
@@ -65,7 +66,9 @@ def _bracket(sample: np.ndarray[Any, Any], share: float, doubt: float) -> tuple[
     n = len(sample)
     off = n if math.isinf(doubt) else doubt * math.sqrt(share * (1 - share) * n) + 2
     first, last = math.floor(share * n - off), math.ceil(share * n + off)
-    return (float(sample[last]) if last < n else -math.inf), (float(sample[first]) if first >= 0 else math.inf)
+    return (float(sample[last]) if last < n else -math.inf), (
+        float(sample[first]) if first >= 0 else math.inf
+    )
 
 
 def _chunks(flat: list[Tensor]) -> Iterator[Tensor]:
@@ -77,7 +80,7 @@ def _chunks(flat: list[Tensor]) -> Iterator[Tensor]:
 def _look(
     flat: list[Tensor], low: float, high: float, held: int
 ) -> tuple[int, int, np.ndarray[Any, Any] | None]:
-    """Entries above `high`; entries in [low, high]; and the latter themselves, if low < high and they are not too many."""
+    """Number above `high`; number in [low, high]; and the latter, if low < high and they are few."""
     above = inside = 0
     found: list[np.ndarray[Any, Any]] | None = [] if low < high else None
     room = np.zeros((2, _CHUNK), dtype=bool)
@@ -118,7 +121,9 @@ def _where(flags: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _bisect(flat: list[Tensor], k: int, low: float, high: float) -> float:
     """The answer, known to lie in [low, high], bit by bit."""
-    if _count(flat, low, strictly=True) < k:  # many entries equal the bracket's end: zeros of a pruned layer, say
+    if (
+        _count(flat, low, strictly=True) < k
+    ):  # many entries equal the bracket's end: zeros of a pruned layer, say
         return low
     if _count(flat, high) >= k:
         return high

@@ -1,8 +1,8 @@
 """Wanda: a weight matters as much as it is large and its input is active; compared within each output.
 
 Sun, Liu, Bair, Kolter, "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024,
-arXiv 2306.11695, eq. 1: S_ij = |W_ij| * ||X_j||_2 over all calibration inputs (tokens, positions). Use it with the
-budget `PerOutput`, or the pattern `NM`; no weight is updated.
+arXiv 2306.11695, eq. 1: S_ij = |W_ij| * ||X_j||_2 over all calibration inputs (tokens, positions). Use it
+with the budget `PerOutput`, or the pattern `NM`; no weight is updated.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from .scope import Scope
 class Wanda:
     """Score = |w| times the l2 norm of what it is multiplied with, summed over the calibration examples.
 
-    The paper goes layer by layer and shows each layer the outputs of already pruned ones; here all layers see the dense
-    network's, so that one pass suffices. Convolutions count each kernel position as an input of its own.
+    The paper goes layer by layer and shows each layer the outputs of already pruned ones; here all layers see
+    the dense network's, so that one pass suffices. Convolutions count each kernel position as an input of its
+    own.
 
     Attributes:
         examples: how many calibration examples, evenly spaced through the data (the paper: 128 sequences).
@@ -38,7 +39,8 @@ class Wanda:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
-        "A Simple and Effective Pruning Approach for Large Language Models", "Sun, Liu, Bair, Kolter", "ICLR", 2024,
+        "A Simple and Effective Pruning Approach for Large Language Models",
+        "Sun, Liu, Bair, Kolter", "ICLR", 2024,
         "2306.11695",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
@@ -71,7 +73,9 @@ class Wanda:
                 hook.remove()
         for name, _, _ in layers:
             if name not in energy:
-                raise InputError(f"Wanda: the layer of {name} is never called by the model. Leave it out of the scope.")
+                raise InputError(
+                    f"Wanda: the layer of {name} is never called by the model. Leave it out of the scope."
+                )
         return {name: weight.detach().abs() * energy[name].sqrt() for name, _, weight in layers}
 
 
