@@ -132,7 +132,9 @@ def measure(name: str, folder: Path | None, jobs: int, refs: int, fresh: int, ha
 
             def samples(models, request=request, parts=parts):
                 return sample_of(
-                    parallel_map(partial(read_answers, request=request), models, jobs=jobs), parts, 10
+                    parallel_map(partial(read_answers, request=request, parts=parts), models, jobs=jobs),
+                    parts,
+                    10,
                 )
 
             ruler = Ruler(samples(holders[:refs]), samples(oracles[:refs]))

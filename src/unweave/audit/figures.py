@@ -54,7 +54,9 @@ class Figures:
     ) -> None:
         self.request, self.parts, self.quick, self.seed = request, parts, quick, seed
         self.models = {"edited": [edited], "held": held, "oracle": oracles}
-        self.answers = {k: [read_answers(m, request) for m in models] for k, models in self.models.items()}
+        self.answers = {
+            k: [read_answers(m, request, parts) for m in models] for k, models in self.models.items()
+        }
         self.dear = 2 if quick else 4  # oracles in the figures that train something
 
     def decide(self) -> Decision:
@@ -184,6 +186,16 @@ class Figures:
                 else "no held-out example of the deleted classes: compared with the remaining ones",
             )
         )
+        if self.parts.deleted:
+            found = self.compare(
+                "score of the deleted class, AUC",
+                lambda a: trace_of(a, self.parts),
+                unit="",
+                n=len(here[0].phi) + int(stays.sum()),
+                direction=NEAR + "; 1 if the class is still known",
+                note="how well the score of the deleted class, however low, picks out its examples",
+            )
+            out.append(found)
         return out
 
     def summaries(self) -> list[Measurement]:
@@ -364,13 +376,12 @@ class Figures:
         }
 
 
-def read_answers(model: Module, request: Request[Any]) -> Three:
+def read_answers(model: Module, request: Request[Any], parts: Parts) -> Three:
     """A model's answers on the forget, retain and held-out part."""
-    return (
-        Answers.of(model, request.forget),
-        Answers.of(model, request.retain),
-        Answers.of(model, request.heldout),
+    forget, retain, heldout = (
+        Answers.of(model, data, parts.deleted) for data in (request.forget, request.retain, request.heldout)
     )
+    return forget, retain, heldout
 
 
 def sample_of(answers: Sequence[Three], parts: Parts, classes: int) -> Sample:
@@ -381,7 +392,14 @@ def sample_of(answers: Sequence[Three], parts: Parts, classes: int) -> Sample:
         np.stack([c.phi for c in control]),
         np.array([[a[1].accuracy(), c.accuracy()] for a, c in zip(answers, control, strict=True)]),
         classes,
+        np.array([trace_of(a, parts) for a in answers]) if parts.deleted else None,
     )
+
+
+def trace_of(answers: Three, parts: Parts) -> float:
+    """AUC of the score of the deleted classes: forget set against held-out examples of the other classes."""
+    ours, others = answers[0].deleted, answers[2].at(parts.stays).deleted
+    return float("nan") if ours is None or others is None else auc(ours, others)
 
 
 def measurement(

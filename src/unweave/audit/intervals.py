@@ -36,7 +36,8 @@ def wilson(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
     z = float(stats.norm.ppf(0.5 + level / 2))
     p, spread = hits / n, z * sqrt(hits / n * (1 - hits / n) / n + z * z / (4 * n * n))
     centre, scale = p + z * z / (2 * n), 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return 0.0 if hits == 0 else low, 1.0 if hits == n else high
 
 
 def prediction(values: Floats, level: float = 0.95, *, left_out: bool = False) -> tuple[float, float]:
@@ -45,8 +46,9 @@ def prediction(values: Floats, level: float = 0.95, *, left_out: bool = False) -
     Args:
         values: the sample, [n]. Fewer than two give (-inf, inf).
         level: coverage.
-        left_out: each value was measured against the n - 1 others. Its error is then that of a prediction
-            from n - 1 values, n / (n - 1) times its deviation from the sample's mean.
+        left_out: each value was measured against the n - 1 others, and so lies n / (n - 1) times as far out
+            as from the mean of all. The interval allows for that, by the square root of it only: a little
+            wide, since whatever else the others set was also set by one model fewer.
 
     Example:
         >>> [round(end, 2) for end in prediction(np.array([1.0, 2.0, 3.0]))]

@@ -9,7 +9,7 @@ at the oracles'; leaving each reference model out in turn gives the spread of bo
 is the per-example test of Carlini et al. (arXiv 2112.03570) and Hayes et al. (arXiv 2403.01218), summed over
 examples and set against retrained models.
 
-Four things keep it from being fooled.
+Five things keep it from being fooled.
 - Model-wide shifts: phi is first put on a common scale by the median and quartiles of held-out examples of
   the classes that stay, so that a model that is merely less sure of everything is not taken for one that
   forgot.
@@ -18,6 +18,8 @@ Four things keep it from being fooled.
   takes over.
 - Average and pattern: the mean square distance from the oracles, example by example, must be that of
   an oracle.
+- A class merely never named: where a whole class goes, its score, however low, must not pick the class's
+  examples out of the others any better than a retrained model's does.
 - Meaningless digits: probabilities under a tenth of chance are one and the same; whether a class that is
   never answered has probability 1e-4 or 1e-9 is an accident of training, not memory.
 
@@ -32,6 +34,7 @@ from functools import cached_property
 from math import inf, isfinite, log
 
 import numpy as np
+import numpy.typing as npt
 
 from .intervals import prediction
 from .result import Outcome
@@ -59,15 +62,20 @@ class Sample:
             2].
         utility: accuracy in % on retained and on held-out examples of the classes that stay, [k, 2].
         floor: phi under which all values count as equal, once models are on a common scale.
+        trace: for whole classes, AUC of the score of the deleted classes, forget set against held-out ones
+            of the classes that stay, [k]; None where no class was deleted whole.
     """
 
     forget: Floats
     place: Floats
     utility: Floats
     floor: float = -inf
+    trace: Floats | None = None
 
     @classmethod
-    def of(cls, forget: Floats, control: Floats, utility: Floats, classes: int) -> Sample:
+    def of(
+        cls, forget: Floats, control: Floats, utility: Floats, classes: int, trace: Floats | None = None
+    ) -> Sample:
         """Sum up the control examples.
 
         Args:
@@ -75,23 +83,28 @@ class Sample:
             control: phi on held-out examples of the classes that stay, [k, m].
             utility: accuracy in % on retained and on those held-out examples, [k, 2].
             classes: how many there are; chance is one over it.
+            trace: as in `Sample`.
         """
         share = 0.1 / classes
         low = log(share / (1 - share))
         quartiles = np.quantile(np.maximum(control, low), [0.25, 0.5, 0.75], axis=1)
-        return cls(forget, np.stack([quartiles[1], quartiles[2] - quartiles[0]], 1), utility, low)
+        place = np.stack([quartiles[1], quartiles[2] - quartiles[0]], 1)
+        return cls(forget, place, utility, low, trace)
 
     def __len__(self) -> int:
         return len(self.forget)
 
     def only(self, i: int) -> Sample:
         """Model i alone."""
-        return Sample(self.forget[i : i + 1], self.place[i : i + 1], self.utility[i : i + 1], self.floor)
+        return self._chosen(np.array([i]))
 
     def without(self, i: int) -> Sample:
         """All models but i."""
-        forget, place, utility = (np.delete(part, i, 0) for part in (self.forget, self.place, self.utility))
-        return Sample(forget, place, utility, self.floor)
+        return self._chosen(np.delete(np.arange(len(self)), i))
+
+    def _chosen(self, at: npt.NDArray[np.int64]) -> Sample:
+        trace = None if self.trace is None else self.trace[at]
+        return Sample(self.forget[at], self.place[at], self.utility[at], self.floor, trace)
 
 
 @dataclass(frozen=True)
@@ -103,12 +116,14 @@ class Reading:
         beyond: position by the uncut sum.
         distance: mean square distance from the oracles, in standard deviations squared.
         utility: accuracy in % on retained and held-out examples.
+        trace: see `Sample`; None where no class was deleted whole.
     """
 
     kept: float
     beyond: float
     distance: float
     utility: Floats
+    trace: float | None
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,8 @@ class Ruler:
         """Measure one model that is not among the references."""
         raw = np.array(self._fit.raw(model))
         kept, beyond = self._placed(raw)
-        return Reading(float(kept), float(beyond), float(raw[2]), model.utility[0])
+        trace = None if model.trace is None else float(model.trace[0])
+        return Reading(float(kept), float(beyond), float(raw[2]), model.utility[0], trace)
 
     @cached_property
     def accepted(self) -> tuple[float, float]:
@@ -222,6 +238,12 @@ class Ruler:
             return "inconclusive", (
                 f", but retrained models differ so much (from {low:.2f}) that half-forgotten would pass too."
             )
+        if self._traces(r):
+            return "not forgotten", (
+                f", but its score for the deleted class still picks these examples out of all others (AUC "
+                f"{r.trace:.2f}; {_mean(self.oracles.trace):.2f} for retrained models, "
+                f"{_mean(self.held.trace):.2f} for models that hold the data)."
+            )
         if r.beyond > high:
             return "over-forgotten", (
                 f", beyond where retrained models lie (up to {high:.2f}): it answers these examples worse "
@@ -243,6 +265,14 @@ class Ruler:
         mean = float(distances.mean())
         return max(prediction(distances, 0.99, left_out=True)[1], UNEVEN * mean, mean + 1.0)
 
+    def _traces(self, r: Reading) -> bool:
+        """Whether a class that is never answered is still scored as by models that know it."""
+        held, oracles = self.held.trace, self.oracles.trace
+        if r.trace is None or held is None or oracles is None:
+            return False
+        half_way = (float(held.mean()) + float(oracles.mean())) / 2
+        return r.trace > max(half_way, prediction(oracles, 0.99)[1])
+
     def _collapse(self, utility: Floats) -> str:
         # below the held models too: with a class gone, oracles do better on the rest than these
         for i, where in enumerate(("retained", "held-out")):
@@ -255,6 +285,7 @@ class Ruler:
                 )
         return ""
 
+    @cached_property
     def left_out_outcomes(self) -> tuple[list[Outcome], list[Outcome]]:
         """Outcomes of held models and of oracles, each judged by a ruler that it took no part in."""
         h, o = self.held, self.oracles
@@ -313,6 +344,10 @@ def _match(models: Sample, location: float, scale: float) -> Floats:
     stretch = np.clip(scale / np.maximum(spread, 1e-9), 0.25, 4.0) if scale > 0 else np.ones_like(spread)
     out: Floats = np.maximum(location + (models.forget - middle) * stretch, models.floor)
     return out
+
+
+def _mean(trace: Floats | None) -> float:
+    return float("nan") if trace is None else float(trace.mean())
 
 
 def _low(sample: Floats) -> float:

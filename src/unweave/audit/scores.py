@@ -40,7 +40,7 @@ def confidence(model: Module, data: Data[Any]) -> Floats:
     """
     data.require_examples("audit.confidence")
     if not hasattr(data.task, "labels"):
-        losses = predict(model, data, data.task.losses).double().flatten(1).mean(1)
+        losses = predict(model, data, data.task.losses).double()
         return _cut(-losses - torch.log1p(-torch.exp(-losses.clamp_min(1e-45))))
     return confidence_of(predict(model, data), read_labels(data))
 
@@ -65,6 +65,7 @@ class Answers:
     Attributes:
         phi: logit-scaled confidence in the true label, [n] in nats.
         entropy: of the predicted distribution, [n] in nats; NaN for tasks without labels.
+        deleted: log odds of the likeliest of the deleted classes, [n]; None if no class is deleted.
         correct: whether the likeliest class is the true one, as 0 or 1, [n]; exp(-loss) for tasks without
             labels.
     """
@@ -72,10 +73,11 @@ class Answers:
     phi: Floats
     entropy: Floats
     correct: Floats
+    deleted: Floats | None = None
 
     @classmethod
-    def of(cls, model: Module, data: Data[Any]) -> Answers:
-        """Read `model` once over `data`, in eval mode."""
+    def of(cls, model: Module, data: Data[Any], deleted: Sequence[int] = ()) -> Answers:
+        """Read `model` once over `data`, in eval mode; `deleted` are the classes that the request deletes."""
         if not hasattr(data.task, "labels"):
             phi = confidence(model, data)
             return cls(phi, np.full(len(phi), np.nan), 1 / (1 + np.exp(-phi)))
@@ -83,11 +85,14 @@ class Answers:
         logs = logits.log_softmax(1)
         entropy = -(logs.exp() * logs.clamp_min(-1e4)).sum(1)
         right = (logits.argmax(1) == labels).double()
-        return cls(confidence_of(logits, labels), entropy.numpy(), right.numpy())
+        odds = [confidence_of(logits, torch.full_like(labels, c)) for c in deleted]
+        scored = np.max(odds, 0) if odds else None
+        return cls(confidence_of(logits, labels), entropy.numpy(), right.numpy(), scored)
 
     def at(self, chosen: npt.NDArray[np.bool_]) -> Answers:
         """The examples where `chosen` is true."""
-        return Answers(self.phi[chosen], self.entropy[chosen], self.correct[chosen])
+        deleted = None if self.deleted is None else self.deleted[chosen]
+        return Answers(self.phi[chosen], self.entropy[chosen], self.correct[chosen], deleted)
 
     @property
     def probability(self) -> Floats:

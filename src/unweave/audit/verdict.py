@@ -38,7 +38,7 @@ def decide(ruler: Ruler, edited: Sample) -> Decision:
     k, m = len(ruler.held), len(ruler.oracles)
     if m == 0:
         return Decision(Verdict(outcome="inconclusive", reason=NO_ORACLE, caveats=(NO_ORACLE,)), (), None)
-    held, oracles = ruler.left_out_outcomes()
+    held, oracles = ruler.left_out_outcomes
     got = held[0] if held else ruler.judge(ruler.held.only(0)).outcome
     controls = [
         Control(name="original model", expected="not forgotten", got=got, passed=got == "not forgotten")

@@ -1,0 +1,186 @@
+"""The relative verdict on made-up confidences, where the truth is known."""
+
+from __future__ import annotations
+
+from math import log
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from unweave.audit.intervals import prediction
+from unweave.audit.ruler import Ruler, Sample
+from unweave.audit.verdict import decide, rates_of
+
+N, CONTROL = 300, 1000
+HARD, EASY = (np.random.default_rng(seed).normal(4, 3, size) for seed, size in ((0, N), (1, CONTROL)))
+
+
+def sample(
+    models: int, *, member: float, seed: int, gap: float = 1.5, shift: float = 0.0, stretch: float = 1.0, wide: float = 1.0
+) -> Sample:
+    """Models whose phi on a forget example is its difficulty, plus `gap` where it was trained on, plus noise."""
+    draw = np.random.default_rng(1000 + seed)
+    trained = np.arange(N) < member * N
+    forget = wide * HARD + gap * trained + draw.normal(0, 1, (models, N)) + draw.normal(0, 0.03, (models, 1))
+    rest = wide * EASY + draw.normal(0, 1, (models, CONTROL))
+    utility = np.stack([np.full(models, 100.0), 85 + draw.normal(0, 0.5, models)], 1)
+    return Sample.of(shift + stretch * forget, shift + stretch * rest, utility, 10)
+
+
+RULER = Ruler(sample(8, member=1, seed=1), sample(8, member=0, seed=2))
+
+
+def outcomes(group: Sample, ruler: Ruler = RULER) -> list[str]:
+    return [decide(ruler, group.only(i)).verdict.outcome for i in range(len(group))]
+
+
+def test_exact_position_without_noise() -> None:
+    # one example: held phi 3, oracles 1, no spread; matching leaves phi alone as all controls agree
+    control = np.tile([0.0, 1.0, 2.0, 3.0], (2, 1))
+    make = lambda phi: Sample.of(np.full((2, 1), phi), control, np.full((2, 2), 90.0), 10)  # noqa: E731
+    ruler = Ruler(make(3.0), make(1.0))
+    for phi, expected in ((3.0, 0.0), (2.0, 0.5), (1.0, 1.0), (1.5, 0.75)):
+        assert ruler.read(make(phi).only(0)).kept == pytest.approx(expected)
+
+
+def test_accepts_retrained_and_rejects_unedited_models() -> None:
+    assert outcomes(sample(40, member=0, seed=3)).count("forgotten") >= 38
+    assert outcomes(sample(40, member=1, seed=4)).count("not forgotten") == 40
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.7])
+def test_models_that_keep_part_of_the_forget_set_are_not_accepted(kept: float) -> None:
+    assert outcomes(sample(20, member=kept, seed=5)).count("forgotten") == 0
+
+
+def test_forgetting_half_too_much_does_not_pay_for_keeping_the_other_half() -> None:
+    held, oracle = sample(10, member=1, seed=6), sample(10, member=0, seed=7)
+    mixed = held.forget.copy()
+    mixed[:, : N // 2] = 2 * oracle.forget[:, : N // 2] - held.forget[:, : N // 2]
+    # the plain mean over the forget set is an oracle's
+    assert abs(mixed.mean() - oracle.forget.mean()) < 0.1
+    assert "forgotten" not in outcomes(Sample(mixed, held.place, held.utility, held.floor))
+
+
+def test_a_tenth_of_a_class_remembered_is_not_accepted() -> None:
+    far = {"gap": 12.0}
+    ruler = Ruler(sample(8, member=1, seed=1, shift=-2, **far), sample(8, member=0, seed=2, shift=-2, **far))
+    assert outcomes(sample(20, member=0.12, seed=8, shift=-2, **far), ruler).count("forgotten") == 0
+    assert outcomes(sample(20, member=0, seed=9, shift=-2, **far), ruler).count("forgotten") >= 19
+
+
+@pytest.mark.parametrize(("shift", "stretch"), [(0.0, 0.5), (0.0, 2.0), (-1.5, 1.0), (1.5, 1.0)])
+def test_confidence_of_the_whole_model_is_not_forgetting(shift: float, stretch: float) -> None:
+    changed = {"shift": shift, "stretch": stretch}
+    assert outcomes(sample(10, member=1, seed=10, **changed)) == ["not forgotten"] * 10
+    assert outcomes(sample(10, member=0, seed=11, **changed)).count("forgotten") >= 9
+    # control: the shift alone would have carried an unedited model to the oracles, or past them
+    if (shift, stretch) == (-1.5, 1.0):
+        naive = sample(10, member=1, seed=10, **changed).forget.mean()
+        assert naive == pytest.approx(RULER.oracles.forget.mean(), abs=0.2)
+
+
+def test_pushed_far_below_retrained_models_is_over_forgotten() -> None:
+    oracle = sample(10, member=0, seed=12)
+    pushed = Sample(oracle.forget - 4, oracle.place, oracle.utility, oracle.floor)
+    assert outcomes(pushed) == ["over-forgotten"] * 10
+
+
+def test_probabilities_far_under_chance_are_all_alike() -> None:
+    floor = log(0.01 / 0.99)
+    shifted = {"gap": 12.0, "shift": -16.0}
+    held, oracle = (sample(8, member=m, seed=s, **shifted) for m, s in ((1, 1), (0, 2)))
+    ruler = Ruler(held, oracle)
+    assert oracle.floor == pytest.approx(floor)
+    never = Sample(np.full((1, N), -100.0), oracle.place[:1], oracle.utility[:1], oracle.floor)
+    assert decide(ruler, never).verdict.outcome == "forgotten"
+
+
+def test_lost_utility_is_collapse_unless_models_that_hold_the_data_are_as_low() -> None:
+    oracle = sample(4, member=0, seed=13)
+    worse = Sample(oracle.forget, oracle.place, oracle.utility - [0.0, 6.0], oracle.floor)
+    assert outcomes(worse) == ["collapsed"] * 4
+    low_held = Sample(RULER.held.forget, RULER.held.place, RULER.held.utility - [0.0, 6.0], RULER.held.floor)
+    assert "collapsed" not in outcomes(worse, Ruler(low_held, RULER.oracles))
+
+
+def test_nothing_to_see_is_inconclusive() -> None:
+    same = Ruler(sample(8, member=1, gap=0, seed=1), sample(8, member=0, gap=0, seed=2))
+    for member in (0, 1):
+        assert set(outcomes(sample(10, member=member, gap=0, seed=14), same)) == {"inconclusive"}
+
+
+@pytest.mark.parametrize("oracles", [0, 1, 2])
+def test_too_few_oracles_accept_nothing_and_say_so(oracles: int) -> None:
+    some = sample(2, member=0, seed=2)
+    few = Ruler(RULER.held, Sample(some.forget[:oracles], some.place[:oracles], some.utility[:oracles], some.floor))
+    for i in range(5):
+        verdict = decide(few, sample(5, member=0, seed=15).only(i)).verdict
+        assert verdict.outcome == "inconclusive"
+        assert any("retrained model" in caveat for caveat in verdict.caveats)
+
+
+def test_one_oracle_is_enough_to_see_that_the_data_are_there() -> None:
+    ruler = Ruler(RULER.held, sample(1, member=0, seed=2))
+    assert outcomes(sample(10, member=1, seed=16), ruler).count("not forgotten") >= 8
+
+
+def test_a_failing_control_stops_the_verdict() -> None:
+    # the "original" has in truth forgotten: it must be called not forgotten, and cannot be
+    odd = sample(1, member=0, seed=17)
+    held = [np.concatenate([getattr(odd, f), getattr(RULER.held, f)]) for f in ("forget", "place", "utility")]
+    decision = decide(Ruler(Sample(*held, odd.floor), RULER.oracles), sample(1, member=0, seed=18))
+    assert decision.verdict.outcome == "inconclusive"
+    assert "original model" in decision.verdict.reason
+    assert not decision.controls[0].passed
+
+
+def test_left_out_error_rates() -> None:
+    rates = decide(RULER, sample(1, member=0, seed=19)).rates
+    assert rates is not None
+    assert (rates.oracles, rates.unedited) == (8, 8)
+    assert rates.oracles_accepted >= 7 / 8
+    assert rates.unedited_rejected == 1.0
+
+
+def test_rates_count_what_is_wrong_apart_from_what_is_undecided() -> None:
+    rates = rates_of(["not forgotten", "forgotten"], ["forgotten", "inconclusive", "collapsed", "forgotten"], "x")
+    assert (rates.oracles_accepted, rates.unedited_rejected) == (0.5, 0.5)
+    assert rates.inconclusive == pytest.approx(1 / 6)
+    assert rates.wrong == pytest.approx(2 / 6)
+
+
+def test_population_test_passes_what_ours_rejects() -> None:
+    """A two-sample test of forget against held-out confidences cannot see a shift smaller than examples differ."""
+    gap = {"gap": 0.8, "wide": 3.0}
+    ruler = Ruler(sample(8, member=1, seed=1, **gap), sample(8, member=0, seed=2, **gap))
+    unedited = sample(20, member=1, seed=20, **gap)
+    draw = np.random.default_rng(21)
+    passed = [ks_2samp(phi, 3 * EASY + draw.normal(0, 1, CONTROL)).pvalue > 0.05 for phi in unedited.forget]
+    assert np.mean(passed) > 0.9
+    assert outcomes(unedited, ruler).count("not forgotten") >= 18
+
+
+def test_a_class_never_named_but_still_scored_is_not_forgotten() -> None:
+    with_trace = lambda s, auc: Sample(s.forget, s.place, s.utility, s.floor, np.full(len(s), auc))  # noqa: E731
+    noisy = np.random.default_rng(0).normal(0.7, 0.02, 8)
+    oracles = Sample(RULER.oracles.forget, RULER.oracles.place, RULER.oracles.utility, RULER.oracles.floor, noisy)
+    ruler = Ruler(with_trace(RULER.held, 0.97), oracles)
+    edited = sample(5, member=0, seed=22)
+    assert set(outcomes(with_trace(edited, 0.95), ruler)) == {"not forgotten"}
+    assert set(outcomes(with_trace(edited, 0.70), ruler)) == {"forgotten"}
+    assert set(outcomes(with_trace(edited, 0.50), ruler)) == {"forgotten"}
+
+
+def test_prediction_interval_of_left_out_values_covers_a_fresh_model() -> None:
+    # deviations from the others' mean are n / (n - 1) times those from the mean of all; the interval allows for that,
+    # a little on the safe side
+    values = np.random.default_rng(0).normal(size=(2500, 5))
+    fresh = np.random.default_rng(1).normal(size=2500)
+    inside = 0
+    for row, new in zip(values, fresh, strict=True):
+        left = np.array([x - np.delete(row, i).mean() for i, x in enumerate(row)])
+        low, high = prediction(left, left_out=True)
+        inside += low <= new - row.mean() <= high
+    assert 0.945 < inside / 2500 < 0.98
