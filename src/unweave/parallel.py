@@ -55,7 +55,7 @@ def parallel_map(work: Callable[[A], B], items: Sequence[A], *, jobs: int | None
                 results.append(single_threaded(work, item))
                 bar.advance()
             return results
-        calls = (joblib.delayed(_in_worker)(work, item) for item in items)
+        calls = (joblib.delayed(_in_worker)(work, item, os.getpid()) for item in items)
         results = []
         for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
             results.append(result)
@@ -212,14 +212,16 @@ def single_threaded(work: Callable[[A], B], item: A) -> B:
         torch.set_num_threads(threads)
 
 
-def _in_worker(work: Callable[[A], B], item: A) -> B:
-    _die_with_parent()
+def _in_worker(work: Callable[[A], B], item: A, parent: int) -> B:
+    _die_with(parent)
     os.environ["UNWEAVE_PROGRESS"] = "0"
     torch.set_num_threads(1)
     return work(item)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     # A worker that outlived a killed run would go on writing into a folder that the resumed run now owns.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before we asked
+            os._exit(1)
