@@ -20,7 +20,7 @@ claim = Claim(
     },
     baseline="the dense network trained on alike; unstructured and channel pruning at the same sparsity",
     criterion="mean accuracy of `2:4` is within 1 point of `dense, trained on`",
-    seeds=SEEDS,
+    seeds=SEEDS[:3],
     settings={"sparsity": 0.5, "recover_epochs": 5},
 )
 

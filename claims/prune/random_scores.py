@@ -21,7 +21,7 @@ claim = Claim(
     },
     baseline="random masks of the same total size with a uniform budget, trained alike",
     criterion="mean accuracy of `random, ERK` is above that of `random, uniform`",
-    seeds=SEEDS,
+    seeds=SEEDS[:3],
     settings={"sparsity": SPARSITY},
     note="First tried at 97 %: there random masks do not train at all in this small network (9 to 13 %), so "
     "that beating them says nothing. Measured at 90 % instead.",

@@ -23,7 +23,7 @@ claim = Claim(
     baseline="the same filters' share by l2 norm cut once, then as many epochs with the same optimiser "
     "under the mask",
     criterion="mean accuracy of `soft` is above that of `hard`",
-    seeds=SEEDS,
+    seeds=SEEDS[:3],
     settings={"rate": RATE, "epochs": EPOCHS, "lr": 0.02},
 )
 

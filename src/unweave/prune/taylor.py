@@ -22,7 +22,7 @@ from .scope import Scope
 
 @dataclass(frozen=True, kw_only=True)
 class Taylor:
-    """Score = mean over mini-batches of (g w)^2, in eval mode. g is a batch's mean gradient, so its size matters.
+    """Score = mean over mini-batches of (g w)^2, g a batch's mean gradient in eval mode; its size matters.
 
     Attributes:
         examples: how many, evenly spaced through the data, are read; None reads all.
