@@ -1,4 +1,4 @@
-"""Faults to inject: a disk that is full at the n-th write, files damaged in every way, processes killed at a moment."""
+"""Faults to inject: a disk full at the n-th write, files damaged in every way, killed processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def disk_full_at(call: int | None) -> Iterator[_Counter]:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Make every write past `size` bytes of a file fail, also those of compiled code (EFBIG: really no room)."""
+    """Make every write past `size` bytes of a file fail, also those of compiled code (EFBIG)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -114,11 +114,16 @@ def one_line(error: BaseException) -> str:
 
 
 def run_python(
-    script: str, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 120
+    script: str,
+    *args: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python script in a process of its own, one thread, and wait."""
     return subprocess.run(
-        [sys.executable, "-c", script, *args], env=_env(env), cwd=cwd, timeout=timeout, capture_output=True, text=True,
+        [sys.executable, "-c", script, *args], env=_env(env), cwd=cwd, timeout=timeout, capture_output=True,
+        text=True,
         check=False,
     )  # fmt: skip
 
@@ -138,7 +143,12 @@ def run_and_kill(
         True if it was killed, False if it ended by itself before that.
     """
     process = subprocess.Popen(
-        list(command), env=_env(env), cwd=cwd, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        list(command),
+        env=_env(env),
+        cwd=cwd,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
         end = time.monotonic() + timeout

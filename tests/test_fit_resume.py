@@ -47,7 +47,9 @@ class Sam(Optimizer):
             closure()
         for p, climb, lr in moved:
             p.sub_(climb)
-            self.state[p]["velocity"] = 0.9 * self.state[p].get("velocity", torch.zeros_like(p)) + p.grad + 0.01 * p
+            self.state[p]["velocity"] = (
+                0.9 * self.state[p].get("velocity", torch.zeros_like(p)) + p.grad + 0.01 * p
+            )
             p.sub_(lr * self.state[p]["velocity"])
         return loss
 
@@ -55,7 +57,9 @@ class Sam(Optimizer):
 def _data(n: int = 40, batch_size: int = 8, seed: int = 0) -> Data[Classify]:
     rng = seeded(seed)
     inputs = torch.randn(n, 6, generator=rng)
-    return of_tensors(inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long(), classes=3, batch_size=batch_size)
+    return of_tensors(
+        inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long(), classes=3, batch_size=batch_size
+    )
 
 
 def _net(seed: int = 0) -> nn.Sequential:
@@ -74,14 +78,18 @@ _OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
 
 def _mask(model: nn.Module, seed: int = 1) -> Mask:
     rng = seeded(seed)
-    return Mask({n: torch.rand(p.shape, generator=rng) < 0.4 for n, p in model.named_parameters() if p.ndim > 1})
+    return Mask(
+        {n: torch.rand(p.shape, generator=rng) < 0.4 for n, p in model.named_parameters() if p.ndim > 1}
+    )
 
 
 class Crash(BaseException):
     """A kill, as far as Python code can be killed from inside."""
 
 
-def _train(name: str, checkpoint: Path | None = None, crash_at: int = -1, epochs: int = 3) -> tuple[nn.Module, Fit, Optimizer]:
+def _train(
+    name: str, checkpoint: Path | None = None, crash_at: int = -1, epochs: int = 3
+) -> tuple[nn.Module, Fit, Optimizer]:
     model = _net()
     mask = _mask(model)
     mask.apply_(model)
@@ -96,13 +104,17 @@ def _train(name: str, checkpoint: Path | None = None, crash_at: int = -1, epochs
 
     fitted = fit_(
         model, data, mean_loss(data), optimizer, epochs=epochs, rng=seeded(3), hold=mask, clip=2.0,
-        schedule=warm_cosine(optimizer, 5 * epochs), after_step=after, checkpoint=checkpoint, checkpoint_seconds=-1.0,
+        schedule=warm_cosine(optimizer, 5 * epochs), after_step=after, checkpoint=checkpoint,
+        checkpoint_seconds=-1.0,
     )  # fmt: skip
     return model, fitted, optimizer
 
 
 def _bits(model: nn.Module) -> dict[str, bytes]:
-    return {k: v.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes() for k, v in model.state_dict().items()}
+    return {
+        k: v.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        for k, v in model.state_dict().items()
+    }
 
 
 def _tensors(tree: Any) -> Iterator[Any]:
@@ -139,7 +151,8 @@ def test_a_finished_training_is_loaded_not_repeated(tmp_path: Path) -> None:
     data = _data()
     optimizer = _OPTIMIZERS["adamw"](model.parameters())
     again = fit_(
-        model, data, lambda m, b: calls.append(1) or mean_loss(data)(m, b), optimizer, epochs=3, rng=seeded(3),
+        model, data, lambda m, b: calls.append(1) or mean_loss(data)(m, b), optimizer, epochs=3,
+        rng=seeded(3),
         hold=_mask(model), clip=2.0, schedule=warm_cosine(optimizer, 15), checkpoint=tmp_path / "c",
     )  # fmt: skip
     assert not calls
@@ -157,7 +170,16 @@ def _two_fits(folder: Path | None, crash_in: int = 0) -> nn.Module:
             if number == crash_in and step.index == 4:
                 raise Crash
 
-        fit_(model, data, mean_loss(data), optimizer, epochs=2, rng=rng, after_step=after, checkpoint_seconds=-1.0)
+        fit_(
+            model,
+            data,
+            mean_loss(data),
+            optimizer,
+            epochs=2,
+            rng=rng,
+            after_step=after,
+            checkpoint_seconds=-1.0,
+        )
     return model
 
 
@@ -191,8 +213,8 @@ with resumable(folder / "work"):
         def objective(m, b):
             time.sleep(slow)
             return mean_loss(data)(m, b)
-        fit_(model, data, objective, optimizer, epochs=3, rng=rng, hold=mask, schedule=warm_cosine(optimizer, 15),
-             checkpoint_seconds=-1.0)
+        fit_(model, data, objective, optimizer, epochs=3, rng=rng, hold=mask,
+             schedule=warm_cosine(optimizer, 15), checkpoint_seconds=-1.0)
 save_model(model, folder / "done.safetensors", mask=mask)
 """
 
@@ -243,7 +265,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
 @given(
     st.recursive(
         st.none() | st.integers(-2, 2) | st.text(max_size=3),
-        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["seed", "model", "step"]), inner),
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["seed", "model", "step"]), inner)
+        ),
         max_leaves=5,
     )
 )
@@ -266,10 +290,15 @@ def test_any_nested_skeleton_gives_our_error_or_a_value(tmp_path: Path, data: st
 
     node = st.recursive(
         st.none() | st.integers() | st.text(max_size=3),
-        lambda inner: st.lists(inner, max_size=2)
-        | st.fixed_dictionaries(
-            {"kind": st.sampled_from(["tensor", "dict", "list", "tuple", "code", 3])},
-            optional={"at": st.sampled_from(["a", "b"]), "items": st.lists(st.lists(inner, max_size=2), max_size=2) | inner},
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.fixed_dictionaries(
+                {"kind": st.sampled_from(["tensor", "dict", "list", "tuple", "code", 3])},
+                optional={
+                    "at": st.sampled_from(["a", "b"]),
+                    "items": st.lists(st.lists(inner, max_size=2), max_size=2) | inner,
+                },
+            )
         ),
         max_leaves=8,
     )
@@ -290,7 +319,15 @@ def test_another_training_does_not_take_the_checkpoint(tmp_path: Path) -> None:
         _train("momentum", tmp_path / "c", epochs=4)
     model, data = _net(), _data()
     with pytest.raises(InputError, match="another seed"):
-        fit_(model, data, mean_loss(data), SGD(model.parameters(), 0.1), epochs=3, rng=seeded(4), checkpoint=tmp_path / "c")
+        fit_(
+            model,
+            data,
+            mean_loss(data),
+            SGD(model.parameters(), 0.1),
+            epochs=3,
+            rng=seeded(4),
+            checkpoint=tmp_path / "c",
+        )
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
@@ -364,15 +401,22 @@ def test_held_zeros_stay_to_the_bit(name: str) -> None:
     optimizer = _OPTIMIZERS[name](free.parameters())
     mask.apply_(free)
     fit_(free, data, mean_loss(data), optimizer, epochs=1, rng=seeded(0))
-    assert all((free.get_parameter(n)[~keep] != 0).any() for n, keep in mask.keep.items())  # control: they do move
+    assert all(
+        (free.get_parameter(n)[~keep] != 0).any() for n, keep in mask.keep.items()
+    )  # control: they do move
 
     optimizer = _OPTIMIZERS[name](model.parameters())
-    dense = fit_(model, data, mean_loss(data), optimizer, epochs=1, rng=seeded(0))  # momentum in dead places beforehand
+    dense = fit_(
+        model, data, mean_loss(data), optimizer, epochs=1, rng=seeded(0)
+    )  # momentum in dead places beforehand
     assert dense.steps == 5
 
     def check(step: Step) -> None:
         for n, keep in mask.keep.items():
-            assert torch.equal(model.get_parameter(n)[~keep].view(torch.int32), torch.zeros(int((~keep).sum()), dtype=torch.int32))
+            assert torch.equal(
+                model.get_parameter(n)[~keep].view(torch.int32),
+                torch.zeros(int((~keep).sum()), dtype=torch.int32),
+            )
 
     fit_(model, data, mean_loss(data), optimizer, epochs=2, rng=seeded(0), hold=mask, after_step=check)
 
@@ -382,7 +426,15 @@ def test_only_these_may_move(name: str) -> None:
     model, data = _net(), _data()
     only = _mask(model)
     before = {n: model.get_parameter(n).detach().clone() for n in only.keep}
-    fit_(model, data, mean_loss(data), _OPTIMIZERS[name](model.parameters()), epochs=2, rng=seeded(0), only=only)
+    fit_(
+        model,
+        data,
+        mean_loss(data),
+        _OPTIMIZERS[name](model.parameters()),
+        epochs=2,
+        rng=seeded(0),
+        only=only,
+    )
     for n, moves in only.keep.items():
         after = model.get_parameter(n).detach()
         assert torch.equal(after[~moves].view(torch.int32), before[n][~moves].view(torch.int32))
@@ -433,7 +485,14 @@ def test_a_model_comes_back_as_it_went_in(dtype: torch.dtype) -> None:
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(NonFiniteError):
-        fit_(model, data, lambda m, b: m[0].weight.sum() * float("nan"), SGD(model.parameters(), 0.1), epochs=1, rng=seeded(0))
+        fit_(
+            model,
+            data,
+            lambda m, b: m[0].weight.sum() * float("nan"),
+            SGD(model.parameters(), 0.1),
+            epochs=1,
+            rng=seeded(0),
+        )
     assert [m.training for m in model.modules()] == modes
 
 
@@ -504,10 +563,13 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    subprocess.run([sys.executable, str(script), str(tmp_path / "one")], check=True, cwd=root, env=env, timeout=100)
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "one")], check=True, cwd=root, env=env, timeout=100
+    )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(script), str(tmp_path / "two")], cwd=root, env=env, timeout=200, capture_output=True, text=True,
+        [*launch, str(script), str(tmp_path / "two")], cwd=root, env=env, timeout=200, capture_output=True,
+        text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -197,13 +197,13 @@ def fit_(
                     break
                 run.order_state = order.get_state()
                 first = run.step - epoch * per_epoch
-                for at, batch in enumerate(
+                for at, batch in enumerate(  # noqa: B007 - the closure reads `batch`
                     data.batches(None if ordered else order, start=first, part=(parts.rank, parts.count)), first
                 ):
                     share = parts.share(min(data.batch_size, len(data) - at * data.batch_size))
                     good.take()
                     try:
-                        optimizer.step(closure)
+                        optimizer.step(closure)  # type: ignore[arg-type]
                         keeper.restore_()
                         if not math.isfinite(_norm([p.detach() for p in trained])):
                             raise NonFiniteError(
@@ -265,6 +265,7 @@ class _Keeper:
 
     def __init__(self, model: Module, hold: Mask | None, only: Mask | None, former: _Keeper | None = None) -> None:
         self.dead = [(p, ~alive) for _, p, alive in hold.match(model)] if hold else []
+        self.frozen: list[tuple[Tensor, Tensor, Tensor]]
         if former is not None:
             self.frozen = former.frozen
         else:

@@ -49,7 +49,9 @@ def test_weights_come_back_to_the_bit(tmp_path: Path, dtype: torch.dtype, place:
     loaded = load_into(fresh, tmp_path / place)
     assert _equal(loaded, model)
     assert all(torch.equal(before[k], v) for k, v in fresh.state_dict().items())
-    assert written == (tmp_path / place if place.endswith("safetensors") else tmp_path / place / "model.safetensors")
+    assert written == (
+        tmp_path / place if place.endswith("safetensors") else tmp_path / place / "model.safetensors"
+    )
     assert not partials(tmp_path)
 
 
@@ -99,8 +101,6 @@ def test_a_mask_that_the_model_does_not_obey_is_refused(tmp_path: Path) -> None:
     assert not contents(tmp_path)
 
 
-
-
 def test_structure_is_applied_on_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import unweave.io.structure as structure_module
 
@@ -110,7 +110,10 @@ def test_structure_is_applied_on_loading(tmp_path: Path, monkeypatch: pytest.Mon
         return model
 
     monkeypatch.setattr(structure_module, "restructure_", narrow_)
-    small, full = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3)), nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    small, full = (
+        nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3)),
+        nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)),
+    )
     save_model(small, tmp_path, structure={"hidden": 2})
     assert _equal(load_into(full, tmp_path), small)
     assert full[0].weight.shape == (6, 4)
@@ -172,7 +175,9 @@ def test_a_flipped_bit_in_a_zip_checkpoint_is_caught(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_non_finite_weights_are_refused(tmp_path: Path, value: float, suffix: str, dtype: torch.dtype) -> None:
+def test_non_finite_weights_are_refused(
+    tmp_path: Path, value: float, suffix: str, dtype: torch.dtype
+) -> None:
     state = {k: v.clone().to(dtype) if v.is_floating_point() else v for k, v in _model().state_dict().items()}
     state["1.weight"][2, 1] = value
     path = tmp_path / f"m{suffix}"
@@ -189,7 +194,9 @@ def test_non_finite_weights_are_refused(tmp_path: Path, value: float, suffix: st
 
 def test_other_shapes_and_names(tmp_path: Path) -> None:
     save_model(_model(), tmp_path)
-    with pytest.raises(InputError, match=r"'1\.weight' is \(6, 4\) in the file and \(7, 4\) in the model \(\d such\)"):
+    with pytest.raises(
+        InputError, match=r"'1\.weight' is \(6, 4\) in the file and \(7, 4\) in the model \(\d such\)"
+    ):
         load_into(_model(hidden=7), tmp_path)
     with pytest.raises(InputError, match="lacks .*has .*which the model lacks"):
         load_into(nn.Linear(4, 3), tmp_path)
@@ -202,7 +209,9 @@ def test_other_shapes_and_names(tmp_path: Path) -> None:
 
 
 def test_integers_are_not_taken_for_weights(tmp_path: Path) -> None:
-    save_file({"weight": torch.ones(3, 4, dtype=torch.int64), "bias": torch.ones(3)}, tmp_path / "m.safetensors")
+    save_file(
+        {"weight": torch.ones(3, 4, dtype=torch.int64), "bias": torch.ones(3)}, tmp_path / "m.safetensors"
+    )
     with pytest.raises(InputError, match="torch.int64 in the file"):
         load_into(nn.Linear(4, 3), tmp_path / "m.safetensors")
 
@@ -236,7 +245,9 @@ class _Command(_Canary):
 @pytest.mark.parametrize("kind", [_Canary, _Command])
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".ckpt"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, kind: type, suffix: str, legacy: bool) -> None:
+def test_a_pickle_that_would_run_code_is_refused(
+    tmp_path: Path, kind: type, suffix: str, legacy: bool
+) -> None:
     canary, path = tmp_path / "canary", tmp_path / f"m{suffix}"
     torch.save({"weight": kind(str(canary))}, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(IntegrityError, match="would run .* when read, so it was not read") as caught:
@@ -291,7 +302,9 @@ def test_any_bytes_give_our_error(tmp_path: Path, content: bytes, suffix: str) -
 def test_a_damaged_checkpoint_gives_our_error_or_loads(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / f"m{data.draw(st.sampled_from(['.safetensors', '.pt']))}"
     model = nn.Linear(2, 2)
-    save_file(dict(model.state_dict()), path) if path.suffix != ".pt" else torch.save(model.state_dict(), path)
+    save_file(dict(model.state_dict()), path) if path.suffix != ".pt" else torch.save(
+        model.state_dict(), path
+    )
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -307,13 +320,19 @@ def test_a_damaged_checkpoint_gives_our_error_or_loads(tmp_path: Path, data: st.
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["aliases", "sha256", "mask", "structure"]), inner),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["aliases", "sha256", "mask", "structure"]), inner)
+        ),
         max_leaves=8,
     )
 )
 def test_any_record_in_the_header_gives_our_error(tmp_path: Path, record: object) -> None:
-    save_file(dict(nn.Linear(2, 2).state_dict()), tmp_path / "m.safetensors", metadata={"unweave.model": json.dumps(record)})
+    save_file(
+        dict(nn.Linear(2, 2).state_dict()),
+        tmp_path / "m.safetensors",
+        metadata={"unweave.model": json.dumps(record)},
+    )
     with pytest.raises(IntegrityError):
         load_into(nn.Linear(2, 2), tmp_path / "m.safetensors")
 

@@ -15,13 +15,17 @@ from unweave.io.masks import load_mask, save_mask
 
 def _mask(*shapes: tuple[int, ...], seed: int = 0) -> Mask:
     rng = torch.Generator().manual_seed(seed)
-    return Mask({f"layer{i}.weight": torch.rand(shape, generator=rng) < 0.3 for i, shape in enumerate(shapes)})
+    return Mask(
+        {f"layer{i}.weight": torch.rand(shape, generator=rng) < 0.3 for i, shape in enumerate(shapes)}
+    )
 
 
 def test_exact_bits_of_a_small_mask(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    save_mask(Mask({"w": torch.tensor([True, False, True, True, False, False, False, True, True])}), tmp_path / "m")
+    save_mask(
+        Mask({"w": torch.tensor([True, False, True, True, False, False, False, True, True])}), tmp_path / "m"
+    )
     assert load_file(tmp_path / "m")["w"].tolist() == [0b10110001, 0b10000000]
 
 
@@ -43,7 +47,9 @@ def test_size_is_a_thirty_second_of_float32(tmp_path: Path) -> None:
     save_mask(mask, tmp_path / "m")
     header = 8 + int.from_bytes((tmp_path / "m").read_bytes()[:8], "little")
     float32 = 4 * mask.size()
-    assert (tmp_path / "m").stat().st_size - header <= float32 / 32 + len(shapes)  # a last byte may be part full
+    assert (tmp_path / "m").stat().st_size - header <= float32 / 32 + len(
+        shapes
+    )  # a last byte may be part full
     assert (tmp_path / "m").stat().st_size < 1.02 * float32 / 32
     assert load_mask(tmp_path / "m") == mask
 
@@ -81,7 +87,9 @@ def test_any_bytes_give_our_error(tmp_path: Path, content: bytes) -> None:
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 2**70) | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["w", "shapes", "sha256", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["w", "shapes", "sha256", "x"]), inner)
+    ),
     max_leaves=6,
 )
 

@@ -103,7 +103,9 @@ def test_workers_can_use_it(tmp_path: Path) -> None:
 
 def test_a_data_set_beside_a_data(tmp_path: Path) -> None:
     text = _GOOD.replace("train = (", "from unweave.datasets import of_tensors\ntrain = of_tensors(")
-    project = load_project(_write(tmp_path, text.replace("% 3)\nheldout", "% 3, classes=5, batch_size=7)\nheldout")))
+    project = load_project(
+        _write(tmp_path, text.replace("% 3)\nheldout", "% 3, classes=5, batch_size=7)\nheldout"))
+    )
     assert project.heldout.task == Classify(5)
     assert project.heldout.batch_size == 7
 
@@ -113,7 +115,10 @@ def test_a_data_set_beside_a_data(tmp_path: Path) -> None:
     [
         (("recipe = ", "receipt = "), r"does not define recipe\. It must define"),
         (("train = ", "heldout = "), r"does not define train\."),
-        (("recipe = Supervised(network=Net, epochs=1, lr=0.1)", "recipe = Net"), r"recipe in .* got the class Net"),
+        (
+            ("recipe = Supervised(network=Net, epochs=1, lr=0.1)", "recipe = Net"),
+            r"recipe in .* got the class Net",
+        ),
         (("recipe = Supervised(network=Net, epochs=1, lr=0.1)", "recipe = 3"), r"recipe in .* got a int"),
         (("heldout = [", "heldout = 3 # ["), "heldout in .* must be an unweave Data.* got a int"),
         (("i % 3) for", "'dog') for"), r"heldout in .* must hold pairs \(input, label\)"),
@@ -123,15 +128,24 @@ def test_a_data_set_beside_a_data(tmp_path: Path) -> None:
         (("torch.arange(12) % 3", "torch.arange(11)"), "pairs 12 inputs with 11 labels"),
         (("range(6)", "range(0)"), "heldout in .* holds no examples"),
         (("import torch\n", "import torch\nload = 3\n"), "load in .* must be a function"),
-        (("import torch\n", "import torch\nclass_names = 'abc'\n"), "class_names in .* must be a list of strings"),
+        (
+            ("import torch\n", "import torch\nclass_names = 'abc'\n"),
+            "class_names in .* must be a list of strings",
+        ),
         (("import torch\n", "import torch\nclass_names = ['a']\n"), "has 1 names; the data has 3 classes"),
         (("import torch\n", "import torch\nclass_names = ['a', 'b', 'a']\n"), "repeats a name"),
         (("import torch\n", "import torch\ncolumns = [1]\n"), "columns in .* must map names"),
-        (("import torch\n", "import torch\ncolumns = {'owner': [1]}\n"), "one value for each of 12 examples; got 1"),
+        (
+            ("import torch\n", "import torch\ncolumns = {'owner': [1]}\n"),
+            "one value for each of 12 examples; got 1",
+        ),
         (("recipe = ", "recipe = = "), r"project\.py, line 14: invalid syntax"),
         (("recipe = ", "1 / 0\nrecipe = "), r"project\.py, line 14: ZeroDivisionError: division by zero"),
         (("recipe = ", "exit(3)\nrecipe = "), r"project\.py, line 14: SystemExit: 3"),
-        (("import torch\n", "import torch, absent_thing\n"), r"line 2: ModuleNotFoundError: No module named 'absent_thing'"),
+        (
+            ("import torch\n", "import torch, absent_thing\n"),
+            r"line 2: ModuleNotFoundError: No module named 'absent_thing'",
+        ),
     ],
 )
 def test_clear_errors(tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -161,5 +175,7 @@ def test_no_file_and_no_load(tmp_path: Path) -> None:
         "class Own:\n    def build(self, data, *, rng):\n        return Net()\nrecipe = Own()",
     )
     project = load_project(_write(tmp_path, text))
-    with pytest.raises(InputError, match=r"must define load\(path\): its recipe, a Own, has no method initial"):
+    with pytest.raises(
+        InputError, match=r"must define load\(path\): its recipe, a Own, has no method initial"
+    ):
         project.model(tmp_path / "m")

@@ -28,10 +28,21 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def _run(out: Path, source: Path, *, lr: float = 0.1, seed: int = 0, stop_in: str = "", log: list[str] | None = None) -> None:
+def _run(
+    out: Path,
+    source: Path,
+    *,
+    lr: float = 0.1,
+    seed: int = 0,
+    stop_in: str = "",
+    log: list[str] | None = None,
+) -> None:
     done = [] if log is None else log
     with RunFolder.open(
-        out, settings={"lr": lr, "method": {"name": "salun"}}, inputs={"model": source, "data": "ab" * 32}, seed=seed
+        out,
+        settings={"lr": lr, "method": {"name": "salun"}},
+        inputs={"model": source, "data": "ab" * 32},
+        seed=seed,
     ) as run:
         for name in ("edit", "audit"):
             with run.stage(name, f"{name}/numbers.txt") as stage:
@@ -75,7 +86,9 @@ def test_record_of_a_finished_run(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_in", ["edit", "audit"])
-def test_resuming_skips_what_is_finished_and_ends_the_same(tmp_path: Path, source: Path, stop_in: str) -> None:
+def test_resuming_skips_what_is_finished_and_ends_the_same(
+    tmp_path: Path, source: Path, stop_in: str
+) -> None:
     _run(tmp_path / "whole", source)
     with pytest.raises(RuntimeError, match="stopped"):
         _run(tmp_path / "out", source, stop_in=stop_in)
@@ -99,7 +112,10 @@ def test_another_seed_gives_other_numbers(tmp_path: Path, source: Path) -> None:
 
 def test_leftovers_of_an_unfinished_stage_go(tmp_path: Path) -> None:
     def attempt(names: list[str]) -> None:
-        with RunFolder.open(tmp_path / "out", settings={}, inputs={}, seed=0) as run, run.stage("s", "model") as stage:
+        with (
+            RunFolder.open(tmp_path / "out", settings={}, inputs={}, seed=0) as run,
+            run.stage("s", "model") as stage,
+        ):
             stage.paths[0].mkdir()
             for name in names:
                 (stage.paths[0] / name).write_text(name)
@@ -149,7 +165,9 @@ def test_a_flipped_bit_in_an_input_is_caught(tmp_path: Path, source: Path) -> No
     content = bytearray(source.read_bytes())
     content[500] ^= 4
     source.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"input model \(.*weights.bin\) is not what the run .* began with") as caught:
+    with pytest.raises(
+        IntegrityError, match=r"input model \(.*weights.bin\) is not what the run .* began with"
+    ) as caught:
         _run(tmp_path / "out", source)
     one_line(caught.value)
 
@@ -181,10 +199,15 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, source: Path) -> Non
         _run(tmp_path / "out", source, lr=0.2, seed=3)
     with pytest.raises(InputError, match=r"other inputs: it had data, model; now model\."):
         with RunFolder.open(
-            tmp_path / "out", settings={"lr": 0.1, "method": {"name": "salun"}}, inputs={"model": source}, seed=0
+            tmp_path / "out",
+            settings={"lr": 0.1, "method": {"name": "salun"}},
+            inputs={"model": source},
+            seed=0,
         ):
             pass
-    with pytest.raises(InputError, match=r'lr was 0.1, now \(not given\); method.name was "salun", now \(not given\)'):
+    with pytest.raises(
+        InputError, match=r'lr was 0.1, now \(not given\); method.name was "salun", now \(not given\)'
+    ):
         with RunFolder.open(tmp_path / "out", settings={}, inputs={}, seed=0):
             pass
     assert contents(tmp_path / "out") == before
@@ -286,7 +309,10 @@ def test_any_record_gives_our_error(tmp_path: Path, data: st.DataObject) -> None
 
     out = tmp_path / "out"
     shutil.rmtree(out, ignore_errors=True)
-    with RunFolder.open(out, settings={"a": 1}, inputs={"d": "00"}, seed=0) as run, run.stage("s", "x") as stage:
+    with (
+        RunFolder.open(out, settings={"a": 1}, inputs={"d": "00"}, seed=0) as run,
+        run.stage("s", "x") as stage,
+    ):
         write_text(stage.paths[0], "x")
     record = json.loads((out / "run.json").read_text())
     del record["sha256"]
@@ -303,7 +329,10 @@ def test_any_record_gives_our_error(tmp_path: Path, data: st.DataObject) -> None
         record["sha256"] = _checksum(record)  # as if someone had written it so
     (out / "run.json").write_text(json.dumps(record))
     try:
-        with RunFolder.open(out, settings={"a": 1}, inputs={"d": "00"}, seed=0) as run, run.stage("s", "x") as stage:
+        with (
+            RunFolder.open(out, settings={"a": 1}, inputs={"d": "00"}, seed=0) as run,
+            run.stage("s", "x") as stage,
+        ):
             if stage.todo:
                 write_text(stage.paths[0], "x")
     except UnweaveError as error:
@@ -381,7 +410,9 @@ def test_killed_at_random_moments_then_the_same_bits(tmp_path: Path, source: Pat
         before = time.time()
         killed += run_and_kill(
             command(out, 0.02),
-            ready=lambda before=before: (out / "run.json").exists() and (out / "run.json").stat().st_mtime > before,
+            ready=lambda before=before: (
+                (out / "run.json").exists() and (out / "run.json").stat().st_mtime > before
+            ),
             after=rng.uniform(0, 0.3),
         )
     assert killed >= 2
@@ -393,7 +424,10 @@ def test_killed_at_random_moments_then_the_same_bits(tmp_path: Path, source: Pat
 def test_an_interrupt_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(out)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", _HOLDER, str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert holder.stdout is not None
     holder.stdout.readline()

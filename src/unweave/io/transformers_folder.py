@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -388,21 +388,23 @@ def _read_splits(root: Path) -> list[_Split]:
 
 def _split(root: Path, split: Any, datasets: Any) -> _Split:
     columns = {name: list(split[name]) for name in split.column_names if name not in ("image", "label")}
-    if "label" not in split.column_names:
-        raise InputError(f"{root} has no labels. Put each class's images into a folder of its name.")
-    feature, labels = split.features["label"], list(split["label"])
-    classes = (
-        [feature.int2str(label) for label in labels]
-        if hasattr(feature, "int2str")
-        else [str(x) for x in labels]
-    )
     files = []
     for entry in split.cast_column("image", datasets.Image(decode=False))["image"]:
         path = Path(entry["path"])
         if not path.is_relative_to(root):
             raise InputError(f"{path} lies outside {root}. Unpack archives first.")
         files.append(path.relative_to(root).as_posix())
-    return _Split(files, classes, columns)
+    return _Split(files, _classes(root, split, files), columns)
+
+
+def _classes(root: Path, split: Any, files: Sequence[str]) -> list[str]:
+    if "label" in split.column_names:
+        feature = split.features["label"]
+        return [feature.int2str(x) if hasattr(feature, "int2str") else str(x) for x in split["label"]]
+    folders = [PurePosixPath(file).parent.name for file in files]  # a metadata file takes the labels' place
+    if len(set(folders)) < 2:
+        raise InputError(f"{root} has no labels. Put each class's images into a folder of its name.")
+    return folders
 
 
 def _match_classes(root: Path, train: _Split, config: Any) -> tuple[str, ...]:
