@@ -1,0 +1,93 @@
+"""NegGrad+: descend on the retain set and ascend on the forget set in the same step.
+
+Minimises a * CE_R - (1 - a) * CE_F (Kurmanji, Triantafillou, Hayes, Triantafillou, "Towards Unbounded Machine
+Unlearning", NeurIPS 2023, arXiv 2302.09880, where it is the strengthened NegGrad baseline). Each step reads
+one batch of the retain set and one of the forget set, which is gone through as often as needed.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Generator, Tensor
+from torch.nn import Module
+
+from ..batches import Paired
+from ..errors import InputError
+from ..fit import fit_
+from ..mask import Mask
+from ..paper import Paper
+from ..types import Batch, Request
+from ._train import check_request, check_training, sgd
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegGradPlus:
+    """Hold the rest while pushing the forget set away.
+
+    Attributes: epochs: passes over the retain set; 5 to 10 in the literature. lr: learning rate of SGD.
+        alpha: a, weight of the retain set's loss against 1 - a for the forget set's; 0.9 to 0.999 in the
+        literature.
+            1 is fine-tuning.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        cap: largest loss in nats of a forgotten example that is still pushed up; None pushes without end, as
+            published.
+        norms: "train" lets the running statistics of batch normalisation follow both batches, "frozen" keeps
+            them.
+    """
+
+    epochs: int = 5
+    lr: float = 0.01
+    alpha: float = 0.95
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    cap: float | None = None
+    norms: Literal["train", "frozen"] = "train"
+
+    paper: ClassVar[Paper] = Paper(
+        "Towards Unbounded Machine Unlearning",
+        "Kurmanji, Triantafillou, Hayes, Triantafillou", "NeurIPS", 2023, "2302.09880",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
+
+    def __post_init__(self) -> None:
+        check_training(self)
+        if not 0 <= self.alpha <= 1:
+            raise InputError(
+                f"NegGradPlus.alpha must be in [0, 1]; got {self.alpha}. It weighs the retain set (usual: "
+                f"0.95)."
+            )
+        if self.cap is not None and not self.cap > 0:
+            raise InputError(f"NegGradPlus.cap must be positive or None; got {self.cap}.")
+
+    def apply(self, model: Module, data: Request[Any], *, rng: Generator, only: Mask | None = None) -> Module:
+        """Return a copy of `model`, trained towards the retain set and away from the forget set.
+
+        Args:
+            model: left unchanged.
+            data: forget and retain set are trained on.
+            rng: governs both batch orders.
+            only: positions that may move; all others keep their bits.
+
+        Raises:
+            EmptyDataError: if the forget or the retain set is empty.
+            InputError: if every parameter is frozen.
+            NonFiniteError: if training diverges; raise alpha, lower lr, or set cap.
+        """
+        check_request("NegGradPlus", data)
+        task, edited = data.retain.task, deepcopy(model)
+
+        def tug(m: Module, pair: tuple[Batch, Batch]) -> Tensor:
+            keep, drop = (task.losses(m, batch) for batch in pair)
+            pushed = drop if self.cap is None else drop.clamp(max=self.cap)
+            loss: Tensor = self.alpha * keep.mean() - (1 - self.alpha) * pushed.mean()
+            return loss
+
+        fit_(
+            edited, Paired(data.retain, data.forget), tug, sgd(self, edited.parameters()), epochs=self.epochs,
+            rng=rng, hold=Mask.of(model), only=only, norms=self.norms, label="NegGrad+",
+        )  # fmt: skip
+        return edited
