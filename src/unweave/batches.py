@@ -91,3 +91,8 @@ def _concatenated(first: Data[Any], second: Data[Any]) -> Any:
     if isinstance(a, Subset) and isinstance(b, Subset) and a.dataset is b.dataset:
         return Subset(a.dataset, torch.cat([torch.as_tensor(a.indices), torch.as_tensor(b.indices)]))  # type: ignore[arg-type]
     return ConcatDataset([a, b])
+
+
+def joined(first: Data[Any], second: Data[Any]) -> Data[Any]:
+    """The examples of `first`, then those of `second`, with `first`'s task and batch size."""
+    return replace(first, examples=_concatenated(first, second))
