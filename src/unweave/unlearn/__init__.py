@@ -8,9 +8,15 @@ from .boundary_shrink import BoundaryShrink
 from .fine_tune import FineTune
 from .fisher_forgetting import FisherForgetting
 from .fixed_mask import FixedMask
+from .gradient_ascent import GradientAscent
 from .influence import Influence
+from .l1_sparse import L1Sparse
+from .logit_mask import LogitMask
+from .neggrad_plus import NegGradPlus
 from .newton import Newton
+from .prune_then_unlearn import PruneThenUnlearn
 from .random_labels import RandomLabels
+from .retrain import Retrain
 from .rewind_to_delete import RewindToDelete
 from .salun import SalUn
 from .scrub import SCRUB
@@ -27,9 +33,15 @@ __all__ = [
     "FineTune",
     "FisherForgetting",
     "FixedMask",
+    "GradientAscent",
     "Influence",
+    "L1Sparse",
+    "LogitMask",
+    "NegGradPlus",
     "Newton",
+    "PruneThenUnlearn",
     "RandomLabels",
+    "Retrain",
     "RewindToDelete",
     "SCRUB",
     "SFRon",
