@@ -58,7 +58,8 @@ def with_methods(options: type[Any], chains: Sequence[str]) -> type[Any]:
     for method in chain_methods(chains):
         group = options_of(method.cls)
         if dataclasses.fields(group):
-            extra.append((key_of(method), group, dataclasses.field(default_factory=group)))
+            named = Annotated[group, tyro.conf.arg(name=method.name)]
+            extra.append((key_of(method), named, dataclasses.field(default_factory=group)))
     made = dataclasses.make_dataclass(options.__name__, extra, bases=(options,), kw_only=True, frozen=True)
     made.__doc__ = options.__doc__
     return made
@@ -76,7 +77,7 @@ def chain_methods(chains: Sequence[str]) -> list[Method]:
 
 def key_of(method: Method) -> str:
     """The attribute that holds a method's flags."""
-    return method.name.replace("-", "_")
+    return f"of_{method.name.replace('-', '_')}"
 
 
 def options_of(cls: type[Any]) -> type[Any]:

@@ -31,7 +31,12 @@ EXAMPLE = """  unweave forget
   unweave forget project.py --model model.safetensors --where user=4711 --dry-run
 
 `--method a+b` puts b inside a: `unprune+salun` un-prunes around SalUn. Each method named adds its own flags: add --help."""
-DEFAULT_METHOD = "unprune+fine-tune"
+DEFAULT_METHOD = "unprune+continue"
+EMBEDDED = (
+    "--classes", "3", "--method", "unprune+continue", "--un-pruning.scout-epochs", "10", "--continue.epochs", "10",
+    "--compare", "continue", "salun",
+)  # fmt: skip
+"""What `unweave forget` alone stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,9 @@ Forget.__doc__ = f"{Forget.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "")
 
 def run(argv: Sequence[str]) -> int:
     """Forget. Exit code 0 if the verdict is `forgotten`, else 3."""
+    if not argv:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"unweave forget {' '.join(EMBEDDED)}", markup=False)
+        argv = EMBEDDED
     chains = [*named_methods(argv, ("--method",), DEFAULT_METHOD), *named_methods(argv, ("--compare",), "")]
     chains = [chain for chain in chains if chain]
     asked = parse(with_methods(Forget, chains), argv, command="forget", example=EXAMPLE)
