@@ -33,11 +33,15 @@ class FineTune:
     A layer, for `last_layers`, is a module that owns a weight of two or more dimensions; the last k of them
     in the model's order of registration are trained, with every normalisation between and after them.
 
-    Attributes: epochs: passes over the retain set. lr: learning rate of SGD; 1e-3 to 1e-1 in the literature.
-        momentum: of SGD. weight_decay: of SGD. last_layers: k, how many layers to train, counted from the
-        end; None trains all. reset: re-initialise those layers first; needs `last_layers`. norms: "train"
-        lets the running statistics of batch normalisation follow the retain set (in every layer, also
-            those that are not trained); "frozen" leaves them as they are.
+    Attributes:
+        epochs: passes over the retain set.
+        lr: learning rate of SGD; 1e-3 to 1e-1 in the literature.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        last_layers: k, how many layers to train, counted from the end; None trains all.
+        reset: re-initialise those layers first; needs `last_layers`.
+        norms: "train" lets the running statistics of batch normalisation follow the retain set (in every
+            layer, also those that are not trained); "frozen" leaves them as they are.
     """
 
     epochs: int = 10
@@ -84,9 +88,10 @@ class FineTune:
             rng: governs batch order and re-initialisation.
             only: positions that may move; all others keep their bits.
 
-        Raises: EmptyDataError: if the forget or the retain set is empty. InputError: if the model has fewer
-            layers than `last_layers`, all of them are frozen, one cannot be
-                re-initialised, or `only` is given together with `reset`.
+        Raises:
+            EmptyDataError: if the forget or the retain set is empty.
+            InputError: if the model has fewer layers than `last_layers`, all of them are frozen, one cannot
+                be re-initialised, or `only` is given together with `reset`.
             NonFiniteError: if training diverges.
         """
         check_request("FineTune", data)

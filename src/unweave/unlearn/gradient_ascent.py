@@ -32,12 +32,14 @@ from ._train import accuracy, check_request, check_training, expected_accuracy, 
 class GradientAscent:
     """Unlearn by training backwards, with brakes.
 
-    Attributes: epochs: most passes over the forget set; fewer are made once the target is reached. lr:
-        learning rate of SGD; 1e-5 to 1e-3 in the literature, for many steps an epoch. momentum: of SGD.
-        weight_decay: of SGD. target: accuracy on the forget set, as a share, at which to stop. None: what a
-        model would reach that never
-            saw it, estimated as held-out accuracy times the share of the forget set whose class is still
-            retained. Read after each epoch, so at least one is made.
+    Attributes:
+        epochs: most passes over the forget set; fewer are made once the target is reached.
+        lr: learning rate of SGD; 1e-5 to 1e-3 in the literature, for many steps an epoch.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        target: accuracy on the forget set, as a share, at which to stop. None: what a model would reach that
+            never saw it, estimated as held-out accuracy times the share of the forget set whose class is
+            still retained. Read after each epoch, so at least one is made.
         cap: largest loss of an example in nats that is still climbed; "chance" is ln(classes), that of a
             uniform guess; None climbs without end, as published.
         clip: largest norm of the gradient; None does not clip.

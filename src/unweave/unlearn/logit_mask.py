@@ -50,9 +50,10 @@ class LogitMask:
     def apply(self, model: Module, data: Request[Labelled], *, rng: Generator) -> Module:
         """Return a copy of `model` that never answers with the classes; `rng` is not drawn from.
 
-        Raises: EmptyDataError: if the forget or the retain set is empty. InputError: if no class is wholly
-            deleted and `classes` does not name one, a class does not exist, or
-                the last linear layer has no bias, is frozen, or does not score the classes.
+        Raises:
+            EmptyDataError: if the forget or the retain set is empty.
+            InputError: if no class is wholly deleted and `classes` does not name one, a class does not exist,
+                or the last linear layer has no bias, is frozen, or does not score the classes.
         """
         check_request("LogitMask", data)
         count = data.forget.task.classes

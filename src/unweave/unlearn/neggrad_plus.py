@@ -27,10 +27,11 @@ from ._train import check_request, check_training, sgd
 class NegGradPlus:
     """Hold the rest while pushing the forget set away.
 
-    Attributes: epochs: passes over the retain set; 5 to 10 in the literature. lr: learning rate of SGD.
+    Attributes:
+        epochs: passes over the retain set; 5 to 10 in the literature.
+        lr: learning rate of SGD.
         alpha: a, weight of the retain set's loss against 1 - a for the forget set's; 0.9 to 0.999 in the
-        literature.
-            1 is fine-tuning.
+            literature. 1 is fine-tuning.
         momentum: of SGD.
         weight_decay: of SGD.
         cap: largest loss in nats of a forgotten example that is still pushed up; None pushes without end, as

@@ -33,10 +33,11 @@ from .fine_tune import FineTune
 class PruneThenUnlearn:
     """Prune on all of the data, then forget under the mask.
 
-    Attributes: prune: removes weights by setting them to zero, and trains on under the mask if it can (GMP or
-        IMP, say). unlearn: forgets; every unlearner of this family that edits a model in place of making a
-        new one keeps the
-            zeros.
+    Attributes:
+        prune: removes weights by setting them to zero, and trains on under the mask if it can (GMP or IMP,
+            say).
+        unlearn: forgets; every unlearner of this family that edits a model in place of making a new one keeps
+            the zeros.
     """
 
     prune: Edit[Data[Any]]

@@ -36,11 +36,14 @@ class RandomLabels:
     With two classes there is one wrong label, so the model learns the opposite of the truth on the forget
     set: expect it to be confidently wrong there, where a retrained model would be unsure.
 
-    Attributes: epochs: passes over the forget and the retain set. lr: learning rate of SGD; 0.003 to 0.013 in
-        the literature. It sets how strongly the set is forgotten. momentum: of SGD. weight_decay: of SGD.
-        alpha: weight of the retain set's loss; 0 leaves that set out. order: "sequential" goes through all of
-        the forget set, then all of the retain set, in each epoch; "mixed"
-            shuffles them into one pass.
+    Attributes:
+        epochs: passes over the forget and the retain set.
+        lr: learning rate of SGD; 0.003 to 0.013 in the literature. It sets how strongly the set is forgotten.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        alpha: weight of the retain set's loss; 0 leaves that set out.
+        order: "sequential" goes through all of the forget set, then all of the retain set, in each epoch;
+            "mixed" shuffles them into one pass.
         norms: "train" lets the running statistics of batch normalisation follow the batches, "frozen" keeps
             them.
     """

@@ -29,9 +29,9 @@ from ._train import check_request
 class Retrain:
     """Train afresh on the retain set, the way the model was made.
 
-    Attributes: recipe: how the model was made: network, training and pruning. Which weights of a pruned model
-        are zero is the
-            recipe's affair, not the given model's.
+    Attributes:
+        recipe: how the model was made: network, training and pruning. Which weights of a pruned model are
+            zero is the recipe's affair, not the given model's.
     """
 
     recipe: Recipe
@@ -50,9 +50,10 @@ class Retrain:
             data: the forget set is not read, but must not be empty.
             rng: a seed other than the original's gives an independent draw.
 
-        Raises: EmptyDataError: if the forget or the retain set is empty. InputError: if the recipe makes
-            another network, or a dense one for a pruned model, or trains what the
-                model has frozen.
+        Raises:
+            EmptyDataError: if the forget or the retain set is empty.
+            InputError: if the recipe makes another network, or a dense one for a pruned model, or trains what
+                the model has frozen.
         """
         check_request("Retrain", data)
         recipe = self.recipe

@@ -39,9 +39,9 @@ class SalUn:
     What it forgets is what the outputs show: a linear probe on the features still finds the forgotten set,
     and where random labels forget too little the mask makes them forget less.
 
-    Attributes: density: k, share of the trainable, living weights (biases and normalisations among them) that
-        may move; the
-            paper uses the median as threshold, so 0.5.
+    Attributes:
+        density: k, share of the trainable, living weights (biases and normalisations among them) that may
+            move; the paper uses the median as threshold, so 0.5.
         unlearn: what moves them: any unlearner of this family whose `apply` takes `only` (RandomLabels,
             FineTune, GradientAscent, NegGradPlus, L1Sparse).
         accumulate: how gradients add up over the forget set: "signed" sums them, so that the mask is that of
