@@ -13,6 +13,7 @@ from unweave.io.files import write_text
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "claims.md"
+README = ROOT / "README.md"
 PACKAGED = ROOT / "src" / "unweave" / "claims.json"
 
 
@@ -35,7 +36,8 @@ def main() -> int:
         statuses = {name: result.status if (result := read_result(name)) else "not run" for name in claim_names()}
         write_text(TABLE, table())
         write_text(PACKAGED, json.dumps(statuses, indent=1) + "\n")
-        print(f"wrote {TABLE.relative_to(ROOT)} and {PACKAGED.relative_to(ROOT)}")
+        write_text(README, filled(README.read_text(encoding="utf-8")))
+        print(f"wrote {', '.join(str(f.relative_to(ROOT)) for f in (TABLE, PACKAGED, README))}")
         return 0
     names = claim_names() if asked.all else asked.names
     if not names:
@@ -77,6 +79,33 @@ def table() -> str:
         cells += [f"{claim['data']}; {len(result.rows)} seeds", f"**{result.status}**"]
         lines.append("| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def filled(readme: str) -> str:
+    """The README with its generated parts: families with their claims, and the verdict's error rates."""
+    from unweave.audit.rates import published
+    from unweave.catalogue import FAMILIES, methods
+
+    families = ["| family | methods | claims that hold | that do not | not run |", "| --- | --- | --- | --- | --- |"]
+    for family in FAMILIES:
+        names = {f"{family}/{m.cls.__module__.rpartition('.')[2]}" for m in methods() if m.family == family}
+        statuses = [r.status if (r := read_result(name)) else "not run" for name in names]
+        counts = [statuses.count(status) for status in ("holds", "does not hold", "not run")]
+        families.append(f"| `{family}` | {len(names)} | {counts[0]} | {counts[1]} | {counts[2]} |")
+    rates = ["| models that took no part in setting the threshold | retrained: accepted | unedited: rejected | inconclusive | wrong |"]
+    rates.append("| --- | --- | --- | --- | --- |")
+    for r in published():
+        accepted = f"{100 * r.oracles_accepted:.0f} % of {r.oracles} ({_range(r.oracles_interval)})"
+        rejected = f"{100 * r.unedited_rejected:.0f} % of {r.unedited} ({_range(r.unedited_interval)})"
+        rates.append(f"| {r.source} | {accepted} | {rejected} | {100 * r.inconclusive:.0f} % | {100 * r.wrong:.1f} % |")
+    for name, lines in (("families", families), ("rates", rates)):
+        head, _, rest = readme.partition(f"<!-- {name} -->")
+        readme = f"{head}<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->" + rest.partition(f"<!-- /{name} -->")[2]
+    return readme
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"95 % interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
 
 
 if __name__ == "__main__":
