@@ -338,28 +338,50 @@ def test_any_record_in_the_header_gives_our_error(tmp_path: Path, record: object
 
 
 def test_full_disk_keeps_the_old_files(tmp_path: Path) -> None:
-    mask = Mask({"1.weight": torch.tensor([[True, False, True, True]] * 6)})
-    old, new = mask.apply_(_model()), mask.apply_(_model(1))
     place = tmp_path / "m"
-    save_model(old, place, mask=mask, structure={"format": 1, "layers": {}})
-    before = contents(place)
-    save_model(new, place, mask=mask, structure={"format": 1, "layers": {}})
+
+    def write(seed: int) -> nn.Module:
+        mask = Mask({"1.weight": torch.rand(6, 4, generator=torch.Generator().manual_seed(seed)) < 0.5})
+        model = mask.apply_(_model(seed))
+        save_model(model, place, mask=mask, structure={"format": 1, "layers": {}, "of": seed})
+        return model
+
+    write(1)
     after = contents(place)
-
-    def write() -> None:
-        save_model(new, place, mask=mask, structure={"format": 1, "layers": {}})
-
-    for failing in each_full_disk(write):
-        save_model(old, place, mask=mask, structure={"format": 1, "layers": {}})
+    old = write(0)
+    before = contents(place)
+    assert all(before[name] != after[name] for name in before)
+    for failing in each_full_disk(lambda: write(1)):
+        write(0)
         with pytest.raises(StorageError, match="No space left on device") as caught:
             failing()
         one_line(caught.value)
         assert contents(place) in (before, after)  # all old, or (the folder's own fsync failing) all new
         assert not partials(tmp_path)
     for size in (0, 40, 300, 600):
-        save_model(old, place, mask=mask, structure={"format": 1, "layers": {}})
+        write(0)
         with largest_file(size), pytest.raises(StorageError) as caught:
-            write()
+            write(1)
         one_line(caught.value)
         assert contents(place) == before
         assert _equal(load_into(_model(2), place), old)
+
+
+def test_a_shrunk_model_comes_back(tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    from unweave.prune.shrink import shrink
+
+    full = _model().eval()
+    with torch.no_grad():
+        for parameter in (full[1].weight, full[1].bias, full[2].weight, full[2].bias):
+            parameter[[1, 4]] = 0
+    shrunk = shrink(full, torch.randn(3, 4))
+    assert shrunk.model[1].weight.shape == (4, 4)
+    save_model(shrunk.model, tmp_path, structure=shrunk.structure)
+    loaded = load_into(_model(1), tmp_path).eval()
+    assert _equal(loaded, shrunk.model)
+    x = torch.randn(5, 4)
+    assert torch.allclose(loaded(x), full(x), atol=1e-6)
+    (tmp_path / "structure.json").unlink()
+    with pytest.raises(IntegrityError, match="is missing"):
+        load_into(_model(1), tmp_path)
