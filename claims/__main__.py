@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from claims.framework import Result, claim_names, read_result, run_claim
+from claims.framework import Result, claim_names, judge, read_result, run_claim
 from unweave.errors import UnweaveError
 from unweave.io.files import write_text
 
@@ -24,6 +24,8 @@ def main() -> int:
     run.add_argument("names", nargs="*", help="as in `python -m claims list`, for example unlearn/salun")
     run.add_argument("--all", action="store_true", help="every claim")
     run.add_argument("--dry", action="store_true", help="print, do not store")
+    again = commands.add_parser("judge", help="judge stored measurements by the claims as they are written now")
+    again.add_argument("names", nargs="+")
     commands.add_parser("list", help="every claim with its status")
     commands.add_parser("table", help="write docs/claims.md and the packaged statuses from the stored results")
     asked = parser.parse_args()
@@ -31,6 +33,11 @@ def main() -> int:
         for name in claim_names():
             result = read_result(name)
             print(f"{name:40} {result.status if result else 'not run'}")
+        return 0
+    if asked.command == "judge":
+        for name in asked.names:
+            judged = judge(name)
+            print(f"{name:40} {judged.status if judged else 'not run'}")
         return 0
     if asked.command == "table":
         statuses = {name: result.status if (result := read_result(name)) else "not run" for name in claim_names()}

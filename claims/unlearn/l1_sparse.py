@@ -35,12 +35,12 @@ claim = Claim(
     },
     baseline="fine-tuning for as many epochs, its learning rate chosen by the gap itself, so too well; the "
     "untouched model; a second retrained model",
-    criterion="mean gap of `l1 chosen` below that of fine-tuning by more than the mean gap between two "
-    "retrained models, for a class and for random examples",
+    criterion="on every seed the gap of `l1 chosen` is at most 0.25 of fine-tuning's for a class and 0.7 of it "
+    "for random examples, with retain accuracy of at least 97 %",
     settings={"epochs": 10, "lr": LR, "gammas": [str(g) for g in GAMMAS]},
-    note="gamma is chosen without an oracle: the largest that keeps retain accuracy at 97 % or more. A "
-    "stricter criterion, written first, fails: on every seed at most 0.25 (class) and 0.7 (random) of "
-    "fine-tuning's gap. At noise 0.45: class 0.7 against 23.0, random 11.5 +- 3.9 against 17.3 +- 2.4.",
+    note="gamma is chosen without an oracle: the largest that keeps retain accuracy at 97 % or more. The "
+    "direction holds: its mean gap is below fine-tuning's by more than two retrained models differ, for both "
+    "kinds. Fine-tuning's rate is chosen by the gap itself, which favours it. At noise 0.45: class 0.7 against 23.0, random 11.5 +- 3.9 against 17.3 +- 2.4.",
 )
 
 
@@ -72,10 +72,9 @@ def one(w: World, seed: int) -> dict[str, float]:
 
 
 def holds(rows: list[dict[str, float]]) -> bool:
-    def mean(name: str) -> float:
-        return sum(row[name] for row in rows) / len(rows)
-
+    shares = {"class": 0.25, "random": 0.7}
     return all(
-        mean(f"{kind}: l1 chosen") < mean(f"{kind}: FT best") - mean(f"{kind}: oracle")
-        for kind in ("class", "random")
+        row[f"{kind}: l1 chosen"] <= share * row[f"{kind}: FT best"] and row[f"{kind}: l1 chosen RA"] >= 97
+        for row in rows
+        for kind, share in shares.items()
     )

@@ -28,13 +28,10 @@ claim = Claim(
         "probe: oracle": PROBE,
     },
     baseline="the untouched model, and a retrained one",
-    criterion="on every seed UA is 100, the gap below 3 and the probe's accuracy that of the untouched "
-    "model; on "
-    "average that accuracy is above 90",
-    note="First written with the probe above 90 on every seed, which one of three misses. Noise 0.2 in place "
-    "of 0.45: at 0.45 no feature of any model tells the class that well. A retrained "
-    "model's "
-    "features tell it nearly as well, so such a probe alone does not prove remembering either.",
+    criterion="on every seed UA is 100, the gap below 3, and the probe's accuracy above 90 and that of the "
+    "untouched model",
+    note="One of three seeds misses only the probe's 90. Noise 0.2 in place of 0.45: at 0.45 no feature of any model tells the class that well. A retrained "
+    "model's features tell it nearly as well, so such a probe alone does not prove remembering either.",
 )
 
 
@@ -63,6 +60,6 @@ def measure(seed: int) -> dict[str, float]:
 
 def holds(rows: list[dict[str, float]]) -> bool:
     return all(
-        row["UA"] == 100 and row["gap"] < 3 and row["probe: logit mask"] == row["probe: original"]
+        row["UA"] == 100 and row["gap"] < 3 and row["probe: logit mask"] == row["probe: original"] > 90
         for row in rows
-    ) and sum(row["probe: logit mask"] for row in rows) > 90 * len(rows)
+    )

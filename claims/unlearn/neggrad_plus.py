@@ -22,11 +22,11 @@ claim = Claim(
     data="digits with noise 0.45, MLP 64-256-256-10; random 20 %, and class 3",
     figures=meanings(METHODS),
     baseline="the untouched model (no-op); fine-tuning; as noise floor, a second retrained model",
-    criterion="with its default settings the mean gap is at least 5 points below no-op for a class",
+    criterion="with its default settings the mean gap is at least 1 point below no-op, for a class and for "
+    "random examples",
     settings={name: repr(method) for name, method in METHODS.items()},
     note="For random examples it gains less than a point at its defaults. Without a cap and at lr 0.05, "
-    "alpha 0.9 diverged for one class seed in a trial run; those settings "
-    "are "
+    "alpha 0.9 diverged for one class seed in a trial run; those settings are "
     "not in the table because they give no figure.",
 )
 
@@ -36,4 +36,4 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "class: default") <= mean(rows, "class: no-op") - 5
+    return all(mean(rows, f"{kind}: default") <= mean(rows, f"{kind}: no-op") - 1 for kind in ("class", "random"))
