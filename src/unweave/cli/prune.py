@@ -185,8 +185,7 @@ def _latency(model: Module, data: Data[Any]) -> float:
     from statistics import median
     from time import perf_counter
 
-    from ..parallel import describe_text
-from ..tasks import evaluating
+    from ..tasks import evaluating
 
     batch = next(data.batches())
     times = []
