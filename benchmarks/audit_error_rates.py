@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import platform
+import re
 import sys
 import time
 from collections import Counter
@@ -174,7 +175,7 @@ def measure(name: str, folder: Path | None, jobs: int, refs: int, fresh: int, ha
                 "kind": kind,
                 "requests": sets,
                 "references": [refs, refs],
-                "recipe": repr(recipe),
+                "recipe": re.sub(r" at 0x\w+", "", repr(recipe)),
                 "seed": seed,
                 "positions": {"all": [None if p is None else round(p, 3) for p in positions]},
             }
