@@ -48,7 +48,8 @@ def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.Captu
     ("arguments", "message"),
     [
         (("frget",), "no command 'frget'"),
-        (("forget", "absent.py"), "does not exist"),
+        (("forget", "absent.py"), "there is no project file absent.py"),
+        (("forget", "absent-folder"), "does not exist"),
         (("forget", "--method", "saluun"), "Did you mean salun"),
         (("forget", "--method", "salun", "--salun.density", "1.5"), r"SalUn.density must be in \(0, 1\]; got 1.5"),
         (("forget", "--method", "magnitude"), "family prune"),

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 2 on wrong use or unusable input, 3 if an audit did not find that the model forgot,
         130 if interrupted (the run can be resumed), 1 (with a traceback) on a bug of ours.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # the command module `list` hides the builtin here
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         Console(highlight=False, soft_wrap=True).print(usage(), markup=False)
@@ -61,7 +61,7 @@ def usage() -> str:
     )
 
 
-def _guarded(command: str, rest: list[str], console: Console) -> int:
+def _guarded(command: str, rest: Sequence[str], console: Console) -> int:
     from ..errors import UnweaveError
 
     try:

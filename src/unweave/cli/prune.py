@@ -43,8 +43,8 @@ class Prune:
         score: what says how much a weight matters.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4".
         budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
-        schedule: "one-shot", or "cubic" which prunes gradually over `epochs` while training.
-        epochs: of the cubic schedule.
+        schedule: "one-shot", or "cubic" which prunes gradually over `schedule_epochs` while training.
+        schedule_epochs: of the cubic schedule.
         recover_epochs: epochs of training under the mask afterwards, by the recipe.
         shrink: remove dead channels for real, so that the model is smaller (pattern "channel").
         seed: governs the whole run.
@@ -60,7 +60,7 @@ class Prune:
     pattern: str = "unstructured"
     budget: Literal["global", "uniform", "erk"] = "global"
     schedule: Literal["one-shot", "cubic"] = "one-shot"
-    epochs: int = 10
+    schedule_epochs: int = 10
     recover_epochs: int = 0
     shrink: bool = False
     seed: int = 0
@@ -133,7 +133,7 @@ def _edit(asked: Prune) -> Any:
     if asked.shrink and asked.pattern != "channel":
         raise InputError("--shrink removes whole channels; it needs --pattern channel.")
     if asked.schedule == "cubic":
-        return prune.GMP(score=scores[asked.score](), pattern=pattern, budget=budget, epochs=asked.epochs)
+        return prune.GMP(score=scores[asked.score](), pattern=pattern, budget=budget, epochs=asked.schedule_epochs)
     return prune.Prune(score=scores[asked.score](), pattern=pattern, budget=budget)
 
 
