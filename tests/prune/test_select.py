@@ -174,3 +174,11 @@ def test_refuses_what_cannot_be_grouped() -> None:
         select({"w": torch.ones(2, 4)}, Channel(), PerOutput(0.5))
     with pytest.raises(InputError, match="no scores"):
         select({})
+
+
+def test_channels_last_scores_give_the_same_mask() -> None:
+    scores = torch.arange(96.0).reshape(4, 3, 2, 4).remainder(7)  # many ties
+    last = scores.to(memory_format=torch.channels_last)
+    for pattern in (Unstructured(), Channel(reduce="sum")):
+        plain, other = (select({"w": s}, pattern, Global(0.5)) for s in (scores, last))
+        assert torch.equal(plain.keep["w"], other.keep["w"])
