@@ -58,7 +58,7 @@ def with_methods(options: type[Any], chains: Sequence[str]) -> type[Any]:
     for method in chain_methods(chains):
         group = options_of(method.cls)
         if dataclasses.fields(group):
-            named = Annotated[group, tyro.conf.arg(name=method.name)]
+            named: Any = Annotated[group, tyro.conf.arg(name=method.name)]
             extra.append((key_of(method), named, dataclasses.field(default_factory=group)))
     made = dataclasses.make_dataclass(options.__name__, extra, bases=(options,), kw_only=True, frozen=True)
     made.__doc__ = options.__doc__
@@ -86,11 +86,8 @@ def options_of(cls: type[Any]) -> type[Any]:
     prose = field_prose(cls)
     fields: list[Any] = []
     for field in dataclasses.fields(cls):
-        if field.default is not dataclasses.MISSING:
-            default = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        else:
+        default = _default(field)
+        if default is dataclasses.MISSING:
             continue
         hint = hints[field.name]
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
@@ -98,7 +95,7 @@ def options_of(cls: type[Any]) -> type[Any]:
             if dataclasses.fields(inner):
                 fields.append((field.name, inner, dataclasses.field(default_factory=_values(inner, default))))
         elif _givable(hint):
-            annotated = Annotated[hint, tyro.conf.arg(help=prose.get(field.name, ""))]
+            annotated: Any = Annotated[hint, tyro.conf.arg(help=prose.get(field.name, ""))]
             fields.append((field.name, annotated, dataclasses.field(default=default)))
     made = dataclasses.make_dataclass(f"{cls.__name__}Options", fields, kw_only=True, frozen=True)
     made.__doc__ = (inspect.getdoc(cls) or "").split("\n")[0]
@@ -115,12 +112,15 @@ def build(cls: type[Any], options: Any, given: Mapping[str, Any]) -> Any:
         elif options is not None and hasattr(options, field.name):
             value = getattr(options, field.name)
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                inner = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-                value = build(type(inner), value, {})
+                value = build(type(_default(field)), value, {})
             values[field.name] = value
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(f"{cls.__name__} needs {field.name}, which this command cannot give it. Use it from Python.")
     return cls(**values)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 def field_prose(cls: type[Any]) -> dict[str, str]:
@@ -140,7 +140,7 @@ def field_prose(cls: type[Any]) -> dict[str, str]:
 
 def _values(group: type[Any], default: Any) -> Any:
     return lambda: group(**{
-        f.name: _values(type(f.default_factory()), getattr(default, f.name))()  # type: ignore[misc]
+        f.name: _values(type(f.default_factory()), getattr(default, f.name))()
         if f.default_factory is not dataclasses.MISSING
         else getattr(default, f.name)
         for f in dataclasses.fields(group)

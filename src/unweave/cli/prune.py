@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
     if asked.recover_epochs and not hasattr(world.recipe, "train_"):
         raise InputError("--recover-epochs needs a recipe with `train_`, such as unweave.Supervised. Leave it 0.")
     settings = {"prune": describe_text(edit), "recover_epochs": asked.recover_epochs, "shrink": asked.shrink}
-    inputs: dict[str, Path | str] = dict(world.files) | ({"model": given} if given else {})
+    inputs: dict[str, Path | str] = {**world.files, **({"model": given} if given else {})}
     with RunFolder.open(asked.out, settings=settings, inputs=inputs, seed=asked.seed, command=["unweave", "prune", *argv]) as folder:
         original = _original(given, world, folder)
         with folder.stage("prune", "model", "prune.json") as stage:
@@ -133,7 +133,9 @@ def _edit(asked: Prune) -> Any:
     if asked.shrink and asked.pattern != "channel":
         raise InputError("--shrink removes whole channels; it needs --pattern channel.")
     if asked.schedule == "cubic":
-        return prune.GMP(score=scores[asked.score](), pattern=pattern, budget=budget, epochs=asked.schedule_epochs)
+        if asked.score != "magnitude":
+            raise InputError(f"--schedule cubic prunes by magnitude; got --score {asked.score}. Use --schedule one-shot.")
+        return prune.GMP(pattern=pattern, budget=budget, epochs=asked.schedule_epochs)
     return prune.Prune(score=scores[asked.score](), pattern=pattern, budget=budget)
 
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from joblib.externals.loky import cloudpickle_wrapper  # type: ignore[import-untyped]
+from joblib.externals.loky import cloudpickle_wrapper
 from torch import Tensor
 from torch.nn import Module
 from torch.utils.data import Dataset, TensorDataset

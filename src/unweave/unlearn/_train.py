@@ -107,7 +107,7 @@ def expected_accuracy(model: Module, data: Request[Any]) -> float:
     Held-out accuracy of `model`, times the share of the forget set whose class the retain set still has: a
     class that is wholly deleted would not be known at all.
     """
-    known = read_labels(data.retain).unique()
+    known = torch.unique(read_labels(data.retain))
     heldout = torch.isin(read_labels(data.heldout), known).nonzero().flatten()
     share = float(torch.isin(read_labels(data.forget), known).double().mean())
     return share * accuracy(model, data.heldout.subset(heldout)) if share and len(heldout) else 0.0
