@@ -311,31 +311,6 @@ def test_mask_comes_nearer_to_the_oracles_than_the_models_own() -> None:
     assert lost < floor - 0.05
 
 
-def test_fixed_mask_holds_the_mask_against_the_unlearner() -> None:
-    model = line(4.0, 0.0, 0.0, 3.0)
-    edited = FixedMask(unlearn=Add(3.0)).apply(model, request(), rng=seeded(0))
-    assert edited.weight.flatten().tolist() == [4, 0, 0, 3]
-
-
-def test_continue_is_the_recipes_training() -> None:
-    recipe, data = tiny(), world.request()
-    model = sparse(recipe)
-    expected = sparse(recipe)
-    recipe.train_(expected, data.retain, epochs=2, lr=0.1, rng=seeded(4), hold=Mask.of(model))
-    assert_equal(expected, Continue(recipe=recipe).apply(model, data, rng=seeded(4)))
-
-
-def test_short_retrain_reads_only_the_mask() -> None:
-    recipe, data = tiny(), world.request()
-    model = sparse(recipe)
-    other = sparse(recipe)
-    with torch.no_grad():
-        for p in other.parameters():
-            p.mul_(3)
-    method = ShortRetrain(recipe=recipe, epochs=2)
-    assert_equal(method.apply(model, data, rng=seeded(0)), method.apply(other, data, rng=seeded(0)))
-
-
 def test_warns_of_a_mask_as_good_as_kept() -> None:
     # revived weights at 2 and 1 against survivors at 4 and 3: pruned again at once
     method = Unprune(unlearn=Nothing(), recipe=Still((9.0, 2.0, 1.0, 9.0)), mode="paper")

@@ -302,3 +302,33 @@ def _constant_inputs(model: Module, data: Data[Any]) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return seen
+
+
+def revived_positions(mask: Mask, model: Module, grown: Module, data: Data[Any]) -> dict[str, Tensor]:
+    """Positions to start afresh: those dead in the mask, the biases of dead filters, and what they wake."""
+    fresh = {name: ~alive for name, alive in mask.keep.items()}
+    parameters = dict(model.named_parameters())
+    for name, dead in list(fresh.items()):
+        bias = parameters.get(name.removesuffix("weight") + "bias")
+        if dead.ndim > 1 and bias is not None and bias.shape == dead.shape[:1]:
+            filters = dead.flatten(1).all(1)
+            if filters.any():
+                fresh[name.removesuffix("weight") + "bias"] = filters
+    for name, positions in woken(model, grown, data).items():
+        fresh[name] = fresh[name].to(positions.device) | positions if name in fresh else positions
+    return fresh
+
+
+@torch.no_grad()
+def move_(
+    model: Module, start: Module, share: float, fresh: dict[str, Tensor], values: dict[str, Tensor]
+) -> None:
+    """Fresh positions take `values`; the others go to start + share * (where they are - start)."""
+    origins = floating(start)
+    for name, tensor in floating(model).items():
+        if isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad:
+            continue
+        moved = tensor if share == 1 else torch.lerp(origins[name], tensor, share)
+        if name in fresh:
+            moved = torch.where(fresh[name].to(tensor.device), values[name], moved)
+        tensor.copy_(moved)

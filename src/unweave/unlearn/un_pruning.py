@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..mask import Mask
 from ..paper import Paper
 from ..types import Edit, Request
-from ._topology_edit import Origin, Rule, floating, initial_like, woken
+from ._topology_edit import Origin, Rule, floating, initial_like, move_, revived_positions
 from ._train import check_request
 
 PAPER = Paper(
@@ -171,7 +171,13 @@ class Unprune:
         kept = self._prune(scout, start, rule, data, rng)
         edited = deepcopy(model)
         share = 1.0 if self.rewind is None else self.rewind
-        _move_(edited, start, share, _revived(Mask.of(model), model, scout, data), floating(scout))
+        move_(
+            edited,
+            start,
+            share,
+            revived_positions(Mask.of(model), model, scout, data.retain),
+            floating(scout),
+        )
         kept.apply_(edited)
         return self.unlearn.apply(edited, data, rng=rng), kept
 
@@ -190,9 +196,9 @@ class Unprune:
             grown = rule.select(alive, edited, data.retain, grown=self.growth * (round_ + 1))
             whole = deepcopy(edited)
             revived, values = grown - now, self._values(start, rng)
-            _move_(whole, start, 1.0, dict(revived.keep), values)
-            fresh = _revived(~revived, edited, whole, data)
-            _move_(edited, start, share if round_ == 0 else 1.0, fresh, values)
+            move_(whole, start, 1.0, dict(revived.keep), values)
+            fresh = revived_positions(~revived, edited, whole, data.retain)
+            move_(edited, start, share if round_ == 0 else 1.0, fresh, values)
             grown.apply_(edited)
             edited = self.unlearn.apply(edited, data, rng=rng)
             grown.apply_(edited)
@@ -222,33 +228,3 @@ class Unprune:
                 for name, weight in scored.named_parameters():
                     weight.copy_(torch.lerp(origins[name], weight, stretch))
         return rule.select(rule.scores(scored, data.retain, rng), scored, data.retain)
-
-
-def _revived(mask: Mask, model: Module, grown: Module, data: Request[Any]) -> dict[str, Tensor]:
-    """Positions to start afresh: those dead in the mask, the biases of dead filters, and what they wake."""
-    fresh = {name: ~alive for name, alive in mask.keep.items()}
-    parameters = dict(model.named_parameters())
-    for name, dead in list(fresh.items()):
-        bias = parameters.get(name.removesuffix("weight") + "bias")
-        if dead.ndim > 1 and bias is not None and bias.shape == dead.shape[:1]:
-            filters = dead.flatten(1).all(1)
-            if filters.any():
-                fresh[name.removesuffix("weight") + "bias"] = filters
-    for name, positions in woken(model, grown, data.retain).items():
-        fresh[name] = fresh[name].to(positions.device) | positions if name in fresh else positions
-    return fresh
-
-
-@torch.no_grad()
-def _move_(
-    model: Module, start: Module, share: float, fresh: dict[str, Tensor], values: dict[str, Tensor]
-) -> None:
-    """Fresh positions take `values`; the others go to start + share * (where they are - start)."""
-    origins = floating(start)
-    for name, tensor in floating(model).items():
-        if isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad:
-            continue
-        moved = tensor if share == 1 else torch.lerp(origins[name], tensor, share)
-        if name in fresh:
-            moved = torch.where(fresh[name].to(tensor.device), values[name], moved)
-        tensor.copy_(moved)

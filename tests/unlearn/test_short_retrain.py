@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.contract import world
+from tests.unlearn.test_un_pruning import Still, assert_equal, line, request, sparse, tiny
+from unweave import Mask, seeded
+from unweave.errors import InputError
+from unweave.unlearn import Continue, ShortRetrain
+
+
+def test_exact() -> None:
+    # from (1, 2, 5, -6) training goes to (1, 7, 5, 1); the two largest are kept, as many as the model has
+    recipe = Still((1.0, 2.0, 5.0, -6.0), (0.0, 5.0, 0.0, 7.0))
+    edited = ShortRetrain(recipe=recipe, recover_epochs=0).apply(
+        line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0)
+    )
+    assert edited.weight.flatten().tolist() == [0, 7, 5, 0]
+
+
+def test_limit_of_the_whole_budget_is_the_recipe() -> None:
+    recipe, data = tiny(), world.request()
+    expected = recipe.initial(seeded(0))
+    rng = seeded(5)
+    recipe.train_(expected, data.retain, epochs=6, lr=0.1, rng=rng)
+    expected = recipe.prune.apply(expected, data.retain, rng=rng)
+    method = ShortRetrain(recipe=recipe, epochs=6, lr=0.1, recover_epochs=0)
+    assert_equal(expected, method.apply(sparse(recipe), data, rng=seeded(5)))
+
+
+def test_beginning_of_a_longer_schedule_differs_from_a_squeezed_one() -> None:
+    recipe, data = tiny(), world.request()
+    model = sparse(recipe)
+    squeezed, begun, same = (
+        ShortRetrain(recipe=recipe, epochs=2, of=of).apply(model, data, rng=seeded(0)) for of in (None, 60, 2)
+    )
+    assert_equal(squeezed, same)
+    start = recipe.initial(seeded(0))
+    moved = [
+        sum(
+            float((p - q).detach().square().sum())
+            for p, q in zip(m.parameters(), start.parameters(), strict=True)
+        )
+        for m in (squeezed, begun)
+    ]
+    assert moved[1] > 1.1 * moved[0]
+
+
+def test_continue_is_the_recipes_training() -> None:
+    recipe, data = tiny(), world.request()
+    model = sparse(recipe)
+    expected = sparse(recipe)
+    recipe.train_(expected, data.retain, epochs=2, lr=0.1, rng=seeded(4), hold=Mask.of(model))
+    assert_equal(expected, Continue(recipe=recipe).apply(model, data, rng=seeded(4)))
+
+
+def test_short_retrain_reads_only_the_mask() -> None:
+    recipe, data = tiny(), world.request()
+    model = sparse(recipe)
+    other = sparse(recipe)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(3)
+    method = ShortRetrain(recipe=recipe, epochs=2)
+    assert_equal(method.apply(model, data, rng=seeded(0)), method.apply(other, data, rng=seeded(0)))
+
+
+def test_refuses() -> None:
+    recipe = tiny()
+    for kind, bad in (
+        (ShortRetrain, {"epochs": 0}),
+        (ShortRetrain, {"recover_epochs": -1}),
+        (Continue, {"epochs": 0}),
+        (Continue, {"lr": 0.0}),
+    ):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            kind(recipe=recipe, **bad)
