@@ -14,7 +14,12 @@ from unweave.audit.cost import cost
 from unweave.audit.intervals import bootstrap, wilson
 from unweave.audit.klom import klom, klom_of
 from unweave.audit.membership import (
-    auc, best_threshold, confidence_attack, hit_rate_at, svc_attack, threshold_attack,
+    auc,
+    best_threshold,
+    confidence_attack,
+    hit_rate_at,
+    svc_attack,
+    threshold_attack,
 )  # fmt: skip
 from unweave.audit.probe import class_mean_probe, linear_probe
 from unweave.audit.rates import published
@@ -132,7 +137,10 @@ def test_auc_and_hit_rate_count_pairs() -> None:
     assert hit_rate_at(np.array([5.0, 3.0, 1.0]), np.arange(4.0), 0.25) == pytest.approx(2 / 3)
 
 
-ATTACKS = [threshold_attack, lambda a, b, f, rng: confidence_attack(a[:, None], b[:, None], f[:, None], rng=rng)]
+ATTACKS = [
+    threshold_attack,
+    lambda a, b, f, rng: confidence_attack(a[:, None], b[:, None], f[:, None], rng=rng),
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -17,7 +17,14 @@ HARD, EASY = (np.random.default_rng(seed).normal(4, 3, size) for seed, size in (
 
 
 def sample(
-    models: int, *, member: float, seed: int, gap: float = 1.5, shift: float = 0.0, stretch: float = 1.0, wide: float = 1.0
+    models: int,
+    *,
+    member: float,
+    seed: int,
+    gap: float = 1.5,
+    shift: float = 0.0,
+    stretch: float = 1.0,
+    wide: float = 1.0,
 ) -> Sample:
     """Models whose phi on a forget example is its difficulty, plus `gap` where it was trained on, plus noise."""
     draw = np.random.default_rng(1000 + seed)
@@ -105,6 +112,15 @@ def test_lost_utility_is_collapse_unless_models_that_hold_the_data_are_as_low() 
     assert "collapsed" not in outcomes(worse, Ruler(low_held, RULER.oracles))
 
 
+def test_a_model_that_holds_the_data_is_told_so_before_its_small_losses() -> None:
+    held = sample(3, member=1, seed=23)
+    less = Sample(held.forget, held.place, held.utility - [0.0, 6.0], held.floor)
+    ruined = Sample(held.forget, held.place, held.utility - [0.0, 40.0], held.floor)
+    assert outcomes(less) == ["not forgotten"] * 3
+    assert "accuracy on held-out examples" in decide(RULER, less.only(0)).verdict.reason
+    assert outcomes(ruined) == ["collapsed"] * 3
+
+
 def test_nothing_to_see_is_inconclusive() -> None:
     same = Ruler(sample(8, member=1, gap=0, seed=1), sample(8, member=0, gap=0, seed=2))
     for member in (0, 1):
@@ -114,7 +130,9 @@ def test_nothing_to_see_is_inconclusive() -> None:
 @pytest.mark.parametrize("oracles", [0, 1, 2])
 def test_too_few_oracles_accept_nothing_and_say_so(oracles: int) -> None:
     some = sample(2, member=0, seed=2)
-    few = Ruler(RULER.held, Sample(some.forget[:oracles], some.place[:oracles], some.utility[:oracles], some.floor))
+    few = Ruler(
+        RULER.held, Sample(some.forget[:oracles], some.place[:oracles], some.utility[:oracles], some.floor)
+    )
     for i in range(5):
         verdict = decide(few, sample(5, member=0, seed=15).only(i)).verdict
         assert verdict.outcome == "inconclusive"
@@ -145,7 +163,9 @@ def test_left_out_error_rates() -> None:
 
 
 def test_rates_count_what_is_wrong_apart_from_what_is_undecided() -> None:
-    rates = rates_of(["not forgotten", "forgotten"], ["forgotten", "inconclusive", "collapsed", "forgotten"], "x")
+    rates = rates_of(
+        ["not forgotten", "forgotten"], ["forgotten", "inconclusive", "collapsed", "forgotten"], "x"
+    )
     assert (rates.oracles_accepted, rates.unedited_rejected) == (0.5, 0.5)
     assert rates.inconclusive == pytest.approx(1 / 6)
     assert rates.wrong == pytest.approx(2 / 6)
@@ -165,10 +185,13 @@ def test_population_test_passes_what_ours_rejects() -> None:
 def test_a_class_never_named_but_still_scored_is_not_forgotten() -> None:
     with_trace = lambda s, auc: Sample(s.forget, s.place, s.utility, s.floor, np.full(len(s), auc))  # noqa: E731
     noisy = np.random.default_rng(0).normal(0.7, 0.02, 8)
-    oracles = Sample(RULER.oracles.forget, RULER.oracles.place, RULER.oracles.utility, RULER.oracles.floor, noisy)
+    oracles = Sample(
+        RULER.oracles.forget, RULER.oracles.place, RULER.oracles.utility, RULER.oracles.floor, noisy
+    )
     ruler = Ruler(with_trace(RULER.held, 0.97), oracles)
     edited = sample(5, member=0, seed=22)
     assert set(outcomes(with_trace(edited, 0.95), ruler)) == {"not forgotten"}
+    assert ruler.judge(with_trace(edited.only(0), 0.97)).position == pytest.approx(0.0)
     assert set(outcomes(with_trace(edited, 0.70), ruler)) == {"forgotten"}
     assert set(outcomes(with_trace(edited, 0.50), ruler)) == {"forgotten"}
 

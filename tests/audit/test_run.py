@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from unweave.audit import audit
-from unweave.audit.report import from_json, to_json
 from unweave.datasets import digits
 from unweave.errors import EmptyDataError
 from unweave.nets import mlp
@@ -50,7 +49,14 @@ def judge(edited, held, case, **settings):
     request, oracles = case
     oracles = settings.pop("oracles", oracles[:5])
     return audit(
-        edited, request, original=held[0], held=held[1:], oracles=oracles, rng=seeded(0), quick=True, **settings
+        edited,
+        request,
+        original=held[0],
+        held=held[1:],
+        oracles=oracles,
+        rng=seeded(0),
+        quick=True,
+        **settings,
     )
 
 
@@ -86,8 +92,12 @@ def test_a_masked_logit_looks_perfect_and_the_representation_tells(held, one_cla
     probe = value(found, "representation probe, class means")
     assert probe.value == probe.original
     assert probe.value > probe.oracle_mean + 4 * probe.oracle_spread
+    assert found.verdict.outcome == "inconclusive"
+    assert "layers under them do not" in found.verdict.reason
     assert any("under its last layer" in caveat for caveat in found.verdict.caveats)
-    assert not any("under its last layer" in caveat for caveat in judge(one_class[1][5], held, one_class).verdict.caveats)
+    assert not any(
+        "under its last layer" in caveat for caveat in judge(one_class[1][5], held, one_class).verdict.caveats
+    )
 
 
 class Cooler(nn.Module):
@@ -149,14 +159,15 @@ def test_the_original_alone_serves_with_a_caveat(held, at_random) -> None:
     assert any("Only the original holds the data" in caveat for caveat in found.verdict.caveats)
 
 
-def test_repeats_changes_no_model_and_survives_json(held, one_class) -> None:
+def test_repeats_and_changes_no_model(held, one_class) -> None:
     model = one_class[1][5].train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    a, b = (judge(model, held, one_class, method="x", seconds={"edit": 1.0, "retrain": 4.0}) for _ in range(2))
+    a, b = (
+        judge(model, held, one_class, method="x", seconds={"edit": 1.0, "retrain": 4.0}) for _ in range(2)
+    )
     assert a == b
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert from_json(to_json([a]))[0] == a if isinstance(from_json(to_json([a])), list) else True
     names = [m.name for m in a.measurements]
     assert len(names) == len(set(names))
     assert set(a.scores) == {"edited", "original", "held", "oracle"}

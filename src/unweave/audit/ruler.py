@@ -46,6 +46,8 @@ EXCESS = 0.25
 """A candidate this share of the way beyond the oracles' mean is not yet called over-forgotten."""
 MARGIN = 2.0
 """Points of accuracy below the oracles' mean that are no collapse, however alike they are."""
+RUIN = 10.0
+"""Points of accuracy below the oracles' mean at which nothing else needs to be said."""
 UNEVEN = 1.5
 """Mean square distance from the oracles, over theirs, up to which the examples count as treated alike."""
 _PRIOR = 8.0  # degrees of freedom that the average example's variance counts for
@@ -205,7 +207,9 @@ class Ruler:
         (low, high), (_, top) = self.accepted, self.rejected
         top = top if len(self.held) > 1 else 0.5
         lost = self._collapse(r.utility)
-        if lost:
+        ruined = lost and bool((r.utility < self.oracles.utility.mean(0) - RUIN).any())
+        # a model that still holds the data is told so first, unless it is ruined
+        if ruined or (lost and not r.kept < low):
             return Judgement("collapsed", lost, r.kept if isfinite(r.kept) else None)
         if not isfinite(r.kept):
             return Judgement(
@@ -213,9 +217,11 @@ class Ruler:
                 "Retrained models answer the forget set no differently from models that hold it.",
                 None,
             )
-        at = r.beyond if r.kept >= low and r.beyond > high else r.kept
         outcome, what = self._compare(r, low, high, top)
-        return Judgement(outcome, f"On the forget set its position is {at:.2f}{what}", at)
+        traced = outcome == "not forgotten" and r.kept >= low
+        at = self._trace_position(r) if traced else r.beyond if outcome == "over-forgotten" else r.kept
+        also = f" {lost}" if lost else ""
+        return Judgement(outcome, f"On the forget set its position is {at:.2f}{what}{also}", at)
 
     def _compare(self, r: Reading, low: float, high: float, top: float) -> tuple[Outcome, str]:
         if len(self.oracles) < 2:
@@ -240,7 +246,8 @@ class Ruler:
             )
         if self._traces(r):
             return "not forgotten", (
-                f", but its score for the deleted class still picks these examples out of all others (AUC "
+                ": it never answers the deleted class, but its score for it still picks these examples out "
+                f"of all others (AUC "
                 f"{r.trace:.2f}; {_mean(self.oracles.trace):.2f} for retrained models, "
                 f"{_mean(self.held.trace):.2f} for models that hold the data)."
             )
@@ -272,6 +279,10 @@ class Ruler:
             return False
         half_way = (float(held.mean()) + float(oracles.mean())) / 2
         return r.trace > max(half_way, prediction(oracles, 0.99)[1])
+
+    def _trace_position(self, r: Reading) -> float:
+        start, end = _mean(self.held.trace), _mean(self.oracles.trace)
+        return (start - (r.trace if r.trace is not None else end)) / (start - end)
 
     def _collapse(self, utility: Floats) -> str:
         # below the held models too: with a class gone, oracles do better on the rest than these

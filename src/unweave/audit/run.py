@@ -72,6 +72,9 @@ def audit(
     if verdict.outcome != "not forgotten":
         flags = tuple(flag for m in hidden if (flag := _remembers(m)))
         verdict = replace(verdict, caveats=(*verdict.caveats, *flags))
+        if flags and verdict.outcome == "forgotten":
+            reason = f"Its answers pass, but the layers under them do not. {verdict.reason} {flags[0]}"
+            verdict = replace(verdict, outcome="inconclusive", reason=reason)
     return Audit(
         method=method,
         verdict=verdict,
@@ -128,11 +131,15 @@ def _topology(
 
 
 def _remembers(m: Measurement) -> str:
-    """A sentence where a figure under the outputs lies nearer to the original's than to the oracles'."""
+    """A sentence where a figure under the outputs lies nearer to the original's than to the oracles'.
+
+    Half way must be four of the oracles' standard deviations off: one fresh oracle in fifty is there by
+    chance where only four set them.
+    """
     if m.value is None or m.original is None or m.oracle_mean is None or m.oracle_spread is None:
         return ""
     gap = m.original - m.oracle_mean
-    if abs(gap) < 4 * m.oracle_spread + 1e-9 or (m.value - m.oracle_mean) / gap < 0.5:
+    if abs(gap) < 8 * m.oracle_spread + 1e-9 or (m.value - m.oracle_mean) / gap < 0.5:
         return ""
     what = (
         "relearns the forget set much sooner than a retrained model"
