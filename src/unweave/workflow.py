@@ -118,13 +118,16 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
     inputs |= {"model": job.model} if job.model else {}
     inputs |= {"training data": fingerprint(job.world.train), "held-out data": fingerprint(job.world.heldout)}
     inputs |= {f"edited {name}": path for name, path in job.edited.items()}
+    # read before the folder is touched: a damaged file leaves no trace
+    given = None if job.model is None else job.world.load(job.model).eval()
+    elsewhere = {name: _load(job.world, path, given) for name, path in job.edited.items()}
     cache = job.cache.expanduser()
     steps = 3 + len(job.edits) + (job.model is None)
     with (
         RunFolder.open(out, settings=settings, inputs=inputs, seed=job.seed, command=command) as run,
         progress(f"{out}", steps) as bar,
     ):
-        original = _original(job, run)
+        original = _original(job, run) if given is None else given
         bar.advance(int(job.model is None))
         edited: dict[str, Module] = {}
         cost: dict[str, dict[str, float]] = {}
@@ -136,8 +139,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
             edited[name] = _load(job.world, stage.paths[0], original)
             cost[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
             bar.advance()
-        for name, path in job.edited.items():
-            edited[name] = _load(job.world, path, original)
+        edited |= elsewhere
         with run.stage("reference", "costs/retrain.json") as stage:
             oracles, held, retrain = _reference(job, request, cache)
             if stage.todo:
@@ -225,8 +227,6 @@ def _is_cached(recipe: Recipe | None, data: Data[Any], seed: int, cache: Path) -
 
 def _original(job: Job, run: RunFolder) -> Module:
     world = job.world
-    if job.model is not None:
-        return world.load(job.model).eval()
     with run.stage("train", "original") as stage:
         if stage.todo:
             recipe = world.recipe
@@ -292,8 +292,8 @@ def _save(world: World, model: Module, folder: Path) -> None:
         save_model(model, folder, mask=mask or None)
 
 
-def _load(world: World, path: Path, like: Module) -> Module:
-    return (world.load(path) if world.save is not None else load_into(like, path)).eval()
+def _load(world: World, path: Path, like: Module | None) -> Module:
+    return (world.load(path) if world.save is not None or like is None else load_into(like, path)).eval()
 
 
 def _slug(name: str) -> str:

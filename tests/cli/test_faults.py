@@ -1,0 +1,77 @@
+"""A full disk at each write in turn, weights damaged in every way, training that diverges: one line, exit 2, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tests.cli.projects import make_project
+from tests.faults import contents, damages, disk_full_at, partials
+from unweave.cli import main
+
+REQUEST = ("forget", "project.py", "--model", "model.safetensors", "--random", "30", "--oracles", "0", "--held", "0", "--method")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def assert_one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    caught = capsys.readouterr()
+    assert len(caught.err.strip().splitlines()) == 1, caught.err
+    assert caught.err.startswith("error: ")
+    return caught.err
+
+
+def test_disk_full_at_each_write_in_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with disk_full_at(None) as counter:
+        assert main([*REQUEST, "fine-tune", "--out", "whole"]) == 3
+    expected = contents(folder / "whole" / "model")
+    capsys.readouterr()
+    assert counter.seen > 20
+    for call in range(1, counter.seen + 1):
+        with disk_full_at(call):
+            code = main([*REQUEST, "fine-tune", "--out", f"run{call}"])
+        assert code == 2, call
+        assert_one_line(capsys)
+        assert not partials(folder)
+        if call % 5 == 0:
+            assert main([*REQUEST, "fine-tune", "--out", f"run{call}"]) == 3
+            assert contents(folder / f"run{call}" / "model") == expected
+            capsys.readouterr()
+
+
+def test_damaged_weights_are_refused_and_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    for damage, data in damages(whole).items():
+        (folder / "model.safetensors").write_bytes(data)
+        before = contents(folder)
+        assert main([*REQUEST, "fine-tune", "--out", "run"]) == 2, damage
+        assert "model.safetensors" in assert_one_line(capsys)
+        assert contents(folder) == before, damage
+        assert not (folder / "run").exists(), damage
+
+
+class _Canary:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch canary",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "model.pt").write_bytes(pickle.dumps(_Canary()))
+    assert main(["forget", "project.py", "--model", "model.pt", *REQUEST[4:], "fine-tune"]) == 2
+    assert_one_line(capsys)
+    assert not (folder / "canary").exists()
+
+
+def test_a_training_that_diverges_stops_with_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*REQUEST, "fine-tune", "--fine-tune.lr", "1e30", "--out", "run"]) == 2
+    assert "lr" in assert_one_line(capsys)
+    assert not (folder / "run" / "model").exists()
