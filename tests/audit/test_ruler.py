@@ -172,7 +172,7 @@ def test_rates_count_what_is_wrong_apart_from_what_is_undecided() -> None:
 
 
 def test_population_test_passes_what_ours_rejects() -> None:
-    """A two-sample test of forget against held-out confidences cannot see a shift smaller than examples differ."""
+    """A two-sample test, forget against held-out, cannot see a shift smaller than examples differ."""
     gap = {"gap": 0.8, "wide": 3.0}
     ruler = Ruler(sample(8, member=1, seed=1, **gap), sample(8, member=0, seed=2, **gap))
     unedited = sample(20, member=1, seed=20, **gap)
