@@ -50,7 +50,7 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
             took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
             where = words.place(audit.verdict.position)
             lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} | {where} | {took} |")
-        lines.append("")
+        lines += ["", *(f"- {_plain(a.method)}: {_plain(a.verdict.reason)}" for a in audits[1:]), ""]
     elif verdict.position is not None:
         lines += [
             "Position between models trained on the data (0) and retrained ones (1): "
