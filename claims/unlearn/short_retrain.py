@@ -22,8 +22,8 @@ claim = Claim(
             ("unpruned gap", "the same for un-pruning"),
         )
     },
-    baseline="un-pruning, mode scout: 6 epochs of scouting, 2 at 0.2; the short retrain has of three rates for "
-    "its last 2 epochs the one with the smallest gap in hindsight, for every seed",
+    baseline="un-pruning, mode scout: 6 epochs of scouting, 2 at 0.2; the short retrain has of three rates "
+    "for its last 2 epochs the one with the smallest gap in hindsight, for every seed",
     criterion="for both kinds of deletion the mean IoU of the two differ by at most 0.03, and "
     "un-pruning's mean gap is the smaller",
     seeds=(40, 41, 42),
