@@ -20,7 +20,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def cifar10(train: int = 8000, heldout: int = 3000, batch_size: int = 64) -> tuple[Data[Classify], Data[Classify]]:
+def cifar10(
+    train: int = 8000, heldout: int = 3000, batch_size: int = 64
+) -> tuple[Data[Classify], Data[Classify]]:
     """The first `train` and `heldout` images (balanced), normalised."""
     return tuple(_read(name, n, batch_size) for name, n in (("train", train), ("test", heldout)))  # type: ignore[return-value]
 
@@ -39,10 +41,17 @@ def _read(name: str, n: int, batch_size: int) -> Data[Classify]:
 
     path = FOLDER / f"{name}.npz"
     if not path.exists():
-        raise InputError(f"{path} is absent; the CIFAR-10 benchmarks need the shared data folder beside the repository.")
+        raise InputError(
+            f"{path} is absent; the CIFAR-10 benchmarks need the shared data folder beside the repository."
+        )
     packed = np.load(path)
     at, raw = packed["offset"], packed["jpeg"].tobytes()
     images = np.stack([np.asarray(Image.open(io.BytesIO(raw[at[i] : at[i + 1]]))) for i in range(n)])
     inputs: Tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     inputs = (inputs - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    return of_tensors(inputs.contiguous(), torch.from_numpy(packed["label"][:n].astype(np.int64)), classes=10, batch_size=batch_size)
+    return of_tensors(
+        inputs.contiguous(),
+        torch.from_numpy(packed["label"][:n].astype(np.int64)),
+        classes=10,
+        batch_size=batch_size,
+    )

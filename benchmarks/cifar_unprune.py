@@ -1,8 +1,8 @@
 """Un-pruning a 95 % sparse ResNet-20 on CIFAR-10 against retraining and pruning again, three initialisations.
 
-    python -m benchmarks.cifar_world CACHE          dense models, once
-    python -m benchmarks.cifar_unprune CACHE sparse  prune them and train on under the mask, once
-    python -m benchmarks.cifar_unprune CACHE edit    every method on both requests; writes benchmarks/results/cifar_unprune.json
+    python -m benchmarks.cifar_world CACHE            dense models, once
+    python -m benchmarks.cifar_unprune CACHE sparse   prune them and train on under the mask, once
+    python -m benchmarks.cifar_unprune CACHE edit     every method on both requests; writes results/cifar_unprune.json
 
 Retraining is 14 dense and 10 masked epochs; an edit may take 3, an eighth.
 """
@@ -76,7 +76,9 @@ def methods(seed: int) -> dict[str, Callable[[], Any]]:
         "fixed mask + 3 epochs": lambda: FixedMask(unlearn=on(epochs=3, lr=0.1)),
         "fixed mask + SalUn": lambda: FixedMask(unlearn=SalUn()),
         "fixed mask + influence": lambda: FixedMask(unlearn=Influence()),
-        "short retrain, 2 + 1 epochs": lambda: ShortRetrain(recipe=made, epochs=2, of=14, recover_epochs=1, recover_lr=0.05),
+        "short retrain, 2 + 1 epochs": lambda: ShortRetrain(
+            recipe=made, epochs=2, of=14, recover_epochs=1, recover_lr=0.05
+        ),
         "unprune, paper mode + fine-tune": lambda: scout(mode="paper", unlearn=FineTune(epochs=3, lr=0.02)),
         "unprune, rewind + 3 epochs": lambda: scout(mode="rewind", unlearn=on(epochs=3, lr=0.1)),
         "unprune, scout 2 + 1 epoch": lambda: scout(scout_epochs=2, unlearn=on(epochs=1, lr=0.1)),
@@ -113,10 +115,14 @@ def measure(job: tuple[int, str, str], cache: Path) -> dict[str, Any]:
     gaps = [abs(got[k] - fmean(w[k] for w in want)) for k in got]
     shape = topology(Mask.of(original), Mask.of(edited), [Mask.of(o) for o in oracles], same_initial=True)
     retrain = [training_cost(recipe(seed), request.retain, orders(seed, which), cache)]
-    masked = [json.loads(sparse_path(cache, seed, which, o).with_suffix(".json").read_text())["cpu_seconds"] for o in orders(seed, which)]
+    masked = [
+        json.loads(sparse_path(cache, seed, which, o).with_suffix(".json").read_text())["cpu_seconds"]
+        for o in orders(seed, which)
+    ]
     dense_cost = [r["cpu_seconds"] for r in retrain if r]
     return {
-        "seed": seed, "request": which, "method": name, **got, "gap": fmean(gaps), "iou": shape.iou, "floor": shape.floor,
+        "seed": seed, "request": which, "method": name, **got, "gap": fmean(gaps), "iou": shape.iou,
+        "floor": shape.floor,
         "ceiling": shape.ceiling, "chance": shape.chance, "cpu_seconds": spent,
         "retrain_cpu_seconds": fmean(dense_cost) + fmean(masked) if dense_cost else None,
     }  # fmt: skip
@@ -125,19 +131,31 @@ def measure(job: tuple[int, str, str], cache: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     cache, stage = Path(sys.argv[1]), sys.argv[2]
     if stage == "sparse":
-        jobs = [(s, w, o) for s in SEEDS for w in ("all", "class", "random") for o in orders(s, w) if (w, o) != ("all", 11)]
+        jobs = [
+            (s, w, o)
+            for s in SEEDS
+            for w in ("all", "class", "random")
+            for o in orders(s, w)
+            if (w, o) != ("all", 11)
+        ]
         parallel_map(partial(make_sparse, cache=cache), jobs, jobs=2)
     else:
         names = ["untouched", "retrained", *methods(0)]
-        asked = [(s, w, n) for n in names for w in ("random", "class") for s in SEEDS if n != "retrained" or s == 0]
+        asked = [
+            (s, w, n) for n in names for w in ("random", "class") for s in SEEDS if n != "retrained" or s == 0
+        ]
         rows = parallel_map(partial(measure, cache=cache), asked, jobs=2)
         write_text(RESULTS, json.dumps(rows, indent=1) + "\n")
         for which in ("random", "class"):
             for name in names:
                 of = [r for r in rows if r["request"] == which and r["method"] == name]
                 spread = stdev(r["gap"] for r in of) if len(of) > 1 else 0.0
+                m = {
+                    k: fmean(r[k] for r in of)
+                    for k in ("gap", "iou", "floor", "forget", "retain", "heldout", "cpu_seconds")
+                }
+                print(f"{which:7} {name:34} gap {m['gap']:5.2f} +- {spread:4.2f}  iou {m['iou']:.3f}", end="")
                 print(
-                    f"{which:7} {name:34} gap {fmean(r['gap'] for r in of):5.2f} +- {spread:4.2f}  iou {fmean(r['iou'] for r in of):.3f}"
-                    f" (floor {fmean(r['floor'] for r in of):.3f})  forget {fmean(r['forget'] for r in of):5.1f} retain"
-                    f" {fmean(r['retain'] for r in of):5.1f} heldout {fmean(r['heldout'] for r in of):5.1f}  {fmean(r['cpu_seconds'] for r in of):5.0f} s"
+                    f" (floor {m['floor']:.3f})  forget {m['forget']:5.1f} retain {m['retain']:5.1f}", end=""
                 )
+                print(f" heldout {m['heldout']:5.1f}  {m['cpu_seconds']:5.0f} s")

@@ -1,7 +1,9 @@
 """Train the dense ResNet-20s that the CIFAR-10 experiments start from, and keep them in a cache folder.
 
 For each of three initialisations: one original, and a model retrained without 500 random examples and one without a
-class; for the first initialisation two of each, which differ in batch order only. Run: `python -m benchmarks.cifar_world CACHE`.
+class; for the first initialisation two of each, which differ in batch order only.
+
+Run: `python -m benchmarks.cifar_world CACHE`.
 """
 
 from __future__ import annotations

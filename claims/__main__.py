@@ -1,4 +1,4 @@
-"""`python -m claims run unlearn/salun`, `python -m claims run --all`, `python -m claims list`, `python -m claims table`."""
+"""Run and list claims: `python -m claims run unlearn/salun`, `... run --all`, `... list`, `... table`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ def main() -> int:
     run.add_argument("names", nargs="*", help="as in `python -m claims list`, for example unlearn/salun")
     run.add_argument("--all", action="store_true", help="every claim")
     run.add_argument("--dry", action="store_true", help="print, do not store")
-    again = commands.add_parser("judge", help="judge stored measurements by the claims as they are written now")
+    again = commands.add_parser(
+        "judge", help="judge stored measurements by the claims as they are written now"
+    )
     again.add_argument("names", nargs="+")
     commands.add_parser("list", help="every claim with its status")
-    commands.add_parser("table", help="write docs/claims.md and the packaged statuses from the stored results")
+    commands.add_parser(
+        "table", help="write docs/claims.md and the packaged statuses from the stored results"
+    )
     asked = parser.parse_args()
     if asked.command == "list":
         for name in claim_names():
@@ -40,7 +44,9 @@ def main() -> int:
             print(f"{name:40} {judged.status if judged else 'not run'}")
         return 0
     if asked.command == "table":
-        statuses = {name: result.status if (result := read_result(name)) else "not run" for name in claim_names()}
+        statuses = {
+            name: result.status if (result := read_result(name)) else "not run" for name in claim_names()
+        }
         write_text(TABLE, table())
         write_text(PACKAGED, json.dumps(statuses, indent=1) + "\n")
         write_text(README, filled(README.read_text(encoding="utf-8")))
@@ -81,7 +87,9 @@ def table() -> str:
             lines.append(f"| {name} | | | | | not run |")
             continue
         claim = result.claim
-        measured = "<br>".join(f"{k}: {result.mean[k]:.3g} ± {result.spread[k]:.2g}" for k in claim["figures"])
+        measured = "<br>".join(
+            f"{k}: {result.mean[k]:.3g} ± {result.spread[k]:.2g}" for k in claim["figures"]
+        )
         cells = [name, claim["statement"], claim["reported"] or "not known", measured]
         cells += [f"{claim['data']}; {len(result.rows)} seeds", f"**{result.status}**"]
         lines.append("| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
@@ -93,21 +101,34 @@ def filled(readme: str) -> str:
     from unweave.audit.rates import published
     from unweave.catalogue import FAMILIES, methods
 
-    families = ["| family | methods | claims that hold | that do not | not run |", "| --- | --- | --- | --- | --- |"]
+    families = [
+        "| family | methods | claims that hold | that do not | not run |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for family in FAMILIES:
         names = {f"{family}/{m.cls.__module__.rpartition('.')[2]}" for m in methods() if m.family == family}
         statuses = [r.status if (r := read_result(name)) else "not run" for name in names]
         counts = [statuses.count(status) for status in ("holds", "does not hold", "not run")]
         families.append(f"| `{family}` | {len(names)} | {counts[0]} | {counts[1]} | {counts[2]} |")
-    rates = ["| models that took no part in setting the threshold | retrained: accepted | unedited: rejected | inconclusive | wrong |"]
+    rates = [
+        "| models that took no part in setting the threshold | retrained: accepted | unedited: rejected "
+        "| inconclusive | wrong |"
+    ]
     rates.append("| --- | --- | --- | --- | --- |")
     for r in published():
         accepted = f"{100 * r.oracles_accepted:.0f} % of {r.oracles} ({_range(r.oracles_interval)})"
         rejected = f"{100 * r.unedited_rejected:.0f} % of {r.unedited} ({_range(r.unedited_interval)})"
-        rates.append(f"| {r.source} | {accepted} | {rejected} | {100 * r.inconclusive:.0f} % | {100 * r.wrong:.1f} % |")
+        rates.append(
+            f"| {r.source} | {accepted} | {rejected} | {100 * r.inconclusive:.0f} % | {100 * r.wrong:.1f} % |"
+        )
     for name, lines in (("families", families), ("rates", rates)):
         head, _, rest = readme.partition(f"<!-- {name} -->")
-        readme = f"{head}<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- /{name} -->" + rest.partition(f"<!-- /{name} -->")[2]
+        readme = (
+            f"{head}<!-- {name} -->\n"
+            + "\n".join(lines)
+            + f"\n<!-- /{name} -->"
+            + rest.partition(f"<!-- /{name} -->")[2]
+        )
     return readme
 
 

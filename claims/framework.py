@@ -74,7 +74,9 @@ class Result:
 
 def claim_names() -> list[str]:
     """Every claim there is, as "family/method"."""
-    files = sorted(p for p in HERE.glob("*/*.py") if not p.name.startswith("_") and p.parent.name != "results")
+    files = sorted(
+        p for p in HERE.glob("*/*.py") if not p.name.startswith("_") and p.parent.name != "results"
+    )
     return [f"{p.parent.name}/{p.stem}" for p in files]
 
 
@@ -94,7 +96,9 @@ def run_claim(name: str, *, store: bool = True) -> Result:
         for seed in claim.seeds:
             row = {k: float(v) for k, v in module.measure(seed).items()}
             if row.keys() != set(claim.figures) or not all(map(math.isfinite, row.values())):
-                raise InputError(f"{name}, seed {seed}: measured {row}; the claim names {list(claim.figures)}.")
+                raise InputError(
+                    f"{name}, seed {seed}: measured {row}; the claim names {list(claim.figures)}."
+                )
             rows.append(row)
             bar.advance()
     result = Result(

@@ -22,4 +22,7 @@ found = audit(edited, request, original=model, oracles=oracles, held=held, metho
 
 print(found.verdict.outcome, "-", found.verdict.reason)
 for m in found.measurements[:4]:
-    print(f"{m.name:30} {m.value:8.2f} {m.unit:3} original {m.original:8.2f}  oracle {m.oracle_mean:8.2f} +- {m.oracle_spread:.2f}")
+    print(
+        f"{m.name:30} {m.value:8.2f} {m.unit:3} original {m.original:8.2f}"
+        f"  oracle {m.oracle_mean:8.2f} +- {m.oracle_spread:.2f}"
+    )

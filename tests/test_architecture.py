@@ -17,7 +17,7 @@ SRC = ROOT / "src" / "unweave"
 LAYERS = [
     {"errors", "paper", "random", "mask", "progress", "types"},
     {"io", "tasks", "batches", "distributed"},
-    {"fit", "nets", "datasets"},
+    {"fit", "fit_context", "nets", "datasets"},
     {"recipe", "parallel"},
     {"unlearn", "prune"},
     {"audit", "catalogue"},
@@ -74,18 +74,39 @@ def test_every_method_has_all_its_rooms(method: Method) -> None:
     ]
     assert not [str(room.relative_to(ROOT)) for room in rooms if not room.exists()]
     if hasattr(method.cls, "apply"):
-        assert any(row.name.startswith(method.cls.__name__) for row in ROWS), "no row in tests/contract/table.py"
+        assert any(row.name.startswith(method.cls.__name__) for row in ROWS), (
+            "no row in tests/contract/table.py"
+        )
 
 
 def test_no_method_file_is_too_long() -> None:
-    assert not {str(f): n for m in methods() if (n := len((f := SRC / m.family / f"{m.cls.__module__.rpartition('.')[2]}.py").read_text().splitlines())) > 250}
+    assert not {
+        str(f): n
+        for m in methods()
+        if (
+            n := len(
+                (f := SRC / m.family / f"{m.cls.__module__.rpartition('.')[2]}.py").read_text().splitlines()
+            )
+        )
+        > 250
+    }
 
 
 def test_imports_with_only_the_core_packages() -> None:
-    blocked = ["torchvision", "transformers", "datasets", "accelerate", "torch_pruning", "pyarrow", "PIL", "pandas"]
+    blocked = [
+        "torchvision",
+        "transformers",
+        "datasets",
+        "accelerate",
+        "torch_pruning",
+        "pyarrow",
+        "PIL",
+        "pandas",
+    ]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "import unweave, unweave.workflow, unweave.unlearn, unweave.prune, unweave.audit, unweave.cli.forget, unweave.cli.prune\n"
+        "import unweave, unweave.workflow, unweave.unlearn, unweave.prune, unweave.audit\n"
+        "import unweave.cli.forget, unweave.cli.prune\n"
         "from unweave.catalogue import methods; assert methods()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -95,5 +116,19 @@ def test_imports_with_only_the_core_packages() -> None:
 def test_public_names() -> None:
     import unweave
 
-    assert set(unweave.__all__) >= {"Data", "Edit", "Mask", "Measure", "Measurement", "Recipe", "Request", "Score", "Task", "fit_", "resumable", "seeded", "Supervised"}
+    assert set(unweave.__all__) >= {
+        "Data",
+        "Edit",
+        "Mask",
+        "Measure",
+        "Measurement",
+        "Recipe",
+        "Request",
+        "Score",
+        "Task",
+        "fit_",
+        "resumable",
+        "seeded",
+        "Supervised",
+    }
     assert all(hasattr(unweave, name) for name in unweave.__all__)

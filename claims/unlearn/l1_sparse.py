@@ -40,7 +40,8 @@ claim = Claim(
     settings={"epochs": 10, "lr": LR, "gammas": [str(g) for g in GAMMAS]},
     note="gamma is chosen without an oracle: the largest that keeps retain accuracy at 97 % or more. The "
     "direction holds: its mean gap is below fine-tuning's by more than two retrained models differ, for both "
-    "kinds. Fine-tuning's rate is chosen by the gap itself, which favours it. At noise 0.45: class 0.7 against 23.0, random 11.5 +- 3.9 against 17.3 +- 2.4.",
+    "kinds. Fine-tuning's rate is chosen by the gap itself, which favours it. At noise 0.45: class 0.7 against "
+    "23.0, random 11.5 +- 3.9 against 17.3 +- 2.4.",
 )
 
 

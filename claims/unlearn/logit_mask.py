@@ -30,8 +30,9 @@ claim = Claim(
     baseline="the untouched model, and a retrained one",
     criterion="on every seed UA is 100, the gap below 3, and the probe's accuracy above 90 and that of the "
     "untouched model",
-    note="One of three seeds misses only the probe's 90. Noise 0.2 in place of 0.45: at 0.45 no feature of any model tells the class that well. A retrained "
-    "model's features tell it nearly as well, so such a probe alone does not prove remembering either.",
+    note="One of three seeds misses only the probe's 90. Noise 0.2 in place of 0.45: at 0.45 no feature of any "
+    "model tells the class that well. A retrained model's features tell it nearly as well, so such a probe "
+    "alone does not prove remembering either.",
 )
 
 

@@ -36,4 +36,6 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def holds(rows: list[dict[str, float]]) -> bool:
-    return all(mean(rows, f"{kind}: default") <= mean(rows, f"{kind}: no-op") - 1 for kind in ("class", "random"))
+    return all(
+        mean(rows, f"{kind}: default") <= mean(rows, f"{kind}: no-op") - 1 for kind in ("class", "random")
+    )

@@ -3,7 +3,8 @@
     SPARSITY=0.95 unweave forget examples/cifar10/project.py --random 500 --method unprune+fine-tune
     unweave forget examples/cifar10/project.py --classes dog --method salun
 
-The data are the CIFAR-10 subset of the shared data folder; see benchmarks/cifar.py. EXAMPLES and EPOCHS make it smaller.
+The data are the CIFAR-10 subset of the shared data folder; see benchmarks/cifar.py.
+EXAMPLES and EPOCHS make it smaller.
 """
 
 import os

@@ -81,7 +81,9 @@ class Mixed:
         yield from (
             (batch, positions)
             for batch, (positions,) in zip(
-                ordered.batches(start=start, part=part), position_sets.batches(start=start, part=part), strict=True
+                ordered.batches(start=start, part=part),
+                position_sets.batches(start=start, part=part),
+                strict=True,
             )
         )
 

@@ -89,7 +89,11 @@ def claim_statuses() -> dict[str, str]:
 
 def _name(cls: type[Any]) -> str:
     stem = cls.__module__.rpartition(".")[2]
-    siblings = [c for c in vars(import_module(cls.__module__)).values() if inspect.isclass(c) and c.__module__ == cls.__module__ and "paper" in vars(c)]
+    siblings = [
+        c
+        for c in vars(import_module(cls.__module__)).values()
+        if inspect.isclass(c) and c.__module__ == cls.__module__ and "paper" in vars(c)
+    ]
     if len(siblings) == 1 or _plain(cls.__name__) == _plain(stem):
         return stem.replace("_", "-")
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()

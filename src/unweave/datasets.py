@@ -14,7 +14,9 @@ from .tasks.classify import Classify
 from .types import Data
 
 
-def of_tensors(inputs: Tensor, labels: Tensor, *, classes: int | None = None, batch_size: int = 128) -> Data[Classify]:
+def of_tensors(
+    inputs: Tensor, labels: Tensor, *, classes: int | None = None, batch_size: int = 128
+) -> Data[Classify]:
     """A classification data set of inputs [n, ...] and integer labels [n].
 
     Args:

@@ -40,8 +40,8 @@ class Processes:
         accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available())
         if accelerator.num_processes != named:
             raise InputError(
-                f"WORLD_SIZE names {named} processes and accelerate joined {accelerator.num_processes}. Start them with "
-                "torchrun or accelerate launch, before anything else uses accelerate."
+                f"WORLD_SIZE names {named} processes and accelerate joined {accelerator.num_processes}. Start them "
+                "with torchrun or accelerate launch, before anything else uses accelerate."
             )
         wrapped = accelerator.prepare_model(model)
         return cls(wrapped, accelerator.process_index, accelerator.num_processes, accelerator)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -24,11 +22,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .distributed import Processes
 from .errors import EmptyDataError, InputError, IntegrityError, NonFiniteError
+from .fit_context import Estimate, current_estimate, estimating, next_checkpoint, resumable
 from .io.nested import load_nested, save_nested
 from .mask import Mask
 from .progress import progress
 from .random import draw_seed, global_seed
 from .types import Batch
+
+__all__ = ["Batches", "Estimate", "Fit", "Objective", "Step", "estimating", "fit_", "resumable"]
 
 Objective = Callable[[Module, Batch], Tensor]
 """(model, batch) -> scalar to minimise."""
@@ -40,9 +41,9 @@ class Batches(Protocol):
     @property
     def batch_size(self) -> int: ...  # noqa: D102
     def __len__(self) -> int: ...  # noqa: D105
-    def batches(
+    def batches(  # noqa: D102
         self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
-    ) -> Iterator[Batch]: ...  # noqa: D102
+    ) -> Iterator[Batch]: ...
 
 
 @dataclass
@@ -141,8 +142,8 @@ def fit_(
     """
     if len(data) == 0:
         raise EmptyDataError("fit_ was given no examples; a model cannot be trained on an empty data set.")
-    estimate = _estimate.get()
-    checkpoint = None if estimate is not None else checkpoint or _next_checkpoint()
+    estimate = current_estimate.get()
+    checkpoint = None if estimate is not None else checkpoint or next_checkpoint()
     keeper = _Keeper(model, hold, only)
     keeper.restore_()
     run = _Run(rng_seed=draw_seed(rng), work=[len(data), data.batch_size, epochs], hold=hold)
@@ -158,9 +159,13 @@ def fit_(
         if torch.is_grad_enabled():
             optimizer.zero_grad(set_to_none=True)
         loss = objective(parts.model, batch)
-        value = parts.mean(float(loss.detach()), share)  # over all processes, so that all of them stop together
+        value = parts.mean(
+            float(loss.detach()), share
+        )  # over all processes, so that all of them stop together
         if not math.isfinite(value):
-            raise NonFiniteError(f"the loss became {value} at step {run.step + 1}; the weights before it were kept. Lower lr.")
+            raise NonFiniteError(
+                f"the loss became {value} at step {run.step + 1}; the weights before it were kept. Lower lr."
+            )
         if loss.requires_grad:
             parts.backward(loss, share)
             keeper.mask_gradients_()
@@ -198,7 +203,8 @@ def fit_(
                 run.order_state = order.get_state()
                 first = run.step - epoch * per_epoch
                 for at, batch in enumerate(  # noqa: B007 - the closure reads `batch`
-                    data.batches(None if ordered else order, start=first, part=(parts.rank, parts.count)), first
+                    data.batches(None if ordered else order, start=first, part=(parts.rank, parts.count)),
+                    first,
                 ):
                     share = parts.share(min(data.batch_size, len(data) - at * data.batch_size))
                     good.take()
@@ -207,7 +213,8 @@ def fit_(
                         keeper.restore_()
                         if not math.isfinite(_norm([p.detach() for p in trained])):
                             raise NonFiniteError(
-                                f"a weight became infinite or NaN at step {run.step + 1}; those before it were kept. Lower lr."
+                                f"a weight became infinite or NaN at step {run.step + 1}; "
+                                "those before it were kept. Lower lr."
                             )
                     except NonFiniteError:
                         # a two-pass step may have moved the weights already, a forward pass the running statistics
@@ -218,7 +225,9 @@ def fit_(
                     run.step += 1
                     run.losses.append(run.loss)
                     if after_step is not None:
-                        seen = Step(model, optimizer, run.step, epoch, run.loss, at + 1 == per_epoch, run.hold)
+                        seen = Step(
+                            model, optimizer, run.step, epoch, run.loss, at + 1 == per_epoch, run.hold
+                        )
                         after_step(seen)
                         run.stopped = seen.stop
                         if seen.hold is not run.hold:
@@ -228,7 +237,11 @@ def fit_(
                     bar.advance(note=f"loss {run.loss:.3f}")
                     if estimate is not None and estimate.enough(run.step, epochs * per_epoch):
                         run.stopped = True
-                    if checkpoint is not None and parts.rank == 0 and monotonic() - last_save > checkpoint_seconds:
+                    if (
+                        checkpoint is not None
+                        and parts.rank == 0
+                        and monotonic() - last_save > checkpoint_seconds
+                    ):
                         run.save(checkpoint, model, optimizer, schedule, keeper, order, per_epoch)
                         last_save = monotonic()
                     if run.stopped:
@@ -263,13 +276,17 @@ class _Snapshot:
 class _Keeper:
     """Undoes, after each step, whatever the optimiser did outside the masks."""
 
-    def __init__(self, model: Module, hold: Mask | None, only: Mask | None, former: _Keeper | None = None) -> None:
+    def __init__(
+        self, model: Module, hold: Mask | None, only: Mask | None, former: _Keeper | None = None
+    ) -> None:
         self.dead = [(p, ~alive) for _, p, alive in hold.match(model)] if hold else []
         self.frozen: list[tuple[Tensor, Tensor, Tensor]]
         if former is not None:
             self.frozen = former.frozen
         else:
-            self.frozen = [(p, ~moves, p.detach().clone()) for _, p, moves in only.match(model)] if only else []
+            self.frozen = (
+                [(p, ~moves, p.detach().clone()) for _, p, moves in only.match(model)] if only else []
+            )
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
@@ -319,7 +336,9 @@ class _Run:
                 "stopped": self.stopped,
                 "order": order.get_state() if self.step % per_epoch == 0 else self.order_state,
                 "draws": torch.get_rng_state(),
-                "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+                "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()]
+                if torch.cuda.is_available()
+                else [],
                 "hold": None if self.hold is None else dict(self.hold.keep),
                 "frozen": [value for _, _, value in keeper.frozen],
                 "model": dict(model.state_dict()),
@@ -340,8 +359,8 @@ class _Run:
     ) -> None:
         if state["seed"] != self.rng_seed or state["work"] != self.work:
             raise InputError(
-                "the checkpoint belongs to a training with another seed, order of work, number of examples, batch size or "
-                "number of epochs. Remove it to start afresh."
+                "the checkpoint belongs to a training with another seed, order of work, number of examples, "
+                "batch size or number of epochs. Remove it to start afresh."
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -356,7 +375,10 @@ class _Run:
         if state["hold"] is not None:
             self.hold = Mask(state["hold"])
             keeper.dead = [(p, ~alive) for _, p, alive in self.hold.match(model)]
-        keeper.frozen = [(p, still, value.to(p.device)) for (p, still, _), value in zip(keeper.frozen, state["frozen"], strict=True)]
+        keeper.frozen = [
+            (p, still, value.to(p.device))
+            for (p, still, _), value in zip(keeper.frozen, state["frozen"], strict=True)
+        ]
 
 
 def _norm(tensors: list[Tensor]) -> float:
@@ -364,72 +386,3 @@ def _norm(tensors: list[Tensor]) -> float:
         return 0.0
     wide = [t.float() if t.dtype == torch.float16 else t for t in tensors]  # its squares would overflow
     return float(torch.stack([norm.float() for norm in torch._foreach_norm(wide)]).norm())
-
-
-@dataclass
-class Estimate:
-    """Time that trainings in an `estimating` block would still have taken.
-
-    Attributes:
-        seconds: not spent, because each training was cut short after a few steps.
-        least: seconds of steps to time before a training is cut short.
-    """
-
-    seconds: float = 0.0
-    least: float = 0.5
-    _stamps: list[float] = field(default_factory=list, repr=False)
-
-    def enough(self, step: int, total: int) -> bool:
-        """Note the end of a step; True once the rest can be told from the steps so far."""
-        if step == 1:
-            self._stamps = []
-        self._stamps.append(monotonic())
-        spent = self._stamps[-1] - self._stamps[0]
-        if step < 5 or spent < self.least or step == total:
-            return False
-        self.seconds += spent / (step - 1) * (total - step)
-        return True
-
-
-_estimate: ContextVar[Estimate | None] = ContextVar("estimate", default=None)
-
-
-@contextmanager
-def estimating() -> Iterator[Estimate]:
-    """Cut every `fit_` in the block short after a few steps and add up the time that it would still have taken.
-
-    What else runs in the block runs in full, so its own time plus `Estimate.seconds` is the time of the whole.
-    """
-    estimate = Estimate()
-    token = _estimate.set(estimate)
-    try:
-        yield estimate
-    finally:
-        _estimate.reset(token)
-
-
-_folder: ContextVar[tuple[Path, list[int]] | None] = ContextVar("checkpoint folder", default=None)
-
-
-@contextmanager
-def resumable(folder: Path) -> Iterator[None]:
-    """Give every `fit_` in the block, in order, a checkpoint of its own in `folder`.
-
-    Run the same block again after a kill and it goes on from the last checkpoint to the same bits: finished
-    trainings are loaded, not repeated.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    token = _folder.set((folder, [0]))
-    try:
-        yield
-    finally:
-        _folder.reset(token)
-
-
-def _next_checkpoint() -> Path | None:
-    ambient = _folder.get()
-    if ambient is None:
-        return None
-    folder, counter = ambient
-    counter[0] += 1
-    return folder / f"fit-{counter[0]:04d}.safetensors"

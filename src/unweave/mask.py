@@ -149,7 +149,9 @@ def _zeros(model: Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             seen.add(id(parameter))
             alive = parameter.detach() != 0
-            if isinstance(module, _NORMS):  # a shift that is still 0, beside a scale that is not, was not pruned
+            if isinstance(
+                module, _NORMS
+            ):  # a shift that is still 0, beside a scale that is not, was not pruned
                 alive = torch.stack([p.detach() != 0 for p in module.parameters(recurse=False)]).any(0)
             yield f"{prefix}.{name}" if prefix else name, alive
 

@@ -64,6 +64,9 @@ class ResNet(nn.Module):
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.layer1: nn.Module
+        self.layer2: nn.Module
+        self.layer3: nn.Module
         for i in range(3):
             b = width * 2**i
             a = b if i == 0 else b // 2
@@ -77,7 +80,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, 3, h, w] to logits [n, classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = stage(x)
         out: Tensor = self.linear(x.mean((2, 3)))
         return out
 

@@ -38,7 +38,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def parallel_map(work: Callable[[A], B], items: Sequence[A], *, jobs: int | None = None, label: str = "") -> list[B]:
+def parallel_map(
+    work: Callable[[A], B], items: Sequence[A], *, jobs: int | None = None, label: str = ""
+) -> list[B]:
     """Apply `work` to every item, in processes of one thread each; results keep the items' order.
 
     Args:
@@ -102,7 +104,9 @@ def cache_folder(recipe: Recipe, data: Data[Any], cache: Path) -> Path:
     return cache / f"{fingerprint(data)[:16]}-{describe(recipe)[:16]}"
 
 
-def training_cost(recipe: Recipe, data: Data[Any], seeds: Sequence[int], cache: Path) -> dict[str, float] | None:
+def training_cost(
+    recipe: Recipe, data: Data[Any], seeds: Sequence[int], cache: Path
+) -> dict[str, float] | None:
     """Mean "seconds" and "cpu_seconds" of one training, over those of these cached models that ran undisturbed."""
     folder = cache_folder(recipe, data, cache)
     records = [_recorded(f) for seed in seeds if (f := folder / f"{seed}.json").exists()]
@@ -135,26 +139,31 @@ def fingerprint(data: Data[Any]) -> str:
 
 
 def describe(thing: Any) -> str:
-    """SHA-256 of what a recipe is: its fields, and the source of the functions and classes among them."""
-    return hashlib.sha256(describe_text(thing).encode()).hexdigest()
+    """SHA-256 of `described(thing)`."""
+    return hashlib.sha256(json.dumps(described(thing), sort_keys=True).encode()).hexdigest()
 
 
-def describe_text(thing: Any) -> str:
-    """The text that `describe` hashes: the same in every process, unlike `repr`, which shows addresses of functions."""
+def described(thing: Any) -> Any:
+    """What a recipe or an edit is, as plain JSON: its fields, and hashes of the code of functions and classes in them.
+
+    The same in every process, unlike `repr`, which shows the addresses of functions.
+    """
     if isinstance(thing, partial):
-        return f"partial({describe_text(thing.func)}, {describe_text(thing.args)}, {describe_text(thing.keywords)})"
+        return {"call": described(thing.func), "args": described(thing.args), **described(thing.keywords)}
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing)}
-        return f"{type(thing).__module__}.{type(thing).__qualname__}({describe_text(fields)})"
+        fields = {f.name: described(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
+        return {"class": f"{type(thing).__module__}.{type(thing).__qualname__}", **fields}
     if isinstance(thing, Mapping):
-        return "{" + ", ".join(f"{k!r}: {describe_text(v)}" for k, v in thing.items()) + "}"
+        return {str(k): described(v) for k, v in thing.items()}
     if isinstance(thing, (list, tuple)):
-        return "[" + ", ".join(describe_text(v) for v in thing) + "]"
+        return [described(v) for v in thing]
     if isinstance(thing, Tensor):
-        return hashlib.sha256(thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        return hashlib.sha256(
+            thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
     if inspect.isfunction(thing) or inspect.isclass(thing):
-        return f"{thing.__qualname__}:{_source(thing)}"
-    return repr(thing)
+        return f"{thing.__qualname__} {_source(thing)[:16]}"
+    return thing if thing is None or isinstance(thing, (bool, int, float, str)) else repr(thing)
 
 
 def _source(thing: Any) -> str:

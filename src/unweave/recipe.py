@@ -71,7 +71,9 @@ class Supervised:
             return model
         pruned = self.prune.apply(model, data, rng=child(rng))
         if self.recover_epochs:
-            self.train_(pruned, data, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=Mask.of(pruned))
+            self.train_(
+                pruned, data, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=Mask.of(pruned)
+            )
         return pruned
 
     def train_(
@@ -98,11 +100,17 @@ class Supervised:
                 None squeezes the whole schedule into `epochs`.
         """
         optimizer = SGD(
-            model.parameters(), lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
+            model.parameters(),
+            lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.momentum > 0,
         )
         whole = max(epochs, of or epochs)
         steps = whole * -(-len(data) // data.batch_size)
-        schedule = warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
+        schedule = (
+            warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
+        )
         fit_(
             model, data, self.objective(data), optimizer,
             epochs=epochs, rng=rng, hold=hold, schedule=schedule, label="train",
@@ -126,7 +134,11 @@ def warm_cosine(optimizer: Optimizer, steps: int, warm: float = 0.05) -> LambdaL
     rise = max(1, round(warm * steps))
 
     def factor(step: int) -> float:
-        return (step + 1) / rise if step < rise else 0.5 * (1 + cos(pi * min(1.0, (step - rise) / max(1, steps - rise))))
+        return (
+            (step + 1) / rise
+            if step < rise
+            else 0.5 * (1 + cos(pi * min(1.0, (step - rise) / max(1, steps - rise))))
+        )
 
     return LambdaLR(optimizer, factor)
 

@@ -114,7 +114,9 @@ class Request(Generic[T]):
         chosen = torch.as_tensor(positions, dtype=torch.long).flatten()
         n = len(train)
         if len(chosen) == 0:
-            raise EmptyDataError("the forget set is empty. Name at least one example, class or value to delete.")
+            raise EmptyDataError(
+                "the forget set is empty. Name at least one example, class or value to delete."
+            )
         outside = chosen[(chosen < 0) | (chosen >= n)]
         if len(outside):
             raise InputError(
@@ -127,7 +129,9 @@ class Request(Generic[T]):
         if distinct < len(chosen):
             raise InputError(f"{len(chosen) - distinct} positions to forget are duplicates. Name each once.")
         if distinct == n:
-            raise InputError("the forget set is all of the training data: nothing would be left to keep. Delete the model instead.")
+            raise InputError(
+                "the forget set is all of the training data: nothing would be left to keep. Delete the model instead."
+            )
         heldout.require_examples("a request's held-out set")
         return cls(train.subset(chosen), train.subset((~forgotten).nonzero().flatten()), heldout)
 

@@ -25,7 +25,15 @@ from .io.checkpoint import load_into, save_model
 from .io.files import write_text
 from .io.runs import RunFolder, Stage
 from .mask import Mask
-from .parallel import build_models, cache_folder, default_jobs, fingerprint, parallel_map, single_threaded, training_cost
+from .parallel import (
+    build_models,
+    cache_folder,
+    default_jobs,
+    fingerprint,
+    parallel_map,
+    single_threaded,
+    training_cost,
+)
 from .progress import progress
 from .random import seeded
 from .types import Data, Edit, Recipe, Request
@@ -192,7 +200,10 @@ def estimate(job: Job) -> dict[str, float]:
         edited |= {name: original for name in job.edited}
     jobs = job.jobs or default_jobs()
     reference: list[list[Module]] = []
-    for group, data, seeds in (("oracles", request.retain, job.oracle_seeds), ("held", world.train, job.held_seeds)):
+    for group, data, seeds in (
+        ("oracles", request.retain, job.oracle_seeds),
+        ("held", world.train, job.held_seeds),
+    ):
         absent = [s for s in seeds if not _is_cached(world.recipe, data, s, cache)]
         if absent:
             assert world.recipe is not None
@@ -205,7 +216,15 @@ def estimate(job: Job) -> dict[str, float]:
     with estimating() as cut:
         began = perf_counter()
         for name, model in edited.items():
-            audit(model, request, original=original, held=reference[1], oracles=reference[0], method=name, rng=seeded(job.seed))
+            audit(
+                model,
+                request,
+                original=original,
+                held=reference[1],
+                oracles=reference[0],
+                method=name,
+                rng=seeded(job.seed),
+            )
         seconds["audit"] = perf_counter() - began + cut.seconds
     return seconds
 
@@ -254,8 +273,17 @@ def _reference(
     if recipe is None or not (job.oracles or job.held):
         return [], [], {}
     # with the retain set of another request as data, an oracle of one request is a held model of none
-    oracles = build_models(recipe, request.retain, job.oracle_seeds, jobs=job.jobs, cache=cache, label="train oracles")
-    held = build_models(recipe, job.world.train, job.held_seeds, jobs=job.jobs, cache=cache, label="train models that hold the data")
+    oracles = build_models(
+        recipe, request.retain, job.oracle_seeds, jobs=job.jobs, cache=cache, label="train oracles"
+    )
+    held = build_models(
+        recipe,
+        job.world.train,
+        job.held_seeds,
+        jobs=job.jobs,
+        cache=cache,
+        label="train models that hold the data",
+    )
     return oracles, held, training_cost(recipe, request.retain, job.oracle_seeds, cache) or {}
 
 
@@ -266,21 +294,30 @@ def _seconds(cost: Mapping[str, float] | None, retrain: Mapping[str, float]) -> 
 
 
 def _told(
-    job: Job, run: RunFolder, cost: Mapping[str, Mapping[str, float]], retrain: Mapping[str, float], command: Sequence[str]
+    job: Job,
+    run: RunFolder,
+    cost: Mapping[str, Mapping[str, float]],
+    retrain: Mapping[str, float],
+    command: Sequence[str],
 ) -> dict[str, Any]:
     record = run.record
     return {
         "request": job.wording,
         "model": job.world.name,
         "command": " ".join(command),
-        "cost": {"edit": {n: c["cpu_seconds"] for n, c in cost.items()}, **({"retrain": retrain["cpu_seconds"]} if retrain else {})},
+        "cost": {
+            "edit": {n: c["cpu_seconds"] for n, c in cost.items()},
+            **({"retrain": retrain["cpu_seconds"]} if retrain else {}),
+        },
         "settings": record["settings"],
         "seed": job.seed,
         "versions": record["versions"],
         "hardware": record["hardware"],
         "sha256 of inputs": record["inputs"],
         "sha256 of results": {f: h for s in record["stages"].values() for f, h in s["artefacts"].items()},
-        "seconds of each stage": {name: t["seconds"] for name, t in record["times"]["stages"].items() if t["seconds"] is not None},
+        "seconds of each stage": {
+            name: t["seconds"] for name, t in record["times"]["stages"].items() if t["seconds"] is not None
+        },
     }
 
 

@@ -96,7 +96,10 @@ def open_world(source: str, folder: Folder | None = None) -> World:
     if path.is_dir():
         return _folder(path, folder or Folder())
     what = "does not exist" if not path.exists() else "is neither"
-    raise InputError(f"{source} {what}: give a project.py, a transformers image-classification folder, or nothing for the embedded digits.")
+    raise InputError(
+        f"{source} {what}: give a project.py, a transformers image-classification folder, or nothing for the "
+        "embedded digits."
+    )
 
 
 def embedded() -> World:
@@ -132,7 +135,9 @@ def _folder(path: Path, how: Folder) -> World:
     if not how.data:
         raise InputError(f"{path} is a model folder; its images are missing. Give --data imagefolder:PATH.")
     images = load_images(how.data, path)
-    recipe = TransformersRecipe(folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed)
+    recipe = TransformersRecipe(
+        folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed
+    )
     return World(
         name=f"{path} on {how.data.partition(':')[2]}", train=images.train, heldout=images.heldout, recipe=recipe,
         load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
@@ -144,5 +149,7 @@ def _load_state(recipe: Any, path: Path) -> Module:
     from .io.checkpoint import load_into
 
     if not hasattr(recipe, "initial"):
-        raise InputError(f"cannot tell the network of {path}: the recipe has no `initial(rng)`. Define load(path) in project.py.")
+        raise InputError(
+            f"cannot tell the network of {path}: the recipe has no `initial(rng)`. Define load(path) in project.py."
+        )
     return load_into(recipe.initial(torch.Generator().manual_seed(0)), path)

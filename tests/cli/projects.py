@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-PROJECT = '''
+PROJECT = """
 import torch
 from functools import partial
 from unweave import Supervised, seeded
@@ -29,7 +29,7 @@ recipe = Supervised(
     network=partial(mlp, 8, 32, 3), epochs=12, lr=0.1, init_seed=0,
     prune=Prune(budget=Global(0.5)), recover_epochs=4, recover_lr=0.05,
 )
-'''
+"""
 
 
 def make_project(folder: Path) -> Path:

@@ -10,7 +10,18 @@ import pytest
 from tests.cli.projects import make_project, unweave
 from unweave.cli import COMMANDS, main
 
-FORGET = ("forget", "project.py", "--model", "model.safetensors", "--oracles", "4", "--held", "4", "--jobs", "1")
+FORGET = (
+    "forget",
+    "project.py",
+    "--model",
+    "model.safetensors",
+    "--oracles",
+    "4",
+    "--held",
+    "4",
+    "--jobs",
+    "1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +62,10 @@ def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.Captu
         (("forget", "absent.py"), "there is no project file absent.py"),
         (("forget", "absent-folder"), "does not exist"),
         (("forget", "--method", "saluun"), "Did you mean salun"),
-        (("forget", "--method", "salun", "--salun.density", "1.5"), r"SalUn.density must be in \(0, 1\]; got 1.5"),
+        (
+            ("forget", "--method", "salun", "--salun.density", "1.5"),
+            r"SalUn.density must be in \(0, 1\]; got 1.5",
+        ),
         (("forget", "--method", "magnitude"), "family prune"),
         (("forget", "--method", "fine-tune+salun"), "wraps no other method"),
         (("forget", "--classes", "eleven"), "eleven"),
@@ -72,7 +86,11 @@ def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.Captu
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(
-    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import re
 
@@ -127,7 +145,18 @@ def test_doctor_finds_a_broken_torchvision(folder: Path, tmp_path: Path) -> None
 
 def test_forget_writes_a_whole_run(folder: Path) -> None:
     (folder / "delete.txt").write_text("\n".join(str(i) for i in range(0, 150, 5)))
-    done = unweave(*FORGET, "--ids", "delete.txt", "--method", "unprune+fine-tune", "--compare", "fine-tune", "--out", "run", cwd=folder)
+    done = unweave(
+        *FORGET,
+        "--ids",
+        "delete.txt",
+        "--method",
+        "unprune+fine-tune",
+        "--compare",
+        "fine-tune",
+        "--out",
+        "run",
+        cwd=folder,
+    )
     assert done.returncode in (0, 3), done.stderr
     assert "30 of 150 training examples, ids from delete.txt" in done.stdout
     run = folder / "run"
@@ -138,7 +167,18 @@ def test_forget_writes_a_whole_run(folder: Path) -> None:
     assert [a["method"] for a in audits] == ["unprune+fine-tune", "fine-tune"]
     for name in ("show", "cite"):
         assert unweave(name, "run", cwd=folder).returncode == 0
-    again = unweave(*FORGET, "--ids", "delete.txt", "--method", "unprune+fine-tune", "--compare", "fine-tune", "--out", "run", cwd=folder)
+    again = unweave(
+        *FORGET,
+        "--ids",
+        "delete.txt",
+        "--method",
+        "unprune+fine-tune",
+        "--compare",
+        "fine-tune",
+        "--out",
+        "run",
+        cwd=folder,
+    )
     assert again.returncode == done.returncode
     other = unweave(*FORGET, "--ids", "delete.txt", "--method", "fine-tune", "--out", "run", cwd=folder)
     assert other.returncode == 2
@@ -155,14 +195,29 @@ def test_audit_judges_a_model_edited_elsewhere(folder: Path) -> None:
 
 
 def test_without_an_oracle_nothing_is_concluded(folder: Path) -> None:
-    done = unweave(*FORGET[:4], "--oracles", "0", "--held", "0", "--where", "owner=3", "--method", "fine-tune", "--out", "blind", cwd=folder)
+    done = unweave(
+        *FORGET[:4],
+        "--oracles",
+        "0",
+        "--held",
+        "0",
+        "--where",
+        "owner=3",
+        "--method",
+        "fine-tune",
+        "--out",
+        "blind",
+        cwd=folder,
+    )
     assert done.returncode == 3
     assert "inconclusive" in done.stdout.lower()
 
 
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    done = unweave(*FORGET, "--random", "20", "--seed", "5", "--method", "fine-tune", "--dry-run", "--json", cwd=folder)
+    done = unweave(
+        *FORGET, "--random", "20", "--seed", "5", "--method", "fine-tune", "--dry-run", "--json", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["total"] > 0
     assert sorted(folder.rglob("*")) == before
@@ -178,7 +233,18 @@ def test_two_requests_at_once_on_one_folder_are_refused(folder: Path) -> None:
 
 
 def test_prune_measures_before_and_after(folder: Path) -> None:
-    done = unweave("prune", "project.py", "--sparsity", "0.8", "--recover-epochs", "2", "--out", "pruned", "--json", cwd=folder)
+    done = unweave(
+        "prune",
+        "project.py",
+        "--sparsity",
+        "0.8",
+        "--recover-epochs",
+        "2",
+        "--out",
+        "pruned",
+        "--json",
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["density under the mask"][1] == pytest.approx(0.2, abs=0.01)

@@ -1,4 +1,4 @@
-"""A full disk at each write in turn, weights damaged in every way, training that diverges: one line, exit 2, nothing half-written."""
+"""A full disk, damaged weights, training that diverges: one line, exit 2, nothing half-written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from tests.cli.projects import make_project
 from tests.faults import contents, damages, disk_full_at, partials
 from unweave.cli import main
 
-REQUEST = ("forget", "project.py", "--model", "model.safetensors", "--random", "30", "--oracles", "0", "--held", "0", "--method")
+REQUEST = (
+    "forget",
+    "project.py",
+    "--model",
+    "model.safetensors",
+    "--random",
+    "30",
+    "--oracles",
+    "0",
+    "--held",
+    "0",
+    "--method",
+)
 
 
 @pytest.fixture
@@ -48,7 +60,9 @@ def test_disk_full_at_each_write_in_turn(folder: Path, capsys: pytest.CaptureFix
             capsys.readouterr()
 
 
-def test_damaged_weights_are_refused_and_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_weights_are_refused_and_nothing_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     for damage, data in damages(whole).items():
         (folder / "model.safetensors").write_bytes(data)
@@ -71,7 +85,9 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, capsys: pytest.Ca
     assert not (folder / "canary").exists()
 
 
-def test_a_training_that_diverges_stops_with_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_diverges_stops_with_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*REQUEST, "fine-tune", "--fine-tune.lr", "1e30", "--out", "run"]) == 2
     assert "lr" in assert_one_line(capsys)
     assert not (folder / "run" / "model").exists()

@@ -20,7 +20,8 @@ from tests.faults import contents, partials
 
 TIMED = ("run.json", "audit.json", "report.html", "report.md")
 REQUEST = (
-    "forget", "project.py", "--model", "model.safetensors", "--random", "30", "--oracles", "4", "--held", "3", "--jobs", "1",
+    "forget", "project.py", "--model", "model.safetensors", "--random", "30", "--oracles", "4", "--held", "3",
+    "--jobs", "1",
     "--method", "unprune+fine-tune", "--compare", "salun", "--out",
 )  # fmt: skip
 
@@ -53,9 +54,13 @@ def finish(folder: Path, run: str) -> None:
 def untimed(folder: Path, run: str) -> dict[str, object]:
     """All that a run left, without wall times."""
     files: dict[str, object] = {
-        name: data for name, data in contents(folder / run, but=TIMED).items() if not name.startswith("costs/")
+        name: data
+        for name, data in contents(folder / run, but=TIMED).items()
+        if not name.startswith("costs/")
     }
-    files |= {f"cache/{n}": d for n, d in contents(folder / f"cache-{run}").items() if not n.endswith(".json")}
+    files |= {
+        f"cache/{n}": d for n, d in contents(folder / f"cache-{run}").items() if not n.endswith(".json")
+    }
     audits = json.loads((folder / run / "audit.json").read_text())["audits"]
     for audit in audits:
         audit["measurements"] = [m for m in audit["measurements"] if not m["name"].startswith("time of")]
@@ -100,8 +105,15 @@ def test_killed_at_twenty_moments_goes_on_to_the_same_bits(folder: Path) -> None
 def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     command = [sys.executable, "-m", "unweave", *REQUEST, "orphans", "--seed", "1"]
     command[command.index("--jobs") + 1] = "2"
-    environment = {**os.environ, "UNWEAVE_CACHE": str(folder / "cache-orphans"), "UNWEAVE_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    environment = {
+        **os.environ,
+        "UNWEAVE_CACHE": str(folder / "cache-orphans"),
+        "UNWEAVE_PROGRESS": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
     end = time.monotonic() + 120
     while not list((folder / "cache-orphans").rglob("*.unfinished")):
         assert process.poll() is None
@@ -123,7 +135,11 @@ def _session(leader: int) -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[3]) == leader and fields[0] != "Z" and b"popen_loky" in (entry / "cmdline").read_bytes():
+            if (
+                int(fields[3]) == leader
+                and fields[0] != "Z"
+                and b"popen_loky" in (entry / "cmdline").read_bytes()
+            ):
                 alive.append(int(entry.name))
     return alive
 
@@ -147,7 +163,9 @@ def test_a_flipped_bit_in_a_stored_model_or_the_data_is_caught(folder: Path) -> 
         whole = (folder / name).read_bytes()
         broken = bytearray(whole)
         broken[-3] ^= 4
-        (folder / name).write_bytes(bytes(broken) if name != "project.py" else whole.replace(b"1.2 *", b"1.3 *"))
+        (folder / name).write_bytes(
+            bytes(broken) if name != "project.py" else whole.replace(b"1.2 *", b"1.3 *")
+        )
         before = os.getcwd()
         os.chdir(folder)
         try:

@@ -1,4 +1,4 @@
-"""One row a method: how to make it for the contract's tiny world, and what it can do. Checks are in test_contract.py."""
+"""One row a method: how to make it for the tiny world, and what it can do. Checks are in test_contract.py."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 2 on wrong use or unusable input, 3 if an audit did not find that the model forgot,
         130 if interrupted (the run can be resumed), 1 (with a traceback) on a bug of ours.
     """
-    arguments = [*(sys.argv[1:] if argv is None else argv)]  # the command module `list` hides the builtin here
+    arguments = [
+        *(sys.argv[1:] if argv is None else argv)
+    ]  # the command module `list` hides the builtin here
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         Console(highlight=False, soft_wrap=True).print(usage(), markup=False)
@@ -41,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        console.print(f"error: there is no command {command!r}. There are: {', '.join(COMMANDS)}.", markup=False)
+        console.print(
+            f"error: there is no command {command!r}. There are: {', '.join(COMMANDS)}.", markup=False
+        )
         return EXIT_USE
     return _guarded(command, rest, console)
 
@@ -72,7 +76,9 @@ def _guarded(command: str, rest: Sequence[str], console: Console) -> int:
         return EXIT_USE
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        console.print(f"error: {error.strerror or error}{place}. Nothing was left half-written.", markup=False)
+        console.print(
+            f"error: {error.strerror or error}{place}. Nothing was left half-written.", markup=False
+        )
         return EXIT_USE
     except KeyboardInterrupt:
         console.print("stopped. Run the same command again to go on from here.", markup=False)

@@ -115,7 +115,9 @@ def build(cls: type[Any], options: Any, given: Mapping[str, Any]) -> Any:
                 value = build(type(_default(field)), value, {})
             values[field.name] = value
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise InputError(f"{cls.__name__} needs {field.name}, which this command cannot give it. Use it from Python.")
+            raise InputError(
+                f"{cls.__name__} needs {field.name}, which this command cannot give it. Use it from Python."
+            )
     return cls(**values)
 
 

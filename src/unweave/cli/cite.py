@@ -28,7 +28,9 @@ class Cite:
 
 def run(argv: Sequence[str]) -> int:
     """Print BibTeX."""
-    asked: Cite = parse(Cite, argv, command="cite", example="  unweave cite runs/req-17\n  unweave cite salun")
+    asked: Cite = parse(
+        Cite, argv, command="cite", example="  unweave cite runs/req-17\n  unweave cite salun"
+    )
     path = Path(asked.what)
     record = path / "run.json" if path.is_dir() else path
     if record.suffix == ".json":
@@ -36,7 +38,9 @@ def run(argv: Sequence[str]) -> int:
             settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
             found: list[Method] = chain_methods(settings["methods"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{record} is not the record of an unweave run. Give a run folder or a method's name.") from error
+            raise InputError(
+                f"{record} is not the record of an unweave run. Give a run folder or a method's name."
+            ) from error
     else:
         found = [find(asked.what)]
     Console(highlight=False, soft_wrap=True).print(

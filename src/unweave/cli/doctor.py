@@ -36,17 +36,29 @@ class Doctor:
 def run(argv: Sequence[str]) -> int:
     """Check this machine. Exit code 2 if something needed is absent or broken."""
     asked: Doctor = parse(Doctor, argv, command="doctor", example="  unweave doctor")
-    checks = [*(_package(name, None) for name in CORE), *(_package(n, extra) for n, extra in EXTRAS.items()), _torchvision()]
+    checks = [
+        *(_package(name, None) for name in CORE),
+        *(_package(n, extra) for n, extra in EXTRAS.items()),
+        _torchvision(),
+    ]
     broken = [c for c in checks if c["state"] in ("broken", "absent, needed")]
     if asked.json:
-        report = {"python": platform.python_version(), "cores": os.cpu_count(), "checks": checks, "healthy": not broken}
+        report = {
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "checks": checks,
+            "healthy": not broken,
+        }
         Console(highlight=False, soft_wrap=True).print(json.dumps(report, indent=1), markup=False)
         return 2 if broken else 0
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {_accelerator()}", markup=False)
     for check in checks:
         out.print(f"  {check['name']:14} {check['state']:16} {check['detail']}", markup=False)
-    out.print("All that unweave needs is here." if not broken else "Mend what is marked broken or needed.", markup=False)
+    out.print(
+        "All that unweave needs is here." if not broken else "Mend what is marked broken or needed.",
+        markup=False,
+    )
     return 2 if broken else 0
 
 
@@ -62,17 +74,24 @@ def _torchvision() -> dict[str, str]:
         return {"name": "torchvision", "state": "absent", "detail": "good: unweave never needs it"}
     check = _imported("torchvision")
     if check["state"] == "broken":
-        check["detail"] += ". It breaks transformers and others at import: pip uninstall torchvision, or install the one made for this torch"
+        check["detail"] += (
+            ". It breaks transformers and others at import: pip uninstall torchvision, "
+            "or install the one made for this torch"
+        )
     return check
 
 
 def _imported(name: str) -> dict[str, str]:
     # In a process of its own: a broken package can take the interpreter down.
-    done = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {name}"], capture_output=True, text=True, timeout=120
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
         return {"name": name, "state": "broken", "detail": last}
-    distribution = {"sklearn": "scikit-learn", "PIL": "pillow", "torch_pruning": "torch-pruning"}.get(name, name)
+    distribution = {"sklearn": "scikit-learn", "PIL": "pillow", "torch_pruning": "torch-pruning"}.get(
+        name, name
+    )
     try:
         version = metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -14,13 +14,17 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
+from ..audit import words
+from ..audit.result import Audit
 from ..catalogue import find
 from ..errors import InputError
-from ..parallel import describe_text
+from ..parallel import described
 from ..random import seeded
 from ..types import Edit
+from ..workflow import FILES, Job, default_cache, estimate, forget
 from ..worlds import Folder, World, open_world
 from ._options import build, key_of, named_methods, parse, with_methods
 
@@ -30,7 +34,7 @@ EXAMPLE = """  unweave forget
   unweave forget --method salun --salun.density 0.3 --compare fine-tune scrub
   unweave forget project.py --model model.safetensors --where user=4711 --dry-run
 
-`--method a+b` puts b inside a: `unprune+salun` un-prunes around SalUn. Each method named adds its own flags: add --help."""
+`--method a+b` puts b inside a: `unprune+salun` un-prunes around SalUn. Each method named adds its flags: add --help."""
 DEFAULT_METHOD = "unprune+continue"
 EMBEDDED = (
     "--classes", "3", "--method", "unprune+continue", "--un-pruning.scout-epochs", "10", "--continue.epochs", "10",
@@ -98,15 +102,40 @@ Forget.__doc__ = f"{Forget.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "")
 
 def run(argv: Sequence[str]) -> int:
     """Forget. Exit code 0 if the verdict is `forgotten`, else 3."""
-    if not argv:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"unweave forget {' '.join(EMBEDDED)}", markup=False)
-        argv = EMBEDDED
+    if _nothing_named(argv):
+        argv = [*EMBEDDED, *argv]
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"unweave forget {' '.join(argv)}", markup=False
+        )
     chains = [*named_methods(argv, ("--method",), DEFAULT_METHOD), *named_methods(argv, ("--compare",), "")]
     chains = [chain for chain in chains if chain]
     asked = parse(with_methods(Forget, chains), argv, command="forget", example=EXAMPLE)
     world = open_world(asked.project, asked.folder)
     edits = {chain: edit_of(chain, asked, world) for chain in dict.fromkeys((asked.method, *asked.compare))}
     return carry_out(asked, world, "forget", argv, edits=edits, methods=chains)
+
+
+def _nothing_named(argv: Sequence[str]) -> bool:
+    """Whether neither a project nor a request nor a method is named: then the embedded example runs."""
+    named = {
+        "--method",
+        "--compare",
+        "--ids",
+        "--classes",
+        "--where",
+        "--random",
+        "--model",
+        "--data",
+        "-h",
+        "--help",
+    }
+    flags = {argument.partition("=")[0] for argument in argv}
+    values = [
+        a
+        for before, a in zip(["", *argv], argv, strict=False)
+        if not before.startswith("--") or "=" in before
+    ]
+    return not flags & named and not any(not a.startswith("-") for a in values)
 
 
 def carry_out(
@@ -120,11 +149,10 @@ def carry_out(
     methods: Sequence[str] = (),
 ) -> int:
     """What `forget` and `audit` share: select, run or estimate, print."""
-    from ..workflow import Job, default_cache, estimate, forget
-
     positions, wording = select(asked, world)
     job = Job(
-        world=world, positions=positions, wording=wording, edits=edits or {}, edited=edited or {}, model=asked.model or world.model,
+        world=world, positions=positions, wording=wording, edits=edits or {}, edited=edited or {},
+        model=asked.model or world.model,
         oracles=asked.oracles, held=asked.held, seed=asked.seed, jobs=asked.jobs or None,
         cache=asked.cache or default_cache(),
     )  # fmt: skip
@@ -132,13 +160,17 @@ def carry_out(
     if asked.dry_run:
         return _print_estimate(estimate(job), asked.json)
     settings = {
-        "methods": list(methods), "edits": {name: describe_text(edit) for name, edit in job.edits.items()}, "folder": dataclasses.asdict(asked.folder), "request": wording,
-        "positions": hashlib.sha256(positions.numpy().tobytes()).hexdigest(), "oracles": asked.oracles, "held": asked.held,
+        "methods": list(methods), "edits": {name: described(edit) for name, edit in job.edits.items()},
+        "folder": dataclasses.asdict(asked.folder), "request": wording,
+        "positions": hashlib.sha256(positions.numpy().tobytes()).hexdigest(),
+        "oracles": asked.oracles, "held": asked.held,
     }  # fmt: skip
-    digest = hashlib.sha256(json.dumps([settings, asked.project, asked.seed, str(asked.model)]).encode()).hexdigest()
+    digest = hashlib.sha256(
+        json.dumps([settings, asked.project, asked.seed, str(asked.model)]).encode()
+    ).hexdigest()
     out = asked.out or Path("runs") / f"{command}-{digest[:8]}"
     done = forget(job, out, settings=settings, command=["unweave", command, *argv])
-    return _print(done.folder, asked.json, done.audits[0].verdict.outcome)
+    return _print(done.folder, asked.json, done.audits)
 
 
 def edit_of(chain: str, asked: Any, world: World) -> Edit[Any]:
@@ -147,16 +179,22 @@ def edit_of(chain: str, asked: Any, world: World) -> Edit[Any]:
     for name in reversed(chain.split("+")):
         method = find(name)
         if method.family != "unlearn":
-            raise InputError(f"{method.name} is of family {method.family}; `unweave forget` takes methods of family unlearn.")
+            raise InputError(
+                f"{method.name} is of family {method.family}; `unweave forget` takes methods of family unlearn."
+            )
         given: dict[str, Any] = {}
         fields = {f.name: f for f in dataclasses.fields(method.cls)}
         if "recipe" in fields:
             if world.recipe is None:
-                raise InputError(f"{method.name} needs the recipe that trained the model; {world.name} has none. Define `recipe`.")
+                raise InputError(
+                    f"{method.name} needs the recipe that trained the model; {world.name} has none. Define `recipe`."
+                )
             given["recipe"] = world.recipe
         if inner is not None:
             if "unlearn" not in fields:
-                raise InputError(f"{method.name} wraps no other method, so {chain!r} makes no sense. Wrapping ones: {_wrappers()}.")
+                raise InputError(
+                    f"{method.name} wraps no other method, so {chain!r} makes no sense. Wrapping ones: {_wrappers()}."
+                )
             given["unlearn"] = inner
         inner = build(method.cls, getattr(asked, key_of(method), None), given)
     assert inner is not None
@@ -180,17 +218,23 @@ def select(asked: Any, world: World) -> tuple[Tensor, str]:
     elif asked.where:
         column, equals, value = asked.where.partition("=")
         if not equals:
-            raise InputError(f"--where must be COLUMN=VALUE; got {asked.where!r}. Columns: {', '.join(world.columns) or 'none'}.")
+            raise InputError(
+                f"--where must be COLUMN=VALUE; got {asked.where!r}. Columns: {', '.join(world.columns) or 'none'}."
+            )
         positions = by_value(column, value, world.columns)
         words = f"all with {column} = {value}"
     elif asked.random is not None or not asked.project:
         count = asked.random if asked.random is not None else n // 5
         if not 0 < count < n:
-            raise InputError(f"--random must be between 1 and {n - 1}, one less than the training examples; got {count}.")
+            raise InputError(
+                f"--random must be between 1 and {n - 1}, one less than the training examples; got {count}."
+            )
         positions = torch.randperm(n, generator=seeded(asked.seed))[:count]
         words = f"drawn at random with seed {asked.seed}"
     else:
-        raise InputError("nothing to forget was named. Give --ids FILE, --classes NAME, --where COLUMN=VALUE or --random N.")
+        raise InputError(
+            "nothing to forget was named. Give --ids FILE, --classes NAME, --where COLUMN=VALUE or --random N."
+        )
     positions = positions.sort().values
     return positions, f"{len(positions):,} of {n:,} training examples, {words}"
 
@@ -209,19 +253,31 @@ def _print_estimate(seconds: Mapping[str, float], as_json: bool) -> int:
         return 0
     for name, value in seconds.items():
         out.print(f"  {name:40} {value:9.1f} s", markup=False)
-    out.print(f"  {'in all, about':40} {total:9.1f} s\nNothing was written. Models in the cache cost nothing again.", markup=False)
+    out.print(
+        f"  {'in all, about':40} {total:9.1f} s\nNothing was written. Models in the cache cost nothing again.",
+        markup=False,
+    )
     return 0
 
 
-def _print(folder: Path, as_json: bool, outcome: str) -> int:
+def _print(folder: Path, as_json: bool, audits: Sequence[Audit]) -> int:
     if as_json:
-        sys.stdout.write((folder / "audit.json").read_text(encoding="utf-8"))
+        sys.stdout.write((folder / FILES["audit"]).read_text(encoding="utf-8"))
     else:
         out = Console(highlight=False, soft_wrap=True)
-        text = (folder / "report.md").read_text(encoding="utf-8")
-        out.print(text.partition("## How it was made")[0].rstrip(), markup=False)
-        out.print(f"\nModel: {folder / 'model'}\nReport: {folder / 'report.html'}", markup=False)
-    return 0 if outcome == "forgotten" else 3
+        text = (folder / FILES["markdown"]).read_text(encoding="utf-8")
+        out.print(text.partition("## Measurements")[0].rstrip() + "\n", markup=False)
+        out.print(_table(audits[0]), soft_wrap=False)
+        out.print(f"\nModel: {folder / 'model'}\nReport: {folder / FILES['html']}", markup=False)
+    return 0 if audits[0].verdict.outcome == "forgotten" else 3
 
 
-
+def _table(audit: Audit) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in (audit.method, "edited", "original", "retrained", "unit"):
+        table.add_column(heading, justify="left" if heading in (audit.method, "unit") else "right")
+    for m in audit.measurements:
+        spread = "" if m.oracle_spread is None else f" ± {words.number(m.oracle_spread)}"
+        oracle = "–" if m.oracle_mean is None else words.number(m.oracle_mean) + spread
+        table.add_row(m.name, words.number(m.value), words.number(m.original), oracle, m.unit)
+    return table

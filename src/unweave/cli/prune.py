@@ -19,7 +19,7 @@ from ..io.checkpoint import save_model
 from ..io.files import write_text
 from ..io.runs import RunFolder
 from ..mask import Mask
-from ..parallel import describe_text
+from ..parallel import described
 from ..tasks import predict, read_labels
 from ..types import Data
 from ..worlds import Folder, World, open_world
@@ -75,12 +75,18 @@ def run(argv: Sequence[str]) -> int:
     world = open_world(asked.project, asked.folder)
     given = asked.model or world.model
     if given is None and world.recipe is None:
-        raise InputError(f"--model is missing, and {world.name} has no recipe to train one. Give the weights.")
+        raise InputError(
+            f"--model is missing, and {world.name} has no recipe to train one. Give the weights."
+        )
     if asked.recover_epochs and not hasattr(world.recipe, "train_"):
-        raise InputError("--recover-epochs needs a recipe with `train_`, such as unweave.Supervised. Leave it 0.")
-    settings = {"prune": describe_text(edit), "recover_epochs": asked.recover_epochs, "shrink": asked.shrink}
+        raise InputError(
+            "--recover-epochs needs a recipe with `train_`, such as unweave.Supervised. Leave it 0."
+        )
+    settings = {"prune": described(edit), "recover_epochs": asked.recover_epochs, "shrink": asked.shrink}
     inputs: dict[str, Path | str] = {**world.files, **({"model": given} if given else {})}
-    with RunFolder.open(asked.out, settings=settings, inputs=inputs, seed=asked.seed, command=["unweave", "prune", *argv]) as folder:
+    with RunFolder.open(
+        asked.out, settings=settings, inputs=inputs, seed=asked.seed, command=["unweave", "prune", *argv]
+    ) as folder:
         original = _original(given, world, folder)
         with folder.stage("prune", "model", "prune.json") as stage:
             if stage.todo:
@@ -89,7 +95,12 @@ def run(argv: Sequence[str]) -> int:
                     if asked.recover_epochs:
                         recipe: Any = world.recipe
                         recipe.train_(
-                            pruned, world.train, epochs=asked.recover_epochs, lr=recipe.recover_lr, rng=stage.rng, hold=Mask.of(pruned)
+                            pruned,
+                            world.train,
+                            epochs=asked.recover_epochs,
+                            lr=recipe.recover_lr,
+                            rng=stage.rng,
+                            hold=Mask.of(pruned),
                         )
                 figures = _compare(original, pruned, world.heldout)
                 structure = None
@@ -127,14 +138,20 @@ def _edit(asked: Prune) -> Any:
     else:
         n, colon, m = asked.pattern.partition(":")
         if not (colon and n.isdigit() and m.isdigit()):
-            raise InputError(f'--pattern must be "unstructured", "channel" or N:M such as "2:4"; got {asked.pattern!r}.')
+            raise InputError(
+                f'--pattern must be "unstructured", "channel" or N:M such as "2:4"; got {asked.pattern!r}.'
+            )
         pattern = prune.NM(n=int(n), m=int(m))
-    budget = {"global": prune.Global, "uniform": prune.Uniform, "erk": prune.ERK}[asked.budget](asked.sparsity)
+    budget = {"global": prune.Global, "uniform": prune.Uniform, "erk": prune.ERK}[asked.budget](
+        asked.sparsity
+    )
     if asked.shrink and asked.pattern != "channel":
         raise InputError("--shrink removes whole channels; it needs --pattern channel.")
     if asked.schedule == "cubic":
         if asked.score != "magnitude":
-            raise InputError(f"--schedule cubic prunes by magnitude; got --score {asked.score}. Use --schedule one-shot.")
+            raise InputError(
+                f"--schedule cubic prunes by magnitude; got --score {asked.score}. Use --schedule one-shot."
+            )
         return prune.GMP(pattern=pattern, budget=budget, epochs=asked.schedule_epochs)
     return prune.Prune(score=scores[asked.score](), pattern=pattern, budget=budget)
 
@@ -151,7 +168,9 @@ def _original(given: Path | None, world: World, folder: RunFolder) -> Module:
         if stage.todo:
             with resumable(stage.work):
                 model = recipe.build(world.train, rng=stage.rng)
-            save_model(model, stage.paths[0]) if world.save is None else world.save(model, stage.paths[0], None)
+            save_model(model, stage.paths[0]) if world.save is None else world.save(
+                model, stage.paths[0], None
+            )
     return world.load(stage.paths[0]).eval()
 
 
@@ -165,13 +184,23 @@ def _compare(before: Module, after: Module, heldout: Data[Any]) -> dict[str, tup
     }
 
 
-def _shrunk(model: Module, world: World, figures: dict[str, tuple[float, float, str]]) -> tuple[Module, dict[str, Any], dict[str, tuple[float, float, str]]]:
+def _shrunk(
+    model: Module, world: World, figures: dict[str, tuple[float, float, str]]
+) -> tuple[Module, dict[str, Any], dict[str, tuple[float, float, str]]]:
     from ..prune import shrink
 
     batch = next(world.heldout.batches())
     small = shrink(model, world.heldout.task.inputs(batch)[:1])
-    figures["weights in all"] = (sum(p.numel() for p in model.parameters()), sum(p.numel() for p in small.model.parameters()), "")
-    figures["time of one batch"] = (figures["time of one batch"][0], _latency(small.model, world.heldout), "ms")
+    figures["weights in all"] = (
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in small.model.parameters()),
+        "",
+    )
+    figures["time of one batch"] = (
+        figures["time of one batch"][0],
+        _latency(small.model, world.heldout),
+        "ms",
+    )
     return small.model, small.structure, figures
 
 
@@ -197,5 +226,3 @@ def _latency(model: Module, data: Data[Any]) -> float:
             data.task.outputs(model, batch)
             times.append(1000 * (perf_counter() - began))
     return median(times)
-
-

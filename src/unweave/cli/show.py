@@ -34,7 +34,9 @@ def run(argv: Sequence[str]) -> int:
     file = asked.folder / ("audit.json" if asked.json else "report.md")
     if not file.is_file():
         state = "has no finished report" if (asked.folder / "run.json").exists() else "is not a run folder"
-        raise InputError(f"{asked.folder} {state} ({file.name} is absent). Run `unweave forget` with --out {asked.folder}.")
+        raise InputError(
+            f"{asked.folder} {state} ({file.name} is absent). Run `unweave forget` with --out {asked.folder}."
+        )
     text = file.read_text(encoding="utf-8")
     if asked.json or not sys.stdout.isatty():
         sys.stdout.write(text)

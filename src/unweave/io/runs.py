@@ -345,7 +345,8 @@ def _refuse_other(
     ]
     if differ:
         raise InputError(
-            f"{path} holds a run with other settings: {'; '.join(differ)}. "
+            f"{path} holds a run with other settings: {'; '.join(differ[:_MOST])}"
+            f"{f'; and {len(differ) - _MOST} more' if len(differ) > _MOST else ''}. "
             "Repeat those, or give another folder."
         )
     before = record["inputs"]
@@ -373,6 +374,8 @@ def _refuse_other(
 
 
 _ABSENT = "(not given)"
+_MOST = 5
+_MOST = 5
 
 
 def _show(values: Mapping[str, Any], key: str) -> str:

@@ -87,7 +87,9 @@ def _best(groups: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
     if k == 0:
         return {name: torch.zeros_like(group, dtype=torch.bool) for name, group in groups.items()}
     threshold = kth_largest(list(groups.values()), k)
-    alive = {name: (group > threshold).contiguous() for name, group in groups.items()}  # also from channels_last
+    alive = {
+        name: (group > threshold).contiguous() for name, group in groups.items()
+    }  # also from channels_last
     places = k - sum(int(torch.count_nonzero(a)) for a in alive.values())
     for name, group in groups.items():
         if not places:

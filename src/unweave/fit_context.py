@@ -1,0 +1,80 @@
+"""What a block of code can ask of every training in it: be resumable, or only be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+
+@dataclass
+class Estimate:
+    """Time that trainings in an `estimating` block would still have taken.
+
+    Attributes:
+        seconds: not spent, because each training was cut short after a few steps.
+        least: seconds of steps to time before a training is cut short.
+    """
+
+    seconds: float = 0.0
+    least: float = 0.5
+    _stamps: list[float] = field(default_factory=list, repr=False)
+
+    def enough(self, step: int, total: int) -> bool:
+        """Note the end of a step; True once the rest can be told from the steps so far."""
+        if step == 1:
+            self._stamps = []
+        self._stamps.append(monotonic())
+        spent = self._stamps[-1] - self._stamps[0]
+        if step < 5 or spent < self.least or step == total:
+            return False
+        self.seconds += spent / (step - 1) * (total - step)
+        return True
+
+
+current_estimate: ContextVar[Estimate | None] = ContextVar("estimate", default=None)
+
+
+@contextmanager
+def estimating() -> Iterator[Estimate]:
+    """Cut every `fit_` in the block short after a few steps and add up the time that it would still have taken.
+
+    What else runs in the block runs in full, so its own time plus `Estimate.seconds` is the time of the whole.
+    """
+    estimate = Estimate()
+    token = current_estimate.set(estimate)
+    try:
+        yield estimate
+    finally:
+        current_estimate.reset(token)
+
+
+_folder: ContextVar[tuple[Path, list[int]] | None] = ContextVar("checkpoint folder", default=None)
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Give every `fit_` in the block, in order, a checkpoint of its own in `folder`.
+
+    Run the same block again after a kill and it goes on from the last checkpoint to the same bits: finished
+    trainings are loaded, not repeated.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    token = _folder.set((folder, [0]))
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+def next_checkpoint() -> Path | None:
+    """The file for the next training of a `resumable` block; None outside one."""
+    ambient = _folder.get()
+    if ambient is None:
+        return None
+    folder, counter = ambient
+    counter[0] += 1
+    return folder / f"fit-{counter[0]:04d}.safetensors"
