@@ -30,7 +30,16 @@ from unweave.io.files import write_text
 from unweave.parallel import parallel_map, training_cost
 from unweave.prune import Global, Prune
 from unweave.tasks import predict, read_labels
-from unweave.unlearn import Continue, FineTune, FixedMask, Influence, SalUn, ShortRetrain, Unprune
+from unweave.unlearn import (
+    Continue,
+    FineTune,
+    FixedMask,
+    Influence,
+    RandomLabels,
+    SalUn,
+    ShortRetrain,
+    Unprune,
+)
 
 RESULTS = Path(__file__).parent / "results" / "cifar_unprune.json"
 SPARSITY, RECOVER, RECOVER_LR = 0.95, 10, 0.05
@@ -74,7 +83,7 @@ def methods(seed: int) -> dict[str, Callable[[], Any]]:
     scout = partial(Unprune, recipe=made)
     return {
         "fixed mask + 3 epochs": lambda: FixedMask(unlearn=on(epochs=3, lr=0.1)),
-        "fixed mask + SalUn": lambda: FixedMask(unlearn=SalUn()),
+        "fixed mask + SalUn, 3 epochs": lambda: FixedMask(unlearn=SalUn(unlearn=RandomLabels(epochs=3))),
         "fixed mask + influence": lambda: FixedMask(unlearn=Influence()),
         "short retrain, 2 + 1 epochs": lambda: ShortRetrain(
             recipe=made, epochs=2, of=14, recover_epochs=1, recover_lr=0.05
@@ -83,7 +92,6 @@ def methods(seed: int) -> dict[str, Callable[[], Any]]:
         "unprune, rewind + 3 epochs": lambda: scout(mode="rewind", unlearn=on(epochs=3, lr=0.1)),
         "unprune, scout 2 + 1 epoch": lambda: scout(scout_epochs=2, unlearn=on(epochs=1, lr=0.1)),
         "unprune, scout 1 + 2 epochs": lambda: scout(scout_epochs=1, unlearn=on(epochs=2, lr=0.1)),
-        "unprune, scout 2 + influence": lambda: scout(scout_epochs=2, unlearn=Influence()),
     }
 
 

@@ -105,7 +105,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
 
 
 def test_an_unknown_flag_is_refused_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = call(capsys, "forget", "--salun.density", "0.3")
+    code, _, err = call(capsys, "forget", "--method", "fine-tune", "--salun.density", "0.3")
     assert code == 2
     assert "Traceback" not in err
 

@@ -40,6 +40,7 @@ def start(folder: Path, run: str) -> int:
     os.environ |= {"UNWEAVE_CACHE": str(folder / f"cache-{run}"), "UNWEAVE_PROGRESS": "0"}
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test worker may ignore it
     torch.set_num_threads(1)
     from unweave.cli import main
 

@@ -26,7 +26,7 @@ def test_predicts_the_loss_change_of_small_weights() -> None:
     data, model = points(batch_size=48), trained().double()
     scores = Taylor().score(model, data)["3.weight"].sqrt().flatten()
     (inputs, labels), weight = next(data.batches()), model[3].weight.detach()
-    loss = lambda: float(F.cross_entropy(model(inputs.double()), labels))  # noqa: E731
+    loss = lambda: float(F.cross_entropy(model(inputs.double()), labels).detach())  # noqa: E731
     full, changes = loss(), []
     for i in range(weight.numel()):
         kept = weight.view(-1)[i].clone()

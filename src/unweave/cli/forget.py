@@ -104,9 +104,6 @@ def run(argv: Sequence[str]) -> int:
     """Forget. Exit code 0 if the verdict is `forgotten`, else 3."""
     if _nothing_named(argv):
         argv = [*EMBEDDED, *argv]
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"unweave forget {' '.join(argv)}", markup=False
-        )
     chains = [*named_methods(argv, ("--method",), DEFAULT_METHOD), *named_methods(argv, ("--compare",), "")]
     chains = [chain for chain in chains if chain]
     asked = parse(with_methods(Forget, chains), argv, command="forget", example=EXAMPLE)
@@ -157,6 +154,8 @@ def carry_out(
         cache=asked.cache or default_cache(),
     )  # fmt: skip
     _ = job.request  # refuse a bad request before anything is written
+    if tuple(argv[: len(EMBEDDED)]) == EMBEDDED and not asked.json:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"unweave {command} {' '.join(argv)}", markup=False)
     if asked.dry_run:
         return _print_estimate(estimate(job), asked.json)
     settings = {
