@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from .fit import resumable
-from .io.files import sha256, write_text, written_beside
+from .io.files import sha256, sweep_dead_partials, write_text, written_beside
 from .progress import progress
 from .random import seeded
 from .types import Data, Recipe
@@ -183,6 +183,7 @@ def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> M
     if initial is None:
         return _build(recipe, data, seed)
     kept, record = folder / f"{seed}.safetensors", folder / f"{seed}.json"
+    sweep_dead_partials(folder, f"{seed}.")
     if kept.exists() and record.exists():
         if sha256(kept) == _recorded(record).get("sha256"):
             model: Module = initial(seeded(seed))

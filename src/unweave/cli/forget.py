@@ -155,7 +155,9 @@ def carry_out(
     )  # fmt: skip
     _ = job.request  # refuse a bad request before anything is written
     if tuple(argv[: len(EMBEDDED)]) == EMBEDDED and not asked.json:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"unweave {command} {' '.join(argv)}", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"unweave {command} {' '.join(argv)}", markup=False
+        )
     if asked.dry_run:
         return _print_estimate(estimate(job), asked.json)
     settings = {

@@ -148,6 +148,27 @@ def sweep_partials(folder: Path) -> list[Path]:
     return orphans
 
 
+def sweep_dead_partials(folder: Path, start: str) -> None:
+    """Remove temporary files of `folder` whose process is gone and whose final name begins with `start`.
+
+    Also for folders that several processes share: what a living one is writing stays.
+    """
+    for orphan in folder.glob(f".{start}*{_PARTIAL}"):
+        writer = orphan.name.removesuffix(_PARTIAL).removesuffix(".former").rpartition(".")[2]
+        if writer.isdigit() and not _alive(int(writer)):
+            orphan.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:

@@ -1,0 +1,81 @@
+"""Many trainings at once: the same bits however many, found again in the cache, trained anew when damaged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.contract import world
+from unweave import Supervised
+from unweave.nets import mlp
+from unweave.parallel import build_models, cache_folder, described, fingerprint, parallel_map, training_cost
+
+RECIPE = Supervised(network=partial(mlp, 8, 12, 3), epochs=2, lr=0.1)
+
+
+def assert_same(a: list[torch.nn.Module], b: list[torch.nn.Module]) -> None:
+    for one, other in zip(a, b, strict=True):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_bits_do_not_depend_on_the_number_of_processes_or_the_cache(tmp_path: Path) -> None:
+    train, _ = world.points()
+    alone = build_models(RECIPE, train, range(3), jobs=1)
+    assert_same(alone, build_models(RECIPE, train, range(3), jobs=2, cache=tmp_path))
+    assert_same(alone, build_models(RECIPE, train, range(3), jobs=1, cache=tmp_path))
+    cost = training_cost(RECIPE, train, range(3), tmp_path)
+    assert cost is not None
+    assert cost["cpu_seconds"] > 0
+    assert training_cost(RECIPE, train, [7], tmp_path) is None
+
+
+def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path: Path) -> None:
+    train, _ = world.points()
+    whole = build_models(RECIPE, train, [0], jobs=1, cache=tmp_path)
+    file = cache_folder(RECIPE, train, tmp_path) / "0.safetensors"
+    broken = bytearray(file.read_bytes())
+    broken[-1] ^= 1
+    file.write_bytes(bytes(broken))
+    with pytest.warns(UserWarning, match="trained anew"):
+        again = build_models(RECIPE, train, [0], jobs=1, cache=tmp_path)
+    assert_same(whole, again)
+
+
+def test_partials_of_dead_processes_are_swept_and_those_of_living_ones_kept(tmp_path: Path) -> None:
+    train, _ = world.points()
+    folder = cache_folder(RECIPE, train, tmp_path)
+    folder.mkdir(parents=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, alive = (folder / f".0.safetensors.{pid}.partial" for pid in (gone.pid, os.getppid()))
+    dead.touch(), alive.touch()
+    build_models(RECIPE, train, [0], jobs=1, cache=tmp_path)
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_the_cache_tells_data_recipes_and_their_code_apart(tmp_path: Path) -> None:
+    train, heldout = world.points()
+    assert fingerprint(train) != fingerprint(heldout)
+    moved = world.points()[0]
+    moved.examples.tensors[0][3, 2] += 1e-6
+    assert fingerprint(train) != fingerprint(moved)
+    folders = {
+        cache_folder(recipe, train, tmp_path)
+        for recipe in (RECIPE, Supervised(network=partial(mlp, 8, 13, 3), epochs=2, lr=0.1), world.RECIPE)
+    }
+    assert len(folders) == 3
+
+
+def test_a_description_is_plain_and_the_same_in_every_process() -> None:
+    here = described(RECIPE)
+    there = parallel_map(described, [RECIPE, RECIPE], jobs=2)
+    assert there == [here, here]
+    assert here["network"]["args"] == [8, 12, 3]
