@@ -92,6 +92,12 @@ def methods(seed: int) -> dict[str, Callable[[], Any]]:
         "unprune, rewind + 3 epochs": lambda: scout(mode="rewind", unlearn=on(epochs=3, lr=0.1)),
         "unprune, scout 2 + 1 epoch": lambda: scout(scout_epochs=2, unlearn=on(epochs=1, lr=0.1)),
         "unprune, scout 1 + 2 epochs": lambda: scout(scout_epochs=1, unlearn=on(epochs=2, lr=0.1)),
+        "unprune, paper mode 1 + recover 2": lambda: scout(
+            mode="paper", unlearn=on(epochs=1, lr=0.1), recover_epochs=2, recover_lr=0.1
+        ),
+        "unprune, rewind 1 + recover 2": lambda: scout(
+            mode="rewind", rewind=0.5, unlearn=on(epochs=1, lr=0.1), recover_epochs=2, recover_lr=0.1
+        ),
     }
 
 
@@ -152,7 +158,11 @@ if __name__ == "__main__":
         asked = [
             (s, w, n) for n in names for w in ("random", "class") for s in SEEDS if n != "retrained" or s == 0
         ]
-        rows = parallel_map(partial(measure, cache=cache), asked, jobs=2)
+        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+        done = {(r["seed"], r["request"], r["method"]) for r in known}
+        rows = known + parallel_map(
+            partial(measure, cache=cache), [a for a in asked if a not in done], jobs=2
+        )
         write_text(RESULTS, json.dumps(rows, indent=1) + "\n")
         for which in ("random", "class"):
             for name in names:

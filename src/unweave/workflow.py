@@ -21,7 +21,7 @@ from .audit.report import from_json, render_html, render_markdown, to_json
 from .audit.result import Audit
 from .errors import InputError
 from .fit import estimating, resumable
-from .io.checkpoint import load_into, save_model
+from .io.checkpoint import save_model
 from .io.files import write_text
 from .io.runs import RunFolder, Stage
 from .mask import Mask
@@ -128,7 +128,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
     inputs |= {f"edited {name}": path for name, path in job.edited.items()}
     # read before the folder is touched: a damaged file leaves no trace
     given = None if job.model is None else job.world.load(job.model).eval()
-    elsewhere = {name: _load(job.world, path, given) for name, path in job.edited.items()}
+    elsewhere = {name: job.world.load(path).eval() for name, path in job.edited.items()}
     cache = job.cache.expanduser()
     steps = 3 + len(job.edits) + (job.model is None)
     with (
@@ -144,7 +144,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
             with run.stage(f"edit {name}", folder, f"costs/{_slug(name)}.json") as stage:
                 if stage.todo:
                     _edit(job, edit, original, request, stage)
-            edited[name] = _load(job.world, stage.paths[0], original)
+            edited[name] = job.world.load(stage.paths[0]).eval()
             cost[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
             bar.advance()
         edited |= elsewhere
@@ -327,10 +327,6 @@ def _save(world: World, model: Module, folder: Path) -> None:
         world.save(model, folder, mask or None)
     else:
         save_model(model, folder, mask=mask or None)
-
-
-def _load(world: World, path: Path, like: Module | None) -> Module:
-    return (world.load(path) if world.save is not None or like is None else load_into(like, path)).eval()
 
 
 def _slug(name: str) -> str:

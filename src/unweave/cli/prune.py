@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from torch.nn import Module
 
+from ..audit import words
 from ..errors import InputError
 from ..fit import resumable
 from ..io.checkpoint import save_model
@@ -117,7 +118,10 @@ def run(argv: Sequence[str]) -> int:
         return 0
     out = Console(highlight=False, soft_wrap=True)
     for name, (before, after, unit) in figures.items():
-        out.print(f"  {name:24} {before:>12,.4g} -> {after:<12,.4g} {unit}", markup=False)
+        out.print(
+            f"  {name:24} {words.number(before, digits=4):>12} -> {words.number(after, digits=4):<12} {unit}",
+            markup=False,
+        )
     out.print(f"Model: {asked.out / 'model'}", markup=False)
     return 0
 
@@ -147,13 +151,15 @@ def _edit(asked: Prune) -> Any:
     )
     if asked.shrink and asked.pattern != "channel":
         raise InputError("--shrink removes whole channels; it needs --pattern channel.")
+    # a whole channel of the last layer is a class
+    scope = prune.Scope(last=asked.pattern != "channel")
     if asked.schedule == "cubic":
         if asked.score != "magnitude":
             raise InputError(
                 f"--schedule cubic prunes by magnitude; got --score {asked.score}. Use --schedule one-shot."
             )
-        return prune.GMP(pattern=pattern, budget=budget, epochs=asked.schedule_epochs)
-    return prune.Prune(score=scores[asked.score](), pattern=pattern, budget=budget)
+        return prune.GMP(pattern=pattern, budget=budget, epochs=asked.schedule_epochs, scope=scope)
+    return prune.Prune(score=scores[asked.score](scope=scope), pattern=pattern, budget=budget)
 
 
 def _original(given: Path | None, world: World, folder: RunFolder) -> Module:
