@@ -156,13 +156,16 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
         bar.advance()
         with run.stage("audit", FILES["audit"]) as stage:
             if stage.todo:
-                audits = [
-                    audit(
-                        model, request, original=original, held=held, oracles=oracles, method=name,
-                        seconds=_seconds(cost.get(name), retrain), rng=seeded(job.seed),
-                    )
-                    for name, model in edited.items()
-                ]  # fmt: skip
+                audits = []
+                with progress("audit", len(edited)) as judged:
+                    for name, model in edited.items():
+                        audits.append(
+                            audit(
+                                model, request, original=original, held=held, oracles=oracles, method=name,
+                                seconds=_seconds(cost.get(name), retrain), rng=seeded(job.seed),
+                            )
+                        )  # fmt: skip
+                        judged.advance()
                 write_text(stage.paths[0], to_json(audits))
             found = from_json(stage.paths[0].read_text(encoding="utf-8"))
         bar.advance()
