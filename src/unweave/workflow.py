@@ -56,6 +56,7 @@ class Job:
         oracles: models to retrain without the data.
         held: models to retrain with it, to know how much models differ by chance.
         seed: governs everything.
+        quick: spend less on the audit's costly figures; the verdict's reference models stay the same.
         jobs: processes for training; all cores unless given.
         cache: folder of oracles and held models, shared between requests.
     """
@@ -69,6 +70,7 @@ class Job:
     oracles: int = 8
     held: int = 8
     seed: int = 0
+    quick: bool = False
     jobs: int | None = None
     cache: Path = Path("~/.cache/unweave/models")
 
@@ -162,7 +164,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
                         audits.append(
                             audit(
                                 model, request, original=original, held=held, oracles=oracles, method=name,
-                                seconds=_seconds(cost.get(name), retrain), rng=seeded(job.seed),
+                                seconds=_seconds(cost.get(name), retrain), rng=seeded(job.seed), quick=job.quick,
                             )
                         )  # fmt: skip
                         judged.advance()
@@ -227,6 +229,7 @@ def estimate(job: Job) -> dict[str, float]:
                 oracles=reference[0],
                 method=name,
                 rng=seeded(job.seed),
+                quick=job.quick,
             )
         seconds["audit"] = perf_counter() - began + cut.seconds
     return seconds

@@ -254,14 +254,14 @@ def test_prune_measures_before_and_after(folder: Path) -> None:
 def test_a_shrunk_model_is_smaller_and_loads_again(folder: Path) -> None:
     pytest.importorskip("torch_pruning")
     done = unweave(
-        "prune", "project.py", "--model", "model.safetensors", "--pattern", "channel", "--budget", "uniform", "--sparsity",
-        "0.5", "--shrink", "--recover-epochs", "2", "--out", "small", "--json", cwd=folder,
+        "prune", "project.py", "--model", "model.safetensors", "--pattern", "channel", "--budget", "uniform",
+        "--sparsity", "0.5", "--shrink", "--recover-epochs", "2", "--out", "small", "--json", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, after, _ = json.loads(done.stdout)["weights in all"]
     assert after < 0.7 * before
     audited = unweave(
-        "audit", "project.py", "--model", "small/model", "--edited", "small/model", "--classes", "ash", "--oracles", "0",
-        "--held", "0", "--out", "small-check", cwd=folder,
+        "audit", "project.py", "--model", "small/model", "--edited", "small/model", "--classes", "ash",
+        "--oracles", "0", "--held", "0", "--out", "small-check", cwd=folder,
     )  # fmt: skip
     assert audited.returncode == 3, audited.stderr

@@ -63,6 +63,7 @@ class Selection:
         cache: folder of retrained models, shared between requests; UNWEAVE_CACHE or ~/.cache/unweave unless given.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
             unless given.
+        quick: spend less on the figures that train something (relearning) or draw samples; the verdict stays the same.
         dry_run: print how long it would take, and write nothing.
         json: print the audit as JSON.
     """
@@ -80,6 +81,7 @@ class Selection:
     jobs: int = 0
     cache: Path | None = None
     out: Path | None = None
+    quick: bool = False
     dry_run: bool = False
     json: bool = False
 
@@ -150,7 +152,7 @@ def carry_out(
     job = Job(
         world=world, positions=positions, wording=wording, edits=edits or {}, edited=edited or {},
         model=asked.model or world.model,
-        oracles=asked.oracles, held=asked.held, seed=asked.seed, jobs=asked.jobs or None,
+        oracles=asked.oracles, held=asked.held, seed=asked.seed, quick=asked.quick, jobs=asked.jobs or None,
         cache=asked.cache or default_cache(),
     )  # fmt: skip
     _ = job.request  # refuse a bad request before anything is written
@@ -164,7 +166,7 @@ def carry_out(
         "methods": list(methods), "edits": {name: described(edit) for name, edit in job.edits.items()},
         "folder": dataclasses.asdict(asked.folder), "request": wording,
         "positions": hashlib.sha256(positions.numpy().tobytes()).hexdigest(),
-        "oracles": asked.oracles, "held": asked.held,
+        "oracles": asked.oracles, "held": asked.held, "quick": asked.quick,
     }  # fmt: skip
     digest = hashlib.sha256(
         json.dumps([settings, asked.project, asked.seed, str(asked.model)]).encode()
