@@ -61,6 +61,16 @@ def test_partials_of_dead_processes_are_swept_and_those_of_living_ones_kept(tmp_
     assert alive.exists()
 
 
+def test_checkpoints_left_by_a_kill_after_the_end_are_removed(tmp_path: Path) -> None:
+    train, _ = world.points()
+    whole = build_models(RECIPE, train, [0], jobs=1, cache=tmp_path)
+    left = cache_folder(RECIPE, train, tmp_path) / "0.unfinished"
+    left.mkdir()
+    (left / "fit-0001.safetensors").touch()
+    assert_same(whole, build_models(RECIPE, train, [0], jobs=1, cache=tmp_path))
+    assert not left.exists()
+
+
 def test_the_cache_tells_data_recipes_and_their_code_apart(tmp_path: Path) -> None:
     train, heldout = world.points()
     assert fingerprint(train) != fingerprint(heldout)

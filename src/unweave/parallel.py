@@ -184,13 +184,14 @@ def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> M
         return _build(recipe, data, seed)
     kept, record = folder / f"{seed}.safetensors", folder / f"{seed}.json"
     sweep_dead_partials(folder, f"{seed}.")
+    unfinished = folder / f"{seed}.unfinished"
     if kept.exists() and record.exists():
         if sha256(kept) == _recorded(record).get("sha256"):
             model: Module = initial(seeded(seed))
             model.load_state_dict(load_file(kept))
+            shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have come just before its removal
             return model.eval()
         warnings.warn(f"{kept} does not match its SHA-256 and is trained anew.", stacklevel=2)
-    unfinished = folder / f"{seed}.unfinished"
     resumed = any(unfinished.glob("*"))
     began, began_cpu = perf_counter(), process_time()
     with resumable(unfinished):
