@@ -95,9 +95,9 @@ def open_world(source: str, folder: Folder | None = None) -> World:
         return _project(path)
     if path.is_dir():
         return _folder(path, folder or Folder())
-    what = "does not exist" if not path.exists() else "is neither"
+    what = "does not exist" if not path.exists() else "is neither a .py file nor a folder"
     raise InputError(
-        f"{source} {what}: give a project.py, a transformers image-classification folder, or nothing for the "
+        f"{source} {what}. Give a project.py, a transformers image-classification folder, or nothing for the "
         "embedded digits."
     )
 

@@ -60,7 +60,7 @@ def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.Captu
     [
         (("frget",), "no command 'frget'"),
         (("forget", "absent.py"), "there is no project file absent.py"),
-        (("forget", "absent-folder"), "does not exist"),
+        (("forget", "absent-folder"), r"does not exist\. Give a project\.py"),
         (("forget", "--method", "saluun"), "Did you mean salun"),
         (
             ("forget", "--method", "salun", "--salun.density", "1.5"),

@@ -40,9 +40,8 @@ class Row:
 
 
 def _rows() -> list[Row]:
-    from unweave import prune, unlearn  # noqa: F401
+    from unweave import prune, unlearn
 
-    _ = RECIPE
     return [
         # one row a method, in the order of the alphabet
         Row(
