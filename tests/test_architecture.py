@@ -19,13 +19,14 @@ LAYERS = [
     {"io", "tasks", "batches", "distributed"},
     {"fit", "fit_context", "nets", "datasets"},
     {"recipe", "parallel"},
-    {"unlearn", "prune"},
+    {"unlearn", "prune", "optim", "augment", "erase"},
     {"audit", "catalogue"},
     {"worlds", "workflow"},
     {"cli"},
 ]
 # io.runs reads the recipe's shape, audit's topology serves the families (DESIGN.md, section 5)
-ALLOWED = {("unlearn", "prune"), ("unlearn", "audit"), ("io", "fit"), ("io", "recipe")}
+FAMILIES_USE = {"prune", "audit"}
+ALLOWED = {("io", "fit"), ("io", "recipe")} | {(f, used) for f in FAMILIES for used in FAMILIES_USE}
 
 
 def layer(name: str) -> int:
@@ -63,6 +64,8 @@ def test_imports_run_one_way(file: Path) -> None:
 
 @pytest.mark.parametrize("method", methods(), ids=lambda m: f"{m.family}/{m.name}")
 def test_every_method_has_all_its_rooms(method: Method) -> None:
+    from tests.contract.optimizers import OPTIMIZERS
+    from tests.contract.plain import PLAIN
     from tests.contract.table import ROWS
 
     stem = method.cls.__module__.rpartition(".")[2]
@@ -73,10 +76,12 @@ def test_every_method_has_all_its_rooms(method: Method) -> None:
         ROOT / "docs" / "methods" / method.family / f"{stem.replace('_', '-')}.md",
     ]
     assert not [str(room.relative_to(ROOT)) for room in rooms if not room.exists()]
-    if hasattr(method.cls, "apply"):
-        assert any(row.name.startswith(method.cls.__name__) for row in ROWS), (
-            "no row in tests/contract/table.py"
-        )
+    if hasattr(method.cls, "score") or hasattr(method.cls, "build"):
+        return
+    rows = {row.name for row in (*ROWS, *OPTIMIZERS, *PLAIN)}
+    assert any(name.startswith(method.cls.__name__) for name in rows), (
+        "no row in the tables of tests/contract"
+    )
 
 
 def test_no_method_file_is_too_long() -> None:
@@ -102,10 +107,17 @@ def test_imports_with_only_the_core_packages() -> None:
         "pyarrow",
         "PIL",
         "pandas",
+        "pytorch_optimizer",
+        "diffusers",
+        "peft",
+        "onnx",
+        "onnxruntime",
+        "ray",
     ]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "import unweave, unweave.workflow, unweave.unlearn, unweave.prune, unweave.audit\n"
+        "import unweave, unweave.workflow, unweave.audit, unweave.unlearn, unweave.prune\n"
+        "import unweave.optim, unweave.augment, unweave.erase\n"
         "import unweave.cli.forget, unweave.cli.prune\n"
         "from unweave.catalogue import methods; assert methods()"
     )

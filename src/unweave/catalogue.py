@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import re
@@ -13,7 +12,7 @@ from typing import Any
 from .errors import InputError
 from .paper import Paper
 
-FAMILIES = ("unlearn", "prune")
+FAMILIES = ("unlearn", "erase", "prune", "optim", "augment")
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Method:
     Attributes:
         family: the sub-package it lives in.
         name: its file's name, with dashes; also its name on the command line.
-        cls: the dataclass.
+        cls: the class: a dataclass of hyperparameters, or what the ecosystem has for its kind (an optimiser, a module).
     """
 
     family: str
@@ -60,7 +59,7 @@ def methods() -> list[Method]:
         package = import_module(f"unweave.{family}")
         for exported in package.__all__:
             cls = getattr(package, exported)
-            if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and hasattr(cls, "paper"):
+            if inspect.isclass(cls) and isinstance(getattr(cls, "paper", None), Paper):
                 found.append(Method(family, _name(cls), cls))
     return sorted(found, key=lambda m: (FAMILIES.index(m.family), m.name))
 

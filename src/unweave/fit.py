@@ -50,6 +50,8 @@ class Batches(Protocol):
 class Step:
     """What `after_step` sees, and may change: set `hold` to a new mask, or `stop` to end the training.
 
+    To let dead weights live again, add them to `hold`; the optimiser's state at them is as it was left.
+
     Attributes:
         model: being trained.
         optimizer: that trains it.
@@ -58,6 +60,9 @@ class Step:
         loss: the objective's value at this step (the last call of the closure).
         last_of_epoch: whether this step ends its epoch.
         hold: the mask held now.
+        gradients: computes the objective's gradient on this step's batch at the weights as they are now, dead
+            positions included, by parameter name: one more forward and backward pass, the same on every process.
+            Running statistics of batch normalisation stay as they are.
         stop: set to True to end after this step.
     """
 
@@ -68,6 +73,7 @@ class Step:
     loss: float
     last_of_epoch: bool
     hold: Mask | None
+    gradients: Callable[[], dict[str, Tensor]] = field(repr=False)
     stop: bool = False
 
 
@@ -179,6 +185,17 @@ def fit_(
         run.loss = value
         return loss
 
+    def gradients() -> dict[str, Tensor]:
+        statistics = [(b, b.detach().clone()) for b in model.buffers()]
+        with torch.enable_grad():
+            optimizer.zero_grad(set_to_none=True)
+            parts.backward(objective(parts.model, batch), share)
+        found = {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
+        optimizer.zero_grad(set_to_none=True)
+        for buffer, value in statistics:
+            buffer.copy_(value)
+        return found
+
     try:
         model.train()
         if norms == "frozen":
@@ -226,7 +243,14 @@ def fit_(
                     run.losses.append(run.loss)
                     if after_step is not None:
                         seen = Step(
-                            model, optimizer, run.step, epoch, run.loss, at + 1 == per_epoch, run.hold
+                            model,
+                            optimizer,
+                            run.step,
+                            epoch,
+                            run.loss,
+                            at + 1 == per_epoch,
+                            run.hold,
+                            gradients,
                         )
                         after_step(seen)
                         run.stopped = seen.stop

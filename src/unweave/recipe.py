@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import cos, pi
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Generator, Tensor
 from torch.nn import Module
@@ -13,15 +14,36 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from .errors import InputError
-from .fit import Objective, fit_
+from .fit import Objective, Step, fit_
 from .mask import Mask
 from .random import child, draw_seed, global_seed
 from .types import Batch, Data, Edit
 
 
+class SparseTraining(Protocol):
+    """Sparsity that changes while a network trains: RigL, SET, gradual pruning."""
+
+    def begin(
+        self, model: Module, data: Data[Any], *, steps: int, rng: Generator
+    ) -> tuple[Mask | None, Callable[[Step], None]]:
+        """What a training of `steps` steps starts from, and what to do after each of them.
+
+        Args:
+            model: about to be trained, in place; nothing is changed in it here.
+            data: it will be trained on.
+            steps: of the whole training.
+            rng: the only source of randomness, here and in the function returned.
+
+        Returns:
+            The first mask to hold, and a function for `fit_(after_step=...)`. All that the function remembers
+            follows from the mask and the step, or a resumed training could not come to the same bits.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
-    """Train a network with SGD; with `prune`, prune it afterwards and train on under the mask.
+    """Train a network; with `sparse`, under a changing mask; with `prune`, prune it after and train on.
 
     Attributes:
         network: makes an untrained network, drawing from torch's global generator.
@@ -29,6 +51,9 @@ class Supervised:
         lr: peak learning rate.
         momentum: of SGD (Nesterov).
         weight_decay: of SGD.
+        optimizer: makes another optimiser than SGD: called with (parameters, lr=...), as `partial(SAM, rho=0.05)`;
+            `momentum` and `weight_decay` are then its own business.
+        sparse: sparse training from the first step on.
         schedule: "cosine" warms up over the first twentieth of the steps, then falls to zero; or "constant".
         augment: inputs -> inputs, drawing from torch's global generator; the task must be `Perturbing`.
         prune: applied once after training.
@@ -43,6 +68,8 @@ class Supervised:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    optimizer: Callable[..., Optimizer] | None = None
+    sparse: SparseTraining | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     augment: Callable[[Tensor], Tensor] | None = None
     prune: Edit[Data[Any]] | None = None
@@ -66,7 +93,7 @@ class Supervised:
         """Train on `data` from the initial weights."""
         data.require_examples("Supervised.build")
         model = self.initial(rng)
-        self.train_(model, data, epochs=self.epochs, lr=self.lr, rng=rng)
+        self.train_(model, data, epochs=self.epochs, lr=self.lr, rng=rng, sparse=self.sparse)
         if self.prune is None:
             return model
         pruned = self.prune.apply(model, data, rng=child(rng))
@@ -86,6 +113,7 @@ class Supervised:
         rng: Generator,
         hold: Mask | None = None,
         of: int | None = None,
+        sparse: SparseTraining | None = None,
     ) -> None:
         """Train `model` in place the recipe's way, for this many epochs at this peak learning rate.
 
@@ -98,22 +126,27 @@ class Supervised:
             hold: pruned positions, held at zero.
             of: epochs over which the schedule falls, if more than are run: the beginning of a longer training.
                 None squeezes the whole schedule into `epochs`.
+            sparse: starts a mask and changes it; `hold` must then be None.
         """
-        optimizer = SGD(
-            model.parameters(),
-            lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.momentum > 0,
+        make = self.optimizer or partial(
+            SGD, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
         )
+        optimizer = make(model.parameters(), lr=lr)
         whole = max(epochs, of or epochs)
         steps = whole * -(-len(data) // data.batch_size)
         schedule = (
             warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
         )
+        after_step = None
+        if sparse is not None:
+            if hold is not None:
+                raise InputError("train_ got both `hold` and `sparse`; a sparse training holds its own mask.")
+            hold, after_step = sparse.begin(
+                model, data, steps=epochs * -(-len(data) // data.batch_size), rng=child(rng)
+            )
         fit_(
             model, data, self.objective(data), optimizer,
-            epochs=epochs, rng=rng, hold=hold, schedule=schedule, label="train",
+            epochs=epochs, rng=rng, hold=hold, schedule=schedule, after_step=after_step, label="train",
         )  # fmt: skip
 
     def objective(self, data: Data[Any]) -> Objective:

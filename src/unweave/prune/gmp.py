@@ -6,6 +6,7 @@ arXiv 1710.01878, eq. 1: s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -96,6 +97,19 @@ class GMP:
         data.require_examples("GMP")
         pruned = deepcopy(model)
         steps = self.epochs * -(-len(data) // data.batch_size)
+        given, cut = self.begin(pruned, data, steps=steps, rng=rng)
+        trained = [p for p in pruned.parameters() if p.requires_grad]
+        optimizer = SGD(trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        fit_(
+            pruned, data, mean_loss(data), optimizer,
+            epochs=self.epochs, rng=rng, hold=given, after_step=cut, label="prune gradually",
+        )  # fmt: skip
+        return pruned
+
+    def begin(
+        self, model: Module, data: Data[Any], *, steps: int, rng: Generator
+    ) -> tuple[Mask, Callable[[Step], None]]:
+        """For a recipe: the model's own zeros, and the cuts to make after its steps."""
         first, last = round(self.start * steps), max(1, round(self.end * steps))
         score, given = Magnitude(scope=self.scope), Mask.of(model)
 
@@ -108,10 +122,4 @@ class GMP:
             )
             step.hold = mask & (given if step.hold is None else step.hold)
 
-        trained = [p for p in pruned.parameters() if p.requires_grad]
-        optimizer = SGD(trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        fit_(
-            pruned, data, mean_loss(data), optimizer,
-            epochs=self.epochs, rng=rng, hold=given, after_step=cut, label="prune gradually",
-        )  # fmt: skip
-        return pruned
+        return given, cut
