@@ -22,14 +22,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .distributed import Processes
 from .errors import EmptyDataError, InputError, IntegrityError, NonFiniteError
-from .fit_context import Estimate, current_estimate, estimating, next_checkpoint, resumable
+from .fit_context import Estimate, current_estimate, estimating, next_checkpoint, record, recording, resumable
 from .io.nested import load_nested, save_nested
 from .mask import Mask
 from .progress import progress
 from .random import draw_seed, global_seed
 from .types import Batch
 
-__all__ = ["Batches", "Estimate", "Fit", "Objective", "Step", "estimating", "fit_", "resumable"]
+__all__ = ["Batches", "Estimate", "Fit", "Objective", "Step", "estimating", "fit_", "recording", "resumable"]
 
 Objective = Callable[[Module, Batch], Tensor]
 """(model, batch) -> scalar to minimise."""
@@ -276,7 +276,9 @@ def fit_(
         optimizer.zero_grad(set_to_none=True)
         for module, mode in modes.items():
             module.training = mode
-    return Fit(run.step, run.losses, run.calls, run.stopped)
+    done = Fit(run.step, run.losses, run.calls, run.stopped)
+    record(done)
+    return done
 
 
 class _Snapshot:

@@ -1,4 +1,4 @@
-"""What a block of code can ask of every training in it: be resumable, or only be timed."""
+"""What a block of code can ask of every training in it: be resumable, be recorded, or only be timed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 
 @dataclass
@@ -78,3 +79,24 @@ def next_checkpoint() -> Path | None:
     folder, counter = ambient
     counter[0] += 1
     return folder / f"fit-{counter[0]:04d}.safetensors"
+
+
+_records: ContextVar[list[Any] | None] = ContextVar("records", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[list[Any]]:
+    """Collect what every `fit_` in the block returns (`Fit`), in the order in which they end."""
+    records: list[Any] = []
+    token = _records.set(records)
+    try:
+        yield records
+    finally:
+        _records.reset(token)
+
+
+def record(fit: Any) -> None:
+    """Tell the `recording` block around, if there is one, what a training did."""
+    records = _records.get()
+    if records is not None:
+        records.append(fit)

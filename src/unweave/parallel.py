@@ -16,18 +16,21 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import joblib
 import torch
+from joblib.parallel import LokyBackend, get_active_backend
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Module
 
+from .errors import require
 from .fit import resumable
 from .io.files import sha256, sweep_dead_partials, write_text, written_beside
 from .progress import progress
@@ -57,12 +60,29 @@ def parallel_map(
                 results.append(single_threaded(work, item))
                 bar.advance()
             return results
-        calls = (joblib.delayed(_in_worker)(work, item, os.getpid()) for item in items)
+        # workers elsewhere than below this process (Ray, Dask) have a parent of their own
+        parent = os.getpid() if isinstance(get_active_backend()[0], LokyBackend) else None
+        calls = (joblib.delayed(_in_worker)(work, item, parent) for item in items)
         results = []
         for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
             results.append(result)
             bar.advance()
         return results
+
+
+@contextmanager
+def engine(name: Literal["joblib", "ray"]) -> Iterator[None]:
+    """Run every `parallel_map` in the block on this: processes of this machine, or a Ray cluster.
+
+    Raises:
+        MissingExtraError: if Ray is named and not installed.
+    """
+    if name == "joblib":
+        yield
+        return
+    require("ray.util.joblib", extra="ray", purpose="--engine ray").register_ray()
+    with joblib.parallel_config(backend="ray"):
+        yield
 
 
 def default_jobs() -> int:
@@ -223,8 +243,9 @@ def single_threaded(work: Callable[[A], B], item: A) -> B:
         torch.set_num_threads(threads)
 
 
-def _in_worker(work: Callable[[A], B], item: A, parent: int) -> B:
-    _die_with(parent)
+def _in_worker(work: Callable[[A], B], item: A, parent: int | None) -> B:
+    if parent is not None:
+        _die_with(parent)
     os.environ["UNWEAVE_PROGRESS"] = "0"
     torch.set_num_threads(1)
     return work(item)

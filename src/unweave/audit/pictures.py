@@ -249,6 +249,82 @@ def costs(edits: Mapping[str, float], retrain: float | None) -> Markup | None:
     return Markup("").join(rows)
 
 
+def spreads(
+    rows: Mapping[str, Sequence[float]],
+    *,
+    unit: str,
+    intervals: Mapping[str, tuple[float, float]],
+    zero: bool = False,
+) -> Markup | None:
+    """One row an entry: a dot a run, a bar at their mean, a whisker over its 95 % interval; None without values.
+
+    Args:
+        rows: label -> values.
+        unit: of all of them, for the axis.
+        intervals: label -> 95 % interval of the mean, where it is known.
+        zero: draw a line at zero, for differences.
+    """
+    kept = {label: [v for v in values if math.isfinite(v)] for label, values in rows.items()}
+    kept = {label: values for label, values in kept.items() if values}
+    if not kept:
+        return None
+    ends = [e for label in kept for e in intervals.get(label, ()) if math.isfinite(e)]
+    scale = Scale.around([*(v for values in kept.values() for v in values), *ends, *((0.0,) if zero else ())])
+    out = []
+    for label, values in kept.items():
+        middle = sum(values) / len(values)
+        shapes = [Markup('<line class="track" x1="2%" x2="98%" y1="13" y2="13"/>')]
+        if zero:
+            shapes.append(_rule(scale.at(0.0), 26))
+        shapes += [
+            Markup('<circle class="spread" cx="{:.2f}%" cy="13" r="3.5"/>').format(scale.at(v))
+            for v in values
+        ]
+        if all(math.isfinite(e) for e in intervals.get(label, (math.nan,))):
+            low, high = map(scale.at, intervals[label])
+            shapes.append(
+                Markup('<line class="whisker" x1="{:.2f}%" x2="{:.2f}%" y1="13" y2="13"/>').format(low, high)
+            )
+        shapes.append(
+            Markup('<line class="centre" x1="{0:.2f}%" x2="{0:.2f}%" y1="5" y2="21"/>').format(
+                scale.at(middle)
+            )
+        )
+        says = f"{label}: {len(values)} runs, mean {number(middle)}"
+        out.append(_row(_strong(label), _svg(shapes, 26, says), number(middle)))
+    out.append(_axis(_ticks(scale), unit))
+    return Markup('<div class="tight">{}</div>').format(Markup("").join(out))
+
+
+def curve(values: Sequence[float], *, words: str, unit: str = "") -> Markup | None:
+    """A line over the steps of a training; None with fewer than two finite values.
+
+    Args:
+        values: in order; averaged in groups where there are more than 240.
+        words: below the axis.
+        unit: of the values.
+    """
+    finite = [v for v in values if math.isfinite(v)]
+    if len(finite) < 2:
+        return None
+    size = -(-len(finite) // 240)
+    drawn = [sum(finite[i : i + size]) / len(finite[i : i + size]) for i in range(0, len(finite), size)]
+    scale = Scale.around([0.0, *drawn])
+    height = 180
+    points = " ".join(
+        f"{2 + 96 * i / (len(drawn) - 1):.2f},{height - 4 - (height - 12) * (scale.at(v) - 2) / 96:.1f}"
+        for i, v in enumerate(drawn)
+    )
+    line = Markup(
+        '<svg width="100%" height="{0}" viewBox="0 0 100 {0}" preserveAspectRatio="none" role="img" aria-label="{1}">'
+        '<polyline class="curve" points="{2}"/></svg>'
+    ).format(height, f"{words}: from {number(drawn[0])} to {number(drawn[-1])}", points)
+    label = Markup("{}<small>begins {}</small><small>ends {}</small>").format(
+        _strong(f"loss{', ' + unit if unit else ''}"), number(drawn[0]), number(drawn[-1])
+    )
+    return _row(label, line, None) + _axis([], words)
+
+
 def strip(m: Measurement) -> Markup:
     """A measurement's figures on a line: original, retrained mean with twice its spread, edited."""
     values = {"original": m.original, "oracle": m.oracle_mean, "edited": m.value}

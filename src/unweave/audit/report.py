@@ -9,15 +9,13 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any, get_args
-
-from jinja2 import Environment, StrictUndefined, Template
 
 from ..errors import InputError
 from ..types import Measurement
 from . import pictures, words
 from .markdown import render_markdown
+from .page import template
 from .result import Audit, Control, Outcome, Rates, Verdict
 
 __all__ = ["from_json", "render_html", "render_markdown", "to_json"]
@@ -45,7 +43,7 @@ def render_html(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequ
     _require(audits)
     first = audits[0]
     edits, retrain = words.costs(audits, run)
-    return _template().render(
+    return template("report").render(
         audits=audits,
         first=first,
         meaning=words.MEANING[first.verdict.outcome],
@@ -129,15 +127,6 @@ def from_json(text: str) -> tuple[Audit, ...]:
 def _require(audits: Sequence[Audit]) -> None:
     if not audits:
         raise InputError("A report needs at least one audit; got none.")
-
-
-def _template() -> Template:
-    # the page is cut by its own rules, so block tags may stand on lines of their own
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source)
 
 
 def _percent(layers: Mapping[str, Mapping[str, float]], series: Sequence[str]) -> dict[str, dict[str, float]]:
