@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,14 +14,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.utils.data import Dataset
 
 from ..errors import InputError, IntegrityError, MissingExtraError, UnweaveError, require
-from ..fit import fit_
 from ..mask import Mask
-from ..random import child, draw_seed, global_seed, seeded
-from ..recipe import mean_loss, warm_cosine
+from ..random import global_seed, seeded
+from ..recipe import SparseTraining, Supervised
 from ..tasks.classify import Classify
 from ..types import Data, Edit
 from .checkpoint import load_into, mask_beside, nonfinite, require_zeros, save_model
@@ -60,6 +60,8 @@ class TransformersRecipe:
         lr: peak learning rate; a linear rise over the first twentieth of the steps, then half a cosine to
             zero.
         weight_decay: of AdamW.
+        optimizer: makes another optimiser than AdamW: called with (parameters, lr=...).
+        sparse: sparse training from the first step on.
         init_seed: seed of the initial weights; None draws them from the run's generator.
         base: folder of a model trained on other data whose weights are taken where names and shapes agree; ""
             begins at random weights. It must not have seen the training data, or retraining would not forget.
@@ -72,6 +74,8 @@ class TransformersRecipe:
     epochs: int = 10
     lr: float = 3e-4
     weight_decay: float = 0.05
+    optimizer: Callable[..., Optimizer] | None = None
+    sparse: SparseTraining | None = None
     init_seed: int | None = None
     base: Path | str = ""
     prune: Edit[Data[Any]] | None = None
@@ -88,66 +92,36 @@ class TransformersRecipe:
 
     def initial(self, rng: Generator) -> Module:
         """The network before training; the same one for every `rng` if `init_seed` is set."""
-        drawn = draw_seed(rng)
+        return self._supervised().initial(rng)
+
+    def build(self, data: Data[Any], *, rng: Generator) -> Module:
+        """Train on `data` from the initial weights."""
+        return self._supervised().build(data, rng=rng)
+
+    def train_(self, model: Module, data: Data[Any], **how: Any) -> None:
+        """Train `model` in place the recipe's way; see `Supervised.train_`."""
+        self._supervised().train_(model, data, **how)
+
+    def _supervised(self) -> Supervised:
+        return Supervised(
+            network=self._network, epochs=self.epochs, lr=self.lr,
+            optimizer=self.optimizer or partial(AdamW, weight_decay=self.weight_decay), sparse=self.sparse,
+            prune=self.prune, recover_epochs=self.recover_epochs, recover_lr=self.recover_lr, init_seed=self.init_seed,
+        )  # fmt: skip
+
+    def _network(self) -> Module:
         config = _config(Path(self.folder))
-        with (
-            global_seed(drawn if self.init_seed is None else self.init_seed),
-            _loading(Path(self.folder)),
-            _quiet(),
-        ):
+        with _loading(Path(self.folder)), _quiet():
             auto = _transformers("AutoModelForImageClassification")
             if self.base:
                 made, _ = auto.from_pretrained(
-                    self.base,
-                    config=config,
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                )
+                    self.base, config=config, ignore_mismatched_sizes=True, output_loading_info=True,
+                    local_files_only=True, trust_remote_code=False,
+                )  # fmt: skip
             else:
                 made = auto.from_config(config, trust_remote_code=False)
         model: Module = made
         return model
-
-    def build(self, data: Data[Any], *, rng: Generator) -> Module:
-        """Train on `data` from the initial weights."""
-        data.require_examples("TransformersRecipe.build")
-        model = self.initial(rng)
-        self.train_(model, data, epochs=self.epochs, lr=self.lr, rng=rng)
-        if self.prune is None:
-            return model
-        pruned = self.prune.apply(model, data, rng=child(rng))
-        if self.recover_epochs:
-            self.train_(
-                pruned, data, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=Mask.of(pruned)
-            )
-        return pruned
-
-    def train_(
-        self,
-        model: Module,
-        data: Data[Any],
-        *,
-        epochs: int,
-        lr: float,
-        rng: Generator,
-        hold: Mask | None = None,
-    ) -> None:
-        """Train `model` in place the recipe's way, for this many epochs at this peak learning rate."""
-        optimizer = AdamW(model.parameters(), lr, weight_decay=self.weight_decay)
-        schedule = warm_cosine(optimizer, epochs * -(-len(data) // data.batch_size))
-        fit_(
-            model,
-            data,
-            mean_loss(data),
-            optimizer,
-            epochs=epochs,
-            rng=rng,
-            hold=hold,
-            schedule=schedule,
-            label="train",
-        )
 
 
 def is_model_folder(path: Path) -> bool:
