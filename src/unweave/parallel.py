@@ -33,6 +33,7 @@ from torch.nn import Module
 from .errors import require
 from .fit import resumable
 from .io.files import sha256, sweep_dead_partials, write_text, written_beside
+from .io.project import PROJECT_PREFIX
 from .progress import progress
 from .random import seeded
 from .types import Data, Recipe
@@ -63,6 +64,10 @@ def parallel_map(
         # workers elsewhere than below this process (Ray, Dask) have a parent of their own
         parent = os.getpid() if isinstance(get_active_backend()[0], LokyBackend) else None
         calls = (joblib.delayed(_in_worker)(work, item, parent) for item in items)
+        if not get_active_backend()[0].supports_return_generator:  # Ray's
+            gathered: list[B] = joblib.Parallel(n_jobs=jobs, batch_size=1)(calls)
+            bar.advance(len(items))
+            return gathered
         results = []
         for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
             results.append(result)
@@ -81,6 +86,9 @@ def engine(name: Literal["joblib", "ray"]) -> Iterator[None]:
         yield
         return
     require("ray.util.joblib", extra="ray", purpose="--engine ray").register_ray()
+    pickler = require("ray.cloudpickle", extra="ray", purpose="--engine ray")
+    for module in [m for name, m in sys.modules.items() if name.startswith(PROJECT_PREFIX)]:
+        pickler.register_pickle_by_value(module)
     with joblib.parallel_config(backend="ray"):
         yield
 

@@ -12,6 +12,8 @@ from rich.console import Console
 COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
     "prune": "zero or remove the weights a model needs least",
+    "train": "train a model with another optimiser, or sparse from the start",
+    "compare": "several methods over several seeds: means, spreads, paired differences",
     "audit": "judge a model that was edited elsewhere",
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",

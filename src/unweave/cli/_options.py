@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
+import json
 import re
 import types
 import typing
@@ -81,7 +83,12 @@ def key_of(method: Method) -> str:
 
 
 def options_of(cls: type[Any]) -> type[Any]:
-    """A dataclass of those fields of `cls` that a command line can give, with their prose as help."""
+    """A dataclass of those fields of `cls` that a command line can give, with their prose as help.
+
+    Of an optimiser, those of its arguments.
+    """
+    if not dataclasses.is_dataclass(cls):
+        return _options_of_call(cls)
     hints = typing.get_type_hints(cls)
     prose = field_prose(cls)
     fields: list[Any] = []
@@ -101,6 +108,35 @@ def options_of(cls: type[Any]) -> type[Any]:
     made.__doc__ = (inspect.getdoc(cls) or "").split("\n")[0]
     made.__module__ = cls.__module__
     return made
+
+
+def _options_of_call(cls: type[Any]) -> type[Any]:
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except NameError:  # a class of another package, with hints we cannot read
+        hints = {}
+    prose = field_prose(cls)
+    fields: list[Any] = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        default = parameter.default
+        if name in ("params", "base", "lr") or default is parameter.empty:
+            continue
+        hint = hints.get(name)
+        if not _givable(hint):
+            hint = _hint_of(default)
+        if hint is not None:
+            annotated: Any = Annotated[hint, tyro.conf.arg(help=prose.get(name, ""))]
+            fields.append((name, annotated, dataclasses.field(default=default)))
+    made = dataclasses.make_dataclass(f"{cls.__name__}Options", fields, kw_only=True, frozen=True)
+    made.__doc__ = (inspect.getdoc(cls) or "").split("\n")[0]
+    made.__module__ = cls.__module__
+    return made
+
+
+def _hint_of(default: Any) -> Any:
+    if isinstance(default, tuple) and all(isinstance(v, float) for v in default):
+        return tuple[(float,) * len(default)]  # type: ignore[misc]
+    return type(default) if isinstance(default, (bool, int, float, str)) else None
 
 
 def build(cls: type[Any], options: Any, given: Mapping[str, Any]) -> Any:
@@ -126,8 +162,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def field_prose(cls: type[Any]) -> dict[str, str]:
-    """Field -> its line in the docstring's Attributes section."""
-    section = re.search(r"Attributes:\n(.*?)(?:\n\n\S|\n\S|\Z)", inspect.getdoc(cls) or "", re.S)
+    """Field -> its line in the docstring's Attributes (or Args) section."""
+    section = re.search(r"(?:Attributes|Args):\n(.*?)(?:\n\n\S|\n\S|\Z)", inspect.getdoc(cls) or "", re.S)
     prose: dict[str, str] = {}
     name = ""
     for line in section.group(1).split("\n") if section else ():
@@ -158,3 +194,9 @@ def _givable(hint: Any) -> bool:
     if origin is tuple:
         return all(arg is Ellipsis or _givable(arg) for arg in typing.get_args(hint))
     return hint in _PLAIN
+
+
+def named_run(command: str, settings: Any, *more: Any) -> Path:
+    """The run folder of these settings, for users who give none."""
+    digest = hashlib.sha256(json.dumps([settings, *map(str, more)], sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{command}-{digest[:8]}"

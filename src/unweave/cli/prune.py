@@ -21,9 +21,8 @@ from ..io.files import write_text
 from ..io.runs import RunFolder
 from ..mask import Mask
 from ..parallel import described
-from ..tasks import predict, read_labels
 from ..types import Data
-from ..worlds import Folder, World, open_world
+from ..worlds import Folder, World, accuracy, open_world
 from ._options import parse
 
 EXAMPLE = """  unweave prune --sparsity 0.9
@@ -183,7 +182,7 @@ def _original(given: Path | None, world: World, folder: RunFolder) -> Module:
 def _compare(before: Module, after: Module, heldout: Data[Any]) -> dict[str, tuple[float, float, str]]:
     mask = Mask.of(after)
     return {
-        "held-out accuracy": (_accuracy(before, heldout), _accuracy(after, heldout), "%"),
+        "held-out accuracy": (accuracy(before, heldout), accuracy(after, heldout), "%"),
         "non-zero weights": (_alive(before), _alive(after), ""),
         "density under the mask": (Mask.of(before).density(), mask.density(), ""),
         "time of one batch": (_latency(before, heldout), _latency(after, heldout), "ms"),
@@ -208,10 +207,6 @@ def _shrunk(
         "ms",
     )
     return small.model, small.structure, figures
-
-
-def _accuracy(model: Module, data: Data[Any]) -> float:
-    return 100 * float((predict(model, data).argmax(1) == read_labels(data)).float().mean())
 
 
 def _alive(model: Module) -> float:

@@ -24,6 +24,8 @@ from ..tasks.classify import Classify
 from ..types import Data, Recipe
 from .checkpoint import load_into
 
+PROJECT_PREFIX = "unweave_project_"
+"""Of the names under which project files are imported."""
 _NEEDED = ("recipe", "train", "heldout")
 _EXAMPLE = "recipe = Supervised(network=...), train = Data(...) and heldout = Data(...)"
 
@@ -122,7 +124,7 @@ def _import(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"there is no project file {path}. It is a Python file that defines {_EXAMPLE}.")
     full = path.resolve()
-    name = f"unweave_project_{hashlib.sha256(str(full).encode()).hexdigest()[:12]}"
+    name = f"{PROJECT_PREFIX}{hashlib.sha256(str(full).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, full)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is no Python file by its name. Give one that ends in .py.")
