@@ -54,11 +54,14 @@ def _until_flag(argv: Sequence[str]) -> typing.Iterator[str]:
         yield argument
 
 
-def with_methods(options: type[Any], chains: Sequence[str]) -> type[Any]:
-    """`options` with one group of flags more for each method named in `chains` ("unprune+salun")."""
+def with_methods(options: type[Any], chains: Sequence[str], *, skip: Sequence[str] = ()) -> type[Any]:
+    """`options` with one group of flags more for each method named in `chains` ("unprune+salun").
+
+    Fields named in `skip` get no flag: the command sets them itself.
+    """
     extra = []
     for method in chain_methods(chains):
-        group = options_of(method.cls)
+        group = options_of(method.cls, skip)
         if dataclasses.fields(group):
             named: Any = Annotated[group, tyro.conf.arg(name=method.name)]
             extra.append((key_of(method), named, dataclasses.field(default_factory=group)))
@@ -82,7 +85,7 @@ def key_of(method: Method) -> str:
     return f"of_{method.name.replace('-', '_')}"
 
 
-def options_of(cls: type[Any]) -> type[Any]:
+def options_of(cls: type[Any], skip: Sequence[str] = ()) -> type[Any]:
     """A dataclass of those fields of `cls` that a command line can give, with their prose as help.
 
     Of an optimiser, those of its arguments.
@@ -94,7 +97,7 @@ def options_of(cls: type[Any]) -> type[Any]:
     fields: list[Any] = []
     for field in dataclasses.fields(cls):
         default = _default(field)
-        if default is dataclasses.MISSING:
+        if default is dataclasses.MISSING or field.name in skip:
             continue
         hint = hints[field.name]
         if dataclasses.is_dataclass(default) and not isinstance(default, type):

@@ -114,7 +114,7 @@ def run(argv: Sequence[str]) -> int:
     work = _work(asked, world, unlearners, trainers)
     seeds = list(range(asked.seeds))
     settings = {"methods": {n: w.settings() for n, w in work.items()}, "seeds": seeds, "baseline": baseline}
-    out_folder = asked.out or named_run("compare", settings, asked.project)
+    out_folder = asked.out or named_run("compare", settings, asked.project, asked.seed)
     inputs: dict[str, Path | str] = {
         **world.files,
         "training data": fingerprint(world.train),

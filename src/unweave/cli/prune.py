@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ import tyro
 from rich.console import Console
 from torch.nn import Module
 
-from ..audit import words
+from ..audit import pictures, words
+from ..audit.page import Section, render_page
+from ..catalogue import find
 from ..errors import InputError
 from ..fit import resumable
 from ..io.checkpoint import save_model
@@ -23,12 +26,16 @@ from ..mask import Mask
 from ..parallel import described
 from ..types import Data
 from ..worlds import Folder, World, accuracy, open_world
-from ._options import parse
+from ._options import build, key_of, named_methods, named_run, parse, with_methods
 
 EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --model model.safetensors --sparsity 0.95 --recover-epochs 5 --out runs/small
-  unweave prune ./vit-checkpoint --data imagefolder:./pets --score wanda --pattern 2:4 --out runs/vit-24"""
-SCORES = Literal["magnitude", "random", "gradient", "taylor", "snip", "grasp", "synflow", "wanda"]
+  unweave prune ./vit-checkpoint --data imagefolder:./pets --method wanda --pattern 2:4 --out runs/vit-24
+  unweave prune project.py --method gmp --gmp.epochs 30 --sparsity 0.95
+
+A method adds its flags: add --help. Those that train sparsely from the start: unweave train --help."""
+SET_HERE = ("sparsity", "budget", "pattern", "scope")
+"""Fields of a method that this command's own flags set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,38 +46,38 @@ class Prune:
         project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
         model: weights of the trained model. Without it the model is trained first, by the recipe without its pruning.
         folder: for a transformers folder.
-        sparsity: share of the weights to remove, in [0, 1). Ignored by N:M patterns, which fix it.
-        score: what says how much a weight matters.
+        method: what says how much a weight matters (magnitude, snip, wanda, ...), or how to prune (gmp, sparse-gpt,
+            ...); see `unweave list --family prune`.
+        sparsity: share of the weights to remove, in [0, 1); 0.9 unless given. N:M patterns fix it themselves.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4".
         budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
-        schedule: "one-shot", or "cubic" which prunes gradually over `schedule_epochs` while training.
-        schedule_epochs: of the cubic schedule.
         recover_epochs: epochs of training under the mask afterwards, by the recipe.
         shrink: remove dead channels for real, so that the model is smaller (pattern "channel").
         seed: governs the whole run.
-        out: folder of the run; the same command on the same folder goes on where it was stopped.
+        out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
+            unless given.
         json: print JSON.
     """
 
     project: tyro.conf.Positional[str] = ""
     model: Path | None = None
     folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
-    sparsity: float = 0.9
-    score: SCORES = "magnitude"
+    method: str = "magnitude"
+    sparsity: float | None = None
     pattern: str = "unstructured"
     budget: Literal["global", "uniform", "erk"] = "global"
-    schedule: Literal["one-shot", "cubic"] = "one-shot"
-    schedule_epochs: int = 10
     recover_epochs: int = 0
     shrink: bool = False
     seed: int = 0
-    out: Path = Path("runs/prune")
+    out: Path | None = None
     json: bool = False
 
 
 def run(argv: Sequence[str]) -> int:
     """Prune."""
-    asked: Prune = parse(Prune, argv, command="prune", example=EXAMPLE)
+    names = named_methods(argv, ("--method",), "magnitude")
+    options = with_methods(Prune, names, skip=SET_HERE)
+    asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
     edit = _edit(asked)
     world = open_world(asked.project, asked.folder)
     given = asked.model or world.model
@@ -84,9 +91,9 @@ def run(argv: Sequence[str]) -> int:
         )
     settings = {"prune": described(edit), "recover_epochs": asked.recover_epochs, "shrink": asked.shrink}
     inputs: dict[str, Path | str] = {**world.files, **({"model": given} if given else {})}
-    with RunFolder.open(
-        asked.out, settings=settings, inputs=inputs, seed=asked.seed, command=["unweave", "prune", *argv]
-    ) as folder:
+    command = ["unweave", "prune", *argv]
+    at = asked.out or named_run("prune", settings, asked.project, given, asked.seed)
+    with RunFolder.open(at, settings=settings, inputs=inputs, seed=asked.seed, command=command) as folder:
         original = _original(given, world, folder)
         with folder.stage("prune", "model", "prune.json") as stage:
             if stage.todo:
@@ -103,6 +110,7 @@ def run(argv: Sequence[str]) -> int:
                             hold=Mask.of(pruned),
                         )
                 figures = _compare(original, pruned, world.heldout)
+                layers = {n: 100 * float(a.float().mean()) for n, a in Mask.of(pruned).keep.items()}
                 structure = None
                 if asked.shrink:
                     pruned, structure, figures = _shrunk(pruned, world, figures)
@@ -110,8 +118,14 @@ def run(argv: Sequence[str]) -> int:
                     world.save(pruned, stage.paths[0], Mask.of(pruned) or None)
                 else:
                     save_model(pruned, stage.paths[0], mask=Mask.of(pruned) or None, structure=structure)
-                write_text(stage.paths[1], json.dumps(figures, indent=1) + "\n")
-            figures = json.loads(stage.paths[1].read_text(encoding="utf-8"))
+                figures["weights as float32"] = (_bytes(original) / 2**20, _bytes(pruned) / 2**20, "MiB")
+                told = {"figures": figures, "layers": layers}
+                write_text(stage.paths[1], json.dumps(told, indent=1) + "\n")
+            told = json.loads(stage.paths[1].read_text(encoding="utf-8"))
+        with folder.stage("report", "report.html") as stage:
+            if stage.todo:
+                write_text(stage.paths[0], _page(world, asked, told, folder.record, command))
+    figures = told["figures"]
     if asked.json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
         return 0
@@ -121,19 +135,15 @@ def run(argv: Sequence[str]) -> int:
             f"  {name:24} {words.number(before, digits=4):>12} -> {words.number(after, digits=4):<12} {unit}",
             markup=False,
         )
-    out.print(f"Model: {asked.out / 'model'}", markup=False)
+    out.print(f"Model: {at / 'model'}\nReport: {at / 'report.html'}", markup=False)
     return 0
 
 
-def _edit(asked: Prune) -> Any:
+def _edit(asked: Any) -> Any:
     from .. import prune
 
-    scores: dict[str, Any] = {
-        "magnitude": prune.Magnitude, "random": prune.RandomScores, "gradient": prune.Gradient, "taylor": prune.Taylor,
-        "snip": prune.SNIP, "grasp": prune.GraSP, "synflow": prune.SynFlow, "wanda": prune.Wanda,
-    }  # fmt: skip
+    sparsity = 0.9 if asked.sparsity is None else asked.sparsity
     pattern: Any
-    budget: Any
     if asked.pattern == "unstructured":
         pattern = prune.Unstructured()
     elif asked.pattern == "channel":
@@ -145,27 +155,78 @@ def _edit(asked: Prune) -> Any:
                 f'--pattern must be "unstructured", "channel" or N:M such as "2:4"; got {asked.pattern!r}.'
             )
         pattern = prune.NM(n=int(n), m=int(m))
-    budget = {"global": prune.Global, "uniform": prune.Uniform, "erk": prune.ERK}[asked.budget](
-        asked.sparsity
-    )
+    budget: Any = {"global": prune.Global, "uniform": prune.Uniform, "erk": prune.ERK}[asked.budget](sparsity)
     if asked.shrink and asked.pattern != "channel":
         raise InputError("--shrink removes whole channels; it needs --pattern channel.")
-    # a whole channel of the last layer is a class
-    scope = prune.Scope(last=asked.pattern != "channel")
-    if asked.schedule == "cubic":
-        if asked.score != "magnitude":
-            raise InputError(
-                f"--schedule cubic prunes by magnitude; got --score {asked.score}. Use --schedule one-shot."
+    scope = prune.Scope(last=asked.pattern != "channel")  # a whole channel of the last layer is a class
+    here = {"sparsity": sparsity, "budget": budget, "pattern": pattern, "scope": scope}
+    method = find(asked.method)
+    fields = (
+        {f.name for f in dataclasses.fields(method.cls)} if dataclasses.is_dataclass(method.cls) else set()
+    )
+    if method.family != "prune" or not (hasattr(method.cls, "score") or hasattr(method.cls, "apply")):
+        where = (
+            " It trains from the start: use `unweave train --sparse`." if hasattr(method.cls, "begin") else ""
+        )
+        raise InputError(
+            f"{method.name} does not prune a trained model.{where} See: unweave list --family prune."
+        )
+    values = {name: value for name, value in here.items() if name in fields}
+    built = build(method.cls, getattr(asked, key_of(method), None), values)
+    if hasattr(method.cls, "score"):
+        return prune.Prune(score=built, pattern=pattern, budget=budget)
+    taken = {
+        "sparsity": {"sparsity", "budget"} & fields,
+        "pattern": "pattern" in fields,
+        "budget": "budget" in fields,
+    }
+    said = {
+        "sparsity": asked.sparsity is not None, "pattern": asked.pattern != "unstructured",
+        "budget": asked.budget != "global",
+    }  # fmt: skip
+    idle = [f"--{name}" for name in taken if said[name] and not taken[name]]
+    if idle:
+        raise InputError(
+            f"{method.name} does not take {' or '.join(idle)}; it has flags of its own: add --help."
+        )
+    return built
+
+
+def _page(world: World, asked: Any, told: Any, record: Any, command: Sequence[str]) -> str:
+    figures = told["figures"]
+    before, after, _ = figures["held-out accuracy"]
+    lead = [
+        f"{words.number(figures['density under the mask'][1] * 100)} % of the weights are left. Held-out accuracy went "
+        f"from {words.number(before)} to {words.number(after)} %."
+    ]
+    cells = [(n, words.number(b, digits=4), words.number(a, digits=4), u) for n, (b, a, u) in figures.items()]
+    sections = [
+        Section(heading="Before and after", columns=("figure", "before", "after", "unit"), rows=cells)
+    ]
+    if told["layers"]:
+        sections.append(
+            Section(
+                heading="Weights kept, layer by layer", caption="The share of each layer's weights that is kept, in %.",
+                picture=pictures.dumbbells(
+                    {n: {"edited": v} for n, v in told["layers"].items()}, {"edited": "pruned model"},
+                    unit="weights kept, %", apart=("edited", "edited"), figure="edited", ends=(0.0, 100.0),
+                ),
             )
-        return prune.GMP(pattern=pattern, budget=budget, epochs=asked.schedule_epochs, scope=scope)
-    return prune.Prune(score=scores[asked.score](scope=scope), pattern=pattern, budget=budget)
+        )  # fmt: skip
+    run = {k: record[k] for k in ("settings", "seed", "versions", "hardware", "inputs")}
+    return render_page(
+        "A pruned model", kicker=f"{asked.method} on {world.name}", lead=lead, sections=sections,
+        run={"command": " ".join(command), **run},
+    )  # fmt: skip
+
+
+def _bytes(model: Module) -> float:
+    return 4.0 * sum(p.numel() for p in model.parameters())
 
 
 def _original(given: Path | None, world: World, folder: RunFolder) -> Module:
     if given is not None:
         return world.load(given).eval()
-    import dataclasses
-
     recipe: Any = world.recipe
     if any(f.name == "prune" for f in dataclasses.fields(recipe)):
         recipe = dataclasses.replace(recipe, prune=None)

@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
         )
     recipe = _recipe(world.recipe, asked)
     settings = {"recipe": described(recipe)}
-    out_folder = asked.out or named_run("train", settings, asked.project)
+    out_folder = asked.out or named_run("train", settings, asked.project, asked.seed)
     with RunFolder.open(
         out_folder,
         settings=settings,
