@@ -85,6 +85,7 @@ def engine(name: Literal["joblib", "ray"]) -> Iterator[None]:
     if name == "joblib":
         yield
         return
+    require("ray", extra="ray", purpose="--engine ray")
     require("ray.util.joblib", extra="ray", purpose="--engine ray").register_ray()
     pickler = require("ray.cloudpickle", extra="ray", purpose="--engine ray")
     for module in [m for name, m in sys.modules.items() if name.startswith(PROJECT_PREFIX)]:

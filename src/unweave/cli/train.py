@@ -101,8 +101,8 @@ def run(argv: Sequence[str]) -> int:
                     "training accuracy": [accuracy(model, world.train), "%"],
                     "held-out accuracy": [accuracy(model, world.heldout), "%"],
                     "weights that live": [100 * mask.density(), "%"],
-                    "optimiser steps": [sum(f.steps for f in fits), ""],
-                    "calls of the loss": [sum(f.calls for f in fits), ""],
+                    "optimiser steps": [sum(f.steps for f in fits), "steps"],
+                    "calls of the loss": [sum(f.calls for f in fits), "calls"],
                     "time of this start": [perf_counter() - began, "s"],
                 }
                 layers = {n: 100 * float(a.float().mean()) for n, a in mask.keep.items()}
@@ -123,7 +123,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     out = Console(highlight=False, soft_wrap=True)
     for name, (value, unit) in told["figures"].items():
-        out.print(f"  {name:20} {words.number(value, digits=4):>10} {unit}", markup=False)
+        out.print(f"  {name:20} {_text(value):>10} {unit}", markup=False)
     out.print(f"Model: {out_folder / 'model'}\nReport: {out_folder / 'report.html'}", markup=False)
     return 0
 
@@ -150,7 +150,7 @@ def _page(world: World, asked: Any, told: Any, record: Any, command: Sequence[st
     sections = [
         Section(
             heading="Figures", columns=("figure", "value", "unit"),
-            rows=[(name, words.number(value, digits=4), u) for name, (value, u) in figures.items()],
+            rows=[(name, _text(value), u) for name, (value, u) in figures.items()],
         ),
         Section(
             heading="The loss while it trained", caption="Mean loss of the batches, in order.",
@@ -172,3 +172,7 @@ def _page(world: World, asked: Any, told: Any, record: Any, command: Sequence[st
         "A trained model", kicker=f"Training of {world.name}", lead=lead, sections=sections,
         run={"command": " ".join(command), **run},
     )  # fmt: skip
+
+
+def _text(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else words.number(value, digits=4)
