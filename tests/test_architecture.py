@@ -17,11 +17,11 @@ SRC = ROOT / "src" / "unweave"
 LAYERS = [
     {"errors", "paper", "random", "mask", "progress", "types"},
     {"io", "tasks", "batches", "distributed"},
-    {"fit", "fit_context", "nets", "datasets"},
+    {"fit", "fit_context", "_passes", "nets", "datasets"},
     {"recipe", "parallel"},
     {"unlearn", "prune", "optim", "augment", "erase"},
     {"audit", "catalogue"},
-    {"worlds", "workflow"},
+    {"worlds", "workflow", "comparison"},
     {"cli"},
 ]
 # io.runs reads the recipe's shape, audit's topology serves the families (DESIGN.md, section 5)

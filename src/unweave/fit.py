@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -20,6 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ._passes import Passes, again
 from .distributed import Processes
 from .errors import EmptyDataError, InputError, IntegrityError, NonFiniteError
 from .fit_context import Estimate, current_estimate, estimating, next_checkpoint, record, recording, resumable
@@ -117,7 +119,8 @@ def fit_(
 
     The optimiser always gets a closure, torch's own contract: it computes the objective and runs backward exactly
     when gradients are enabled, so that SGD calls it once, SAM twice, and a zero-order step calls it under
-    `no_grad` for forward passes only.
+    `no_grad` for forward passes only. Further calls within one step see the same batch with the same random draws
+    (dropout, augmentation) as the first, and leave the running statistics of batch normalisation alone.
 
     Args:
         model: trained in place; its train/eval modes, `requires_grad` flags, dtype and device end as they began.
@@ -158,13 +161,15 @@ def fit_(
     modes = {module: module.training for module in model.modules()}
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     order = torch.Generator().manual_seed(run.rng_seed)
+    passes = Passes()
     last_save = monotonic()
 
     def closure() -> Tensor:
         run.calls += 1
         if torch.is_grad_enabled():
             optimizer.zero_grad(set_to_none=True)
-        loss = objective(parts.model, batch)
+        with again(model) if passes.later() else nullcontext():
+            loss = objective(parts.model, batch)
         value = parts.mean(
             float(loss.detach()), share
         )  # over all processes, so that all of them stop together
@@ -225,6 +230,7 @@ def fit_(
                 ):
                     share = parts.share(min(data.batch_size, len(data) - at * data.batch_size))
                     good.take()
+                    passes.begin()
                     try:
                         optimizer.step(closure)  # type: ignore[arg-type]
                         keeper.restore_()
