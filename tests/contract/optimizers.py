@@ -22,6 +22,7 @@ class OptimizerRow:
     zeros: whether a mask held by `fit_` makes sense for it ("kept"), or rotates coordinates ("warned").
     closure: whether it can do without a closure ("optional") or must have one ("needed").
     dtypes: floating types it works in.
+    clean: how near the loss it returns is to that of the weights before the step; None where it is another one.
     bad: constructors, given the parameters, that must raise, each with a pattern of the message.
     """
 
@@ -33,12 +34,89 @@ class OptimizerRow:
     zeros: Literal["kept", "warned"] = "kept"
     closure: Literal["optional", "needed"] = "needed"
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    clean: float | None = 1e-6
     bad: tuple[tuple[Callable[[Iterable[Tensor]], Any], str], ...] = field(default=())
 
 
 def _rows() -> list[OptimizerRow]:
+    from functools import partial
+
+    from unweave import optim
+
+    momentum = {"momentum": 0.9}
     return [
         # one row an optimiser, in the order of the alphabet
+        OptimizerRow(
+            name="ASAM",
+            make=partial(optim.ASAM, rho=0.5),
+            calls=(2,) * 6,
+            plain=partial(optim.ASAM, rho=0.0, **momentum),
+            bad=(
+                (lambda p: optim.ASAM(p, lr=0.1, eta=-1.0), "eta"),
+                (lambda p: optim.ASAM(p, lr=0.1, rho=-1.0), "rho"),
+            ),
+        ),
+        OptimizerRow(
+            name="CrAM",
+            make=partial(optim.CrAM, rho=0.05),
+            calls=(2,) * 6,
+            bad=((lambda p: optim.CrAM(p, lr=0.1, sparsities=(1.0,)), "sparsities"),),
+        ),
+        OptimizerRow(
+            name="ESAM",
+            make=partial(optim.ESAM, rho=0.05),
+            calls=(2,) * 6,
+            plain=partial(optim.ESAM, rho=0.0, **momentum),
+            bad=((lambda p: optim.ESAM(p, lr=0.1, beta=0.0), "beta"),),
+        ),
+        OptimizerRow(
+            name="GSAM",
+            make=partial(optim.GSAM, rho=0.05),
+            calls=(2,) * 6,
+            plain=partial(optim.GSAM, rho=0.0, alpha=0.0, **momentum),
+            bad=((lambda p: optim.GSAM(p, lr=0.1, rho_min=1.0), "rho_min"),),
+        ),
+        OptimizerRow(
+            name="LookSAM",
+            make=partial(optim.LookSAM, rho=0.05, k=3),
+            calls=(2, 1, 1, 2, 1, 1),
+            plain=partial(optim.LookSAM, rho=0.0, alpha=0.0, **momentum),
+            bad=((lambda p: optim.LookSAM(p, lr=0.1, k=0), "k must"),),
+        ),
+        OptimizerRow(
+            name="S2SAM",
+            make=partial(optim.S2SAM, rho=0.05),
+            plain=partial(optim.S2SAM, rho=0.0, **momentum),
+            bad=((lambda p: optim.S2SAM(p, lr=0.1, rho=-0.1), "rho"),),
+        ),
+        OptimizerRow(
+            name="SAM",
+            make=partial(optim.SAM, rho=0.05),
+            calls=(2,) * 6,
+            plain=partial(optim.SAM, rho=0.0, **momentum),
+            bad=(
+                (lambda p: optim.SAM(p, lr=0.1, rho=-0.1), "rho must be at least 0"),
+                (lambda p: optim.SAM(p, lr=0.1, rho=float("inf")), "finite"),
+            ),
+        ),
+        OptimizerRow(
+            name="ZOSAM",
+            make=partial(optim.ZOSAM, rho=0.05),
+            probes=2,
+            plain=partial(optim.ZOSAM, rho=0.0, **momentum),
+            clean=1e-3,
+            bad=(
+                (lambda p: optim.ZOSAM(p, lr=0.1, m=0), "m must"),
+                (lambda p: optim.ZOSAM(p, lr=0.1, delta=0.0), "delta"),
+                (lambda p: optim.ZOSAM(p, lr=0.1, directions="north"), "directions"),
+                (
+                    lambda p: optim.ZOSAM(
+                        [t.detach().fill_(0.0).requires_grad_() for t in p if t.ndim > 1], lr=0.1
+                    ).step(lambda: 1 / 0),
+                    "no weight lives",
+                ),
+            ),
+        ),
     ]
 
 

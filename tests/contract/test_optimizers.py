@@ -77,7 +77,9 @@ def test_returns_the_clean_loss(row: OptimizerRow) -> None:
     closure = closure_of(model, optimizer, {"backward": 0, "probe": 0})
     with torch.no_grad():
         clean = float(closure())
-    assert float(optimizer.step(closure).detach()) == pytest.approx(clean, abs=1e-6)
+    returned = float(optimizer.step(closure).detach())
+    if row.clean is not None:
+        assert returned == pytest.approx(clean, abs=row.clean)
 
 
 @EVERY

@@ -1,0 +1,158 @@
+"""What the sharpness-aware optimisers share: a base optimiser, exact restoring, a count of passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from ..errors import InputError
+
+Closure = Callable[[], Tensor]
+
+
+class Sharpness(Optimizer):
+    """An optimiser that looks at the loss near the weights, around one that steps.
+
+    `step(closure)` takes torch's closure: it zeroes gradients, computes the loss, runs backward where gradients are
+    enabled, and returns the loss; it is called several times. Dead weights of a mask have gradient zero, so that no
+    method here moves them. `param_groups` are those of the base optimiser, so learning-rate schedules reach it.
+    Gradients are those of the whole batch over all processes (`fit_` averages them), so that every process perturbs
+    alike; the published code lets each process perturb by its own part.
+
+    Attributes:
+        base: the optimiser that makes the update.
+        backwards: closure calls with gradients, so far.
+        forwards: closure calls without, so far.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: Callable[..., Optimizer] = SGD,
+        *,
+        settings: dict[str, float],
+        foreach: bool = True,
+        **keywords: Any,
+    ) -> None:
+        self.base = base(params, **keywords)
+        super().__init__(self.base.param_groups, {**self.base.defaults, **settings})
+        self.param_groups = self.base.param_groups
+        for group in self.param_groups:
+            for name, value in settings.items():
+                group.setdefault(name, value)
+        self.foreach = foreach
+        self.forwards = self.backwards = 0
+
+    def gradient(self, closure: Closure) -> Tensor:
+        """Call the closure for loss and gradients."""
+        self.backwards += 1
+        with torch.enable_grad():
+            return closure()
+
+    def probe(self, closure: Closure) -> Tensor:
+        """Call the closure for the loss alone."""
+        self.forwards += 1
+        with torch.no_grad():
+            return closure()
+
+    def needed(self, closure: Closure | None) -> Closure:
+        """The closure.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if closure is None:
+            raise InputError(
+                f"{type(self).__name__}.step needs a closure that zeroes gradients, computes the loss, runs backward "
+                "and returns the loss: it looks at the loss more than once a step."
+            )
+        return closure
+
+    def trained(self) -> list[Tensor]:
+        """Parameters with a gradient."""
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+
+    def rhos(self) -> list[float]:
+        """`rho` of the group of each of these parameters."""
+        return [g["rho"] for g in self.param_groups for p in g["params"] if p.grad is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the base optimiser and our own."""
+        own = super().state_dict()["state"]
+        return {**self.base.state_dict(), "own": own, "passes": [self.forwards, self.backwards]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Read back what `state_dict` gave."""
+        rest = dict(state_dict)
+        own, passes = rest.pop("own"), rest.pop("passes")
+        self.base.load_state_dict(rest)
+        super().load_state_dict({"state": own, "param_groups": rest["param_groups"]})
+        self.param_groups = self.base.param_groups
+        self.forwards, self.backwards = passes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "base" in self.__dict__:
+            self.param_groups = self.base.param_groups
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """Euclidean norm of all tensors as one vector, in float32 or wider."""
+    wide = [t if t.dtype != torch.float16 else t.float() for t in tensors]
+    if not wide:
+        return 0.0
+    parts = torch._foreach_norm(wide)
+    return float(torch.stack([p if p.dtype == torch.float64 else p.float() for p in parts]).norm())
+
+
+def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
+    """Inner product of two lists of tensors, each as one vector."""
+    wide = [(x, y) if x.dtype == torch.float64 else (x.float(), y.float()) for x, y in zip(a, b, strict=True)]
+    return math.fsum(float((x * y).sum()) for x, y in wide)
+
+
+def shift_(weights: list[Tensor], by: list[Tensor], scales: list[float]) -> None:
+    """Add `scale * by` to each weight in place."""
+    if len(set(scales)) == 1:
+        torch._foreach_add_(weights, by, alpha=scales[0])
+        return
+    for weight, step, scale in zip(weights, by, scales, strict=True):
+        weight.add_(step, alpha=scale)
+
+
+def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Copies in memory of their own."""
+    given = [t.detach() for t in tensors]
+    made = [torch.empty_like(t) for t in given]
+    if made:
+        torch._foreach_copy_(made, given)
+    return made
+
+
+def put_back_(weights: list[Tensor], saved: list[Tensor]) -> None:
+    """Copy saved values back: exact, where subtracting a perturbation would drift."""
+    if weights:
+        torch._foreach_copy_(weights, saved)
+
+
+def check_rho(who: str, rho: float) -> None:
+    """Refuse a negative or infinite radius.
+
+    Raises:
+        InputError: naming the optimiser.
+    """
+    if not 0 <= rho < math.inf:
+        raise InputError(
+            f"{who}: rho must be at least 0 and finite; got {rho}. It is the radius of the perturbation."
+        )
+
+
+def every_parameter(groups: Iterable[dict[str, Any]]) -> list[Tensor]:
+    """Parameters that can be trained, whether or not they have a gradient."""
+    return [p for p in chain.from_iterable(g["params"] for g in groups) if p.requires_grad]

@@ -1,0 +1,105 @@
+"""SAM: descend by the gradient at the worst point nearby.
+
+Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving Generalization", ICLR 2021,
+arXiv 2010.01412, algorithm 1 with eq. 2 for p = 2: eps = rho g / ||g||, the step uses the gradient at w + eps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from ..paper import Paper
+from ._sharpness import Closure, Sharpness, check_rho, copies, norm, put_back_, shift_
+
+
+class SAM(Sharpness):
+    """Step by the gradient at w + rho g / ||g||: two forward and two backward passes.
+
+    All parameters with a gradient are one vector. A gradient of zero moves nothing in the first pass; rho = 0 is the
+    base optimiser, bit for bit, at twice its price. Weights are restored from a copy, not by subtracting.
+    `pytorch_optimizer.SAM` (4.1) computes the same update, but wants gradients to be there before `step`, which torch's
+    own contract does not give it.
+
+    Args:
+        params: parameters or groups; a group may have its own `rho`.
+        base: makes the optimiser that steps, called with the parameters and the further keywords.
+        rho: radius of the perturbation, at least 0; the paper uses 0.05.
+        foreach: move all tensors at once; False goes one by one, with the same bits.
+        keywords: for the base, such as lr and momentum.
+
+    Raises:
+        InputError: if rho is negative or not finite, or `step` gets no closure.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Sharpness-Aware Minimization for Efficiently Improving Generalization",
+        "Foret, Kleiner, Mobahi, Neyshabur", "ICLR", 2021, "2010.01412",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05, foreach: bool = True,
+        **keywords: Any,
+    ) -> None:  # fmt: skip
+        check_rho(type(self).__name__, rho)
+        super().__init__(params, base, settings={"rho": rho}, foreach=foreach, **keywords)
+        self._saved: list[Tensor] = []
+        self._moved: list[Tensor] = []
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Perturb, look again, step.
+
+        Returns:
+            The loss at the weights before the step.
+        """
+        again = self.needed(closure)
+        loss = self.gradient(again)
+        self.first_step()
+        try:
+            self.gradient(again)
+        finally:
+            self.restore()
+        self.base.step()
+        return loss
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        """Move to the perturbed weights, by the gradients that are there; for loops that call backward themselves."""
+        self._moved = self.trained()
+        self._saved = copies(self._moved)
+        directions, length = self.ascent(self._moved)
+        if length == 0:
+            return
+        scales = [rho / (length + 1e-12) for rho in self.rhos()]
+        if self.foreach:
+            shift_(self._moved, directions, scales)
+        else:
+            for weight, direction, scale in zip(self._moved, directions, scales, strict=True):
+                weight.add_(direction, alpha=scale)
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        """Go back to the weights before `first_step` and step by the gradients that are there now."""
+        self.restore()
+        self.base.step()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go back to the weights before `first_step`."""
+        put_back_(self._moved, self._saved)
+        self._moved, self._saved = [], []
+
+    def ascent(self, weights: list[Tensor]) -> tuple[list[Tensor], float]:
+        """Direction of the perturbation, and the length to divide it by.
+
+        Args:
+            weights: parameters with a gradient.
+        """
+        gradients = [p.grad for p in weights if p.grad is not None]
+        return gradients, norm(gradients)

@@ -1,0 +1,177 @@
+"""ZO-SAM: SAM whose ascent direction comes from differences of the loss, so that a step needs one backward pass.
+
+Ji, Li, Deng, Afghah, Ma, "ZO-SAM: Zero-Order Sharpness-Aware Minimization for Efficient Sparse Training", 2026,
+arXiv 2603.13115: ghat = (1/m) sum_i [L(w + delta u_i) - L(w - delta u_i)] / (2 delta) u_i, eps = rho ghat / ||ghat||,
+the step uses the exact gradient at w + eps.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from ..errors import InputError
+from ..paper import Paper
+from ._sharpness import Closure, Sharpness, check_rho, copies, every_parameter, norm, put_back_
+
+_PRIME = 1_000_003
+
+
+class ZOSAM(Sharpness):
+    """SAM with 2 m forward passes in place of its first backward pass.
+
+    With m = 1, eps is a random direction of length rho that points uphill: only the sign of the difference matters, not
+    delta. Its mean cosine to the gradient is sqrt(2 / (pi d)) for d weights, so that at SAM's rho the first-order rise
+    of the loss is far below SAM's; `directions="guided"` (not in the paper) takes the last step's gradient as the first
+    of the m directions.
+
+    Weights of exactly zero in tensors of two and more dimensions are taken for pruned and never moved; directions are
+    drawn anew from the seed instead of being stored, so that the one extra copy is that of the weights. The loss that
+    `step` returns is the mean of the first pair of probes, which is that at w up to delta squared.
+
+    Args:
+        params: parameters or groups; a group may have its own `rho`.
+        base: makes the optimiser that steps.
+        rho: radius of the perturbation.
+        m: directions a step; above 1 a step costs more than SAM's.
+        delta: size of the probes along a direction; None is rho / sqrt(number of living weights), which makes a probe
+            about as long as the perturbation.
+        directions: "gaussian", the paper's; "rademacher" (signs); or "guided".
+        seed: of the directions; step t draws from seed and t alone, the same on every process.
+        keywords: for the base, such as lr and momentum.
+
+    Attributes:
+        skipped: steps without a perturbation, because no probe changed the loss.
+
+    Raises:
+        InputError: if rho is negative, m below 1 or delta not positive, no weight lives, or `step` gets no closure.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "ZO-SAM: Zero-Order Sharpness-Aware Minimization for Efficient Sparse Training",
+        "Ji, Li, Deng, Afghah, Ma", "arXiv", 2026, "2603.13115",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05, m: int = 1,
+        delta: float | None = None, directions: Literal["gaussian", "rademacher", "guided"] = "gaussian", seed: int = 0,
+        **keywords: Any,
+    ) -> None:  # fmt: skip
+        check_rho("ZOSAM", rho)
+        if m < 1:
+            raise InputError(f"ZOSAM: m must be at least 1; got {m}. It is the number of directions a step.")
+        if delta is not None and not delta > 0:
+            raise InputError(f"ZOSAM: delta must be positive; got {delta}. It is the size of the probes.")
+        if directions not in ("gaussian", "rademacher", "guided"):
+            raise InputError(
+                f'ZOSAM: directions must be "gaussian", "rademacher" or "guided"; got {directions!r}.'
+            )
+        if m > 1:
+            warnings.warn(f"ZOSAM with m = {m} costs {3 + 2 * m} forward passes a step, SAM 6.", stacklevel=2)
+        super().__init__(params, base, settings={"rho": rho}, **keywords)
+        self.m, self.delta, self.directions, self.seed = m, delta, directions, seed
+        self.skipped = 0
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Probe, perturb, look, step."""
+        again = self.needed(closure)
+        groups = [g for g in self.param_groups if any(p.requires_grad for p in g["params"])]
+        weights = every_parameter(groups)
+        rho = [g["rho"] for g in groups for p in g["params"] if p.requires_grad]
+        living = sum(int(torch.count_nonzero(p)) if p.ndim > 1 else p.numel() for p in weights)
+        if not living:
+            raise InputError("ZOSAM: no weight lives, so there is nothing to perturb.")
+        saved = copies(weights)
+        largest = max(rho)
+        delta = self.delta or (largest or 0.05) / math.sqrt(living)
+        slopes: list[float] = []
+        for i in range(self.m):
+            up = self._probe(again, weights, saved, i, delta)
+            down = self._mirrored(again, weights, saved)
+            slopes.append((float(up) - float(down)) / (2 * delta))
+            if i == 0:
+                loss = (up + down) / 2
+        self._perturb(weights, saved, slopes, rho)
+        try:
+            self.gradient(again)
+        finally:
+            put_back_(weights, saved)
+        if self.directions == "guided":
+            for p in self.trained():
+                assert p.grad is not None
+                self.state[p]["last"] = p.grad.detach().clone()
+        self.base.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the base optimiser and our own."""
+        return {**super().state_dict(), "skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Read back what `state_dict` gave."""
+        rest = dict(state_dict)
+        self.skipped = rest.pop("skipped")
+        super().load_state_dict(rest)
+
+    def _probe(
+        self, closure: Closure, weights: list[Tensor], saved: list[Tensor], i: int, delta: float
+    ) -> Tensor:
+        for p, old, u in zip(weights, saved, self._direction(weights, saved, i), strict=True):
+            torch.add(old, u, alpha=delta, out=p)
+        return self.probe(closure)
+
+    def _mirrored(self, closure: Closure, weights: list[Tensor], saved: list[Tensor]) -> Tensor:
+        for p, old in zip(weights, saved, strict=True):
+            p.neg_().add_(old, alpha=2)
+        return self.probe(closure)
+
+    def _perturb(
+        self, weights: list[Tensor], saved: list[Tensor], slopes: list[float], rho: list[float]
+    ) -> None:
+        if not any(slopes):
+            self.skipped += 1
+            put_back_(weights, saved)
+            return
+        if self.m == 1:
+            # the mirrored probe still lies in the weights: saved - weights is delta u
+            torch._foreach_sub_(weights, saved)
+            length = math.copysign(norm(weights), -slopes[0])
+        else:
+            for p in weights:
+                p.zero_()
+            for i, slope in enumerate(slopes):
+                for p, u in zip(weights, self._direction(weights, saved, i), strict=True):
+                    p.add_(u, alpha=slope / self.m)
+            length = norm(weights)
+        for p, old, r in zip(weights, saved, rho, strict=True):
+            if length:
+                p.mul_(r / length).add_(old)
+            else:
+                p.copy_(old)
+
+    def _direction(self, weights: list[Tensor], saved: list[Tensor], i: int) -> Iterator[Tensor]:
+        """One tensor at a time, so that a direction is never in memory whole."""
+        last = [self.state[p].get("last") for p in weights]
+        if self.directions == "guided" and i == 0 and all(g is not None for g in last):
+            size = norm(g for g in last if g is not None)
+            # as long as a Gaussian one
+            root = math.sqrt(sum(int(torch.count_nonzero(s)) if s.ndim > 1 else s.numel() for s in saved))
+            for g, old in zip(last, saved, strict=True):
+                assert g is not None
+                yield (g * (root / size if size else 0.0)).masked_fill_((old == 0) & (old.ndim > 1), 0)
+            return
+        seed = (self.seed * _PRIME + self.backwards) * _PRIME + i
+        generators = {d: torch.Generator(d).manual_seed(seed % 2**63) for d in {p.device for p in weights}}
+        for p, old in zip(weights, saved, strict=True):
+            u = torch.randn(p.shape, generator=generators[p.device], device=p.device, dtype=p.dtype)
+            if self.directions == "rademacher":
+                u.sign_()
+            yield u.masked_fill_(old == 0, 0) if old.ndim > 1 else u

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.optim.problem import assert_near, closure_of, gradient_at, parameters, size
+from unweave.optim import GSAM, SAM
+
+
+def test_is_the_equation() -> None:
+    weights = parameters()
+    g = gradient_at(weights)
+    moved = [w + 0.3 * d / size(g) for w, d in zip(weights, g, strict=True)]
+    there = gradient_at(moved)
+    flat, flat_there = (torch.cat([t.flatten() for t in ts]) for ts in (g, there))
+    apart = flat - (flat @ flat_there) / (flat_there @ flat_there) * flat_there
+    assert float(apart @ flat_there) == pytest.approx(0, abs=1e-12)
+    update = torch.split(flat_there - 0.4 * apart, [w.numel() for w in weights])
+    expected = [w - 0.1 * u.view_as(w) for w, u in zip(weights, update, strict=True)]
+    GSAM(weights, lr=0.1, rho=0.3, alpha=0.4).step(closure_of(weights))
+    assert_near(weights, expected)
+
+
+def test_alpha_of_zero_is_sam() -> None:
+    one, two = parameters(), parameters()
+    for _ in range(3):
+        GSAM(one, lr=0.1, rho=0.3, alpha=0.0).step(closure_of(one))
+        SAM(two, lr=0.1, rho=0.3).step(closure_of(two))
+    assert_near(one, two)
+
+
+def test_the_radius_follows_the_learning_rate() -> None:
+    weights = parameters()
+    optimizer = GSAM(weights, lr=0.1, rho=0.3, rho_min=0.1)
+    closure_of(weights)()
+    assert set(optimizer.rhos()) == {0.3}
+    optimizer.param_groups[0]["lr"] = 0.05
+    assert optimizer.rhos()[0] == pytest.approx(0.2)
+    optimizer.param_groups[0]["lr"] = 0.0
+    assert optimizer.rhos()[0] == pytest.approx(0.1)

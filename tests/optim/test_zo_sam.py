@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.optim.problem import assert_near, closure_of, gradient_at, loss_at, parameters, size
+from unweave.optim import ZOSAM
+
+
+def perturbation(optimizer: ZOSAM, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """What a step adds to the weights before its backward pass."""
+    before = [w.detach().clone() for w in weights]
+    seen: list[list[torch.Tensor]] = []
+    good = closure_of(weights)
+
+    def closure() -> torch.Tensor:
+        if torch.is_grad_enabled():
+            seen.append([w.detach() - b for w, b in zip(weights, before, strict=True)])
+        return good()
+
+    optimizer.step(closure)
+    return seen[0]
+
+
+def test_a_step_is_sams_with_another_direction() -> None:
+    weights = parameters()
+    before = [w.detach().clone() for w in weights]
+    optimizer = ZOSAM(weights, lr=0.1, rho=0.3)
+    eps = perturbation(optimizer, weights)
+    assert float(size(eps)) == pytest.approx(0.3, rel=1e-9)
+    there = gradient_at([b + e for b, e in zip(before, eps, strict=True)])
+    assert_near(weights, [b - 0.1 * d for b, d in zip(before, there, strict=True)])
+    assert (optimizer.backwards, optimizer.forwards) == (1, 2)
+
+
+def test_points_uphill_and_delta_does_not_matter_with_one_direction() -> None:
+    found = []
+    for delta in (1e-4, 1e-3):
+        weights = parameters()
+        before = [w.detach().clone() for w in weights]
+        eps = perturbation(ZOSAM(weights, lr=0.1, rho=1e-3, delta=delta), weights)
+        assert loss_at([b + e for b, e in zip(before, eps, strict=True)]) > loss_at(before)
+        found.append(eps)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:ZOSAM with m")
+@pytest.mark.parametrize(("m", "directions"), [(1, "gaussian"), (1, "rademacher"), (4, "gaussian")])
+def test_the_cosine_to_the_gradient_is_the_formulas(m: int, directions: str) -> None:
+    # a linear loss: any difference is exact
+    g = torch.randn(500, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    cosines = []
+    seen: list[torch.Tensor] = []
+    for seed in range(400):
+        w = torch.ones(500, dtype=torch.float64, requires_grad=True)
+
+        def closure(w: torch.Tensor = w) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                w.grad = None
+            loss = (g * w).sum()
+            if loss.requires_grad:
+                seen.append(w.detach().clone())
+                loss.backward()
+            return loss
+
+        ZOSAM([w], lr=0.1, rho=0.1, m=m, directions=directions, seed=seed).step(closure)
+        eps = seen.pop() - 1
+        cosines.append(float(eps @ g / eps.norm() / g.norm()))
+    expected = math.sqrt(2 / (math.pi * 500)) if m == 1 else math.sqrt(m / (500 + m + 1))
+    assert sum(cosines) / len(cosines) == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.filterwarnings("ignore:ZOSAM with m")
+def test_many_directions_are_the_mean_of_slopes() -> None:
+    weights = parameters()
+    before = [w.detach().clone() for w in weights]
+    optimizer = ZOSAM(weights, lr=0.1, rho=0.2, m=3, delta=1e-4)
+    directions = [list(optimizer._direction(weights, before, i)) for i in range(3)]
+    total = [torch.zeros_like(b) for b in before]
+    for us in directions:
+        slope = sum(float((u * d).sum()) for u, d in zip(us, gradient_at(before), strict=True))
+        total = [t + slope * u / 3 for t, u in zip(total, us, strict=True)]
+    eps = perturbation(optimizer, weights)
+    for a, b in zip(eps, [0.2 * t / size(total) for t in total], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_guided_goes_along_the_last_gradient() -> None:
+    weights = parameters()
+    optimizer = ZOSAM(weights, lr=0.01, rho=0.1, directions="guided")
+    optimizer.step(closure_of(weights))
+    last = [w.grad.clone() for w in weights if w.grad is not None]
+    eps = perturbation(optimizer, weights)
+    for a, b in zip(eps, [0.1 * d / size(last) for d in last], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_a_flat_loss_is_not_perturbed_and_is_counted() -> None:
+    w = torch.ones(3, 3, requires_grad=True)
+
+    def closure() -> torch.Tensor:
+        w.grad = None if torch.is_grad_enabled() else w.grad
+        loss = (w * 0).sum() + 1
+        if loss.requires_grad:
+            assert torch.equal(w, torch.ones(3, 3))
+            loss.backward()
+        return loss
+
+    optimizer = ZOSAM([w], lr=0.1)
+    optimizer.step(closure)
+    assert optimizer.skipped == 1
+
+
+def test_pruned_weights_are_never_moved() -> None:
+    weights = parameters()
+    with torch.no_grad():
+        weights[0][:, 1] = 0
+    seen = []
+    good = closure_of(weights)
+
+    def closure() -> torch.Tensor:
+        seen.append(weights[0][:, 1].detach().clone())
+        return good()
+
+    ZOSAM(weights, lr=0.1, rho=0.3).step(closure)
+    assert len(seen) == 3
+    assert all(torch.equal(s, torch.zeros(4, dtype=torch.float64)) for s in seen)
+
+
+def test_more_directions_than_sam_costs_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="m = 2 costs 7 forward passes"):
+        ZOSAM(parameters(), lr=0.1, m=2)
