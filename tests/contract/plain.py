@@ -31,9 +31,52 @@ class PlainRow:
     bad: tuple[tuple[Callable[[], Any], str], ...] = field(default=())
 
 
+def _sparse(method: Any, rng: Generator) -> dict[str, Tensor]:
+    from tests.contract import world
+    from unweave import Supervised
+
+    recipe = Supervised(network=world.network, epochs=4, lr=0.05, sparse=method)
+    return dict(recipe.build(world.points()[0], rng=rng).state_dict())
+
+
 def _rows() -> list[PlainRow]:
+    from functools import partial
+
+    from unweave import prune
+
+    static = partial(_sparse, prune.SET(every=1000))
     return [
         # one row a method, in the order of the alphabet
+        PlainRow(
+            name="DSR",
+            run=partial(_sparse, prune.DSR(every=4)),
+            off=static,
+            bad=((lambda: prune.DSR(rate=2.0), "rate"),),
+        ),
+        PlainRow(
+            name="ITOP",
+            run=partial(_sparse, prune.ITOP(every=4)),
+            off=static,
+            bad=((lambda: prune.ITOP(every=0), "every"),),
+        ),
+        PlainRow(
+            name="MEST",
+            run=partial(_sparse, prune.MEST(every=4)),
+            off=partial(_sparse, prune.SET(budget=prune.Uniform(0.9), every=1000)),
+            bad=((lambda: prune.MEST(ratio=0.5), "ratio"),),
+        ),
+        PlainRow(
+            name="RigL",
+            run=partial(_sparse, prune.RigL(every=4)),
+            off=static,
+            bad=((lambda: prune.RigL(until=1.5), "until"),),
+        ),
+        PlainRow(
+            name="SET",
+            run=partial(_sparse, prune.SET(every=4)),
+            off=static,
+            bad=((lambda: prune.SET(rate=0.0), "rate"),),
+        ),
     ]
 
 

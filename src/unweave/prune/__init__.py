@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from .budgets import ERK, Global, PerOutput, Uniform
+from .dsr import DSR
 from .gmp import GMP
 from .gradient import Gradient
 from .grasp import GraSP
 from .imp import IMP
+from .itop import ITOP, Explored
 from .magnitude import Magnitude
+from .mest import MEST
 from .one_shot import Prune
 from .patterns import NM, Block, Channel, Unstructured
 from .random_scores import RandomScores
+from .rigl import RigL
 from .scope import Scope
 from .select import select
+from .set import SET
 from .shrink import Shrunk, shrink
 from .silence import silence
 from .snip import SNIP
@@ -23,6 +28,12 @@ from .threshold import kth_largest
 from .wanda import Wanda
 
 __all__ = [
+    "DSR",
+    "Explored",
+    "ITOP",
+    "MEST",
+    "RigL",
+    "SET",
     "ERK",
     "GMP",
     "IMP",

@@ -9,17 +9,27 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..mask import Mask
-from .budgets import Budget, Global, PerOutput
+from .budgets import ERK, Budget, Global, PerOutput
 from .patterns import NM, Pattern, Unstructured
 from .threshold import kth_largest
 
 _WEIGHTS, _NINE_TENTHS = Unstructured(), Global(0.9)
 
 
+def _shared_out(densities: Mapping[str, float], sizes: Mapping[str, int], density: float) -> dict[str, int]:
+    """Whole numbers near density * size in each layer whose sum is exactly that of all layers together."""
+    exact = {name: densities[name] * sizes[name] for name in sizes}
+    counts = {name: min(sizes[name], int(value + 1e-9)) for name, value in exact.items()}
+    missing = round(density * sum(sizes.values())) - sum(counts.values())
+    for name in sorted(exact, key=lambda n: counts[n] - exact[n])[: max(0, missing)]:
+        counts[name] += 1
+    return counts
+
+
 def select(scores: Mapping[str, Tensor], pattern: Pattern = _WEIGHTS, budget: Budget = _NINE_TENTHS) -> Mask:
     """Keep the highest-scoring groups within a budget.
 
-    Exactly round(density * groups) groups live in each layer, or over all layers for `Global`: equal scores
+    Exactly round(density * groups) groups live in each layer, or over all layers for `Global` and `ERK`: equal scores
     at the threshold are decided by position, earlier layers and entries first.
 
     Args:
@@ -64,10 +74,16 @@ def select(scores: Mapping[str, Tensor], pattern: Pattern = _WEIGHTS, budget: Bu
             total = sum(group.numel() for group in groups.values())
             chosen = _best(groups, _count(1 - budget.sparsity, total))
         else:
+            sizes = {name: group.numel() for name, group in groups.items()}
+            counts = (
+                _shared_out(densities, sizes, 1 - budget.sparsity)
+                if isinstance(budget, ERK)
+                else {name: _count(densities[name], sizes[name]) for name in sizes}
+            )
             chosen = {
                 name: alive
                 for name, group in groups.items()
-                for alive in _best({name: group}, _count(densities[name], group.numel())).values()
+                for alive in _best({name: group}, counts[name]).values()
             }
     for name, alive in chosen.items():
         if not alive.any():

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.prune.dynamic import (
+    assert_dead_weights_are_zero,
+    assert_resumes,
+    assert_state_is_reset,
+    changes,
+    counts,
+    train,
+)
+from unweave.errors import InputError
+from unweave.prune import DSR, ERK, Uniform
+from unweave.prune.dsr import _shares
+
+METHOD = DSR(budget=Uniform(0.7), every=4, rate=0.3)
+
+
+def test_keeps_the_total_and_moves_weights_between_layers() -> None:
+    model, masks = train(METHOD)
+    totals = {sum(counts(m).values()) for m in masks}
+    assert len(totals) == 1
+    assert any(counts(m) != counts(masks[0]) for m in masks)
+    assert all(n > 0 for m in masks for n in counts(m).values())
+    assert_dead_weights_are_zero(model, masks[-1])
+
+
+def test_one_threshold_drops_in_all_layers() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    _, masks = train(
+        METHOD,
+        watch=lambda s: seen.append({n: w.detach().abs().clone() for n, w, _ in s.hold.match(s.model)}),
+    )
+    i = changes(masks)[0]
+    # just after the exchange the dropped are zeroed only later, so sizes are those before it
+    sizes = seen[i - 1]
+    dropped = torch.cat([sizes[n][masks[i - 1].keep[n] & ~masks[i].keep[n]] for n in sizes])
+    kept = torch.cat([sizes[n][masks[i - 1].keep[n] & masks[i].keep[n]] for n in sizes])
+    assert len(dropped) == int(0.3 * sum(counts(masks[0]).values()))
+    assert dropped.max() <= kept.min()
+
+
+def test_shares_follow_the_survivors_within_the_room() -> None:
+    assert _shares({"a": (30, 100), "b": (10, 100)}, 8) == {"a": 6, "b": 2}
+    full = _shares({"a": (30, 3), "b": (10, 100)}, 40)
+    assert full == {"a": 3, "b": 37}
+    assert sum(_shares({"a": (0, 5), "b": (0, 5)}, 7).values()) == 7
+
+
+def test_forgets_momentum_where_the_mask_changed() -> None:
+    assert_state_is_reset(METHOD, first=4)
+
+
+def test_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    assert_resumes(METHOD, tmp_path)
+
+
+def test_refuses() -> None:
+    with pytest.raises(InputError, match=r"DSR.rate must be in \(0, 1\]; got 0"):
+        DSR(budget=ERK(0.9), rate=0.0)
