@@ -2,4 +2,12 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from ..tasks.text_to_image import Text, TextToImage, training_only
+from .concepts import Concepts
+
+__all__: list[str] = [
+    "Concepts",
+    "Text",
+    "TextToImage",
+    "training_only",
+]

@@ -1,0 +1,286 @@
+"""Folders of diffusers text-to-image pipelines: read part by part, written so that diffusers reads them as they are.
+
+Parts are read one by one by the classes that model_index.json names, so that image processors and safety checkers,
+which may want torchvision, are never imported; on saving they are copied.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from ..errors import InputError, IntegrityError, UnweaveError, require
+from ..tasks.text_to_image import LAYOUTS, TextToImage
+from .files import folder_written_beside, write_text
+
+PIPELINES = {
+    "StableDiffusionPipeline": "unet",
+    "StableDiffusionXLPipeline": "unet",
+    "PixArtAlphaPipeline": "transformer",
+    "PixArtSigmaPipeline": "transformer",
+}
+"""Pipeline class -> its denoiser's folder."""
+
+_MODELS = {
+    "unet": ("diffusers", ("UNet2DConditionModel",)),
+    "transformer": ("diffusers", ("PixArtTransformer2DModel", "Transformer2DModel")),
+    "text_encoder": ("transformers", ("CLIPTextModel", "T5EncoderModel")),
+    "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+    "vae": ("diffusers", ("AutoencoderKL",)),
+}
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast",
+               "TokenizersBackend")  # fmt: skip
+_INDEX = "model_index.json"
+
+
+def is_pipeline_folder(path: Path) -> bool:
+    """Whether a path is a diffusers pipeline: a folder with a model_index.json."""
+    return (Path(path) / _INDEX).is_file()
+
+
+def load_pipeline(folder: Path, *, dtype: torch.dtype | None = None) -> TextToImage:
+    """Read a text-to-image pipeline from a local folder of diffusers, safetensors only.
+
+    Args:
+        folder: holds model_index.json.
+        dtype: of the weights; as they were stored, unless given.
+
+    Raises:
+        InputError: if the folder is no such pipeline, of a layout that is not supported, or lacks a part.
+        IntegrityError: if a part is damaged, holds NaN, or would run code.
+        MissingExtraError: if diffusers or transformers is absent or does not import.
+    """
+    folder = Path(folder)
+    index = _index(folder)
+    kind = str(index.get("_class_name"))
+    if kind not in PIPELINES:
+        raise InputError(
+            f"{folder} holds a {kind}; supported are {', '.join(PIPELINES)}. Stable Diffusion 3, Flux and other flow "
+            "models are not supported yet."
+        )
+    denoiser = PIPELINES[kind]
+    second = kind == "StableDiffusionXLPipeline"
+    wanted = [denoiser, "text_encoder", "tokenizer", "scheduler"]
+    wanted += ["text_encoder_2", "tokenizer_2"] if second else []
+    absent = [p for p in wanted if not _listed(index, p) or not (folder / p).is_dir()]
+    if absent or (_listed(index, "vae") and not (folder / "vae").is_dir()):
+        missing = absent or ["vae"]
+        raise InputError(
+            f"{folder} lacks {', '.join(missing)}, which a {kind} needs. Download the whole pipeline."
+        )
+    read = {name: _model(folder, index, name, dtype) for name in (denoiser, "text_encoder")}
+    return TextToImage(
+        denoiser=read[denoiser],
+        text_encoder=read["text_encoder"],
+        text_encoder_2=_model(folder, index, "text_encoder_2", dtype) if second else None,
+        vae=_model(folder, index, "vae", dtype) if _listed(index, "vae") else None,
+        tokenizers=[_tokenizer(folder, index, name) for name in wanted if name.startswith("tokenizer")],
+        scheduler=_scheduler(folder, index),
+        index=index,
+        source=folder.resolve(),
+    )
+
+
+def save_pipeline(model: TextToImage, folder: Path) -> None:
+    """Write a pipeline as a folder that diffusers reads, whole or not at all.
+
+    Args:
+        model: parts that were not read (safety checker, image processors) are copied from `model.source`.
+        folder: replaced if it is there.
+
+    Raises:
+        InputError: if a weight is not finite, or parts to copy are gone.
+        StorageError: if it cannot be written; then the old folder is still there.
+    """
+    folder = Path(folder)
+    denoiser = LAYOUTS[type(model.denoiser).__name__]
+    own: dict[str, Any] = {denoiser: model.denoiser, "text_encoder": model.text_encoder}
+    own |= {"text_encoder_2": model.text_encoder_2, "vae": model.vae, "scheduler": model.scheduler}
+    own |= {"tokenizer" if i == 0 else f"tokenizer_{i + 1}": t for i, t in enumerate(model.tokenizers)}
+    own = {name: part for name, part in own.items() if part is not None}
+    for name, part in own.items():
+        if isinstance(part, Module):
+            _require_finite(part, f"the {name} to be written")
+    index = dict(model.index) or _new_index(model)
+    copied = [name for name in index if name not in own and _listed(index, name)]
+    for name in copied:
+        if model.source is None or not (model.source / name).is_dir():
+            raise InputError(
+                f"{name} was not read and is no longer in {model.source}; it cannot be written to {folder}."
+            )
+    with folder_written_beside(folder) as beside, _quiet():
+        for name, part in own.items():
+            part.save_pretrained(beside / name)
+        for name in copied:
+            assert model.source is not None
+            shutil.copytree(model.source / name, beside / name)
+        write_text(beside / _INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _new_index(model: TextToImage) -> dict[str, Any]:
+    named = {
+        "unet": "StableDiffusionPipeline",
+        "xl": "StableDiffusionXLPipeline",
+        "transformer": "PixArtAlphaPipeline",
+    }
+    diffusers = require("diffusers", extra="diffusion", purpose="writing a pipeline")
+    index: dict[str, Any] = {"_class_name": named[model.layout], "_diffusers_version": diffusers.__version__}
+
+    def entry(part: Any, library: str) -> list[str | None]:
+        return [None, None] if part is None else [library, type(part).__name__]
+
+    index["scheduler"] = entry(model.scheduler, "diffusers")
+    index[LAYOUTS[type(model.denoiser).__name__]] = entry(model.denoiser, "diffusers")
+    index["text_encoder"] = entry(model.text_encoder, "transformers")
+    for i, tokenizer in enumerate(model.tokenizers):
+        index["tokenizer" if i == 0 else f"tokenizer_{i + 1}"] = entry(tokenizer, "transformers")
+    if model.text_encoder_2 is not None:
+        index["text_encoder_2"] = entry(model.text_encoder_2, "transformers")
+    index["vae"] = entry(model.vae, "diffusers")
+    if model.layout == "unet":
+        index |= {
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+        }
+        index["requires_safety_checker"] = False
+    return index
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise InputError(f"there is no pipeline folder {folder}.")
+    path = folder / _INDEX
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is no diffusers pipeline: it has no {_INDEX}. Give the folder that holds it."
+        )
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{path} is no JSON ({error}).") from error
+    if not isinstance(index, dict):
+        raise IntegrityError(f"{path} does not hold an object.")
+    return index
+
+
+def _listed(index: dict[str, Any], name: str) -> bool:
+    entry = index.get(name)
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+
+
+def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | None) -> Module:
+    library, known = _MODELS[name]
+    kind = index[name][1]
+    if kind not in known:
+        raise InputError(f"{folder / name} is a {kind}; supported is {' or '.join(known)}.")
+    if kind == "Transformer2DModel":  # what PixArt's class was called once; the weights fit
+        kind = "PixArtTransformer2DModel"
+    part = folder / name
+    config = part / "config.json"
+    if not config.is_file():
+        raise InputError(f"{part} has no config.json. Download the whole pipeline.")
+    if "quantization_config" in config.read_text(encoding="utf-8"):
+        raise InputError(f"{part} is quantised, which is not supported. Use unquantised weights.")
+    weights = sorted(p.name for p in part.glob("*.safetensors*"))
+    if not weights:
+        code = [p.name for p in part.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
+        if code:
+            raise IntegrityError(
+                f"{part} holds only {code[0]}, which would run code when read. Convert it to safetensors."
+            )
+        raise InputError(f"{part} has no safetensors file. Download the whole pipeline.")
+    plain = [w for w in weights if w.split(".")[1].startswith(("safetensors",)) or "-of-" in w.split(".")[0]]
+    variant = None if plain else weights[0].split(".")[1].split("-")[0]
+    loader = getattr(require(library, extra="diffusion", purpose="reading a pipeline"), kind)
+    with _loading(part), _quiet():
+        made, info = loader.from_pretrained(
+            part, local_files_only=True, use_safetensors=True, variant=variant, output_loading_info=True,
+            torch_dtype=dtype or "auto" if library == "transformers" else dtype or _stored(part / weights[-1]),
+        )  # fmt: skip
+    wrong = [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]
+    if wrong:
+        raise InputError(
+            f"the weights in {part} do not fit its config: {wrong[0]} and {len(wrong) - 1} more."
+        )
+    model: Module = made.eval()
+    _require_finite(model, f"the weights in {part}")
+    return model
+
+
+def _stored(path: Path) -> torch.dtype:
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        shards = sorted(path.parent.glob("*.safetensors"))
+        path = shards[0]
+    with safe_open(path, framework="pt") as file:
+        dtype: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
+    return dtype
+
+
+def _tokenizer(folder: Path, index: dict[str, Any], name: str) -> Any:
+    kind = index[name][1]
+    if kind not in _TOKENIZERS:
+        raise InputError(f"{folder / name} is a {kind}; supported are {', '.join(_TOKENIZERS)}.")
+    loader = getattr(require("transformers", extra="diffusion", purpose="reading a pipeline"), kind)
+    with _loading(folder / name), _quiet():
+        return loader.from_pretrained(folder / name, local_files_only=True, trust_remote_code=False)
+
+
+def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
+    diffusers = require("diffusers", extra="diffusion", purpose="reading a pipeline")
+    kind = str(index["scheduler"][1])
+    known = kind.endswith("Scheduler") and getattr(diffusers, kind, None)
+    if not known:
+        raise InputError(
+            f"{folder / 'scheduler'} is a {kind}, which diffusers {diffusers.__version__} lacks."
+        )
+    with _loading(folder / "scheduler"), _quiet():
+        return known.from_pretrained(folder / "scheduler", local_files_only=True)
+
+
+def _require_finite(model: Module, what: str) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise IntegrityError(f"{what} hold NaN or infinity in {name}. Use a checkpoint from before that.")
+
+
+@contextmanager
+def _loading(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnweaveError:
+        raise
+    except Exception as error:  # diffusers and transformers raise errors of many kinds on damaged files
+        raise IntegrityError(f"{part} cannot be read ({' '.join(str(error).split())[:200]}).") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    import warnings
+
+    former = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    bars = []
+    for library in ("diffusers.utils.logging", "transformers.utils.logging"):
+        module = require(library, extra="diffusion", purpose="reading a pipeline")
+        if getattr(module, "is_progress_bar_enabled", lambda: True)():
+            bars.append(module)
+            module.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(former)
+        for module in bars:
+            module.enable_progress_bar()
