@@ -193,6 +193,19 @@ def _rows() -> list[Row]:
             bad=((lambda: unlearn.SSD(alpha=0.0), "alpha must be positive"),),
         ),
         Row(
+            name="SparseGPT",
+            make=lambda: prune.SparseGPT(sparsity=0.75),
+            off=lambda: prune.SparseGPT(sparsity=0.0),
+            on="data",
+            bad=((lambda: prune.SparseGPT(sparsity=1.0), "sparsity must be in"),),
+        ),
+        Row(
+            name="WandaPrune",
+            make=lambda: prune.WandaPrune(sparsity=0.75),
+            on="data",
+            bad=((lambda: prune.WandaPrune(sparsity=1.0), "sparsity must be in"),),
+        ),
+        Row(
             name="SynFlowPrune",
             make=lambda: prune.SynFlowPrune(sparsity=0.75, iterations=20),
             on="data",

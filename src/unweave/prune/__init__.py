@@ -22,10 +22,11 @@ from .shrink import Shrunk, shrink
 from .silence import silence
 from .snip import SNIP
 from .soft_filter import SoftFilter
+from .sparse_gpt import SparseGPT
 from .synflow import SynFlow, SynFlowPrune
 from .taylor import Taylor
 from .threshold import kth_largest
-from .wanda import Wanda
+from .wanda import Wanda, WandaPrune
 
 __all__ = [
     "DSR",
@@ -51,12 +52,14 @@ __all__ = [
     "Scope",
     "Shrunk",
     "SoftFilter",
+    "SparseGPT",
     "SynFlow",
     "SynFlowPrune",
     "Taylor",
     "Uniform",
     "Unstructured",
     "Wanda",
+    "WandaPrune",
     "kth_largest",
     "select",
     "shrink",

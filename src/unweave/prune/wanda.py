@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn import Linear, Module
+from torch import Generator, Tensor
+from torch.nn import Linear, Module, Parameter
 
 from ..errors import InputError
 from ..paper import Paper
 from ..types import Data
+from ._layerwise import walk
+from .budgets import PerOutput
 from .gradients import spaced
+from .patterns import NM, Unstructured
 from .scope import Scope
+from .select import select
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,47 @@ class Wanda:
                     f"Wanda: the layer of {name} is never called by the model. Leave it out of the scope."
                 )
         return {name: weight.detach().abs() * energy[name].sqrt() for name, _, weight in layers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandaPrune:
+    """Prune by Wanda layer by layer, each against the outputs of the layers before, already pruned; no repair.
+
+    Attributes:
+        sparsity: share of each output's weights to remove, in [0, 1); N:M patterns set their own.
+        pattern: single weights, or N:M.
+        examples: calibration examples, evenly spaced through the data.
+        scope: which layers; in a transformer, those inside its blocks.
+    """
+
+    sparsity: float = 0.5
+    pattern: Unstructured | NM = Unstructured()
+    examples: int = 128
+    scope: Scope = Scope()
+
+    paper: ClassVar[Paper] = Wanda.paper
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        PerOutput(self.sparsity)
+
+    def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
+        """A pruned copy of `model`.
+
+        Raises:
+            EmptyDataError: if there is no example.
+            InputError: if a layer is never called, or its width does not fit N:M.
+        """
+        copy = deepcopy(model)
+
+        @torch.no_grad()
+        def visit(name: str, layer: Module, weight: Parameter, gram: Tensor) -> None:
+            norms = gram.diagonal().sqrt().view(1, *weight.shape[1:])
+            mask = select({name: weight.abs() * norms}, self.pattern, PerOutput(self.sparsity))
+            weight.masked_fill_(~mask.keep[name], 0)
+
+        walk("WandaPrune", copy, data, self.examples, self.scope, visit)
+        return copy
 
 
 def _input_energy(layer: Any, inputs: Tensor) -> Tensor:

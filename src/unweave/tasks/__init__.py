@@ -12,8 +12,18 @@ from torch.nn import Module
 
 from ..types import Batch, Data, Task
 from .classify import Classify
+from .language import CausalLM
 
-__all__ = ["Classify", "Labelled", "Perturbing", "Representing", "evaluating", "predict", "read_labels"]
+__all__ = [
+    "CausalLM",
+    "Classify",
+    "Labelled",
+    "Perturbing",
+    "Representing",
+    "evaluating",
+    "predict",
+    "read_labels",
+]
 
 
 class Labelled(Task, Protocol):

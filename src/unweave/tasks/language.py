@@ -1,0 +1,103 @@
+"""Causal language models of transformers: batches of token ids, the loss of each sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Module
+from torch.utils.data import TensorDataset
+
+from ..errors import InputError
+from ..types import Batch, Data
+
+IGNORED = -100
+"""Label of a token that counts nowhere, as in transformers."""
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """Each token is predicted from those before it; an example's loss is the mean over its counted tokens.
+
+    A batch is a tensor of ids [n, t], a tuple that begins with one, or a dictionary with `input_ids` and, if wanted,
+    `attention_mask` and `labels` (-100 counts nowhere; padding never counts), as transformers' causal models read
+    them. A model returns logits [n, t, vocabulary], or an object with `.logits`.
+    """
+
+    def losses(self, model: Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy of each sequence's counted tokens in nats, float32 or wider, [n].
+
+        Raises:
+            InputError: if a sequence has no counted token.
+        """
+        each, counted = self.token_losses(model, batch)
+        tokens = counted.sum(1)
+        if not bool((tokens > 0).all()):
+            raise InputError(
+                "CausalLM: a sequence has no token to predict: all its labels are -100, or it has one token."
+            )
+        return (each * counted).sum(1) / tokens
+
+    def token_losses(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of every token after the first, [n, t - 1], and which of them count (bool)."""
+        logits, labels = self.outputs(model, batch)[:, :-1], self.labels(batch)[:, 1:]
+        labels = labels.to(logits.device)
+        counted = labels != IGNORED
+        each = F.cross_entropy(logits.transpose(1, 2), labels.clamp(min=0), reduction="none")
+        return each, counted
+
+    def outputs(self, model: Module, batch: Batch) -> Tensor:
+        """Logits, float32 or wider, [n, t, vocabulary]."""
+        first = next(model.parameters(), None)
+        device = torch.device("cpu") if first is None else first.device
+        inputs = {"input_ids": self.ids(batch).to(device)}
+        if isinstance(batch, Mapping) and "attention_mask" in batch:
+            inputs["attention_mask"] = batch["attention_mask"].to(device)
+        out = model(**inputs)
+        logits: Tensor = out.logits if hasattr(out, "logits") else out
+        if logits.ndim != 3:
+            raise InputError(
+                f"the model's output has shape {tuple(logits.shape)}; a causal language model must return "
+                "[n, t, vocabulary]."
+            )
+        return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+    def ids(self, batch: Batch) -> Tensor:
+        """Token ids, int64 [n, t]."""
+        ids: Tensor = (
+            batch["input_ids"]
+            if isinstance(batch, Mapping)
+            else batch
+            if isinstance(batch, Tensor)
+            else batch[0]
+        )
+        if ids.ndim != 2:
+            raise InputError(f"CausalLM reads token ids [n, t]; got shape {tuple(ids.shape)}.")
+        return ids.long()
+
+    def labels(self, batch: Batch) -> Tensor:
+        """What is to be predicted at each position, int64 [n, t]; -100 where nothing is."""
+        labels = batch["labels"] if isinstance(batch, Mapping) and "labels" in batch else self.ids(batch)
+        if isinstance(batch, Mapping) and "attention_mask" in batch:
+            labels = labels.masked_fill(batch["attention_mask"] == 0, IGNORED)
+        return labels.long()
+
+
+def windows(ids: Tensor, length: int, *, batch_size: int = 32) -> Data[CausalLM]:
+    """A long text's ids [n], cut into windows of `length` tokens; what is left over at the end is dropped.
+
+    Raises:
+        InputError: if `length` is below 2 or there is not one window.
+
+    Example:
+        >>> data = windows(torch.arange(10), 4)
+        >>> len(data), next(data.batches())[0].tolist()
+        (2, [[0, 1, 2, 3], [4, 5, 6, 7]])
+    """
+    if length < 2 or len(ids) < length:
+        raise InputError(f"windows needs 2 <= length <= {len(ids)}, the number of tokens; got {length}.")
+    count = len(ids) // length
+    return Data(TensorDataset(ids[: count * length].view(count, length)), CausalLM(), batch_size)
