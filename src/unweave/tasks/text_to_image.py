@@ -58,8 +58,9 @@ class Text:
         return len(self.hidden)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Text:
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Text(**{name: None if part is None else change(part) for name, part in parts.items()})
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in parts.items()}
+        return Text(**changed)
 
     def __getitem__(self, at: Any) -> Text:
         """The prompts at these positions (a slice, a list, an index tensor)."""
@@ -81,7 +82,8 @@ class Text:
     def cat(texts: Sequence[Text]) -> Text:
         """Several, one after the other."""
         columns = {f.name: [getattr(t, f.name) for t in texts] for f in fields(Text)}
-        return Text(**{name: None if c[0] is None else torch.cat(c) for name, c in columns.items()})
+        joined: dict[str, Any] = {k: None if c[0] is None else torch.cat(c) for k, c in columns.items()}
+        return Text(**joined)
 
 
 class TextToImage(Module):
