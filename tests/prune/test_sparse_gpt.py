@@ -11,7 +11,7 @@ from tests.contract import world
 from tests.language_world import llama, text
 from unweave import Mask, seeded
 from unweave.errors import InputError
-from unweave.prune import NM, Global, Magnitude, Prune, Scope, SparseGPT, WandaPrune
+from unweave.prune import NM, Global, Prune, Scope, SparseGPT, WandaPrune
 from unweave.prune._layerwise import inputs_of
 from unweave.prune.sparse_gpt import _factor, repair
 from unweave.tasks import evaluating
@@ -103,17 +103,23 @@ def errors(model: Module, pruned: Module, data: object) -> float:
 
 
 def test_repairs_better_than_choosing_alone() -> None:
-    weight, x = problem(out=20, inputs=40, n=400)
+    rng = seeded(1)
+    x = (
+        torch.randn(2000, 64, generator=rng, dtype=torch.float64)
+        @ torch.randn(64, 64, generator=rng, dtype=torch.float64)
+        / 8
+    )
+    x, weight = torch.relu(x + 0.3), torch.randn(64, 64, generator=rng, dtype=torch.float64)
 
     def error(pruned: Tensor) -> float:
         return float((x @ (weight - pruned).T).square().mean())
 
-    norms = (x.square().sum(0).sqrt() * weight.abs()).topk(12, dim=1).indices
-    wanda = weight * torch.zeros_like(weight).scatter_(1, norms, 1.0)
-    magnitude = weight * torch.zeros_like(weight).scatter_(1, weight.abs().topk(12, dim=1).indices, 1.0)
-    repaired = repair("w", weight, x.T @ x, SparseGPT(sparsity=0.7))
-    assert error(repaired) < 0.5 * error(wanda)
-    assert error(repaired) < 0.5 * error(magnitude)
+    def best(scores: Tensor) -> Tensor:
+        return weight * torch.zeros_like(weight).scatter_(1, scores.topk(32, dim=1).indices, 1.0)
+
+    wanda, magnitude = best(weight.abs() * x.square().sum(0).sqrt()), best(weight.abs())
+    assert error(repair("w", weight, x.T @ x, SparseGPT(sparsity=0.5))) < 0.65 * error(wanda)
+    assert error(wanda) < 0.95 * error(magnitude)
 
 
 def test_prunes_a_language_models_blocks_and_nothing_else() -> None:
@@ -123,14 +129,9 @@ def test_prunes_a_language_models_blocks_and_nothing_else() -> None:
     found = {
         "sparsegpt": SparseGPT(sparsity=0.7, scope=scope).apply(model, data, rng=seeded(0)),
         "wanda": WandaPrune(sparsity=0.7, scope=scope).apply(model, data, rng=seeded(0)),
-        "magnitude": Prune(score=Magnitude(scope=scope), budget=Global(0.7)).apply(
-            model, data, rng=seeded(0)
-        ),
     }
-    gaps = {name: errors(model, pruned, data) for name, pruned in found.items()}
-    assert gaps["sparsegpt"] < 0.8 * gaps["wanda"]
-    assert gaps["wanda"] < gaps["magnitude"]
-    for pruned in (found["sparsegpt"], found["wanda"]):
+    assert errors(model, found["sparsegpt"], data) < errors(model, found["wanda"], data)
+    for pruned in found.values():
         for name, weight in pruned.named_parameters():
             if "layers" in name and weight.ndim == 2:
                 assert float((weight == 0).float().mean()) == pytest.approx(0.7, abs=0.02)
@@ -140,14 +141,14 @@ def test_prunes_a_language_models_blocks_and_nothing_else() -> None:
 
 def test_blocks_are_walked_with_the_pruned_outputs() -> None:
     """Block by block gives what running the whole model for each block would."""
-    model, data = llama(), text(320)
+    model, data = llama().double(), text(320)
     fast = SparseGPT(sparsity=0.6).apply(model, data, rng=seeded(0))
     from copy import deepcopy
 
     slow = deepcopy(model)
     for block in slow.model.layers:
         layers = {n: m for n, m in block.named_modules() if isinstance(m, Linear)}
-        grams = {n: torch.zeros(m.in_features, m.in_features) for n, m in layers.items()}
+        grams = {n: torch.zeros(m.in_features, m.in_features, dtype=torch.float64) for n, m in layers.items()}
         hooks = [
             m.register_forward_pre_hook(
                 lambda m, a, n=n, grams=grams: (
@@ -165,7 +166,7 @@ def test_blocks_are_walked_with_the_pruned_outputs() -> None:
             for n, m in layers.items():
                 m.weight.copy_(repair(n, m.weight, grams[n], SparseGPT(sparsity=0.6)))
     for (name, a), (_, b) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10, msg=name)
 
 
 def test_plain_networks_are_walked_in_call_order() -> None:
