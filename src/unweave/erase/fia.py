@@ -1,0 +1,246 @@
+"""Forget-It-All: erase several concepts at once by zeroing the few feed-forward weights that they alone excite.
+
+Deng, Hui, Li et al., "Forget-It-All: Multi-Concept Machine Unlearning via Concept-Aware Neuron Masking", ICML 2026,
+arXiv 2601.06163. For a layer W [out, in] with inputs X and outputs Y = X W^T, at each of the first T sampling steps:
+
+    U[i,j] = |W[i,j]| ||X_j|| |cos(X_j, Y_i)|                                (eq. 1), one prompt at a time
+    S = max(0, mean U over concept prompts - mean U over base prompts - their standard deviation)       (eq. 2)
+    A = 1/2 mean_t S_t + 1/2 mean_t [S_t among the largest r1 of its layer]                              (eq. 3)
+    Q = (A among the largest r2 of its row) and (A among the largest r2 of its layer)                (eq. 4-6)
+
+and a weight is zeroed if some, but fewer than ceil(alpha C), of the C concepts select it (eq. 7-8).
+
+Departures, all fields: the two halves of eq. 3 have unrelated units, so the first is divided by its layer's largest
+value, as the authors' code does; only the guided half of each pass is looked at. With one concept no weight can be
+shared, so eq. 8 is left out there: read literally it would zero nothing. A weight with A = 0 is never selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import InputError
+from ..mask import Mask
+from ..paper import Paper
+from ..tasks.text_to_image import TextToImage
+from ._moments import Contrast
+from ._watch import watch_sampling
+from .concepts import Concepts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neurons:
+    """The weights that were found, and how many.
+
+    Attributes:
+        keep: False where a weight is to be zeroed, by parameter name in the pipeline.
+        selected: concept -> weights it selects (Q).
+        shared: weights selected by so many concepts that they are kept.
+        pruned: weights to be zeroed.
+        watched: weights of all layers looked at.
+    """
+
+    keep: Mask
+    selected: Mapping[str, int]
+    shared: int
+    pruned: int
+    watched: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FIA:
+    """Zero the feed-forward weights that some of the concepts excite and most prompts do not; nothing is trained.
+
+    Memory does not grow with prompts, steps or concepts: 1.5 times the watched weights, and 3 more while the prompts
+    of one concept do not fit in one batch.
+
+    Attributes:
+        r1: share of a layer's weights counted as sensitive at one step (eq. 3).
+        r2: share of a row's and of a layer's weights that a concept may select (eq. 4-5); 0.007 to 0.03 in large
+            pipelines, about 0.2 in tiny ones. Raise it while a concept survives.
+        hard: concepts that get `r2_hard` instead.
+        r2_hard: their share.
+        alpha: a weight selected by ceil(alpha C) or more of the C concepts is kept (eq. 7); 1 keeps what all select.
+        union: zero whatever any concept selects, without eq. 7-8.
+        record: steps looked at (T).
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance.
+        sigma: standard deviations of the base prompts subtracted in eq. 2.
+        saliency: "eq1"; "wanda" leaves the cosine out; "release" is the authors' code: Wanda's of rows scaled to
+            length 1.
+        granularity: "both" as in eq. 6; "row" or "layer" is that half alone.
+        layers: kind of linear layers: "ff_out" (the paper's), "ff_in", "cross", "cross_kv" or "self".
+        normalise_strength: divide the first half of eq. 3 by its layer's largest value.
+        both_halves: look at the pass without prompt too.
+        batch_size: prompts at once.
+    """
+
+    r1: float = 0.05
+    r2: float = 0.01
+    hard: tuple[str, ...] = ()
+    r2_hard: float = 0.03
+    alpha: float = 0.6
+    union: bool = False
+    record: int = 10
+    steps: int = 50
+    guidance: float = 7.5
+    sigma: float = 1.0
+    saliency: Literal["eq1", "wanda", "release"] = "eq1"
+    granularity: Literal["both", "row", "layer"] = "both"
+    layers: Literal["ff_out", "ff_in", "cross", "cross_kv", "self"] = "ff_out"
+    normalise_strength: bool = True
+    both_halves: bool = False
+    batch_size: int = 16
+
+    paper: ClassVar[Paper] = Paper(
+        "Forget-It-All: Multi-Concept Machine Unlearning via Concept-Aware Neuron Masking", "Deng, Hui, Li et al.",
+        "ICML", 2026, "2601.06163",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("r1", "r2", "r2_hard", "alpha"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"FIA.{name} must be in (0, 1]; got {getattr(self, name)}. It is a share.")
+        if not 1 <= self.record <= self.steps:
+            raise InputError(
+                f"FIA.record must be 1 to steps = {self.steps}, the steps of the sampler; got {self.record}."
+            )
+        if self.batch_size < 1 or self.sigma < 0:
+            raise InputError(
+                f"FIA needs batch_size >= 1 and sigma >= 0; got {self.batch_size} and {self.sigma}."
+            )
+
+    def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
+        """A copy of the pipeline with these weights of its denoiser at zero; the input can undo it.
+
+        Raises:
+            InputError: see `find`.
+        """
+        edited = model.editable()
+        self.find(model, data, rng=rng).keep.apply_(edited)
+        return edited
+
+    def find(self, model: TextToImage, data: Concepts, *, rng: Generator) -> Neurons:
+        """Find the weights; the pipeline is left unchanged.
+
+        Raises:
+            InputError: if the tokenizer cannot see a concept, the rule of shared weights would keep every selected
+                weight, or nothing would be zeroed.
+        """
+        data.require_seen(model, "FIA")
+        stray = set(self.hard) - set(data.erase)
+        if stray:
+            raise InputError(f"FIA.hard names {', '.join(sorted(stray))}, which are not to be erased.")
+        n = len(data.erase)
+        many = ceil(self.alpha * n - 1e-9)
+        literal = not self.union and n > 1
+        if literal and many <= 1:
+            raise InputError(
+                f"FIA.alpha = {self.alpha} of {n} concepts keeps every weight that one of them selects, so nothing "
+                f"would be zeroed. Raise alpha above {1 / n:.2f}, or set union."
+            )
+        layers, noise = model.linears(self.layers), model.noise(1, rng)
+        votes = {
+            name: torch.zeros(w.weight.shape, dtype=torch.int16, device=model.device)
+            for name, w in layers.items()
+        }
+        selected = {}
+        for concept in data.erase:
+            r2, count = self.r2_hard if concept in self.hard else self.r2, 0
+            scores = self.scores(model, data, concept, noise)
+            for name in list(scores):
+                chosen = spatial(scores.pop(name), r2, self.granularity)
+                votes[name] += chosen
+                count += int(chosen.sum())
+            selected[concept] = count
+        keep, shared, pruned = {}, 0, 0
+        for name, vote in votes.items():
+            common = vote >= many if literal else torch.zeros_like(vote, dtype=torch.bool)
+            keep[f"denoiser.{name}.weight"] = (vote == 0) | common
+            shared += int(common.sum())
+            pruned += int(((vote > 0) & ~common).sum())
+        if not pruned:
+            raise InputError(
+                f"FIA would zero no weight: {selected} were selected and {shared} of them kept as shared. Raise r2 or "
+                "alpha, or lower sigma."
+            )
+        watched = sum(v.numel() for v in votes.values())
+        return Neurons(keep=Mask(keep), selected=selected, shared=shared, pruned=pruned, watched=watched)
+
+    def scores(self, model: TextToImage, data: Concepts, concept: str, noise: Tensor) -> dict[str, Tensor]:
+        """Time-integrated sensitivity A of every watched weight to one concept (eq. 1-3), by layer.
+
+        Args:
+            model: left unchanged.
+            data: gives the concept's prompts and those without it.
+            concept: one of the erased.
+            noise: starting noise of all prompts, [1, c, h, w].
+        """
+        layers = model.linears(self.layers)
+        pairs = [(p, i < len(data.templates)) for i, p in
+                 enumerate([*data.prompts(concept), *data.base_prompts(concept)])]  # fmt: skip
+        parts = [pairs[low : low + self.batch_size] for low in range(0, len(pairs), self.batch_size)]
+        strength = {
+            n: torch.zeros_like(w.weight, dtype=torch.float32, requires_grad=False) for n, w in layers.items()
+        }
+        often = {n: torch.zeros_like(s, dtype=torch.int16) for n, s in strength.items()}
+        contrasts: dict[str, Contrast] = {}
+
+        def look(name: str, step: int, batch: int, x: Tensor, y: Tensor) -> None:
+            contrast = contrasts.setdefault(name, Contrast(self.saliency))
+            contrast.add(x, y, torch.tensor([with_concept for _, with_concept in parts[batch]]))
+            if batch + 1 < len(parts):
+                return
+            s = contrasts.pop(name).excess(self.sigma) * layers[name].weight.detach().abs().float()  # S
+            often[name] += s >= kth_largest(s, self.r1).clamp(min=torch.finfo(s.dtype).tiny)
+            strength[name] += s
+
+        watch_sampling(
+            model, [[p for p, _ in part] for part in parts], layers, look, noise=noise, steps=self.steps,
+            stop=self.record, guidance=self.guidance, both_halves=self.both_halves,
+        )  # fmt: skip
+        for name, s in strength.items():
+            top = float(s.max()) if self.normalise_strength else float(self.record)
+            s.mul_(0.5 / max(top, torch.finfo(s.dtype).tiny)).add_(often.pop(name), alpha=0.5 / self.record)
+        return strength
+
+
+def spatial(a: Tensor, r2: float, granularity: Literal["both", "row", "layer"] = "both") -> Tensor:
+    """Weights among the largest share r2 of their row and of their layer (eq. 4-6), never one of score 0.
+
+    Args:
+        a: scores [out, in].
+        r2: share; at least one weight a row and layer.
+        granularity: "row" or "layer" asks for that half alone.
+    """
+    chosen = a > 0
+    if granularity != "layer":
+        k = max(1, int(r2 * a.shape[1]))
+        rows = torch.zeros_like(chosen)
+        chosen &= rows.scatter_(1, a.topk(k, 1).indices, True)
+    if granularity != "row":
+        k = max(1, int(r2 * a.numel()))
+        whole = torch.zeros(a.numel(), dtype=torch.bool, device=a.device)
+        whole[a.flatten().topk(k).indices] = True
+        chosen &= whole.view_as(a)
+    return chosen
+
+
+def kth_largest(values: Tensor, share: float) -> Tensor:
+    """The smallest of the largest `share` of all entries, at least one; a scalar tensor."""
+    flat = values.flatten()
+    k = max(1, int(share * len(flat)))
+    if flat.device.type == "cpu":
+        import numpy as np
+
+        return torch.from_numpy(np.partition(flat.numpy(), len(flat) - k)[len(flat) - k : len(flat) - k + 1])[
+            0
+        ]
+    return flat.kthvalue(len(flat) - k + 1).values

@@ -1,0 +1,123 @@
+"""Unified concept editing: turn concepts into others by solving for the cross-attention's keys and values.
+
+Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffusion Models", WACV 2024, arXiv
+2308.14761. Every W of `attn2.to_k` and `attn2.to_v` becomes (eq. 7; c is an encoded token of a concept's prompt, g that
+of the guide's prompt in its place, p one of a prompt to preserve)
+
+    W* = [lambda W + s_e sum W g c^T + s_p sum W p p^T] [lambda I + s_e sum c c^T + s_p sum p p^T]^-1
+
+which is W times one matrix for all layers, solved in float64. Prompts are the request's templates in full: tokens are
+encoded in context, and an edit at the bare word does not carry over to short prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import InputError
+from ..paper import Paper
+from ..tasks.text_to_image import TextToImage
+from .concepts import Concepts
+
+
+@dataclass(frozen=True, kw_only=True)
+class UCE:
+    """Map the keys and values of concepts to those of their guides in closed form; keep those of preserved prompts.
+
+    Attributes:
+        erase_scale: weight of each token of an erased concept (s_e).
+        preserve_scale: weight of each token to preserve (s_p).
+        strength: pull to the old weights (lambda).
+        tokens: positions edited: "all" of a prompt, "concept" alone, or its "last" token (the authors' code).
+    """
+
+    erase_scale: float = 1.0
+    preserve_scale: float = 1.0
+    strength: float = 0.5
+    tokens: Literal["all", "concept", "last"] = "all"
+
+    paper: ClassVar[Paper] = Paper(
+        "Unified Concept Editing in Diffusion Models", "Gandikota, Orgad, Belinkov, Materzynska, Bau", "WACV", 2024,
+        "2308.14761",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ("preserve",)
+
+    def __post_init__(self) -> None:
+        if not self.strength > 0:
+            raise InputError(
+                f"UCE.strength must be positive; got {self.strength}. Without it the equations have no solution."
+            )
+        if not self.erase_scale > 0 or self.preserve_scale < 0:
+            raise InputError(
+                f"UCE needs erase_scale > 0 and preserve_scale >= 0; got {self.erase_scale} and {self.preserve_scale}."
+            )
+
+    def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
+        """A copy of the pipeline with edited keys and values; `rng` is not drawn from.
+
+        Raises:
+            InputError: if the tokenizer cannot see a concept, or its guide is encoded just as it is.
+        """
+        data.require_seen(model, "UCE")
+        change = self.change(model, data)
+        edited = model.editable()
+        with torch.no_grad():
+            for layer in edited.linears("cross_kv").values():
+                weight = layer.weight.double()
+                layer.weight.copy_(weight + weight @ change)
+        return edited
+
+    @torch.no_grad()
+    def change(self, model: TextToImage, data: Concepts) -> Tensor:
+        """The matrix D, float64 [width, width], with W* = W + W D.
+
+        Raises:
+            InputError: see `apply`.
+        """
+        pairs = [self._pairs(model, data, c, i) for c in data.erase for i in range(len(data.templates))]
+        c, g = (torch.cat(side) for side in zip(*pairs, strict=True))
+        if torch.allclose(c, g, rtol=0, atol=1e-9):
+            raise InputError("UCE: every guide is encoded just as its concept, so nothing would change.")
+        kept = [model.encode([p]) for concept in data.preserve for p in data.prompts(concept)]
+        p = [self._read(model, text, None) for text in kept]
+        erased = self.erase_scale * c.T @ c
+        moved = self.erase_scale * g.T @ c
+        preserved = self.preserve_scale * sum((v.T @ v for v in p), torch.zeros_like(erased))
+        eye = self.strength * torch.eye(len(erased), dtype=erased.dtype, device=erased.device)
+        # W* - W = W (moved - erased) (eye + erased + preserved)^-1: the difference loses no digits
+        change: Tensor = torch.linalg.solve(eye + erased + preserved, (moved - erased).T).T
+        return change
+
+    def _pairs(self, model: TextToImage, data: Concepts, concept: str, i: int) -> tuple[Tensor, Tensor]:
+        old, new = data.prompts(concept)[i], data.guide_prompts(concept)[i]
+        encoded = model.encode([old]), model.encode([new])
+        length = encoded[0].hidden.shape[1]
+        where = model.positions(old, concept)
+        start, extra = where[0], _count(model, new) - _count(model, old)
+        width = len(where) + extra  # tokens of the guide
+        at = {"all": range(length), "concept": where, "last": where[-1:]}[self.tokens]
+        if encoded[0].mask is not None:
+            at = [k for k in at if encoded[0].mask[0, k]]
+        partner = [
+            k if k < start else start + min(k - start, width - 1) if k in where else k + extra for k in at
+        ]
+        return (
+            self._read(model, encoded[0], list(at)),
+            self._read(model, encoded[1], [min(max(k, 0), length - 1) for k in partner]),
+        )
+
+    @staticmethod
+    def _read(model: TextToImage, text: object, at: list[int] | None) -> Tensor:
+        hidden = model.cross_inputs(text)[0]  # type: ignore[arg-type]
+        if at is None:
+            mask = getattr(text, "mask", None)
+            at = list(range(len(hidden))) if mask is None else mask[0].nonzero().flatten().tolist()
+        return hidden[at].double()
+
+
+def _count(model: TextToImage, prompt: str) -> int:
+    return int(model.tokens([prompt])[1].sum())
