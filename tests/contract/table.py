@@ -200,6 +200,18 @@ def _rows() -> list[Row]:
             bad=((lambda: prune.SparseGPT(sparsity=1.0), "sparsity must be in"),),
         ),
         Row(
+            name="SparseModelSoup",
+            make=lambda: prune.SparseModelSoup(recipe=RECIPE, sparsity=0.6, cycles=2, epochs=2, lr=0.02),
+            off=lambda: prune.SparseModelSoup(
+                recipe=RECIPE, sparsity=0.6, cycles=2, epochs=2, lr=0.02, copies=1
+            ),
+            on="data",
+            bad=(
+                (lambda: prune.SparseModelSoup(recipe=RECIPE, sparsity=1.0), "sparsity must be in"),
+                (lambda: prune.SparseModelSoup(recipe=RECIPE, copies=0), "copies must be"),
+            ),
+        ),
+        Row(
             name="WandaPrune",
             make=lambda: prune.WandaPrune(sparsity=0.75),
             on="data",

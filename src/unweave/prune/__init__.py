@@ -23,6 +23,7 @@ from .silence import silence
 from .snip import SNIP
 from .soft_filter import SoftFilter
 from .sparse_gpt import SparseGPT
+from .sparse_model_soups import SparseModelSoup
 from .synflow import SynFlow, SynFlowPrune
 from .taylor import Taylor
 from .threshold import kth_largest
@@ -53,6 +54,7 @@ __all__ = [
     "Shrunk",
     "SoftFilter",
     "SparseGPT",
+    "SparseModelSoup",
     "SynFlow",
     "SynFlowPrune",
     "Taylor",
