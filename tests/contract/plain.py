@@ -39,6 +39,13 @@ def _sparse(method: Any, rng: Generator) -> dict[str, Tensor]:
     return dict(recipe.build(world.points()[0], rng=rng).state_dict())
 
 
+def _supermasks(method: Any, rng: Generator) -> dict[str, Tensor]:
+    from tests.contract import world
+
+    net = method.apply(world.network(), [world.points()[0]] * 2, rng=rng)
+    return {**net.backbone.state_dict(), **{f"mask {n}": a for n, a in net.masks[1].keep.items()}}
+
+
 def _rows() -> list[PlainRow]:
     from functools import partial
 
@@ -52,6 +59,12 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.DSR(every=4)),
             off=static,
             bad=((lambda: prune.DSR(rate=2.0), "rate"),),
+        ),
+        PlainRow(
+            name="ExSSNeT",
+            run=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=2)),
+            off=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=0)),
+            bad=((lambda: prune.ExSSNeT(density=0.0), "density"),),
         ),
         PlainRow(
             name="ITOP",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ._supermasks import Supermasks
 from .budgets import ERK, Global, PerOutput, Uniform
 from .dsr import DSR
+from .exssnet import ExSSNeT
 from .gmp import GMP
 from .gradient import Gradient
 from .grasp import GraSP
@@ -31,6 +33,7 @@ from .wanda import Wanda, WandaPrune
 
 __all__ = [
     "DSR",
+    "ExSSNeT",
     "Explored",
     "ITOP",
     "MEST",
@@ -55,6 +58,7 @@ __all__ = [
     "SoftFilter",
     "SparseGPT",
     "SparseModelSoup",
+    "Supermasks",
     "SynFlow",
     "SynFlowPrune",
     "Taylor",

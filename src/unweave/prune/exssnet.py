@@ -1,0 +1,197 @@
+"""Exclusive supermask subnetworks: learn task after task in one network and forget none.
+
+Yadav, Bansal, "Exclusive Supermask Subnetwork Training for Continual Learning", Findings of ACL 2023,
+arXiv 2210.10209: each task finds a sparse mask in the shared weights, then trains only those weights under its mask
+that no earlier task uses. Which task an input belongs to must be known.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ..errors import InputError
+from ..fit import fit_
+from ..mask import Mask
+from ..paper import Paper
+from ..random import child
+from ..recipe import mean_loss
+from ..tasks import predict, read_labels
+from ..types import Data
+from ._supermasks import Head, Supermasks, TopK, top
+from .scope import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExSSNeT:
+    """Learn tasks one after another, each in a subnetwork of its own.
+
+    Every weight becomes +-gain / sqrt(fan-in); biases and the affine part of batch normalisation are set to 0 and 1
+    and frozen. The public code's mask phase takes the weights' learning rate; here each phase has its own.
+
+    Attributes:
+        density: share of each layer's weights a task uses, in (0, 1].
+        mask_epochs: passes over a task's data that train its scores.
+        weight_epochs: passes that train its weights; 0 is SupSup, masks alone.
+        mask_lr: learning rate of the scores (Adam, cosine).
+        weight_lr: learning rate of the weights (Adam, cosine).
+        exclusive: False trains all weights under the mask, also those of earlier tasks (SSNeT, which forgets).
+        transfer: "knn_best" starts a task's scores from those of the earlier task whose features tell its classes
+            apart best, if better than chance; "none" starts at random.
+        neighbours: of the nearest-neighbour classifier that judges features.
+        share: of a task's data that it reads, in (0, 1].
+    """
+
+    density: float = 0.1
+    mask_epochs: int = 50
+    weight_epochs: int = 50
+    mask_lr: float = 0.01
+    weight_lr: float = 1e-3
+    exclusive: bool = True
+    transfer: Literal["none", "knn_best"] = "knn_best"
+    neighbours: int = 200
+    share: float = 0.2
+
+    paper: ClassVar[Paper] = Paper(
+        "Exclusive Supermask Subnetwork Training for Continual Learning", "Yadav, Bansal",
+        "Findings of ACL", 2023, "2210.10209",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ("labels",)
+
+    def __post_init__(self) -> None:
+        for name in ("density", "share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"ExSSNeT.{name} must be in (0, 1]; got {getattr(self, name)}.")
+        if self.mask_epochs < 1 or self.weight_epochs < 0 or self.neighbours < 1:
+            raise InputError(
+                "ExSSNeT.mask_epochs and neighbours must be at least 1, weight_epochs at least 0; got "
+                f"{self.mask_epochs}, {self.neighbours}, {self.weight_epochs}."
+            )
+
+    def start(self, model: Module, *, rng: Generator) -> Supermasks:
+        """A network without tasks, of signed constants in the place of `model`'s weights."""
+        backbone = deepcopy(model).requires_grad_(True)
+        weights = Scope().weights(backbone)
+        with torch.no_grad():
+            for name, p in backbone.named_parameters():
+                if name in weights:
+                    signs = torch.randint(2, p.shape, generator=rng).to(p) * 2 - 1
+                    p.copy_(signs * (2 / p[0].numel()) ** 0.5)
+                else:
+                    p.fill_(1.0 if name.endswith("weight") else 0.0)
+        return Supermasks(backbone.requires_grad_(False))
+
+    def learn(self, net: Supermasks, data: Data[Any], *, rng: Generator) -> Supermasks:
+        """A copy of `net` that has learnt one task more; what earlier tasks use has the same bits.
+
+        Raises:
+            EmptyDataError: if `data` is empty.
+        """
+        data.require_examples("ExSSNeT")
+        net, classes = deepcopy(net), data.task.classes
+        scores = self._initial(net, data, child(rng))
+        work = nn.Sequential(_fresh(net.backbone), Head(classes))
+        weights = Scope().weights(deepcopy(net.backbone).requires_grad_(True))
+        for name in weights:
+            layer = work[0].get_submodule(name.rpartition(".")[0])
+            parametrize.register_parametrization(layer, "weight", TopK(scores[name], self.density))
+        trained = [m.scores for m in work.modules() if isinstance(m, TopK)]
+        _train(work, data, trained, self.mask_epochs, self.mask_lr, rng)
+        found = [m.scores.detach() for m in work.modules() if isinstance(m, TopK)]
+        mask = Mask({n: top(s.abs(), self.density) for n, s in zip(weights, found, strict=True)})
+        for name in weights:
+            parametrize.remove_parametrizations(work[0].get_submodule(name.rpartition(".")[0]), "weight")
+        free = mask - net.used() if net.masks and self.exclusive else mask
+        if free.count() < 0.05 * mask.count() and self.weight_epochs:
+            warnings.warn(
+                f"ExSSNeT: only {free.count()} of this task's {mask.count()} weights are its own; the network is "
+                "nearly full. Lower density or take a wider network.",
+                stacklevel=2,
+            )
+        if self.weight_epochs and free.count():
+            living = [work[0].get_parameter(n).requires_grad_(True) for n in weights]
+            only = Mask({f"0.{n}": alive for n, alive in free.keep.items()})
+            _train(work, data, living, self.weight_epochs, self.weight_lr, rng, only)
+            with torch.no_grad():
+                for name, alive in free.keep.items():
+                    net.backbone.get_parameter(name)[alive] = work[0].get_parameter(name)[alive]
+        net.masks.append(mask)
+        net.scores.append(dict(zip(weights, found, strict=True)))
+        net._statistics.append({n: b.clone() for n, b in work[0].named_buffers()})
+        net._classes.append(classes)
+        return net
+
+    def apply(self, model: Module, tasks: Sequence[Data[Any]], *, rng: Generator) -> Supermasks:
+        """Learn the tasks in order, in a network of `model`'s shape."""
+        net = self.start(model, rng=rng)
+        for data in tasks:
+            net = self.learn(net, data, rng=rng)
+        return net
+
+    def _initial(self, net: Supermasks, data: Data[Any], rng: Generator) -> dict[str, Tensor]:
+        best = self.source(net, data) if self.transfer == "knn_best" else None
+        if best is not None:
+            return {n: s.clone() for n, s in net.scores[best].items()}
+        weights = Scope().weights(deepcopy(net.backbone).requires_grad_(True))
+        bound = {n: w[0].numel() ** -0.5 for n, w in weights.items()}  # Kaiming-uniform with a = sqrt 5
+        return {n: (torch.rand(w.shape, generator=rng) * 2 - 1).to(w) * bound[n] for n, w in weights.items()}
+
+    def source(self, net: Supermasks, data: Data[Any]) -> int | None:
+        """The earlier task whose features classify this task best by nearest neighbours; None if none beats chance."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        part = data.subset(range(max(3, ceil(self.share * len(data)))) if len(data) > 3 else range(len(data)))
+        labels, cut = read_labels(part).numpy(), round(0.66 * len(part))
+        accuracy = []
+        for task in range(len(net.masks)):
+            net_of = net.subnetwork(task, classes=data.task.classes)
+            features = predict(net_of, part, data.task.features).numpy()
+            judge = KNeighborsClassifier(min(self.neighbours, cut)).fit(features[:cut], labels[:cut])
+            accuracy.append(float((judge.predict(features[cut:]) == labels[cut:]).mean()))
+        if not accuracy or max(accuracy) <= 1 / data.task.classes:
+            return None
+        return accuracy.index(max(accuracy))
+
+
+def _fresh(backbone: Module) -> Module:
+    copy = deepcopy(backbone)
+    for module in copy.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+    return copy.train()
+
+
+def _train(
+    model: Module,
+    data: Data[Any],
+    trained: list[Any],
+    epochs: int,
+    lr: float,
+    rng: Generator,
+    only: Mask | None = None,
+) -> None:
+    optimizer = Adam(trained, lr)
+    schedule = CosineAnnealingLR(optimizer, epochs * -(-len(data) // data.batch_size))
+    fit_(
+        model,
+        data,
+        mean_loss(data),
+        optimizer,
+        epochs=epochs,
+        rng=rng,
+        schedule=schedule,
+        only=only,
+        label="task",
+    )
