@@ -102,16 +102,17 @@ def repair(name: str, weight: Tensor, gram: Tensor, how: SparseGPT) -> Tensor:
         gram: sum of x x^T over the layer's inputs, [in, in].
         how: sparsity, pattern, damping and block.
     """
-    work = weight.to(gram.dtype).clone()
+    # inputs in rows: what a column is to the paper lies together in memory
+    work = weight.to(gram.dtype).T.contiguous()
     given = work == 0
     factor, unused = _factor(name, gram, how.damping)
-    work[:, unused] = 0
-    columns = work.shape[1]
-    for low in range(0, columns, how.block):
-        high = min(low + how.block, columns)
-        part, here, dead = work[:, low:high], factor[low:high, low:high], given[:, low:high]
+    work[unused] = 0
+    inputs = len(work)
+    for low in range(0, inputs, how.block):
+        high = min(low + how.block, inputs)
+        part, here, dead = work[low:high], factor[low:high, low:high], given[low:high]
         errors = torch.empty_like(part)
-        scale = here.diagonal()
+        scale = here.diagonal()[:, None]
         kept = torch.empty_like(dead)
         if not isinstance(how.pattern, NM):
             worth = (part / scale).square_().masked_fill_(dead, -1.0)
@@ -120,17 +121,16 @@ def repair(name: str, weight: Tensor, gram: Tensor, how: SparseGPT) -> Tensor:
         for i in range(high - low):
             if isinstance(how.pattern, NM) and i % how.pattern.m == 0:
                 group = slice(i, i + how.pattern.m)
-                worth = (part[:, group] / scale[group]).square_().masked_fill_(dead[:, group], -1.0)
-                best = worth.topk(how.pattern.n, dim=1).indices
-                kept[:, group] = torch.zeros_like(dead[:, group]).scatter_(1, best, True) & ~dead[:, group]
-            column = part[:, i]
-            left = column * kept[:, i]
-            errors[:, i] = (column - left) / scale[i]
-            part[:, i + 1 :].addr_(errors[:, i], here[i, i + 1 :], alpha=-1)
-            part[:, i] = left
-        work[:, high:].addmm_(errors, factor[low:high, high:], alpha=-1)
+                worth = (part[group] / scale[group]).square_().masked_fill_(dead[group], -1.0)
+                best = worth.topk(how.pattern.n, dim=0).indices
+                kept[group] = torch.zeros_like(dead[group]).scatter_(0, best, True) & ~dead[group]
+            left = part[i] * kept[i]
+            torch.sub(part[i], left, out=errors[i]).div_(scale[i])
+            part[i + 1 :].addr_(here[i, i + 1 :], errors[i], alpha=-1)
+            part[i] = left
+        work[high:].addmm_(factor[low:high, high:].T, errors, alpha=-1)
     work.masked_fill_(given, 0)
-    return work.to(weight.dtype)
+    return work.T.to(weight.dtype)
 
 
 def _factor(name: str, gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -146,9 +146,21 @@ def _factor(name: str, gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
         raise InputError(
             f"SparseGPT: the Hessian of {name} cannot be factorised. Raise damping, or give more examples."
         )
-    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return inverse.flip(0, 1).contiguous(), unused
+    return _inverse_(lower).flip(0, 1).contiguous(), unused
+
+
+def _inverse_(lower: Tensor) -> Tensor:
+    """Inverse of a lower triangular matrix, in its place: by halves, so that most of the work is matrix products."""
+    n = len(lower)
+    if n <= 256:
+        identity = torch.eye(n, dtype=lower.dtype, device=lower.device)
+        return lower.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+    half = n // 2
+    first, corner, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    _inverse_(first)
+    _inverse_(last)
+    corner.copy_(last @ (corner @ first)).neg_()
+    return lower
 
 
 def _matrix(weight: Tensor, pattern: Unstructured | NM) -> Tensor:
