@@ -42,7 +42,7 @@ def _sparse(method: Any, rng: Generator) -> dict[str, Tensor]:
 def _supermasks(method: Any, rng: Generator) -> dict[str, Tensor]:
     from tests.contract import world
 
-    net = method.apply(world.network(), [world.points()[0]] * 2, rng=rng)
+    net = method.apply(world.RECIPE.initial(rng), [world.points()[0]] * 2, rng=rng)
     return {**net.backbone.state_dict(), **{f"mask {n}": a for n, a in net.masks[1].keep.items()}}
 
 
