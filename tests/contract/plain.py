@@ -93,4 +93,10 @@ def _rows() -> list[PlainRow]:
     ]
 
 
-PLAIN = _rows()
+def _erase_rows() -> list[PlainRow]:
+    from tests.contract.erase import rows
+
+    return rows()
+
+
+PLAIN = [*_rows(), *_erase_rows()]

@@ -32,7 +32,7 @@ CONCEPTS = Concepts(
 
 
 def tokenizer(kind: Kind, length: int = 12) -> Any:
-    """CLIP's own class with every word as one token; for T5 a word tokenizer that ends in </s>."""
+    """CLIP's own class, words in one to three pieces; for T5 a word tokenizer that ends in </s>."""
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
     if kind == "pixart":

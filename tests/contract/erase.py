@@ -1,0 +1,66 @@
+"""Rows of the methods that erase concepts: each edits a tiny pipeline of Stable Diffusion's classes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Generator, Tensor
+
+from tests.contract.plain import PlainRow
+
+
+def edited(method: Any, rng: Generator, kind: Any = "sd") -> dict[str, Tensor]:
+    """All weights of the edited pipeline; checks that the input kept its own bits, flags and modes."""
+    from tests.erase.pipelines import CONCEPTS, pipeline
+
+    model = pipeline(kind)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [p.requires_grad for p in model.parameters()]
+    out = method.apply(model, CONCEPTS, rng=rng)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items()), "changed its input"
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert [p.requires_grad for p in out.parameters()] == flags
+    assert not any(m.training for m in out.modules())
+    assert {n: (v.shape, v.dtype) for n, v in out.state_dict().items()} == {
+        n: (v.shape, v.dtype) for n, v in before.items()
+    }
+    moved = sum(float((out.state_dict()[n] - v).abs().sum()) for n, v in before.items())
+    assert moved > 1e-4, "moved by no more than rounding"
+    return dict(out.state_dict())
+
+
+def unseen(method: Any) -> Any:
+    """A call on a concept that the tokenizer cannot see."""
+
+    def call() -> Any:
+        from tests.erase.pipelines import pipeline
+        from unweave import seeded
+        from unweave.erase import Concepts
+
+        asked = Concepts(erase=("zeppelin",), templates=("a {}",))
+        return method.apply(pipeline("pixart"), asked, rng=seeded(0))
+
+    return (call, "cannot see 'zeppelin'")
+
+
+def rows() -> list[PlainRow]:
+    from unweave import erase
+
+    def row(name: str, method: Any, *bad: Any, random: bool = True) -> PlainRow:
+        return PlainRow(name=name, run=partial(edited, method), random=random, bad=(unseen(method), *bad))
+
+    return [
+        # one row a method, in the order of the alphabet
+        row(
+            "ConceptPrune",
+            erase.ConceptPrune(density=0.1, steps=4, record=2),
+            (lambda: erase.ConceptPrune(density=0), r"density must be in \(0, 1\]"),
+        ),
+        row(
+            "FIA",
+            erase.FIA(r2=0.2, steps=4, record=2),
+            (lambda: erase.FIA(alpha=0), r"alpha must be in \(0, 1\]"),
+        ),
+        row("UCE", erase.UCE(), (lambda: erase.UCE(strength=-1), "strength must be positive"), random=False),
+    ]

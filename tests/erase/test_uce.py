@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
+from unweave import seeded
+from unweave.erase import UCE, Concepts
+from unweave.errors import InputError
+
+ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
+
+
+@torch.no_grad()
+def naive(model, asked: Concepts, weight: torch.Tensor, s_e=1.0, s_p=1.0, strength=0.5) -> torch.Tensor:
+    """Eq. 7 term by term, for all positions, in float64."""
+    w = weight.double()
+    left, right = strength * w, strength * torch.eye(w.shape[1], dtype=torch.float64)
+
+    def read(prompt):
+        text = model.encode([prompt])
+        return model.cross_inputs(text)[0].detach().double(), text.mask
+
+    for concept in asked.erase:
+        for old, new in zip(asked.prompts(concept), asked.guide_prompts(concept), strict=True):
+            (c, mask), (g, _) = read(old), read(new)
+            where = model.positions(old, concept)
+            width = len(model.positions(new, asked.guide_of(concept)))
+            for k in range(len(c)):
+                if mask is not None and not mask[0, k]:
+                    continue
+                at = k
+                if k in where:
+                    at = where[0] + min(k - where[0], width - 1)
+                elif k > where[-1]:
+                    at = min(k - len(where) + width, len(c) - 1)
+                left = left + s_e * torch.outer(w @ g[at], c[k])
+                right = right + s_e * torch.outer(c[k], c[k])
+    for concept in asked.preserve:
+        for prompt in asked.prompts(concept):
+            p, mask = read(prompt)
+            for k in range(len(p)):
+                if mask is None or mask[0, k]:
+                    left = left + s_p * torch.outer(w @ p[k], p[k])
+                    right = right + s_p * torch.outer(p[k], p[k])
+    return left @ right.inverse()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_equation_7(kind) -> None:
+    model = pipeline(kind)
+    edited = UCE(erase_scale=2.0, preserve_scale=0.7).apply(model, ASKED, rng=seeded(0))
+    for name, layer in model.linears("cross_kv").items():
+        expected = naive(model, ASKED, layer.weight.detach(), 2.0, 0.7)
+        assert torch.allclose(edited.denoiser.get_submodule(name).weight.double(), expected, atol=1e-5)
+        assert float((expected - layer.weight.detach()).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_keys_of_the_concept_become_those_of_the_guide() -> None:
+    model = pipeline("pixart")
+    asked = Concepts(erase=("cat",), guide="dog", preserve=("church",), templates=("a {}",))
+    edited = UCE(strength=1e-3).apply(model, asked, rng=seeded(0))
+    text = {w: model.cross_inputs(model.encode([f"a {w}"]))[0, 1] for w in ("cat", "dog", "church")}
+    for name, layer in model.linears("cross_kv").items():
+        after = edited.denoiser.get_submodule(name)
+        gap = (after(text["cat"]) - layer(text["dog"])).norm() / (
+            layer(text["cat"]) - layer(text["dog"])
+        ).norm()
+        kept = (after(text["church"]) - layer(text["church"])).norm() / layer(text["church"]).norm()
+        assert float(gap) < 0.05
+        assert float(kept) < 0.05
+
+
+def test_a_strong_pull_leaves_the_weights() -> None:
+    model = pipeline()
+    edited = UCE(strength=1e9).apply(model, ASKED, rng=seeded(0))
+    for name, layer in model.linears("cross_kv").items():
+        assert torch.allclose(edited.denoiser.get_submodule(name).weight, layer.weight, atol=1e-6)
+
+
+def test_only_keys_and_values_move() -> None:
+    model = pipeline("sdxl")
+    edited = UCE().apply(model, ASKED, rng=seeded(0))
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, edited.get_parameter(n))}
+    assert moved == {f"denoiser.{n}.weight" for n in model.linears("cross_kv")}
+
+
+@pytest.mark.parametrize("tokens", ["all", "concept", "last"])
+def test_an_empty_guide_and_one_of_more_tokens(tokens) -> None:
+    model = pipeline()
+    for guide in ("", "golf ball park"):
+        change = UCE(tokens=tokens).change(model, Concepts(erase=("cat",), guide=guide))
+        assert torch.isfinite(change).all()
+        assert float(change.abs().max()) > 1e-3
+
+
+def test_refuses() -> None:
+    with pytest.raises(InputError, match="strength must be positive"):
+        UCE(strength=0)
+    with pytest.raises(InputError, match="erase_scale > 0"):
+        UCE(erase_scale=0)
+    model = pipeline()
+    with torch.no_grad():
+        model.text_encoder.get_input_embeddings().weight.zero_()
+    with pytest.raises(InputError, match="nothing would change"):
+        UCE().apply(model, ASKED.only("cat"), rng=seeded(0))
