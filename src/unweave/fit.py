@@ -119,8 +119,9 @@ def fit_(
 
     The optimiser always gets a closure, torch's own contract: it computes the objective and runs backward exactly
     when gradients are enabled, so that SGD calls it once, SAM twice, and a zero-order step calls it under
-    `no_grad` for forward passes only. Further calls within one step see the same batch with the same random draws
-    (dropout, augmentation) as the first, and leave the running statistics of batch normalisation alone.
+    `no_grad` for forward passes only, whose loss is the whole batch's over all processes. Further calls within one
+    step see the same batch with the same random draws (dropout, augmentation) as the first, and leave the running
+    statistics of batch normalisation alone.
 
     Args:
         model: trained in place; its train/eval modes, `requires_grad` flags, dtype and device end as they began.
@@ -188,7 +189,7 @@ def fit_(
             if clip is not None and norm > clip:
                 torch._foreach_mul_([p.grad for p in trained if p.grad is not None], clip / norm)
         run.loss = value
-        return loss
+        return loss if loss.requires_grad or parts.count == 1 else torch.full_like(loss, value)
 
     def gradients() -> dict[str, Tensor]:
         statistics = [(b, b.detach().clone()) for b in model.buffers()]

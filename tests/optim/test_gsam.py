@@ -38,3 +38,22 @@ def test_the_radius_follows_the_learning_rate() -> None:
     assert optimizer.rhos()[0] == pytest.approx(0.2)
     optimizer.param_groups[0]["lr"] = 0.0
     assert optimizer.rhos()[0] == pytest.approx(0.1)
+
+
+def test_agrees_with_pytorch_optimizer_whose_closure_is_another() -> None:
+    theirs = pytest.importorskip("pytorch_optimizer").GSAM
+
+    class Constant:
+        def step(self) -> float:
+            return 0.2
+
+    one, two = parameters(), parameters()
+    ours = GSAM(one, lr=0.1, momentum=0.9, rho=0.2, alpha=0.4)
+    base = torch.optim.SGD(two, lr=0.1, momentum=0.9)
+    other = theirs(two, base, model=torch.nn.Identity(), rho_scheduler=Constant(), alpha=0.4)
+    for _ in range(5):
+        ours.step(closure_of(one))
+        with torch.enable_grad():
+            other.step(lambda: (None, torch.enable_grad()(closure_of(two))()))
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)  # it takes norms in float32

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from tests.optim.problem import assert_near, closure_of, gradient_at, parameters, size
+from tests.optim.problem import assert_near, closure_of, gradient_at, parameters
 from unweave.optim import SAM, LookSAM
 
 
@@ -42,9 +43,25 @@ def test_k_of_one_is_sam() -> None:
     assert_near(one, two)
 
 
-def test_pytorch_optimizer_projects_tensor_by_tensor() -> None:
-    # why ours is our own: over one vector the projections differ
-    g, there = gradient_at(parameters()), gradient_at(parameters(1))
-    whole = flat(there) @ flat(g) / (size(g) ** 2)
-    by_tensor = [float((a * b).sum() / (b * b).sum()) for a, b in zip(there, g, strict=True)]
-    assert max(abs(c - float(whole)) for c in by_tensor) > 0.1
+@pytest.mark.parametrize(("tensors", "same"), [(1, True), (3, False)])
+def test_pytorch_optimizer_projects_tensor_by_tensor_and_always_looks_twice(tensors: int, same: bool) -> None:
+    # why ours is our own: with one tensor they agree, with several its projection is not the paper's
+    theirs = pytest.importorskip("pytorch_optimizer").LookSAM
+    one, two = parameters(), parameters()
+    for w in (*one[tensors:], *two[tensors:]):
+        w.requires_grad_(False)
+    ours = LookSAM(one[:tensors], lr=0.1, rho=0.2, k=3, alpha=0.7)
+    other = theirs(two[:tensors], torch.optim.SGD, lr=0.1, rho=0.2, k=3, alpha=0.7)
+    calls = []
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        return closure_of(two)()
+
+    for _ in range(6):
+        ours.step(closure_of(one))
+        closure()  # it wants gradients before its step
+        other.step(closure)
+    apart = max(float((a - b).detach().abs().max()) for a, b in zip(one, two, strict=True))
+    assert (apart < 1e-6) is same
+    assert (ours.backwards, len(calls)) == (8, 12)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.optim.problem import assert_near, closure_of, gradient_at, loss_at, parameters, size
+from unweave.errors import InputError
 from unweave.optim import ZOSAM
 
 
@@ -128,6 +129,20 @@ def test_pruned_weights_are_never_moved() -> None:
     ZOSAM(weights, lr=0.1, rho=0.3).step(closure)
     assert len(seen) == 3
     assert all(torch.equal(s, torch.zeros(4, dtype=torch.float64)) for s in seen)
+
+
+def test_a_closure_that_always_runs_backward_is_told_what_to_do() -> None:
+    weights = parameters()
+
+    def closure() -> torch.Tensor:
+        loss = loss_at(weights)
+        loss.backward()
+        return loss
+
+    before = [w.detach().clone() for w in weights]
+    with pytest.raises(InputError, match="only if loss.requires_grad"):
+        ZOSAM(weights, lr=0.1).step(closure)
+    assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
 
 
 def test_more_directions_than_sam_costs_are_warned_of() -> None:

@@ -48,18 +48,77 @@ class Sharpness(Optimizer):
                 group.setdefault(name, value)
         self.foreach = foreach
         self.forwards = self.backwards = 0
+        self._moved: list[Tensor] = []
+        self._saved: list[Tensor] = []
 
     def gradient(self, closure: Closure) -> Tensor:
-        """Call the closure for loss and gradients."""
+        """Call the closure for loss and gradients.
+
+        Raises:
+            InputError: if it left no gradient.
+        """
         self.backwards += 1
         with torch.enable_grad():
-            return closure()
+            loss = closure()
+        if not any(p.grad is not None for group in self.param_groups for p in group["params"]):
+            raise InputError(
+                f"{type(self).__name__}: the closure left no gradient. It must run backward where gradients are "
+                "enabled."
+            )
+        return loss
 
     def probe(self, closure: Closure) -> Tensor:
-        """Call the closure for the loss alone."""
+        """Call the closure for the loss alone.
+
+        Raises:
+            InputError: if it runs backward all the same.
+        """
         self.forwards += 1
-        with torch.no_grad():
-            return closure()
+        try:
+            with torch.no_grad():
+                return closure()
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise InputError(
+                f"{type(self).__name__} also calls its closure without gradients. Let it run backward only "
+                "if loss.requires_grad."
+            ) from error
+
+    def ascent(self, weights: list[Tensor]) -> tuple[list[Tensor], float]:
+        """Direction of the perturbation, and the length to divide it by: the gradient and its norm.
+
+        Args:
+            weights: parameters with a gradient.
+        """
+        gradients = [p.grad for p in weights if p.grad is not None]
+        return gradients, norm(gradients)
+
+    @torch.no_grad()
+    def perturb(self) -> None:
+        """Keep a copy of the weights and move them by rho along `ascent`, by the gradients that are there."""
+        self.keep(self.trained())
+        directions, length = self.ascent(self._moved)
+        if length > 0:
+            self.move(self._moved, directions, [rho / (length + 1e-12) for rho in self.rhos()])
+
+    def keep(self, weights: list[Tensor]) -> None:
+        """Keep a copy of these weights for `restore`."""
+        self._moved, self._saved = weights, copies(weights)
+
+    def move(self, weights: list[Tensor], by: list[Tensor], scales: list[float]) -> None:
+        """Add `scale * by` to each weight in place."""
+        if self.foreach:
+            shift_(weights, by, scales)
+            return
+        for weight, step, scale in zip(weights, by, scales, strict=True):
+            weight.add_(step, alpha=scale)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back the weights that were kept, and free the copy; nothing if none were."""
+        put_back_(self._moved, self._saved)
+        self._moved, self._saved = [], []
 
     def needed(self, closure: Closure | None) -> Closure:
         """The closure.
@@ -104,17 +163,32 @@ class Sharpness(Optimizer):
 
 def norm(tensors: Iterable[Tensor]) -> float:
     """Euclidean norm of all tensors as one vector, in float32 or wider."""
-    wide = [t if t.dtype != torch.float16 else t.float() for t in tensors]
-    if not wide:
-        return 0.0
-    parts = torch._foreach_norm(wide)
-    return float(torch.stack([p if p.dtype == torch.float64 else p.float() for p in parts]).norm())
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for t in tensors:
+        kinds.setdefault((t.dtype, t.device), []).append(t)
+    return math.hypot(
+        *(float(torch.stack(torch._foreach_norm(ts, 2, _wide(d))).norm()) for (d, _), ts in kinds.items())
+    )
 
 
 def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
-    """Inner product of two lists of tensors, each as one vector."""
-    wide = [(x, y) if x.dtype == torch.float64 else (x.float(), y.float()) for x, y in zip(a, b, strict=True)]
-    return math.fsum(float((x * y).sum()) for x, y in wide)
+    """Inner product of two lists of tensors, each as one vector, in float32 or wider."""
+    parts = [(x.to(_wide(x.dtype)) * y).sum() for x, y in zip(a, b, strict=True)]
+    return math.fsum(float(p) for p in parts)
+
+
+def together(values: list[float], device: torch.device) -> list[float]:
+    """Mean of each value over the processes of a distributed training; the values themselves in one process."""
+    group = torch.distributed
+    if not group.is_available() or not group.is_initialized() or group.get_world_size() == 1:
+        return values
+    mean = torch.tensor(values, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    group.all_reduce(mean)
+    return [float(v) / group.get_world_size() for v in mean]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def shift_(weights: list[Tensor], by: list[Tensor], scales: list[float]) -> None:

@@ -16,7 +16,7 @@ from torch.optim import SGD, Optimizer
 
 from ..errors import InputError
 from ..paper import Paper
-from ._sharpness import Closure, copies, dot, shift_
+from ._sharpness import copies, dot
 from .sam import SAM
 
 
@@ -53,6 +53,7 @@ class GSAM(SAM):
             raise InputError(f"GSAM: rho_min must be in [0, {rho}], the largest radius; got {rho_min}.")
         super().__init__(params, base, rho=rho, foreach=foreach, **keywords)
         self.alpha, self.rho_min, self.lr_min = alpha, rho_min, lr_min
+        self._clean: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
             group.setdefault("lr_max", group["lr"])
 
@@ -68,23 +69,24 @@ class GSAM(SAM):
         return found
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """Perturb, look again, combine, step."""
-        again = self.needed(closure)
-        loss = self.gradient(again)
+    def first_step(self) -> None:
+        """Keep the plain gradient and move to the perturbed weights."""
         weights = self.trained()
-        clean = copies(p.grad for p in weights if p.grad is not None)
-        self.first_step()
-        try:
-            self.gradient(again)
-        finally:
-            self.restore()
-        perturbed = [p.grad for p in weights if p.grad is not None]
+        self._clean = list(zip(weights, copies(_gradients(weights)), strict=True))
+        super().first_step()
+
+    def combine(self) -> None:
+        """From g' take alpha times the part of g that is orthogonal to it."""
+        weights, clean = [p for p, _ in self._clean], [g for _, g in self._clean]
+        self._clean = []
+        perturbed = _gradients(weights)
         square = dot(perturbed, perturbed)
         if square > 0 and self.alpha:
             along = dot(clean, perturbed) / square
             # g' - alpha (g - along g')
             torch._foreach_mul_(perturbed, 1 + self.alpha * along)
-            shift_(perturbed, clean, [-self.alpha] * len(clean))
-        self.base.step()
-        return loss
+            self.move(perturbed, clean, [-self.alpha] * len(clean))
+
+
+def _gradients(weights: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in weights if p.grad is not None]

@@ -15,11 +15,10 @@ from torch.optim import SGD, Optimizer
 
 from ..errors import InputError
 from ..paper import Paper
-from ._sharpness import Closure, copies, dot, norm, shift_
-from .sam import SAM
+from ._sharpness import Closure, Sharpness, check_rho, copies, dot, norm
 
 
-class LookSAM(SAM):
+class LookSAM(Sharpness):
     """SAM at 1 + 1/k of the base optimiser's price.
 
     The projection is over all parameters as one vector, as in the paper; `pytorch_optimizer.LookSAM` (4.1) projects
@@ -49,7 +48,8 @@ class LookSAM(SAM):
     ) -> None:  # fmt: skip
         if k < 1:
             raise InputError(f"LookSAM: k must be at least 1; got {k}. SAM is done at every k-th step.")
-        super().__init__(params, base, rho=rho, foreach=foreach, **keywords)
+        check_rho("LookSAM", rho)
+        super().__init__(params, base, settings={"rho": rho}, foreach=foreach, **keywords)
         self.k, self.alpha = k, alpha
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class LookSAM(SAM):
 
     def _look(self, closure: Closure, weights: list[Tensor]) -> None:
         clean = copies(p.grad for p in weights if p.grad is not None)
-        self.first_step()
+        self.perturb()
         try:
             self.gradient(closure)
         finally:
@@ -82,16 +82,11 @@ class LookSAM(SAM):
             self.state[p]["apart"] = there - along * here
 
     def _reuse(self, weights: list[Tensor]) -> None:
-        known = [p for p in weights if "apart" in self.state[p]]
-        apart = [self.state[p]["apart"] for p in known]
+        known = [p for p in weights if "apart" in self.state[p] and p.grad is not None]
         gradients = [p.grad for p in known if p.grad is not None]
+        # a mask may have changed since
+        apart = [self.state[p]["apart"].masked_fill((p.grad == 0) & (p == 0), 0) for p in known]
         length = norm(apart)
         if length > 0:
-            alive = [
-                a.masked_fill(g == 0, 0) for a, g in zip(apart, gradients, strict=True)
-            ]  # a mask may have changed
-            shift_(
-                gradients,
-                alive,
-                [self.alpha * norm(p.grad for p in weights if p.grad is not None) / length] * len(known),
-            )
+            scale = self.alpha * norm(p.grad for p in weights if p.grad is not None) / length
+            self.move(gradients, apart, [scale] * len(known))

@@ -6,17 +6,18 @@ and Accurate Sparse Training", NeurIPS 2024.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import SGD, Optimizer
 
 from ..paper import Paper
-from ._sharpness import Closure, copies, every_parameter, norm, put_back_, shift_
-from .sam import SAM
+from ._sharpness import Closure, Sharpness, check_rho, every_parameter, norm
 
 
-class S2SAM(SAM):
+class S2SAM(Sharpness):
     """SAM at the base optimiser's price: eps = rho g / ||g|| with g from the step before.
 
     The first step perturbs nothing. Weights that died since the last step (their value is zero in a tensor of two and
@@ -39,21 +40,28 @@ class S2SAM(SAM):
         "Ji, Li, Fu, Afghah, Guo, Yuan, Ma", "NeurIPS", 2024, "",
     )  # fmt: skip
 
+    def __init__(
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05, foreach: bool = True,
+        **keywords: Any,
+    ) -> None:  # fmt: skip
+        check_rho("S2SAM", rho)
+        super().__init__(params, base, settings={"rho": rho}, foreach=foreach, **keywords)
+
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Perturb by the last gradient, look once, step."""
         again = self.needed(closure)
         weights = [p for p in every_parameter(self.param_groups) if "last" in self.state[p]]
-        saved = copies(weights)
+        self.keep(weights)
         last = [self.state[p]["last"].masked_fill((p == 0) & (p.ndim > 1), 0) for p in weights]
         length = norm(last)
         if length > 0:
             rho = {id(p): g["rho"] for g in self.param_groups for p in g["params"]}
-            shift_(weights, last, [rho[id(p)] / (length + 1e-12) for p in weights])
+            self.move(weights, last, [rho[id(p)] / (length + 1e-12) for p in weights])
         try:
             loss = self.gradient(again)
         finally:
-            put_back_(weights, saved)
+            self.restore()
         for p in self.trained():
             assert p.grad is not None
             if "last" in self.state[p]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from ..paper import Paper
-from ._sharpness import Closure, Sharpness, check_rho, copies, norm, put_back_, shift_
+from ._sharpness import Closure, Sharpness, check_rho
 
 
 class SAM(Sharpness):
@@ -48,8 +48,6 @@ class SAM(Sharpness):
     ) -> None:  # fmt: skip
         check_rho(type(self).__name__, rho)
         super().__init__(params, base, settings={"rho": rho}, foreach=foreach, **keywords)
-        self._saved: list[Tensor] = []
-        self._moved: list[Tensor] = []
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
@@ -63,43 +61,23 @@ class SAM(Sharpness):
         self.first_step()
         try:
             self.gradient(again)
-        finally:
+        except BaseException:
             self.restore()
-        self.base.step()
+            raise
+        self.second_step()
         return loss
 
     @torch.no_grad()
     def first_step(self) -> None:
         """Move to the perturbed weights, by the gradients that are there; for loops that call backward themselves."""
-        self._moved = self.trained()
-        self._saved = copies(self._moved)
-        directions, length = self.ascent(self._moved)
-        if length == 0:
-            return
-        scales = [rho / (length + 1e-12) for rho in self.rhos()]
-        if self.foreach:
-            shift_(self._moved, directions, scales)
-        else:
-            for weight, direction, scale in zip(self._moved, directions, scales, strict=True):
-                weight.add_(direction, alpha=scale)
+        self.perturb()
 
     @torch.no_grad()
     def second_step(self) -> None:
         """Go back to the weights before `first_step` and step by the gradients that are there now."""
         self.restore()
+        self.combine()
         self.base.step()
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Go back to the weights before `first_step`."""
-        put_back_(self._moved, self._saved)
-        self._moved, self._saved = [], []
-
-    def ascent(self, weights: list[Tensor]) -> tuple[list[Tensor], float]:
-        """Direction of the perturbation, and the length to divide it by.
-
-        Args:
-            weights: parameters with a gradient.
-        """
-        gradients = [p.grad for p in weights if p.grad is not None]
-        return gradients, norm(gradients)
+    def combine(self) -> None:
+        """Make the gradients at the perturbed weights into what the base steps by; SAM takes them as they are."""

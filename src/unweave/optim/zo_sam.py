@@ -18,7 +18,7 @@ from torch.optim import SGD, Optimizer
 
 from ..errors import InputError
 from ..paper import Paper
-from ._sharpness import Closure, Sharpness, check_rho, copies, every_parameter, norm, put_back_
+from ._sharpness import Closure, Sharpness, check_rho, norm, put_back_, together
 
 _PRIME = 1_000_003
 
@@ -31,9 +31,10 @@ class ZOSAM(Sharpness):
     of the loss is far below SAM's; `directions="guided"` (not in the paper) takes the last step's gradient as the first
     of the m directions.
 
-    Weights of exactly zero in tensors of two and more dimensions are taken for pruned and never moved; directions are
-    drawn anew from the seed instead of being stored, so that the one extra copy is that of the weights. The loss that
-    `step` returns is the mean of the first pair of probes, which is that at w up to delta squared.
+    Weights of exactly zero in tensors of two and more dimensions are taken for pruned and not moved; directions are
+    drawn into the weights' own memory, and anew from the seed, so that the one extra copy is that of the weights
+    ("guided" keeps the last gradient too). Over several processes the differences are averaged, so that all perturb
+    alike. The loss that `step` returns is the mean of the first pair of probes, which is that at w up to delta squared.
 
     Args:
         params: parameters or groups; a group may have its own `rho`.
@@ -83,27 +84,20 @@ class ZOSAM(Sharpness):
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Probe, perturb, look, step."""
         again = self.needed(closure)
-        groups = [g for g in self.param_groups if any(p.requires_grad for p in g["params"])]
-        weights = every_parameter(groups)
-        rho = [g["rho"] for g in groups for p in g["params"] if p.requires_grad]
+        groups = [(p, g["rho"]) for g in self.param_groups for p in g["params"] if p.requires_grad]
+        weights, rho = [p for p, _ in groups], [r for _, r in groups]
         living = sum(int(torch.count_nonzero(p)) if p.ndim > 1 else p.numel() for p in weights)
         if not living:
             raise InputError("ZOSAM: no weight lives, so there is nothing to perturb.")
-        saved = copies(weights)
-        largest = max(rho)
-        delta = self.delta or (largest or 0.05) / math.sqrt(living)
-        slopes: list[float] = []
-        for i in range(self.m):
-            up = self._probe(again, weights, saved, i, delta)
-            down = self._mirrored(again, weights, saved)
-            slopes.append((float(up) - float(down)) / (2 * delta))
-            if i == 0:
-                loss = (up + down) / 2
-        self._perturb(weights, saved, slopes, rho)
+        delta = self.delta or (max(rho) or 0.05) / math.sqrt(living)
+        for p in weights:
+            p.grad = None  # of the step before: no use, and room for the copy
+        self.keep(weights)
         try:
+            loss = self._climb(again, rho, delta)
             self.gradient(again)
         finally:
-            put_back_(weights, saved)
+            self.restore()
         if self.directions == "guided":
             for p in self.trained():
                 assert p.grad is not None
@@ -121,21 +115,24 @@ class ZOSAM(Sharpness):
         self.skipped = rest.pop("skipped")
         super().load_state_dict(rest)
 
-    def _probe(
-        self, closure: Closure, weights: list[Tensor], saved: list[Tensor], i: int, delta: float
-    ) -> Tensor:
-        for p, old, u in zip(weights, saved, self._direction(weights, saved, i), strict=True):
-            torch.add(old, u, alpha=delta, out=p)
-        return self.probe(closure)
+    def _climb(self, closure: Closure, rho: list[float], delta: float) -> Tensor:
+        weights, saved = self._moved, self._saved
+        slopes: list[float] = []
+        for i in range(self.m):
+            for old, u in zip(saved, self._direction(weights, saved, i, weights), strict=True):
+                u.mul_(delta).add_(old)
+            up = self.probe(closure)
+            for p, old in zip(weights, saved, strict=True):
+                p.neg_().add_(old, alpha=2)
+            down = self.probe(closure)
+            slopes.append((float(up) - float(down)) / (2 * delta))
+            if i == 0:
+                loss = (up + down) / 2
+        self._perturb(together(slopes, weights[0].device), rho)
+        return loss
 
-    def _mirrored(self, closure: Closure, weights: list[Tensor], saved: list[Tensor]) -> Tensor:
-        for p, old in zip(weights, saved, strict=True):
-            p.neg_().add_(old, alpha=2)
-        return self.probe(closure)
-
-    def _perturb(
-        self, weights: list[Tensor], saved: list[Tensor], slopes: list[float], rho: list[float]
-    ) -> None:
+    def _perturb(self, slopes: list[float], rho: list[float]) -> None:
+        weights, saved = self._moved, self._saved
         if not any(slopes):
             self.skipped += 1
             put_back_(weights, saved)
@@ -157,21 +154,25 @@ class ZOSAM(Sharpness):
             else:
                 p.copy_(old)
 
-    def _direction(self, weights: list[Tensor], saved: list[Tensor], i: int) -> Iterator[Tensor]:
-        """One tensor at a time, so that a direction is never in memory whole."""
+    def _direction(
+        self, weights: list[Tensor], saved: list[Tensor], i: int, into: list[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """One tensor at a time, in the memory of `into` if given, so that a direction is never a copy of its own."""
         last = [self.state[p].get("last") for p in weights]
         if self.directions == "guided" and i == 0 and all(g is not None for g in last):
             size = norm(g for g in last if g is not None)
             # as long as a Gaussian one
             root = math.sqrt(sum(int(torch.count_nonzero(s)) if s.ndim > 1 else s.numel() for s in saved))
-            for g, old in zip(last, saved, strict=True):
-                assert g is not None
-                yield (g * (root / size if size else 0.0)).masked_fill_((old == 0) & (old.ndim > 1), 0)
+            for k, (g, old) in enumerate(zip(last, saved, strict=True)):
+                u = torch.empty_like(old) if into is None else into[k]
+                u.copy_(g).mul_(root / size if size else 0.0)
+                yield u.masked_fill_(old == 0, 0) if old.ndim > 1 else u
             return
         seed = (self.seed * _PRIME + self.backwards) * _PRIME + i
         generators = {d: torch.Generator(d).manual_seed(seed % 2**63) for d in {p.device for p in weights}}
-        for p, old in zip(weights, saved, strict=True):
-            u = torch.randn(p.shape, generator=generators[p.device], device=p.device, dtype=p.dtype)
+        for k, old in enumerate(saved):
+            u = torch.empty_like(old) if into is None else into[k]
+            u.normal_(generator=generators[old.device])
             if self.directions == "rademacher":
                 u.sign_()
             yield u.masked_fill_(old == 0, 0) if old.ndim > 1 else u
