@@ -51,16 +51,12 @@ def cosine(rate: float, index: int, last: float) -> float:
 
 def lowest(values: Tensor, among: Tensor, n: int) -> Tensor:
     """Exactly the `n` smallest values among some positions, equal ones by position; a mask of the values' shape."""
-    found = torch.zeros_like(among)
     if n <= 0:
-        return found
-    candidates = values[among]
-    threshold = -kth_largest([candidates.neg_()], n)
-    candidates.neg_()
-    below = candidates < threshold
-    ties = (candidates == threshold).nonzero().flatten()
-    below[ties[: n - int(below.sum())]] = True
-    found[among] = below
+        return torch.zeros_like(among)
+    threshold = -kth_largest([values[among].neg_()], n)
+    found = (values < threshold) & among
+    ties = ((values == threshold) & among).flatten().nonzero().flatten()
+    found.view(-1)[ties[: n - int(found.sum())]] = True
     return found
 
 
