@@ -4,7 +4,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 # Another build of torch: make test TORCH="torch==2.13.0"
 TORCH  ?= torch>=2.4
-EXTRAS  = vision,distributed,prune,parquet,language,optim,onnx,docs,test
+EXTRAS  = vision,distributed,prune,parquet,diffusion,language,optim,onnx,docs,test
 
 .PHONY: forget test docs lint clean
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
+    "erase": "take concepts out of a text-to-image pipeline, and look at what it draws",
     "prune": "zero or remove the weights a model needs least",
     "train": "train a model with another optimiser, or sparse from the start",
     "compare": "several methods over several seeds: means, spreads, paired differences",

@@ -1,0 +1,362 @@
+"""`unweave erase`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ..audit import words
+from ..audit.erasure import Drawn, Erasure, Judge, audit_erasure, changed_share, draw, in_turn
+from ..audit.erasure_report import erasure_from_json, erasure_json, render_erasure
+from ..catalogue import find
+from ..erase import Concepts, TextToImage
+from ..errors import InputError
+from ..fit import resumable
+from ..io.files import write_text
+from ..io.pipeline_folder import load_pipeline, save_pipeline
+from ..io.runs import RunFolder
+from ..parallel import described
+from ..random import seeded
+from ..types import Edit
+from ._options import build, key_of, named_methods, named_run, parse, with_methods
+
+EXAMPLE = """  unweave erase
+  unweave erase ./pipeline --concepts "golf ball, church" --preserve parachute --method fia --out runs/erased
+  unweave erase ./pipeline --concepts "golf ball" --method uce --uce.strength 0.1 --judge ./vit-imagenette --images 10
+  unweave erase ./pipeline --concepts "golf ball, church" --method esd --in-turn --compare uce fia
+
+Alone it erases "three" from the small world of digits: two trainings of about five minutes the first time, kept for
+the next. Each method named adds its flags: add --help."""
+DIGITS = "three"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erase:
+    """Erase concepts from a diffusers text-to-image pipeline, and look at what it draws before and after.
+
+    Attributes:
+        pipeline: folder of a diffusers pipeline (Stable Diffusion 1.x, 2.x, SDXL, PixArt), or nothing for the small
+            world of digits, made on the spot.
+        concepts: what to erase, with commas between.
+        preserve: what must survive, with commas between.
+        guide: what erased concepts are turned into; "" is nothing at all.
+        method: how; see `unweave list --family erase`.
+        compare: further methods to run and report beside it.
+        in_turn: erase the concepts one after the other instead of together, and look at all of them after each.
+        oracle: folders of pipelines trained without the concepts, to compare with.
+        judge: what names the images: a transformers image-classification folder whose labels are the concepts, or your
+            own .py file with names(images) and features(images). Without one nothing can be concluded.
+        images: drawn for each prompt.
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance.
+        seed: governs the whole run.
+        out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
+            unless given.
+        json: print the audit as JSON.
+    """
+
+    pipeline: tyro.conf.Positional[str] = ""
+    concepts: str = ""
+    preserve: str = ""
+    guide: str = ""
+    method: str = "uce"
+    compare: tuple[str, ...] = ()
+    in_turn: bool = False
+    oracle: tuple[Path, ...] = ()
+    judge: Path | None = None
+    images: int = 4
+    steps: int = 20
+    guidance: float = 7.5
+    seed: int = 0
+    out: Path | None = None
+    json: bool = False
+
+
+def run(argv: Sequence[str]) -> int:
+    """Erase. Exit code 0 if the verdict is `erased`, else 3."""
+    names = [*named_methods(argv, ("--method",), "uce"), *named_methods(argv, ("--compare",), "")]
+    asked: Any = parse(with_methods(Erase, [n for n in names if n]), argv, command="erase", example=EXAMPLE)
+    if asked.images < 1 or asked.steps < 1:
+        raise InputError(f"--images and --steps must be at least 1; got {asked.images} and {asked.steps}.")
+    edits = {name: _edit(name, asked) for name in dict.fromkeys((asked.method, *asked.compare))}
+    original, concepts, oracles, judge, real, inputs = _open(asked)
+    concepts.require_seen(original, "unweave erase")
+    settings = {
+        "methods": {n: described(e) for n, e in edits.items()},
+        "concepts": described(concepts),
+        "in turn": asked.in_turn,
+        "images": asked.images,
+        "steps": asked.steps,
+        "guidance": asked.guidance,
+        "judge": str(asked.judge or ""),
+    }
+    at = asked.out or named_run("erase", settings, asked.pipeline, asked.seed)
+    command = ["unweave", "erase", *argv]
+    with RunFolder.open(at, settings=settings, inputs=inputs, seed=asked.seed, command=command) as folder:
+        edited: dict[str, TextToImage] = {}
+        seconds: dict[str, float] = {}
+        for i, (name, edit) in enumerate(edits.items()):
+            where = "model" if i == 0 else f"compared/{name}"
+            with folder.stage(f"edit {name}", where, f"costs/{name}.json") as stage:
+                if stage.todo:
+                    began = perf_counter()
+                    with resumable(stage.work):
+                        model = _apply(edit, original, concepts, asked, stage.rng)
+                    write_text(stage.paths[1], json.dumps({"seconds": perf_counter() - began}) + "\n")
+                    save_pipeline(model, stage.paths[0])
+            edited[name] = load_pipeline(stage.paths[0])
+            seconds[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))["seconds"]
+        with folder.stage("audit", "audit.json", "report.html") as stage:
+            if stage.todo:
+                audits, drawn, turns = _audit(
+                    asked, concepts, original, edited, oracles, judge, real, edits, seconds, stage.rng
+                )
+                write_text(stage.paths[0], erasure_json(audits, turns))
+                told = {k: folder.record[k] for k in ("settings", "seed", "versions", "hardware", "inputs")}
+                request = (
+                    f"Erase {', '.join(concepts.erase)} from {asked.pipeline or 'the small world of digits'}"
+                )
+                write_text(
+                    stage.paths[1],
+                    render_erasure(
+                        audits,
+                        drawn,
+                        request=request,
+                        run={"command": " ".join(command), **told},
+                        turns=turns,
+                    ),
+                )
+            text = stage.paths[0].read_text(encoding="utf-8")
+    found = erasure_from_json(text)
+    if asked.json:
+        sys.stdout.write(text)
+    else:
+        _print(found, at)
+    return 0 if found[0].verdict == "erased" else 3
+
+
+def _edit(name: str, asked: Any) -> Edit[Concepts]:
+    method = find(name)
+    if method.family != "erase" or not hasattr(method.cls, "apply"):
+        raise InputError(f"{name} does not erase concepts. See: unweave list --family erase.")
+    edit: Edit[Concepts] = build(method.cls, getattr(asked, key_of(method), None), {})
+    return edit
+
+
+def _apply(
+    edit: Edit[Concepts], model: TextToImage, concepts: Concepts, asked: Any, rng: torch.Generator
+) -> TextToImage:
+    if not asked.in_turn:
+        return edit.apply(model, concepts, rng=rng)  # type: ignore[return-value]
+    return in_turn(lambda m, c: edit.apply(m, c, rng=rng), model, concepts)[-1][1]  # type: ignore[arg-type,return-value]
+
+
+def _open(
+    asked: Any,
+) -> tuple[TextToImage, Concepts, list[TextToImage], Judge | None, Tensor | None, dict[str, Path | str]]:
+    if not asked.pipeline:
+        return _embedded(asked)  # type: ignore[no-any-return]
+    concepts = Concepts.parse(asked.concepts, asked.preserve, guide=asked.guide)
+    original = load_pipeline(Path(asked.pipeline))
+    concepts.require_seen(original, "unweave erase")
+    inputs: dict[str, Path | str] = {"pipeline": Path(asked.pipeline)}
+    inputs |= {f"oracle {i}": path for i, path in enumerate(asked.oracle)}
+    judge: Judge | None = None
+    if asked.judge is not None:
+        inputs["judge"] = asked.judge
+        judge = _Written(asked.judge) if asked.judge.suffix == ".py" else _Classifier(asked.judge, concepts)
+    return original, concepts, [load_pipeline(p) for p in asked.oracle], judge, None, inputs
+
+
+def _embedded(asked: Any) -> Any:
+    from ..erase.testbed import DIGITS as ALL
+    from ..erase.testbed import concepts as digits
+    from ..erase.testbed import judge as trained_judge
+    from ..erase.testbed import real_images, small_world
+
+    given = Concepts.parse(asked.concepts or DIGITS, asked.preserve)
+    unknown = [c for c in (*given.erase, *given.preserve) if c not in ALL]
+    if unknown:
+        raise InputError(
+            f"the small world draws {', '.join(ALL)}; got {', '.join(unknown)}. Give a pipeline folder."
+        )
+    concepts = digits(*given.erase, preserve=given.preserve or None, guide=asked.guide or "digit")
+    world = small_world("unet", asked.seed)
+    oracle = small_world("unet", asked.seed, given.erase)
+    kept, _, _ = real_images(concepts.preserve)
+    return world, concepts, [oracle], _Digits(trained_judge()), kept, {"pipeline": world.source or ""}
+
+
+def _audit(
+    asked: Any,
+    concepts: Concepts,
+    original: TextToImage,
+    edited: dict[str, TextToImage],
+    oracles: list[TextToImage],
+    judge: Judge | None,
+    real: Tensor | None,
+    edits: dict[str, Edit[Concepts]],
+    seconds: dict[str, float],
+    rng: torch.Generator,
+) -> tuple[list[Erasure], dict[str, Drawn], dict[str, dict[str, float]] | None]:
+    guidance = (
+        asked.guidance if asked.pipeline else min(asked.guidance, 3.0)
+    )  # what the small world was made for
+
+    def look(model: TextToImage, label: str) -> Drawn:
+        return draw(
+            model,
+            concepts,
+            judge,
+            each=asked.images,
+            seed=asked.seed,
+            steps=asked.steps,
+            guidance=guidance,
+            label=label,
+        )
+
+    before = look(original, "draw with the original")
+    never = [look(o, "draw with a retrained one") for o in oracles]
+    after = {name: look(model, f"draw after {name}") for name, model in edited.items()}
+    audits = [
+        audit_erasure(
+            concepts,
+            after[name],
+            before,
+            never,
+            judge=judge,
+            real=real,
+            changed=changed_share(edited[name], original),
+            seconds=seconds[name],
+            method=name,
+            rng=rng,
+        )
+        for name in edited
+    ]
+    drawn = {"before": before, **after, **({"retrained": never[0]} if never else {})}
+    turns = None
+    if asked.in_turn and judge is not None:
+        first = next(iter(edits))
+        turns = {}
+        steps = in_turn(lambda m, c: edits[first].apply(m, c, rng=seeded(asked.seed)), original, concepts)  # type: ignore[arg-type,return-value]
+        for concept, model in steps:
+            found = look(model, f"draw after {concept}")
+            turns[concept] = {c: 100 * h / n for c in concepts.erase for h, n in [found.hits([c])]}
+    return audits, drawn, turns
+
+
+class _Digits:
+    """The small world's judge."""
+
+    def __init__(self, judge: Any) -> None:
+        from ..erase.testbed import DIGITS as ALL
+
+        self._judge, self._words = judge, ALL
+
+    def names(self, images: Tensor) -> list[str]:
+        return ["" if k < 0 else self._words[k] for k in self._judge.digits(images).tolist()]
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        return self._judge.features(images)  # type: ignore[no-any-return]
+
+
+class _Written:
+    """A user's own judge, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        spec = importlib.util.spec_from_file_location("unweave_judge", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise InputError(
+                f"there is no judge file {path}. It is a Python file with names(images) and features(images)."
+            )
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # the user's own code
+            raise InputError(f"{path}: {type(error).__name__}: {error}. Mend it and run again.") from error
+        missing = [n for n in ("names", "features") if not callable(getattr(module, n, None))]
+        if missing:
+            raise InputError(f"{path} does not define {' and '.join(missing)}(images).")
+        self.names, self.features = module.names, module.features
+
+
+class _Classifier:
+    """A transformers image classifier whose labels name the concepts."""
+
+    def __init__(self, folder: Path, concepts: Concepts) -> None:
+        from ..io.transformers_folder import load_model
+        from ..tasks.classify import Classify
+
+        model: Any = load_model(folder).eval()
+        self._model = model
+        settings = folder / "preprocessor_config.json"
+        read = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        size = read.get("size", {}).get("height") or getattr(model.config, "image_size", 224)
+        self._size = int(size if isinstance(size, int) else size[0])
+        self._mean = torch.tensor(read.get("image_mean", [0.5])).view(1, -1, 1, 1)
+        self._std = torch.tensor(read.get("image_std", [0.5])).view(1, -1, 1, 1)
+        labels = model.config.id2label
+        self._labels = [labels[i] for i in range(len(labels))]
+        self._task = Classify(len(labels))
+        asked = {c.lower(): c for c in (*concepts.erase, *concepts.preserve)}
+        self._names = [
+            next(
+                (asked[part] for part in (p.strip().lower() for p in label.split(",")) if part in asked),
+                label,
+            )
+            for label in self._labels
+        ]
+        missing = [c for c in asked.values() if c not in self._names]
+        if missing:
+            raise InputError(
+                f"the judge {folder} has no label for {', '.join(missing)}; it knows {', '.join(self._labels[:10])}"
+                f"{' ...' if len(self._labels) > 10 else ''}."
+            )
+
+    @torch.no_grad()
+    def names(self, images: Tensor) -> list[str]:
+        logits = self._task.outputs(self._model, (self._ready(images), torch.zeros(len(images))))
+        return [self._names[k] for k in logits.argmax(1).tolist()]
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        return self._task.features(self._model, (self._ready(images), torch.zeros(len(images))))
+
+    def _ready(self, images: Tensor) -> Tensor:
+        grown = torch.nn.functional.interpolate(
+            images.float(), size=(self._size, self._size), mode="bilinear"
+        )
+        channels = self._model.config.num_channels
+        if grown.shape[1] != channels:
+            grown = grown.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+        return (grown.clamp(-1, 1) / 2 + 0.5 - self._mean) / self._std
+
+
+def _print(audits: Sequence[Erasure], at: Path) -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    first = audits[0]
+    out.print(f"{first.verdict.capitalize()}. {first.reason}\n", markup=False)
+    for text, passed in first.controls:
+        out.print(f"  {'✓' if passed else '✕'} {text}", markup=False)
+    for audit in audits:
+        table = Table(box=None, pad_edge=False)
+        for heading in (audit.method, "edited", "original", "retrained", "unit"):
+            table.add_column(heading, justify="left" if heading in (audit.method, "unit") else "right")
+        for m in audit.measurements:
+            oracle = "–" if m.oracle_mean is None else words.number(m.oracle_mean)
+            table.add_row(m.name, words.number(m.value), words.number(m.original), oracle, m.unit)
+        out.print(table, soft_wrap=False)
+    out.print(f"\nPipeline: {at / 'model'}\nReport: {at / 'report.html'}", markup=False)
