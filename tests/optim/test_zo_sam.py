@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from benchmarks.sam_step import extra_memory
 from tests.optim.problem import assert_near, closure_of, gradient_at, loss_at, parameters, size
 from unweave.errors import InputError
 from unweave.optim import ZOSAM
@@ -143,6 +145,15 @@ def test_a_closure_that_always_runs_backward_is_told_what_to_do() -> None:
     with pytest.raises(InputError, match="only if loss.requires_grad"):
         ZOSAM(weights, lr=0.1).step(closure)
     assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
+
+
+def test_needs_one_copy_of_the_weights_and_no_more() -> None:
+    inputs = torch.randn(2, 64)
+    for layers in (1, 6):
+        model = lambda n=layers: torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(n)))  # noqa: E731
+        assert extra_memory(ZOSAM, model, inputs) == pytest.approx(1, abs=1e-2)
+        # the control: the last gradient, kept as a direction, is a second
+        assert extra_memory(partial(ZOSAM, directions="guided"), model, inputs) == pytest.approx(2, abs=1e-2)
 
 
 def test_more_directions_than_sam_costs_are_warned_of() -> None:

@@ -49,6 +49,7 @@ class Sharpness(Optimizer):
         self.foreach = foreach
         self.forwards = self.backwards = 0
         self._moved: list[Tensor] = []
+        self._of: list[Tensor] = []
         self._saved: list[Tensor] = []
 
     def gradient(self, closure: Closure) -> Tensor:
@@ -92,7 +93,7 @@ class Sharpness(Optimizer):
             weights: parameters with a gradient.
         """
         gradients = [p.grad for p in weights if p.grad is not None]
-        return gradients, norm(gradients)
+        return gradients, norm(gradients, foreach=self.foreach)
 
     @torch.no_grad()
     def perturb(self) -> None:
@@ -103,8 +104,15 @@ class Sharpness(Optimizer):
             self.move(self._moved, directions, [rho / (length + 1e-12) for rho in self.rhos()])
 
     def keep(self, weights: list[Tensor]) -> None:
-        """Keep a copy of these weights for `restore`."""
-        self._moved, self._saved = weights, copies(weights)
+        """Keep a copy of these weights for `restore`, in the memory of the last one if they are the same."""
+        if len(weights) == len(self._of) and all(
+            w is of and w.dtype == old.dtype and w.device == old.device
+            for w, of, old in zip(weights, self._of, self._saved, strict=True)
+        ):
+            put_back_(self._saved, weights, foreach=self.foreach)
+        else:
+            self._saved = copies(weights)
+        self._moved = self._of = weights
 
     def move(self, weights: list[Tensor], by: list[Tensor], scales: list[float]) -> None:
         """Add `scale * by` to each weight in place."""
@@ -116,9 +124,10 @@ class Sharpness(Optimizer):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put back the weights that were kept, and free the copy; nothing if none were."""
-        put_back_(self._moved, self._saved)
-        self._moved, self._saved = [], []
+        """Put back the weights that were kept; nothing if none were since the last time."""
+        if self._moved:
+            put_back_(self._moved, self._saved, foreach=self.foreach)
+            self._moved = []
 
     def needed(self, closure: Closure | None) -> Closure:
         """The closure.
@@ -161,14 +170,21 @@ class Sharpness(Optimizer):
             self.param_groups = self.base.param_groups
 
 
-def norm(tensors: Iterable[Tensor]) -> float:
+def norm(tensors: Iterable[Tensor], *, foreach: bool = True) -> float:
     """Euclidean norm of all tensors as one vector, in float32 or wider."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for t in tensors:
         kinds.setdefault((t.dtype, t.device), []).append(t)
-    return math.hypot(
-        *(float(torch.stack(torch._foreach_norm(ts, 2, _wide(d))).norm()) for (d, _), ts in kinds.items())
-    )
+    lengths = []
+    for (dtype, _), alike in kinds.items():
+        wide = _wide(dtype)
+        norms = (
+            torch._foreach_norm(alike, 2, wide)
+            if foreach
+            else [torch.linalg.vector_norm(t, dtype=wide) for t in alike]
+        )
+        lengths.append(float(torch.stack(list(norms)).norm()))
+    return math.hypot(*lengths)
 
 
 def dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
@@ -202,17 +218,16 @@ def shift_(weights: list[Tensor], by: list[Tensor], scales: list[float]) -> None
 
 def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Copies in memory of their own."""
-    given = [t.detach() for t in tensors]
-    made = [torch.empty_like(t) for t in given]
-    if made:
-        torch._foreach_copy_(made, given)
-    return made
+    return [t.detach().clone() for t in tensors]
 
 
-def put_back_(weights: list[Tensor], saved: list[Tensor]) -> None:
+def put_back_(weights: list[Tensor], saved: list[Tensor], *, foreach: bool = True) -> None:
     """Copy saved values back: exact, where subtracting a perturbation would drift."""
-    if weights:
+    if weights and foreach:
         torch._foreach_copy_(weights, saved)
+        return
+    for weight, value in zip(weights, saved, strict=True):
+        weight.copy_(value)
 
 
 def check_rho(who: str, rho: float) -> None:
