@@ -101,7 +101,10 @@ class ZOSAM(Sharpness):
         if self.directions == "guided":
             for p in self.trained():
                 assert p.grad is not None
-                self.state[p]["last"] = p.grad.detach().clone()
+                if "last" in self.state[p]:
+                    self.state[p]["last"].copy_(p.grad)
+                else:
+                    self.state[p]["last"] = p.grad.detach().clone()
         self.base.step()
         return loss
 
