@@ -59,7 +59,7 @@ class Card:
 
     @property
     def classes(self) -> list[type[Any]]:
-        """The dataclasses it describes: `class` in the front matter, one name or several, dotted or bare.
+        """The classes it describes: `class` in the front matter, one name or several, dotted or bare.
 
         Raises:
             ValueError: if a name is not exported by the family.
@@ -101,11 +101,22 @@ def fields_table(cls: type[Any]) -> str:
     """
     prose = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}
     rows = ["| field | default | what it is |", "| --- | --- | --- |"]
-    for field in dataclasses.fields(cls):
-        if not prose.get(field.name):
-            raise ValueError(f"{cls.__name__}.{field.name} has no line in the docstring's Attributes")
-        rows.append(f"| `{field.name}` | {_default(field)} | {_cell(prose[field.name])} |")
+    for name, default in settings(cls).items():
+        if not prose.get(name):
+            raise ValueError(f"{cls.__name__}.{name} has no line in the docstring's Attributes or Args")
+        rows.append(f"| `{name}` | {default} | {_cell(prose[name])} |")
     return "\n".join(rows) if len(rows) > 2 else "It has no hyperparameter."
+
+
+def settings(cls: type[Any]) -> dict[str, str]:
+    """Hyperparameters and their defaults in Markdown: a dataclass's fields, else its constructor's, `params` aside."""
+    if dataclasses.is_dataclass(cls):
+        return {field.name: _default(field) for field in dataclasses.fields(cls)}
+    return {
+        p.name: "needed" if p.default is p.empty else _value(p.default)
+        for p in inspect.signature(cls).parameters.values()
+        if p.kind is not p.VAR_KEYWORD and p.name != "params"
+    }
 
 
 def claim_text(name: str) -> str:
@@ -259,6 +270,10 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = field.default_factory()
     else:
         return "needed"
+    return _value(value)
+
+
+def _value(value: Any) -> str:
     named = getattr(value, "__name__", None)
     return f"`{named or repr(value)}`".replace("|", "\\|")
 

@@ -4,7 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -134,8 +134,8 @@ def test_card_has_its_front_matter_and_parts_in_order(card) -> None:
 @pytest.mark.parametrize("card", CARDS, ids=lambda c: c.path)
 def test_card_agrees_with_the_code_and_the_stored_claim(card) -> None:
     for cls in card.classes:
-        for each in fields(cls):
-            assert f"| `{each.name}` |" in hooks.expand(card)
+        for name in hooks.settings(cls):
+            assert f"| `{name}` |" in hooks.expand(card)
     assert card.meta["status"] == hooks.status(card.claim)
     assert card.meta["results"] == f"claims/results/{card.claim}.json"
     assert "<!--" not in hooks.expand(card)
@@ -162,6 +162,27 @@ def test_fields_become_a_table() -> None:
         "| `size` | needed | needed by all. |",
         "| `rate` | `0.5` | how fast, in 1/s. |",
         "| `names` | `()` | a \\| b. |",
+    ]
+
+
+def test_a_constructors_arguments_become_a_table() -> None:
+    class Method:
+        """One.
+
+        Args:
+            params: to train.
+            base: that steps.
+            rate: how fast.
+            keywords: for the base.
+        """
+
+        def __init__(
+            self, params: list[int], base: type = int, *, rate: float, **keywords: float
+        ) -> None: ...
+
+    assert hooks.fields_table(Method).splitlines()[2:] == [
+        "| `base` | `int` | that steps. |",
+        "| `rate` | needed | how fast. |",
     ]
 
 
