@@ -1,0 +1,166 @@
+"""The audit of concept erasure: verdicts that can fail, exact distances, a page that shows the images."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
+
+from tests.erase.pipelines import CONCEPTS, pipeline
+from unweave import seeded
+from unweave.audit.erasure import Drawn, audit_erasure, changed_share, draw, frechet, in_turn
+from unweave.audit.erasure_report import erasure_from_json, erasure_json, render_erasure
+from unweave.erase import UCE, Concepts
+from unweave.errors import InputError
+
+ASKED = Concepts(erase=("cat",), preserve=("dog", "church"))
+
+
+class Eye:
+    """Reads a concept off the brightness of an image."""
+
+    WORDS = ("cat", "dog", "church", "")
+
+    def names(self, images: Tensor) -> list[str]:
+        return [self.WORDS[int(v)] for v in images.mean((1, 2, 3)).round().tolist()]
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3]
+
+
+def drawn(cat: float, dog: float = 1.0, church: float = 1.0, n: int = 60) -> Drawn:
+    """A pipeline that draws each concept in this share of its images, and nothing known otherwise."""
+    rng = seeded(0)
+    images = {}
+    for k, (concept, share) in enumerate((("cat", cat), ("dog", dog), ("church", church))):
+        values = torch.full((n, 1, 4, 4), 3.0)
+        values[: round(share * n)] = float(k)
+        images[concept] = values + 0.1 * torch.randn(values.shape, generator=rng)
+    return Drawn(images=images, named={c: Eye().names(v) for c, v in images.items()})
+
+
+def judged(
+    edited: Drawn, original: Drawn | None = None, oracles: tuple[Drawn, ...] = (), judge: object = None
+):
+    return audit_erasure(
+        ASKED, edited, original or drawn(1.0), oracles, judge=judge or Eye(), changed=0.1, seconds=1.0, rng=seeded(0)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("edited", "verdict"),
+    [
+        (drawn(0.0), "erased"),
+        (drawn(1.0), "not erased"),
+        (drawn(0.5), "not erased"),
+        (drawn(0.0, dog=0.5), "damaged"),
+        (drawn(0.0, n=4), "inconclusive"),
+        (drawn(1.0, dog=0.5), "not erased"),
+    ],
+)
+def test_verdicts(edited: Drawn, verdict: str) -> None:
+    assert judged(edited).verdict == verdict
+    assert judged(edited, oracles=(drawn(0.0), drawn(0.05))).verdict == verdict
+
+
+def test_an_edit_is_measured_by_the_retrained() -> None:
+    # where pipelines that never saw a cat draw something the judge calls one, so may the edited
+    edited, oracle = drawn(0.25), drawn(0.25)
+    assert judged(edited).verdict == "not erased"
+    assert judged(edited, oracles=(oracle,)).verdict == "erased"
+
+
+def test_controls_can_fail() -> None:
+    blind = judged(drawn(0.0), original=drawn(0.2))
+    assert blind.verdict == "inconclusive"
+    assert blind.controls[0][1] is False
+    useless = judged(drawn(0.0), oracles=(drawn(0.95),))
+    assert useless.verdict == "inconclusive"
+    assert "retrained pipelines do not draw" in useless.reason
+
+
+def test_without_a_judge_nothing_is_concluded() -> None:
+    images = Drawn(images=drawn(0.0).images)
+    found = audit_erasure(ASKED, images, images, judge=None, changed=0.1, seconds=1.0, rng=seeded(0))
+    assert found.verdict == "inconclusive"
+    assert "--judge" in found.reason
+    assert [m.name for m in found.measurements] == ["weights changed", "time of the edit"]
+
+
+def test_figures_have_units_intervals_and_references() -> None:
+    found = {m.name: m for m in judged(drawn(0.2, dog=0.9), oracles=(drawn(0.0), drawn(0.1))).measurements}
+    gone = found["erased concepts drawn"]
+    assert (gone.value, gone.unit, gone.n, gone.original) == (20.0, "%", 60, 100.0)
+    assert gone.interval is not None
+    assert gone.interval[0] < 20 < gone.interval[1]
+    assert gone.oracle_mean == pytest.approx(5.0)
+    assert gone.oracle_spread == pytest.approx(math.sqrt(50))
+    p, f = 95.0, 20.0
+    assert found["overall score"].value == pytest.approx(2 * p * (100 - f) / (p + 100 - f))
+    assert found["weights changed"].value == 10.0
+
+
+def test_the_frechet_distance_is_exact_for_gaussians_of_known_moments() -> None:
+    rng = seeded(0)
+    a = torch.randn(4000, 3, generator=rng, dtype=torch.float64)
+    scale, shift = (
+        torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64),
+        torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64),
+    )
+    # the same draws, scaled and shifted: commuting covariances, so the distance is sum (s - 1)^2 + |shift|^2
+    whitened = (a - a.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(a.T.cov())).T
+    assert frechet(whitened, whitened * scale + shift) == pytest.approx(1 + 0 + 0.25 + 5, rel=1e-6)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(InputError, match="at least two images"):
+        frechet(a[:1], a)
+
+
+def test_draws_the_same_noise_for_every_pipeline() -> None:
+    model = pipeline()
+    one, two = (draw(model, CONCEPTS, None, each=1, seed=3, steps=2, guidance=2.0) for _ in range(2))
+    other = draw(model, CONCEPTS, None, each=1, seed=4, steps=2, guidance=2.0)
+    assert all(torch.equal(one.images[c], two.images[c]) for c in one.images)
+    assert not torch.equal(one.images["cat"], other.images["cat"])
+    assert set(one.images) == {*CONCEPTS.erase, *CONCEPTS.preserve}
+
+
+def test_counts_the_weights_that_changed() -> None:
+    model = pipeline()
+    edited = model.editable()
+    layer = next(iter(edited.linears("cross_kv").values()))
+    with torch.no_grad():
+        layer.weight[0, :3] += 1
+    total = sum(p.numel() for p in model.parameters())
+    assert changed_share(edited, model) == pytest.approx(3 / total)
+
+
+def test_erases_one_after_the_other_from_what_is_left() -> None:
+    model = pipeline()
+    seen: list[tuple[str, ...]] = []
+
+    def edit(m, c):
+        seen.append(c.erase)
+        return UCE().apply(m, c, rng=seeded(0))
+
+    steps = in_turn(edit, model, CONCEPTS)
+    assert seen == [("cat",), ("golf ball",)]
+    assert [c for c, _ in steps] == ["cat", "golf ball"]
+    assert changed_share(steps[1][1], steps[0][1]) > 0
+
+
+def test_the_page_and_the_json() -> None:
+    audits = [judged(drawn(0.1), oracles=(drawn(0.0),)), judged(drawn(1.0))]
+    text = erasure_json(audits, {"cat": {"cat": 0.0}})
+    assert erasure_from_json(text) == audits
+    page = render_erasure(
+        audits, {"before": drawn(1.0), "after": drawn(0.1)}, request="Erase <cat>", run={"seed": 0},
+        turns={"cat": {"cat": 0.0}},
+    )  # fmt: skip
+    assert page.count("data:image/png;base64,") == 6
+    assert "Erase &lt;cat&gt;" in page
+    assert "One after the other" in page
+    assert "http" not in page.replace("http-equiv", "")

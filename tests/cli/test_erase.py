@@ -1,0 +1,102 @@
+"""`unweave erase` on tiny pipelines of random weights, with a judge of the user's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
+
+from tests.erase.pipelines import folder
+from unweave.cli import main
+from unweave.io.pipeline_folder import load_pipeline
+
+JUDGE = """
+def names(images):
+    return ["cat"] * len(images)
+def features(images):
+    return images.flatten(1)[:, :4]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "judge.py").write_text(JUDGE)
+    return tmp_path
+
+
+def test_writes_a_pipeline_an_audit_and_a_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        "erase", str(folder()), "--concepts", "cat", "--preserve", "dog", "--method", "uce", "--uce.strength", "0.3",
+        "--judge", "judge.py", "--images", "1", "--steps", "2", "--out", "run", "--json",
+    )  # fmt: skip
+    assert main(command) == 3  # the judge calls everything a cat
+    told = json.loads(capsys.readouterr().out)
+    assert told["audits"][0]["verdict"] == "not erased"
+    assert {f.name for f in (here / "run").iterdir()} == {
+        "model",
+        "audit.json",
+        "report.html",
+        "run.json",
+        "costs",
+    }
+    edited, original = load_pipeline(here / "run" / "model"), load_pipeline(folder())
+    assert any((a != b).any() for a, b in zip(edited.parameters(), original.parameters(), strict=True))
+    import diffusers
+
+    diffusers.StableDiffusionPipeline.from_pretrained(here / "run" / "model", local_files_only=True)
+    before = (here / "run" / "run.json").read_bytes()
+    assert main(command) == 3
+    capsys.readouterr()
+    assert (here / "run" / "run.json").read_bytes() == before
+
+
+def test_without_a_judge_it_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(("erase", str(folder()), "--concepts", "cat", "--images", "1", "--steps", "1", "--out", "run"))
+        == 3
+    )
+    assert "Give --judge" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--concepts", ""), "Concepts.erase is empty"),
+        (("--concepts", "cat", "--preserve", "cat"), "both erased and preserved"),
+        (("--concepts", "cat, cat"), "more than once"),
+        (("--concepts", "cat", "--method", "salun"), "does not erase concepts"),
+        (("--concepts", "cat", "--judge", "absent.py"), "there is no judge file"),
+        (("--concepts", "cat", "--judge", "half.py"), r"does not define features\(images\)"),
+        (("--concepts", "cat", "--judge", "broken.py"), "ZeroDivisionError"),
+        (("--concepts", "cat", "--oracle", "absent"), "there is no pipeline folder absent|no absent"),
+        (("--concepts", "cat", "--images", "0"), "--images and --steps"),
+    ],
+)
+def test_wrong_use_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    import re
+
+    (here / "half.py").write_text("def names(images):\n    return []\n")
+    (here / "broken.py").write_text("1 / 0\n")
+    assert main(("erase", str(folder()), *arguments, "--out", "run")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(message, error)
+    assert not (here / "run").exists()
+
+
+def test_unusable_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(("erase", "absent", "--concepts", "cat")) == 2
+    assert "there is no pipeline folder absent" in capsys.readouterr().err
+    partial = here / "partial"
+    shutil.copytree(folder(), partial)
+    shutil.rmtree(partial / "unet")
+    assert main(("erase", str(partial), "--concepts", "cat", "--out", "run")) == 2
+    assert "partial lacks unet" in capsys.readouterr().err
+    assert not (here / "run").exists()
