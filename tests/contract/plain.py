@@ -46,6 +46,13 @@ def _supermasks(method: Any, rng: Generator) -> dict[str, Tensor]:
     return {**net.backbone.state_dict(), **{f"mask {n}": a for n, a in net.masks[1].keep.items()}}
 
 
+def _adapted(rng: Generator) -> dict[str, Tensor]:
+    from tests.contract import world
+    from tests.prune.test_mosa import HERE, Net
+
+    return dict(HERE().adapt(Net(), world.points()[0], rng=rng).state_dict())
+
+
 def _rows() -> list[PlainRow]:
     from functools import partial
 
@@ -77,6 +84,11 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.MEST(every=4)),
             off=partial(_sparse, prune.SET(budget=prune.Uniform(0.9), every=1000)),
             bad=((lambda: prune.MEST(ratio=0.5), "ratio"),),
+        ),
+        PlainRow(
+            name="MoSA",
+            run=_adapted,
+            bad=((lambda: prune.MoSA(pieces=0), "pieces"),),
         ),
         PlainRow(
             name="RigL",

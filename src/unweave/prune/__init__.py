@@ -13,6 +13,7 @@ from .imp import IMP
 from .itop import ITOP, Explored
 from .magnitude import Magnitude
 from .mest import MEST
+from .mosa import MoSA, SplitAdapter
 from .one_shot import Prune
 from .patterns import NM, Block, Channel, Unstructured
 from .random_scores import RandomScores
@@ -42,7 +43,9 @@ __all__ = [
     "ERK",
     "GMP",
     "IMP",
+    "MoSA",
     "NM",
+    "SplitAdapter",
     "SNIP",
     "Block",
     "Channel",
