@@ -36,8 +36,8 @@ claim = Claim(
     criterion="on both data sets ExSSNeT forgets exactly 0 and SSNeT more than that; on permuted digits ExSSNeT is at "
     "least 2 points above SupSup, on Fashion-MNIST above it",
     settings={"density": 0.04, "mask epochs": 8, "weight epochs": 8, "mask lr": 0.01, "weight lr": 0.001},
-    note="Nothing was tuned; digits are far from converged. The default of 200 neighbours is all of the slice here, so that transfer "
-    "never judged: its figures say nothing about it.",
+    note="Nothing was tuned; digits are far from converged. A first run had 200 neighbours, all of the slice, so that transfer "
+    "never judged; this is the second run, with at most a tenth of it.",
 )  # fmt: skip
 
 

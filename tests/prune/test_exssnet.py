@@ -90,6 +90,24 @@ def test_transfer_picks_the_task_it_is_a_copy_of() -> None:
     assert m.source(m.start(shape(), rng=seeded(0)), task(0)) is None
 
 
+def test_transfer_judges_with_few_examples_too() -> None:
+    m = method(share=1.0)  # 200 neighbours, as the paper's code has: more than there are examples
+    net = m.apply(shape(), [task(0)], rng=seeded(0))
+    assert m.source(net, task(0)) == 0
+
+
+def test_is_saved_and_loaded_whole() -> None:
+    m = method()
+    net = m.apply(shape(), [task(0), task(1)], rng=seeded(0))
+    fresh = m.start(shape(), rng=seeded(9))
+    fresh.load_state_dict(net.state_dict())
+    for i in (0, 1):
+        assert torch.equal(outputs(fresh, i), outputs(net, i))
+    assert fresh.free_capacity() == net.free_capacity()
+    again, more = (m.learn(n, task(2), rng=seeded(1)) for n in (fresh, net))
+    assert torch.equal(outputs(again, 2), outputs(more, 2))
+
+
 def test_warns_when_full() -> None:
     m = method(density=1.0, mask_epochs=1, weight_epochs=1)
     with pytest.warns(UserWarning, match="nearly full"):

@@ -30,6 +30,30 @@ class Supermasks(Module):
         self._statistics: list[dict[str, Tensor]] = []
         self._classes: list[int] = []
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for task, mask in enumerate(self.masks):
+            at = f"{prefix}tasks.{task}"
+            destination[f"{at}.classes"] = torch.tensor(self._classes[task])
+            parts = {"mask": mask.keep, "scores": self.scores[task], "statistics": self._statistics[task]}
+            for kind, tensors in parts.items():
+                for name, tensor in tensors.items():
+                    destination[f"{at}.{kind}.{name}"] = tensor
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        at = f"{prefix}tasks."
+        stored = {key.removeprefix(at): state_dict.pop(key) for key in list(state_dict) if key.startswith(at)}
+        parts: list[dict[str, Any]] = [{} for _ in {key.partition(".")[0] for key in stored}]
+        for key, tensor in stored.items():
+            task, _, name = key.partition(".")
+            kind, _, name = name.partition(".")
+            parts[int(task)].setdefault(kind, {})[name] = tensor
+        self.masks = [Mask(part["mask"]) for part in parts]
+        self.scores = [part["scores"] for part in parts]
+        self._statistics = [part.get("statistics", {}) for part in parts]
+        self._classes = [int(part["classes"][""]) for part in parts]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def subnetwork(self, task: int, *, classes: int | None = None) -> Module:
         """A copy of the network as this task uses it, with logits of its classes (or as many as told), in eval mode.
 

@@ -50,7 +50,8 @@ class ExSSNeT:
         exclusive: False trains all weights under the mask, also those of earlier tasks (SSNeT, which forgets).
         transfer: "knn_best" starts a task's scores from those of the earlier task whose features tell its classes
             apart best, if better than chance; "none" starts at random.
-        neighbours: of the nearest-neighbour classifier that judges features.
+        neighbours: of the nearest-neighbour classifier that judges features; at most a tenth of the examples that it
+            learns from.
         share: of a task's data that it reads, in (0, 1].
     """
 
@@ -158,7 +159,8 @@ class ExSSNeT:
         for task in range(len(net.masks)):
             net_of = net.subnetwork(task, classes=data.task.classes)
             features = predict(net_of, part, data.task.features).numpy()
-            judge = KNeighborsClassifier(min(self.neighbours, cut)).fit(features[:cut], labels[:cut])
+            # as many neighbours as there are examples would give every example the same answer
+            judge = KNeighborsClassifier(min(self.neighbours, max(1, cut // 10))).fit(features[:cut], labels[:cut])
             accuracy.append(float((judge.predict(features[cut:]) == labels[cut:]).mean()))
         if not accuracy or max(accuracy) <= 1 / data.task.classes:
             return None
