@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..fit import resumable
 from ..io.checkpoint import save_model
 from ..io.files import write_text
+from ..io.onnx import export_onnx
 from ..io.runs import RunFolder
 from ..mask import Mask
 from ..parallel import described
@@ -52,6 +53,7 @@ class Prune:
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4".
         budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
         recover_epochs: epochs of training under the mask afterwards, by the recipe.
+        onnx: write model.onnx too, and check that ONNX Runtime answers the same.
         shrink: remove dead channels for real, so that the model is smaller (pattern "channel").
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
@@ -68,6 +70,7 @@ class Prune:
     budget: Literal["global", "uniform", "erk"] = "global"
     recover_epochs: int = 0
     shrink: bool = False
+    onnx: bool = False
     seed: int = 0
     out: Path | None = None
     json: bool = False
@@ -122,6 +125,11 @@ def run(argv: Sequence[str]) -> int:
                 told = {"figures": figures, "layers": layers}
                 write_text(stage.paths[1], json.dumps(told, indent=1) + "\n")
             told = json.loads(stage.paths[1].read_text(encoding="utf-8"))
+        if asked.onnx:
+            with folder.stage("onnx", "model.onnx") as stage:
+                if stage.todo:
+                    example = world.heldout.task.inputs(next(world.heldout.batches()))
+                    export_onnx(world.load(at / "model"), example, stage.paths[0])
         with folder.stage("report", "report.html") as stage:
             if stage.todo:
                 write_text(stage.paths[0], _page(world, asked, told, folder.record, command))

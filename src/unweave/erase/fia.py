@@ -57,8 +57,8 @@ class Neurons:
 class FIA:
     """Zero the feed-forward weights that some of the concepts excite and most prompts do not; nothing is trained.
 
-    Memory does not grow with prompts, steps or concepts: 1.5 times the watched weights, and 3 more while the prompts
-    of one concept do not fit in one batch.
+    Memory does not grow with prompts, steps or concepts: 1.5 times the watched weights, and 3 times more if the
+    prompts of one concept do not fit in one batch.
 
     Attributes:
         r1: share of a layer's weights counted as sensitive at one step (eq. 3).
@@ -148,7 +148,7 @@ class FIA:
             )
         layers, noise = model.linears(self.layers), model.noise(1, rng)
         votes = {
-            name: torch.zeros(w.weight.shape, dtype=torch.int16, device=model.device)
+            name: torch.zeros(w.weight.shape, dtype=_counter(n), device=model.device)
             for name, w in layers.items()
         }
         selected = {}
@@ -190,7 +190,7 @@ class FIA:
         strength = {
             n: torch.zeros_like(w.weight, dtype=torch.float32, requires_grad=False) for n, w in layers.items()
         }
-        often = {n: torch.zeros_like(s, dtype=torch.int16) for n, s in strength.items()}
+        often = {n: torch.zeros_like(s, dtype=_counter(self.record)) for n, s in strength.items()}
         contrasts: dict[str, Contrast] = {}
 
         def look(name: str, step: int, batch: int, x: Tensor, y: Tensor) -> None:
@@ -210,6 +210,10 @@ class FIA:
             top = float(s.max()) if self.normalise_strength else float(self.record)
             s.mul_(0.5 / max(top, torch.finfo(s.dtype).tiny)).add_(often.pop(name), alpha=0.5 / self.record)
         return strength
+
+
+def _counter(most: int) -> torch.dtype:
+    return torch.uint8 if most < 256 else torch.int16
 
 
 def spatial(a: Tensor, r2: float, granularity: Literal["both", "row", "layer"] = "both") -> Tensor:

@@ -20,6 +20,7 @@ from .random_scores import RandomScores
 from .rigl import RigL
 from .scope import Scope
 from .select import select
+from .semi_structured import to_semi_structured
 from .set import SET
 from .shrink import Shrunk, shrink
 from .silence import silence
@@ -73,4 +74,5 @@ __all__ = [
     "select",
     "shrink",
     "silence",
+    "to_semi_structured",
 ]

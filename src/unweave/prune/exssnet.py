@@ -160,7 +160,9 @@ class ExSSNeT:
             net_of = net.subnetwork(task, classes=data.task.classes)
             features = predict(net_of, part, data.task.features).numpy()
             # as many neighbours as there are examples would give every example the same answer
-            judge = KNeighborsClassifier(min(self.neighbours, max(1, cut // 10))).fit(features[:cut], labels[:cut])
+            judge = KNeighborsClassifier(min(self.neighbours, max(1, cut // 10))).fit(
+                features[:cut], labels[:cut]
+            )
             accuracy.append(float((judge.predict(features[cut:]) == labels[cut:]).mean()))
         if not accuracy or max(accuracy) <= 1 / data.task.classes:
             return None

@@ -474,7 +474,9 @@ def _embedded(encoder: Module, embeddings: Tensor | None) -> Iterator[None]:
     if embeddings is None:
         yield
         return
-    inner: Any = getattr(encoder, "encoder", None)  # T5's stack reads a table of its own, tied to the shared one
+    inner: Any = getattr(
+        encoder, "encoder", None
+    )  # T5's stack reads a table of its own, tied to the shared one
     read: Any = getattr(inner, "embed_tokens", None) or encoder.get_input_embeddings()  # type: ignore[operator]
     hook = read.register_forward_hook(lambda *_: embeddings)
     try:

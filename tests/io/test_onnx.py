@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import Linear, Module
+
+pytest.importorskip("onnx", reason="the onnx extra is not installed")
+pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+
+from tests.contract import world
+from unweave import Mask, seeded
+from unweave.errors import InputError, IntegrityError, MissingExtraError
+from unweave.io.checkpoint import load_into, save_model
+from unweave.io.onnx import export_onnx
+from unweave.nets import ResNet
+from unweave.prune import NM, Channel, Prune, Uniform, shrink
+
+
+def run(path: Path, x: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def test_a_pruned_network_runs_in_onnx_runtime(tmp_path: Path) -> None:
+    model = Prune(pattern=NM(2, 4)).apply(world.model(), world.points()[0], rng=seeded(0))
+    save_model(model, tmp_path / "model", mask=Mask.of(model))
+    loaded = load_into(world.network(), tmp_path / "model").eval()
+    x = torch.randn(7, 8, generator=seeded(0))
+    path = export_onnx(loaded, x, tmp_path / "model.onnx")
+    for n in (1, 3, 7):
+        with torch.no_grad():
+            torch.testing.assert_close(run(path, x[:n]), model.eval()(x[:n]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_with_channels_removed_runs_in_onnx_runtime(tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    from unweave.datasets import of_tensors
+    from unweave.prune import Magnitude, Scope
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResNet(8).eval()
+    x = torch.randn(2, 3, 16, 16, generator=seeded(0))
+    data = of_tensors(x, torch.tensor([0, 1]), classes=10)
+    pruned = Prune(score=Magnitude(scope=Scope(last=False)), pattern=Channel(), budget=Uniform(0.5)).apply(
+        model, data, rng=seeded(0)
+    )
+    small = shrink(pruned, x[:1]).model.eval()
+    assert sum(p.numel() for p in small.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
+    path = export_onnx(small, x, tmp_path / "small.onnx")
+    with torch.no_grad():
+        torch.testing.assert_close(run(path, x), small(x), rtol=1e-3, atol=1e-4)
+    assert path.stat().st_size < 0.7 * export_onnx(model, x, tmp_path / "large.onnx").stat().st_size
+
+
+def test_a_wrong_answer_leaves_no_file(tmp_path: Path) -> None:
+    class Odd(Module):
+        """Answers otherwise when it is exported."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) + (1.0 if torch.compiler.is_exporting() else 0.0)
+
+    with pytest.raises(IntegrityError, match="Nothing was written"):
+        export_onnx(Odd(), torch.randn(2, 8), tmp_path / "odd.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loop(Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            while float(x.sum()) > 1e9:
+                x = x / 2
+            return x
+
+    with pytest.raises(InputError, match="Loop cannot be exported"):
+        export_onnx(Loop(), torch.randn(2, 3), tmp_path / "loop.onnx")
+    with pytest.raises(InputError, match="example input"):
+        export_onnx(Linear(2, 2), torch.tensor(1.0), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r"unweave\[onnx\]"):
+        export_onnx(Linear(2, 2), torch.randn(1, 2), tmp_path / "x.onnx")
