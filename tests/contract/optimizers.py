@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,12 @@ def _rows() -> list[OptimizerRow]:
             bad=((lambda p: optim.LookSAM(p, lr=0.1, k=0), "k must"),),
         ),
         OptimizerRow(
+            name="PerpGrad",
+            make=partial(optim.PerpGrad, base=SGD),
+            closure="optional",
+            bad=((lambda p: optim.PerpGrad(p, lr=0.1, cap=0.5), "cap"),),
+        ),
+        OptimizerRow(
             name="S2SAM",
             make=partial(optim.S2SAM, rho=0.05),
             plain=partial(optim.S2SAM, rho=0.0, **momentum),
@@ -97,6 +103,15 @@ def _rows() -> list[OptimizerRow]:
             bad=(
                 (lambda p: optim.SAM(p, lr=0.1, rho=-0.1), "rho must be at least 0"),
                 (lambda p: optim.SAM(p, lr=0.1, rho=float("inf")), "finite"),
+            ),
+        ),
+        OptimizerRow(
+            name="SOAP",
+            make=optim.SOAP,
+            closure="optional",
+            bad=(
+                (lambda p: optim.SOAP(p, lr=0.0), "lr > 0"),
+                (lambda p: optim.SOAP(p, precondition_frequency=0), "precondition_frequency"),
             ),
         ),
         OptimizerRow(

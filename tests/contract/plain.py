@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 
@@ -46,6 +47,22 @@ def _supermasks(method: Any, rng: Generator) -> dict[str, Tensor]:
     return {**net.backbone.state_dict(), **{f"mask {n}": a for n, a in net.masks[1].keep.items()}}
 
 
+def _dropped(rng: Generator, p: float = 0.5) -> dict[str, Tensor]:
+    from unweave.optim import MultiSampleDropout
+    from unweave.random import draw_seed, global_seed
+
+    with global_seed(draw_seed(rng)):
+        return {"logits": MultiSampleDropout(torch.nn.Identity(), p=p)(torch.ones(4, 6))}
+
+
+def _recovered(rng: Generator, alpha: float = 1e-6) -> dict[str, Tensor]:
+    from unweave import seeded
+    from unweave.optim.subgm import Dense, SubGM
+
+    draws = torch.randn(60, 4, 4, generator=seeded(0), dtype=torch.float64)
+    return {"x": SubGM(alpha=alpha, steps=300).recover(Dense(draws), draws[:, 0, 0]).x}
+
+
 def _adapted(rng: Generator) -> dict[str, Tensor]:
     from tests.contract import world
     from tests.prune.test_mosa import HERE, Net
@@ -56,7 +73,7 @@ def _adapted(rng: Generator) -> dict[str, Tensor]:
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import prune
+    from unweave import optim, prune
 
     static = partial(_sparse, prune.SET(every=1000))
     return [
@@ -91,6 +108,12 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: prune.MoSA(pieces=0), "pieces"),),
         ),
         PlainRow(
+            name="MultiSampleDropout",
+            run=_dropped,
+            off=partial(_dropped, p=1e-9),
+            bad=((lambda: optim.MultiSampleDropout(torch.nn.Linear(2, 2), p=1.0), "p must be in"),),
+        ),
+        PlainRow(
             name="RigL",
             run=partial(_sparse, prune.RigL(every=4)),
             off=static,
@@ -101,6 +124,22 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.SET(every=4)),
             off=static,
             bad=((lambda: prune.SET(rate=0.0), "rate"),),
+        ),
+        PlainRow(
+            name="StableMaxCrossEntropy",
+            run=lambda rng: {"loss": optim.StableMaxCrossEntropy()(torch.eye(3), torch.arange(3))},
+            off=lambda rng: {
+                "loss": torch.nn.functional.cross_entropy(torch.eye(3).double(), torch.arange(3))
+            },
+            random=False,
+            bad=((lambda: optim.StableMaxCrossEntropy(reduction="most"), "reduction"),),
+        ),
+        PlainRow(
+            name="SubGM",
+            run=_recovered,
+            off=partial(_recovered, alpha=1.0),
+            random=False,
+            bad=((lambda: optim.SubGM(decay=1.0), "decay"),),
         ),
     ]
 

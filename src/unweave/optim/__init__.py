@@ -7,8 +7,30 @@ from .cram import CrAM
 from .esam import ESAM
 from .gsam import GSAM
 from .look_sam import LookSAM
+from .multi_sample_dropout import MultiSampleDropout
+from .perp_grad import PerpGrad, nlm_cosine
 from .s2_sam import S2SAM
 from .sam import SAM
+from .soap import SOAP
+from .stable_max import StableMaxCrossEntropy, softmax_collapse_rate, stable_max
+from .subgm import SubGM
 from .zo_sam import ZOSAM
 
-__all__ = ["ASAM", "ESAM", "GSAM", "SAM", "ZOSAM", "CrAM", "LookSAM", "S2SAM"]
+__all__ = [
+    "ASAM",
+    "ESAM",
+    "GSAM",
+    "SAM",
+    "SOAP",
+    "ZOSAM",
+    "CrAM",
+    "LookSAM",
+    "MultiSampleDropout",
+    "PerpGrad",
+    "S2SAM",
+    "StableMaxCrossEntropy",
+    "SubGM",
+    "nlm_cosine",
+    "softmax_collapse_rate",
+    "stable_max",
+]

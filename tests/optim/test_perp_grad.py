@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim import SGD, AdamW
+
+from tests.optim.problem import assert_near, closure_of, gradient_at, parameters
+from unweave import seeded
+from unweave.optim import PerpGrad, nlm_cosine
+from unweave.optim.perp_grad import orthogonal
+
+
+def test_by_hand() -> None:
+    w, g = torch.tensor([2.0, 0.0]), torch.tensor([3.0, 4.0])
+    torch.testing.assert_close(orthogonal(w, g), torch.tensor([0.0, 5.0]))
+    torch.testing.assert_close(orthogonal(w, g, rescale=False), torch.tensor([0.0, 4.0]))
+
+
+@given(st.integers(0, 10_000))
+@settings(deadline=None, max_examples=30)
+def test_is_orthogonal_and_as_long(seed: int) -> None:
+    rng = seeded(seed)
+    w, g = (torch.randn(3, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+    found = orthogonal(w, g)
+    assert abs(float((found * w).sum())) < 1e-9 * float(w.norm() * g.norm())
+    assert float(found.norm()) == pytest.approx(float(g.norm()))
+
+
+def test_limits() -> None:
+    g = torch.randn(4, generator=seeded(0))
+    assert torch.equal(orthogonal(torch.zeros(4), g), g)  # a weight of zero has no direction
+    assert float(orthogonal(g * 3, g, cap=10.0).norm()) <= 10 * 1e-6 * float(
+        g.norm()
+    )  # the residue stays small
+    assert orthogonal(g, torch.zeros(4)).abs().sum() == 0
+
+
+def test_steps_with_the_projected_gradient_and_leaves_vectors_alone() -> None:
+    weights = parameters()
+    g = gradient_at(weights)
+    expected = [w - 0.1 * (orthogonal(w, d) if w.ndim > 1 else d) for w, d in zip(weights, g, strict=True)]
+    PerpGrad(weights, base=SGD, lr=0.1).step(closure_of(weights))
+    assert_near(weights, expected)
+
+
+def test_agrees_with_pytorch_optimizer_where_vectors_are_projected() -> None:
+    theirs = pytest.importorskip("pytorch_optimizer").OrthoGrad
+    one, two = parameters(), parameters()
+    ours = PerpGrad(one, base=AdamW, lr=0.01, vectors=True)
+    other = theirs(AdamW(two, lr=0.01))
+    for _ in range(5):
+        ours.step(closure_of(one))
+        closure_of(two)()
+        other.step()
+    assert_near(one, two)
+
+
+def test_a_single_number_can_still_move() -> None:
+    w = torch.tensor([2.0], requires_grad=True)
+    w.grad = torch.tensor([1.0])
+    PerpGrad([w], base=SGD, lr=0.1, vectors=True).step()
+    assert w.item() == pytest.approx(1.9)
+
+
+def test_the_cosine_of_naive_loss_minimisation() -> None:
+    w = torch.randn(3, 3, generator=seeded(0), requires_grad=True)
+    for scale, cosine in ((-2.0, 1.0), (3.0, -1.0)):
+        w.grad = scale * w.detach()
+        assert nlm_cosine([w]) == pytest.approx(cosine)
+    w.grad = orthogonal(w, torch.ones(3, 3))
+    assert nlm_cosine([w]) == pytest.approx(0, abs=1e-6)
