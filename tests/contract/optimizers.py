@@ -19,6 +19,7 @@ class OptimizerRow:
     calls: closure calls of each of the first six steps that run backward.
     probes: closure calls of each step under `no_grad`.
     plain: its base with its own term switched off ("rho=0 is SGD"), to compare bit for bit with SGD(lr=..., momentum=0.9).
+    plain_exact: whether to the bit, or to rounding (a mean of two equal gradients).
     zeros: whether a mask held by `fit_` makes sense for it ("kept"), or rotates coordinates ("warned").
     closure: whether it can do without a closure ("optional") or must have one ("needed").
     dtypes: floating types it works in.
@@ -31,11 +32,19 @@ class OptimizerRow:
     calls: tuple[int, ...] = (1,) * 6
     probes: int = 0
     plain: Callable[..., Optimizer] | None = None
+    plain_exact: bool = True
     zeros: Literal["kept", "warned"] = "kept"
     closure: Literal["optional", "needed"] = "needed"
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     clean: float | None = 1e-6
     bad: tuple[tuple[Callable[[Iterable[Tensor]], Any], str], ...] = field(default=())
+
+
+def _modal(params: Any, **settings: Any) -> Optimizer:
+    """M-SAM whose objective is not asked: every modality has the same share."""
+    from unweave.optim import MSAM, Modalities
+
+    return MSAM(params, Modalities(("a", "b"), lambda b: ({}, b), lambda m, i: i), **settings)
 
 
 def _rows() -> list[OptimizerRow]:
@@ -82,6 +91,18 @@ def _rows() -> list[OptimizerRow]:
             calls=(2, 1, 1, 2, 1, 1),
             plain=partial(optim.LookSAM, rho=0.0, alpha=0.0, **momentum),
             bad=((lambda p: optim.LookSAM(p, lr=0.1, k=0), "k must"),),
+        ),
+        OptimizerRow(
+            name="MSAM",
+            make=_modal,
+            calls=(2,) * 6,
+            plain=partial(_modal, rho=0.0, momentum=0.9),
+            plain_exact=False,
+            bad=(
+                (lambda p: _modal(p, lr=0.1, rho=-1.0), "rho"),
+                (lambda p: _modal(p, lr=0.1, decomposition="odd"), "decomposition"),
+                (lambda p: _modal(p, lr=0.1, decomposition="encoder"), "no parameter group"),
+            ),
         ),
         OptimizerRow(
             name="PerpGrad",

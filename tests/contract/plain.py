@@ -47,6 +47,23 @@ def _supermasks(method: Any, rng: Generator) -> dict[str, Tensor]:
     return {**net.backbone.state_dict(), **{f"mask {n}": a for n, a in net.masks[1].keep.items()}}
 
 
+def _attacked(rng: Generator, weight: float = 1.0) -> dict[str, Tensor]:
+    from unweave import fit_, seeded
+    from unweave.datasets import of_tensors
+    from unweave.nets import mlp
+    from unweave.optim import AAER
+    from unweave.random import global_seed
+
+    x = torch.rand(40, 1, 4, 4, generator=seeded(0))
+    data = of_tensors(x, (x.mean((1, 2, 3)) > 0.5).long(), classes=2, batch_size=10)
+    with global_seed(0):
+        net = torch.nn.Sequential(torch.nn.Flatten(), mlp(16, 12, 2))
+    fit_(
+        net, data, AAER(eps=0.4, weight=weight).objective(data), torch.optim.SGD(net.parameters(), 0.5), epochs=4, rng=rng
+    )  # fmt: skip
+    return dict(net.state_dict())
+
+
 def _dropped(rng: Generator, p: float = 0.5) -> dict[str, Tensor]:
     from unweave.optim import MultiSampleDropout
     from unweave.random import draw_seed, global_seed
@@ -77,6 +94,12 @@ def _rows() -> list[PlainRow]:
 
     static = partial(_sparse, prune.SET(every=1000))
     return [
+        PlainRow(
+            name="AAER",
+            run=_attacked,
+            off=partial(_attacked, weight=0.0),
+            bad=((lambda: optim.AAER(eps=0.0), "eps"),),
+        ),
         # one row a method, in the order of the alphabet
         PlainRow(
             name="DSR",

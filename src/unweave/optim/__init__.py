@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .aaer import AAER
 from .asam import ASAM
 from .cram import CrAM
 from .esam import ESAM
 from .gsam import GSAM
 from .look_sam import LookSAM
+from .m_sam import MSAM, Modalities
 from .multi_sample_dropout import MultiSampleDropout
 from .perp_grad import PerpGrad, nlm_cosine
 from .s2_sam import S2SAM
@@ -17,6 +19,7 @@ from .subgm import SubGM
 from .zo_sam import ZOSAM
 
 __all__ = [
+    "AAER",
     "ASAM",
     "ESAM",
     "GSAM",
@@ -25,6 +28,8 @@ __all__ = [
     "ZOSAM",
     "CrAM",
     "LookSAM",
+    "MSAM",
+    "Modalities",
     "MultiSampleDropout",
     "PerpGrad",
     "S2SAM",

@@ -1,0 +1,46 @@
+"""PerpGrad generalises at once where AdamW only memorises."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch.optim import AdamW
+
+from claims.framework import Claim
+from claims.optim._modular import DATA, trained
+from claims.optim._world import mean
+from unweave.optim import PerpGrad
+
+EPOCHS = 300
+SETTINGS = {"lr": 0.01, "weight_decay": 0.0, "betas": (0.9, 0.99), "eps": 1e-25}
+DECAY = (0.0, 0.1, 1.0)
+
+claim = Claim(
+    statement="Without the gradient's part along the weights, a network generalises on modular addition without weight decay and "
+    "without delay.",
+    reported="addition modulo 113: test accuracy 100 % within 300 to 500 epochs; AdamW stays at chance without weight decay",
+    data=DATA,
+    figures={
+        "PerpGrad": "per cent of the test pairs, higher is better",
+        **{f"AdamW, decay {d:g}": "per cent of the test pairs, higher is better" for d in DECAY},
+        "AdamW, training": "per cent of the training pairs",
+    },
+    baseline="AdamW with the same settings and weight decay 0, 0.1 and 1, as many epochs",
+    criterion="in every seed PerpGrad is at 95 % or more and AdamW without decay at 5 % or less, with the training pairs learnt",
+    settings={**SETTINGS, "betas": "0.9, 0.99", "epochs": EPOCHS},
+)  # fmt: skip
+
+
+def measure(seed: int) -> dict[str, float]:
+    found = {"PerpGrad": trained(partial(PerpGrad, base=AdamW, **SETTINGS), seed, EPOCHS)[2]}
+    for decay in DECAY:
+        _, train, test = trained(partial(AdamW, **{**SETTINGS, "weight_decay": decay}), seed, EPOCHS)
+        found[f"AdamW, decay {decay:g}"] = test
+        if decay == 0:
+            found["AdamW, training"] = train
+    return found
+
+
+def holds(rows: list[dict[str, float]]) -> bool:
+    assert mean(rows, "PerpGrad") >= 0
+    return all(r["PerpGrad"] >= 95 and r["AdamW, decay 0"] <= 5 and r["AdamW, training"] >= 99 for r in rows)
