@@ -62,9 +62,11 @@ def _data(name: str) -> tuple[Data, Data, int]:
     if name == "fashion":
         return (*fashion_mnist(1000, 2000, batch_size=50), 28)
     train, heldout = digits(noise=0.0, batch_size=50)
-    picture = lambda d: of_tensors(
-        d.examples.tensors[0].view(-1, 1, 8, 8), d.examples.tensors[1], classes=10, batch_size=50
-    )  # noqa: E731
+
+    def picture(d: Data) -> Data:
+        x, y = d.examples.tensors
+        return of_tensors(x.view(-1, 1, 8, 8), y, classes=10, batch_size=50)
+
     return picture(train).subset(range(300)), picture(heldout), 8
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Generator, Tensor
 
-from tests.contract.plain import PlainRow
+if TYPE_CHECKING:
+    from tests.contract.plain import PlainRow
 
 
 def edited(method: Any, rng: Generator, kind: Any = "sd") -> dict[str, Tensor]:
@@ -45,6 +46,7 @@ def unseen(method: Any) -> Any:
 
 
 def rows() -> list[PlainRow]:
+    from tests.contract.plain import PlainRow  # which imports this file
     from unweave import erase
 
     def row(name: str, method: Any, *bad: Any, random: bool = True) -> PlainRow:

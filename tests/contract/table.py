@@ -125,6 +125,13 @@ def _rows() -> list[Row]:
             bad=((lambda: unlearn.Newton(norm_bound=1.0), "for a certificate"),),
         ),
         Row(
+            name="ProgressiveNM",
+            make=lambda: prune.ProgressiveNM(n=1, m=4, epochs=3),
+            off=lambda: prune.ProgressiveNM(n=3, m=4, recipe="ste", epochs=3),
+            on="data",
+            bad=((lambda: prune.ProgressiveNM(n=4, m=4), "1 <= n < m"),),
+        ),
+        Row(
             name="Prune",
             make=lambda: prune.Prune(budget=prune.Global(0.75)),
             on="data",

@@ -16,6 +16,7 @@ from .mest import MEST
 from .mosa import MoSA, SplitAdapter
 from .one_shot import Prune
 from .patterns import NM, Block, Channel, Unstructured
+from .progressive_gradient_flow import ProgressiveNM
 from .random_scores import RandomScores
 from .rigl import RigL
 from .scope import Scope
@@ -55,6 +56,7 @@ __all__ = [
     "Gradient",
     "Magnitude",
     "PerOutput",
+    "ProgressiveNM",
     "Prune",
     "RandomScores",
     "Scope",
