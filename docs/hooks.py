@@ -30,7 +30,10 @@ GUIDE = (
 )
 FAMILY = {
     "unlearn": "Forget data and classes",
-    "prune": "Prune",
+    "erase": "Erase concepts",
+    "prune": "Prune and train sparsely",
+    "optim": "Optimisers and stabilisers",
+    "augment": "Augment",
 }
 """Family -> words for a heading; others are called by their own name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._adapter import SplitAdapter
 from ._supermasks import Supermasks
 from .budgets import ERK, Global, PerOutput, Uniform
 from .dsr import DSR
@@ -13,7 +14,7 @@ from .imp import IMP
 from .itop import ITOP, Explored
 from .magnitude import Magnitude
 from .mest import MEST
-from .mosa import MoSA, SplitAdapter
+from .mosa import MoSA
 from .one_shot import Prune
 from .patterns import NM, Block, Channel, Unstructured
 from .progressive_gradient_flow import ProgressiveNM
