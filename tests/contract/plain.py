@@ -72,6 +72,15 @@ def _dropped(rng: Generator, p: float = 0.5) -> dict[str, Tensor]:
         return {"logits": MultiSampleDropout(torch.nn.Identity(), p=p)(torch.ones(4, 6))}
 
 
+def _subset(method: Any, rng: Generator) -> dict[str, Tensor]:
+    from tests.contract import world
+    from unweave.augment import DataEfficientAugmentation
+
+    how = DataEfficientAugmentation(budget=0.2, method=method)
+    chosen = how.choose(world.model(), world.points()[0], rng=rng)
+    return {"positions": chosen.positions, "weights": chosen.weights}
+
+
 def _recovered(rng: Generator, alpha: float = 1e-6) -> dict[str, Tensor]:
     from unweave import seeded
     from unweave.optim.subgm import Dense, SubGM
@@ -90,7 +99,7 @@ def _adapted(rng: Generator) -> dict[str, Tensor]:
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import optim, prune
+    from unweave import augment, optim, prune
 
     static = partial(_sparse, prune.SET(every=1000))
     return [
@@ -163,6 +172,12 @@ def _rows() -> list[PlainRow]:
             off=partial(_recovered, alpha=1.0),
             random=False,
             bad=((lambda: optim.SubGM(decay=1.0), "decay"),),
+        ),
+        PlainRow(
+            name="DataEfficientAugmentation",
+            run=partial(_subset, "random"),
+            off=partial(_subset, "loss"),
+            bad=((lambda: augment.DataEfficientAugmentation(budget=0.0), "budget"),),
         ),
     ]
 

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from .data_efficient_augmentation import Chosen, DataEfficientAugmentation, facility
+
+__all__ = ["Chosen", "DataEfficientAugmentation", "facility"]
