@@ -108,7 +108,7 @@ class DataEfficientAugmentation:
             raise InputError(
                 "DataEfficientAugmentation: a gradient is not finite; the model's answers are not."
             )
-        n, classes = len(labels), labels.unique().tolist()
+        n, classes = len(labels), sorted(set(labels.tolist()))
         total = max(1, round(self.budget * n))
         if total < len(classes):
             raise InputError(
