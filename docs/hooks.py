@@ -25,7 +25,10 @@ GUIDE = (
     "guide/deletion-requests.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
+    "guide/a-real-run.md",
     "guide/pruning.md",
+    "guide/training-and-comparing.md",
+    "guide/erasing-concepts.md",
     "guide/writing-a-method.md",
 )
 FAMILY = {
