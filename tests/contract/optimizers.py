@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
@@ -38,6 +39,13 @@ class OptimizerRow:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     clean: float | None = 1e-6
     bad: tuple[tuple[Callable[[Iterable[Tensor]], Any], str], ...] = field(default=())
+
+
+def _fair(params: Any, **settings: Any) -> Optimizer:
+    """FairSAM whose objective is not asked: no weights."""
+    from unweave.optim import FairSAM, GroupWeights
+
+    return FairSAM(params, GroupWeights(lambda b: b, lambda m, b: b, torch.tensor([1, 1])), **settings)
 
 
 def _modal(params: Any, **settings: Any) -> Optimizer:
@@ -77,6 +85,13 @@ def _rows() -> list[OptimizerRow]:
             calls=(2,) * 6,
             plain=partial(optim.ESAM, rho=0.0, **momentum),
             bad=((lambda p: optim.ESAM(p, lr=0.1, beta=0.0), "beta"),),
+        ),
+        OptimizerRow(
+            name="FairSAM",
+            make=_fair,
+            calls=(2,) * 6,
+            plain=partial(_fair, rho=0.0, **momentum),
+            bad=((lambda p: _fair(p, lr=0.1, rho=-1.0), "rho"),),
         ),
         OptimizerRow(
             name="GSAM",

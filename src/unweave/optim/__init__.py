@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ._degradation import Degradation, corruption_degradation
 from .aaer import AAER
 from .asam import ASAM
 from .cram import CrAM
 from .esam import ESAM
+from .fair_sam import FairSAM, GroupWeights
 from .gsam import GSAM
 from .look_sam import LookSAM
 from .m_sam import MSAM, Modalities
@@ -27,6 +29,9 @@ __all__ = [
     "SOAP",
     "ZOSAM",
     "CrAM",
+    "Degradation",
+    "FairSAM",
+    "GroupWeights",
     "LookSAM",
     "MSAM",
     "Modalities",
@@ -35,6 +40,7 @@ __all__ = [
     "S2SAM",
     "StableMaxCrossEntropy",
     "SubGM",
+    "corruption_degradation",
     "nlm_cosine",
     "softmax_collapse_rate",
     "stable_max",

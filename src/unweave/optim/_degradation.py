@@ -1,0 +1,116 @@
+"""How unequally groups suffer when images are corrupted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import Module
+
+from ..errors import InputError
+from ..random import child, seeded
+from ..tasks import evaluating
+
+CORRUPTIONS: Mapping[str, Callable[[Tensor, float, Generator], Tensor]] = {
+    "gaussian": lambda x, s, rng: x + s * torch.randn(x.shape, generator=rng),
+    "impulse": lambda x, s, rng: torch.where(
+        torch.rand(x.shape, generator=rng) < s, (torch.rand(x.shape, generator=rng) < 0.5).to(x), x
+    ),
+    "contrast": lambda x, s, rng: 0.5 + (1 - s) * (x - 0.5),
+    "brightness": lambda x, s, rng: x + s,
+}
+"""Name -> (images in [0, 1], severity, generator) -> images, to be clamped to [0, 1]; severity 0 changes nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """Accuracies by group, clean and corrupted, in %.
+
+    Attributes:
+        clean: of each group, [K].
+        corrupted: (corruption, severity) -> of each group, [K].
+        disparity: Corrupted Degradation Disparity, the mean over corruptions of max_g - min_g of (clean - corrupted).
+        interval: 95 % bootstrap interval of `disparity`.
+        worst_group: lowest accuracy of a group, mean over corruptions.
+        overall: accuracy on all corrupted images: a model at chance everywhere has no disparity.
+    """
+
+    clean: Tensor
+    corrupted: Mapping[tuple[str, float], Tensor]
+    disparity: float
+    interval: tuple[float, float]
+    worst_group: float
+    overall: float
+
+
+def corruption_degradation(
+    model: Module,
+    images: Tensor,
+    labels: Tensor,
+    groups: Tensor,
+    *,
+    corruptions: Mapping[str, tuple[float, ...]],
+    prepare: Callable[[Tensor], Tensor] = lambda x: x,
+    rng: Generator,
+    repeats: int = 200,
+) -> Degradation:
+    """Corrupted Degradation Disparity (CDD) of a classifier.
+
+    Args:
+        model: prepared images -> logits.
+        images: in [0, 1], [n, ...]; corrupted in this space, each always by the same noise.
+        labels: [n].
+        groups: [n], from 0.
+        corruptions: name in `CORRUPTIONS` -> severities.
+        prepare: what the model wants done to pixels, such as standardising.
+        rng: of the noise and of the bootstrap.
+        repeats: bootstrap samples.
+
+    Raises:
+        InputError: if a corruption is unknown, an image lies outside [0, 1], or groups are no integers.
+    """
+    unknown = [name for name in corruptions if name not in CORRUPTIONS]
+    if unknown:
+        raise InputError(f"there is no corruption {', '.join(unknown)}; there are {', '.join(CORRUPTIONS)}.")
+    if float(images.min()) < -1e-6 or float(images.max()) > 1 + 1e-6 or groups.is_floating_point():
+        raise InputError("corruption_degradation takes images in [0, 1] and integer groups.")
+    count = int(groups.max()) + 1
+    sizes = torch.bincount(groups, minlength=count)
+    if int(sizes.min()) < 30:
+        warnings.warn(
+            f"a group has {int(sizes.min())} test examples; its degradation is mostly noise.", stacklevel=2
+        )
+    noise = child(rng)
+    seed = int(torch.randint(2**31, (), generator=noise))
+    rights: dict[tuple[str, float], Tensor] = {}
+    with evaluating(model):
+        clean = (model(prepare(images)).argmax(1) == labels).double()
+        for name, severities in corruptions.items():
+            for severity in severities:
+                worse = CORRUPTIONS[name](images, severity, seeded(seed)).clamp(0, 1)
+                rights[name, severity] = (model(prepare(worse)).argmax(1) == labels).double()
+
+    def by_group(right: Tensor, chosen: Tensor) -> Tensor:
+        g, r = groups[chosen], right[chosen]
+        total = torch.zeros(count, dtype=torch.float64).index_add_(0, g, r)
+        return 100 * total / torch.bincount(g, minlength=count).clamp(min=1)
+
+    def disparity(chosen: Tensor) -> float:
+        base = by_group(clean, chosen)
+        falls = [base - by_group(r, chosen) for r in rights.values()]
+        return float(torch.stack([f.max() - f.min() for f in falls]).mean())
+
+    everything = torch.arange(len(labels))
+    draws = sorted(
+        disparity(torch.randint(len(labels), (len(labels),), generator=rng)) for _ in range(repeats)
+    )
+    corrupted = {key: by_group(r, everything) for key, r in rights.items()}
+    return Degradation(
+        clean=by_group(clean, everything), corrupted=corrupted, disparity=disparity(everything),
+        interval=(draws[int(0.025 * repeats)], draws[int(0.975 * repeats) - 1]),
+        worst_group=float(torch.stack([c.min() for c in corrupted.values()]).mean()),
+        overall=100 * float(torch.stack(list(rights.values())).mean()),
+    )  # fmt: skip
