@@ -1,27 +1,71 @@
-"""Steps of SGD, SAM and ZO-SAM beside one another and beside pytorch_optimizer's: python -m benchmarks.sam_step"""
+"""Steps of SGD, SAM and ZO-SAM beside one another and beside pytorch_optimizer's: python -m benchmarks.sam_step
+
+Times are medians over rounds in which each contender runs in turn; ratios are medians of the rounds' ratios, which
+other work on the machine disturbs least. Memory is the most that live tensors hold during a step.
+"""
 
 from __future__ import annotations
 
 import json
+import platform
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Sequential
 from torch.optim import SGD
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.cifar import resnet20
 from unweave import seeded
 from unweave.io.files import write_text
 from unweave.optim import SAM, ZOSAM
 
+Times = dict[str, list[float]]
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes of tensors made inside the block that live at once.
+
+    Attributes:
+        most: bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.most = 0
+        self._known: dict[int, weakref.finalize] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        where, size = storage.data_ptr(), storage.nbytes()
+        if not size or where in self._known:
+            return
+        self.live += size
+        self.most = max(self.most, self.live)
+        self._known[where] = weakref.finalize(storage, self._gone, where, size)
+
+    def _gone(self, where: int, size: int) -> None:
+        del self._known[where]
+        self.live -= size
+
 
 def stepper(
-    make: Callable[..., object], model: Module, inputs: Tensor, labels: Tensor, *, before: bool = False
+    make: Callable[..., Any], model: Module, inputs: Tensor, labels: Tensor, *, before: bool = False
 ) -> Callable[[], None]:
     optimizer = make(model.parameters(), lr=1e-4, momentum=0.9)
 
@@ -41,79 +85,120 @@ def stepper(
     return step
 
 
-def compared(makers: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of a step of each, measured in turns."""
-    times: dict[str, list[float]] = {name: [] for name in makers}
+def timed(makers: dict[str, Callable[[], None]], rounds: int) -> Times:
+    """Seconds of a step of each, measured in turns, forwards and backwards."""
+    times: Times = {name: [] for name in makers}
     for step in makers.values():
         step()
-    for _ in range(rounds):
-        for name, step in makers.items():
+    for k in range(rounds):
+        for name, step in list(makers.items())[:: -1 if k % 2 else 1]:
             began = perf_counter()
             step()
             times[name].append(perf_counter() - began)
+    return times
+
+
+def medians(times: Times) -> dict[str, float]:
     return {name: median(found) for name, found in times.items()}
 
 
-def main() -> None:
+def ratio(times: Times, one: str, other: str) -> float:
+    return median(a / b for a, b in zip(times[one], times[other], strict=True))
+
+
+def theirs(params: Any, lr: float, momentum: float) -> Any:
     import pytorch_optimizer
 
-    theirs = lambda params, lr, momentum: pytorch_optimizer.SAM(
-        params, SGD, rho=0.05, lr=lr, momentum=momentum
-    )  # noqa: E731
-    rng = seeded(0)
-    images, labels = torch.randn(64, 3, 32, 32, generator=rng), torch.arange(64) % 10
+    return pytorch_optimizer.SAM(params, SGD, rho=0.05, lr=lr, momentum=momentum)
 
-    def on_resnet(make: Callable[..., object], **kw: bool) -> Callable[[], None]:
+
+def on_resnet() -> Times:
+    images, labels = torch.randn(64, 3, 32, 32, generator=seeded(0)), torch.arange(64) % 10
+
+    def stepping(make: Callable[..., Any], *, before: bool = False) -> Callable[[], None]:
         torch.manual_seed(0)
-        return stepper(make, resnet20(), images, labels, **kw)
+        return stepper(make, resnet20(), images, labels, before=before)
 
-    big = compared(
-        {"SGD": on_resnet(SGD), "ZO-SAM": on_resnet(ZOSAM), "SAM": on_resnet(SAM), "pytorch_optimizer's SAM": on_resnet(theirs, before=True)},
-        15,
-    )  # fmt: skip
-    small_inputs = torch.randn(4, 8, generator=rng)
+    makers = {
+        "SGD": stepping(SGD), "ZO-SAM": stepping(ZOSAM), "SAM": stepping(SAM), "theirs": stepping(theirs, before=True)
+    }  # fmt: skip
+    return timed(makers, 24)
 
-    def on_small(make: Callable[..., object], **kw: bool) -> Callable[[], None]:
-        torch.manual_seed(0)
-        return stepper(
-            make, Sequential(*(Linear(8, 8) for _ in range(50))), small_inputs, torch.arange(4), **kw
+
+def small() -> Module:
+    torch.manual_seed(0)
+    return Sequential(*(Linear(8, 8) for _ in range(50)))
+
+
+def on_small() -> Times:
+    inputs, labels = torch.randn(4, 8, generator=seeded(0)), torch.arange(4)
+    makers = {
+        "foreach": stepper(SAM, small(), inputs, labels),
+        "one by one": stepper(partial(SAM, foreach=False), small(), inputs, labels),
+        "theirs": stepper(theirs, small(), inputs, labels, before=True),
+    }
+    return timed(makers, 400)
+
+
+def without_passes(*, base: bool) -> Times:
+    """What the optimiser itself does in a step: perturb, restore and, if asked, the base's own step."""
+
+    def alone(foreach: bool) -> Callable[[], None]:
+        optimizer = SAM(
+            small().parameters(), partial(SGD, foreach=foreach), foreach=foreach, lr=1e-4, momentum=0.9
         )
-
-    def update_only(make: Callable[..., SAM]) -> Callable[[], None]:
-        """What the optimiser itself does in a step, without forward and backward passes."""
-        torch.manual_seed(0)
-        optimizer = make(Sequential(*(Linear(8, 8) for _ in range(50))).parameters(), lr=1e-4, momentum=0.9)
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                p.grad = torch.randn(p.shape, generator=rng)
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad = torch.ones_like(p)
 
         def step() -> None:
             optimizer.first_step()
-            optimizer.second_step()
+            optimizer.second_step() if base else optimizer.restore()
 
         return step
 
-    small = compared(
-        {"foreach": on_small(SAM), "one by one": on_small(partial(SAM, foreach=False)), "pytorch_optimizer's SAM": on_small(theirs, before=True)}, 300
-    )  # fmt: skip
-    update = compared(
-        {
-            "foreach": update_only(SAM),
-            "one by one": update_only(partial(SAM, foreach=False, base=partial(SGD, foreach=False))),
-        },
-        300,
-    )
+    return timed({"foreach": alone(True), "one by one": alone(False)}, 1000)
+
+
+def extra_memory(make: Callable[..., Any], model: Callable[[], Module], inputs: Tensor) -> float:
+    """Peak of the third step above SGD's, in copies of the weights."""
+
+    def peak(of: Callable[..., Any]) -> int:
+        built = model()
+        step = stepper(of, built, inputs, torch.zeros(len(inputs), dtype=torch.long))
+        with Peak() as seen:
+            for _ in range(3):
+                step()
+        return seen.most
+
+    weights = sum(p.numel() * p.element_size() for p in model().parameters())
+    return (peak(make) - peak(SGD)) / weights
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    big, little, own, both = on_resnet(), on_small(), without_passes(base=False), without_passes(base=True)
+    layers = lambda: Sequential(*(Linear(512, 512) for _ in range(8)))  # noqa: E731
+    one_layer = lambda: Linear(1024, 1024)  # noqa: E731
     result = {
-        "ResNet-20, batch 64, seconds a step": big,
-        "over SGD": {name: value / big["SGD"] for name, value in big.items()},
-        "ours over pytorch_optimizer's": big["SAM"] / big["pytorch_optimizer's SAM"],
-        "100 small tensors, seconds a step": small,
-        "100 small tensors, one by one over foreach": small["one by one"] / small["foreach"],
-        "100 small tensors, pytorch_optimizer's over ours": small["pytorch_optimizer's SAM"]
-        / small["foreach"],
-        "100 small tensors, the optimiser's own work, one by one over foreach": update["one by one"]
-        / update["foreach"],
-        "threads": torch.get_num_threads(),
+        "ResNet-20, batch 64": {
+            "seconds a step": medians(big),
+            "over SGD": {name: ratio(big, name, "SGD") for name in big},
+            "our SAM over pytorch_optimizer's": ratio(big, "SAM", "theirs"),
+            "ZO-SAM over SAM": ratio(big, "ZO-SAM", "SAM"),
+        },
+        "100 tensors of 8 or 64 weights": {
+            "seconds a step": medians(little),
+            "our SAM over pytorch_optimizer's": ratio(little, "foreach", "theirs"),
+            "one by one over foreach, with passes": ratio(little, "one by one", "foreach"),
+            "one by one over foreach, perturb and restore": ratio(own, "one by one", "foreach"),
+            "one by one over foreach, perturb, restore and SGD": ratio(both, "one by one", "foreach"),
+        },
+        "memory above SGD's, in copies of the weights": {
+            f"{name}, {shape}": extra_memory(make, model, torch.randn(2, width, generator=seeded(0)))
+            for name, make in {"ZO-SAM": ZOSAM, "SAM": SAM}.items()
+            for shape, model, width in (("8 layers", layers, 512), ("1 layer", one_layer, 1024))
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
     }
     print(json.dumps(result, indent=1))
     write_text(Path(__file__).parent / "results" / "sam_step.json", json.dumps(result, indent=1) + "\n")
