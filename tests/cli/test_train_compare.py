@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "message"),
     [
         (("train", "--optimizer", "sgdd"), "there is no method 'sgdd'"),
+        (("train", "--optimizer", "fair-sam"), "FairSAM needs weights, which a command line cannot give"),
         (("train", "--sparse", "salun"), "neither an optimiser nor a way to prune"),
         (("train", "--sparse", "gmp", "--sparsity", "1.5"), r"sparsity must be in \[0, 1\); got 1.5"),
         (("train", "--sparsity", "0.5"), "nothing that was named prunes"),
@@ -73,6 +74,25 @@ def test_trains_sparsely_with_another_optimiser(folder: Path) -> None:
     assert record["settings"]["recipe"]["optimizer"]["weight_decay"] == 0.1
     again = unweave(*command, cwd=folder)
     assert again.stdout == done.stdout  # the finished stage is kept
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "mest", "dsr", "itop", "gmp"])
+def test_every_sparse_training_by_its_name(folder: Path, name: str) -> None:
+    assert (
+        main(
+            (
+                "train",
+                str(folder / "project.py"),
+                "--sparse",
+                name,
+                "--epochs",
+                "2",
+                "--out",
+                str(folder / name),
+            )
+        )
+        == 0
+    )
 
 
 def test_compares_seed_by_seed_and_survives_a_failure(folder: Path) -> None:

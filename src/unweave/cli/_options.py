@@ -151,13 +151,23 @@ def build(cls: type[Any], options: Any, given: Mapping[str, Any]) -> Any:
         elif options is not None and hasattr(options, field.name):
             value = getattr(options, field.name)
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                value = build(type(_default(field)), value, {})
+                value = _over(_default(field), value)
             values[field.name] = value
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(
                 f"{cls.__name__} needs {field.name}, which this command cannot give it. Use it from Python."
             )
     return cls(**values)
+
+
+def _over(default: Any, options: Any) -> Any:
+    """A dataclass with what was given in place of its own; fields that a command line cannot give stay."""
+    given = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        given[field.name] = _over(getattr(default, field.name), value) if nested else value
+    return dataclasses.replace(default, **given)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -100,6 +100,15 @@ def _part(name: str, cls: type[Any], given: Any, recipe: Any, asked: Any) -> tup
 
 def _optimizer(cls: type[Optimizer], given: Any, recipe: Any, base: str) -> Any:
     chosen = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)} if given is not None else {}
+    wanted = [
+        name
+        for name, p in inspect.signature(cls).parameters.items()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("params", "lr")
+    ]
+    if wanted:
+        raise InputError(
+            f"{cls.__name__} needs {' and '.join(wanted)}, which a command line cannot give. Use it from Python."
+        )
     decay = {"weight_decay": recipe.weight_decay}
     if "base" not in inspect.signature(cls).parameters:
         if cls is SGD and chosen == _defaults(cls):

@@ -18,7 +18,8 @@ from ._options import parse
 CORE = ("torch", "numpy", "scipy", "sklearn", "joblib", "safetensors", "matplotlib", "jinja2", "tyro", "rich")
 EXTRAS = {
     "accelerate": "distributed", "transformers": "vision", "datasets": "vision", "PIL": "vision",
-    "torch_pruning": "prune", "pyarrow": "parquet",
+    "torch_pruning": "prune", "pyarrow": "parquet", "diffusers": "diffusion", "peft": "language",
+    "pytorch_optimizer": "optim", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray",
 }  # fmt: skip
 
 

@@ -245,7 +245,7 @@ def select(asked: Any, world: World) -> tuple[Tensor, str]:
 def _wrappers() -> str:
     from ..catalogue import methods
 
-    return ", ".join(m.name for m in methods() if any(f.name == "unlearn" for f in dataclasses.fields(m.cls)))
+    return ", ".join(m.name for m in methods() if "unlearn" in getattr(m.cls, "__dataclass_fields__", ()))
 
 
 def _print_estimate(seconds: Mapping[str, float], as_json: bool) -> int:
