@@ -8,7 +8,7 @@ that look like no digit count as wrong in both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Literal
 
@@ -95,6 +95,55 @@ def scores(model: TextToImage, erased: Iterable[str], seed: int, *, each: int = 
     return Scores(
         share(right, erase & ~numeral), share(right, numeral), share(right, ~erase), share(styled, ~erase)
     )
+
+
+def tuned(
+    make: Callable[[float], TextToImage],
+    settings: Sequence[float],
+    erased: Sequence[str],
+    seed: int,
+    *,
+    each: int = 2,
+) -> tuple[float, Scores]:
+    """The setting of the highest overall score on other noise, and its scores on this seed's noise."""
+    made = [(setting, make(setting)) for setting in settings]
+    setting, model = max(made, key=lambda pair: scores(pair[1], erased, 500 + seed, each=each).overall)
+    return setting, scores(model, erased, seed, each=each)
+
+
+def zeroed(model: TextToImage, density: float, rank: Callable[[torch.Tensor], torch.Tensor]) -> TextToImage:
+    """The control of pruning: this share of every feed-forward output layer at zero, the weights of highest `rank`."""
+    edited = model.editable()
+    with torch.no_grad():
+        for layer in edited.linears("ff_out").values():
+            k = round(density * layer.weight.numel())
+            layer.weight.view(-1)[rank(layer.weight).flatten().topk(k).indices] = 0
+    return edited
+
+
+def each_alone(
+    edited: Callable[[str], TextToImage], seed: int, digits: Sequence[str] = DIGITS, *, each: int = 2
+) -> Scores:
+    """Scores of erasing every one of these digits alone, averaged over them."""
+    rows = [scores(edited(digit), (digit,), seed, each=each) for digit in digits]
+    return averaged(rows)
+
+
+def averaged(rows: Sequence[Scores]) -> Scores:
+    """Mean F and P of several measurements; the overall score is that of the means."""
+    return Scores(*(sum(getattr(r, f.name) for r in rows) / len(rows) for f in fields(Scores)))
+
+
+def alike(model: TextToImage, seed: int, digits: Sequence[str] = DIGITS, *, each: int = 2) -> Scores:
+    """`each_alone` of a model that was edited without regard to the digit (magnitude, random): drawn once."""
+    asked = [(d, s, t) for d in range(10) for s in (0, 1) for t in range(4) for _ in range(each)]
+    images = drawn(model, [prompt(*a) for a in asked], seed)
+    right = (the_judge().digits(images) == torch.tensor(asked)[:, 0]).float().view(10, -1).mean(1)
+    styled = float((the_judge().styles(images) == torch.tensor(asked)[:, 1]).float().mean())
+    own = [float(right[DIGITS.index(d)]) for d in digits]
+    others = [(float(right.sum()) - one) / 9 for one in own]
+    f, p = (100 * sum(side) / len(side) for side in (own, others))
+    return Scores(f, f, p, 100 * styled)
 
 
 def sweep(
