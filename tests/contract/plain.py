@@ -81,6 +81,13 @@ def _subset(method: Any, rng: Generator) -> dict[str, Tensor]:
     return {"positions": chosen.positions, "weights": chosen.weights}
 
 
+def _relu(rng: Generator, peaks: tuple[float, ...] = (0.5, 5.0)) -> dict[str, Tensor]:
+    from tests.language_world import llama, text
+    from unweave.prune import ProSparse
+
+    return dict(ProSparse(peaks=peaks).apply(llama(layers=1), text(320), rng=rng).state_dict())
+
+
 def _recovered(rng: Generator, alpha: float = 1e-6) -> dict[str, Tensor]:
     from unweave import seeded
     from unweave.optim.subgm import Dense, SubGM
@@ -144,6 +151,12 @@ def _rows() -> list[PlainRow]:
             run=_dropped,
             off=partial(_dropped, p=1e-9),
             bad=((lambda: optim.MultiSampleDropout(torch.nn.Linear(2, 2), p=1.0), "p must be in"),),
+        ),
+        PlainRow(
+            name="ProSparse",
+            run=_relu,
+            off=partial(_relu, peaks=(1e-9,)),
+            bad=((lambda: prune.ProSparse(peaks=()), "peaks"),),
         ),
         PlainRow(
             name="RigL",

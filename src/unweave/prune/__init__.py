@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._adapter import SplitAdapter
+from ._sparse_feed_forward import SparseFeedForward
 from ._supermasks import Supermasks
 from .budgets import ERK, Global, PerOutput, Uniform
 from .dsr import DSR
@@ -18,6 +19,7 @@ from .mosa import MoSA
 from .one_shot import Prune
 from .patterns import NM, Block, Channel, Unstructured
 from .progressive_gradient_flow import ProgressiveNM
+from .prosparse import FATReLU, ProSparse, activation_sparsity
 from .random_scores import RandomScores
 from .rigl import RigL
 from .scope import Scope
@@ -48,6 +50,7 @@ __all__ = [
     "IMP",
     "MoSA",
     "NM",
+    "SparseFeedForward",
     "SplitAdapter",
     "SNIP",
     "Block",
@@ -57,6 +60,8 @@ __all__ = [
     "Gradient",
     "Magnitude",
     "PerOutput",
+    "FATReLU",
+    "ProSparse",
     "ProgressiveNM",
     "Prune",
     "RandomScores",
@@ -73,6 +78,7 @@ __all__ = [
     "Unstructured",
     "Wanda",
     "WandaPrune",
+    "activation_sparsity",
     "kth_largest",
     "select",
     "shrink",

@@ -1,0 +1,215 @@
+"""ProSparse: turn a language model's feed-forwards to ReLU and raise their activation sparsity step by step.
+
+Song, Han, Zhang, Hu, Shi, Li, Chen, Liu, Li, Yang, Sun, "ProSparse: Introducing and Enhancing Intrinsic Activation
+Sparsity within Large Language Models", 2024, arXiv 2402.13516: substitute ReLU, train with an L1 penalty on the gated
+activations whose weight rises along sines, then shift the threshold (FATReLU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import Module
+from torch.optim import AdamW
+
+from ..errors import InputError
+from ..fit import fit_
+from ..mask import Mask
+from ..paper import Paper
+from ..random import child
+from ..recipe import warm_cosine
+from ..tasks import evaluating
+from ..types import Batch, Data
+
+
+class FATReLU(Module):
+    """x where x >= threshold, else exactly 0.
+
+    Args:
+        threshold: at least 0; 0 is ReLU. In units of the pre-activation.
+    """
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        super().__init__()
+        if not threshold >= 0:
+            raise InputError(f"FATReLU: threshold must be at least 0; got {threshold}.")
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations of x, of its shape."""
+        return torch.where(x >= self.threshold, x, torch.zeros_like(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProSparse:
+    """ReLU substitution, progressive L1, threshold: a model of transformers with gated feed-forwards (Llama's kind).
+
+    The penalty is lambda times the mean, over layers and counted tokens, of ||x1||_1 / d_ff with x1 = relu(gate) * up:
+    the authors' weights mean something only in their own reduction, so give `peaks` for yours; a first peak of one
+    to five per cent of the language-model loss is a fair start. Padding counts nowhere. A model's own zeros stay zero.
+
+    Attributes:
+        relu: share of the steps that only adapt to ReLU.
+        warm: share of the steps at the first peak, constant.
+        peaks: lambda_1 < lambda_2 < ...; between two of them lambda rises along half a sine, in equal shares of the
+            remaining steps, and the last is held for the rest.
+        hold: share of the steps at the last peak.
+        threshold: of FATReLU in the end, at least 0.
+        epochs: passes over the data.
+        lr: peak learning rate of AdamW, warmed up and let down along a cosine.
+        weight_decay: of AdamW.
+    """
+
+    relu: float = 0.2
+    warm: float = 0.2
+    peaks: tuple[float, ...] = (0.05, 0.5)
+    hold: float = 0.1
+    threshold: float = 0.01
+    epochs: int = 1
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+
+    paper: ClassVar[Paper] = Paper(
+        "ProSparse: Introducing and Enhancing Intrinsic Activation Sparsity within Large Language Models",
+        "Song, Han, Zhang, Hu, Shi, Li, Chen, Liu, Li, Yang, Sun", "arXiv", 2024, "2402.13516",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.relu, self.warm, self.hold) < 0 or self.relu + self.warm + self.hold > 1:
+            raise InputError(
+                f"ProSparse: relu, warm and hold are shares of at most 1 in all; got {self.relu}, {self.warm} and "
+                f"{self.hold}."
+            )
+        if not self.peaks or any(a >= b for a, b in zip((0.0, *self.peaks), self.peaks, strict=False)):
+            raise InputError(f"ProSparse.peaks must rise from above 0; got {self.peaks}.")
+        if not self.threshold >= 0 or self.epochs < 1 or not self.lr > 0:
+            raise InputError(
+                f"ProSparse needs threshold >= 0, epochs >= 1 and lr > 0; got {self.threshold}, {self.epochs} and "
+                f"{self.lr}."
+            )
+
+    def penalty(self, step: int, steps: int) -> float:
+        """Lambda at a step, counted from 0, of a training."""
+        begin, sines = round(self.relu * steps), round((self.relu + self.warm) * steps)
+        end = round((1 - self.hold) * steps)
+        if step < begin:
+            return 0.0
+        if step < sines or len(self.peaks) == 1:
+            return self.peaks[0]
+        if step >= end:
+            return self.peaks[-1]
+        rungs = len(self.peaks) - 1
+        place = (step - sines) / max(1, end - sines) * rungs
+        low, high = self.peaks[int(place)], self.peaks[int(place) + 1]
+        return low + (high - low) * (1 - cos(pi * (place - int(place)))) / 2
+
+    def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
+        """A trained copy of `model` with FATReLU feed-forwards.
+
+        Raises:
+            EmptyDataError: if `data` is empty.
+            InputError: if the model has no gated feed-forward (gate_proj, up_proj, down_proj, act_fn).
+        """
+        data.require_examples("ProSparse")
+        sparse = substitute(model)
+        steps = self.epochs * -(-len(data) // data.batch_size)
+        weights = [p for p in sparse.parameters() if p.requires_grad]
+        optimizer = AdamW(weights, self.lr, weight_decay=self.weight_decay)
+        schedule = warm_cosine(optimizer, steps)
+
+        def loss(m: Module, batch: Batch) -> Tensor:
+            scale = self.penalty(schedule.last_epoch, steps)  # its count of steps is part of a checkpoint
+            with activations(m) as seen:
+                total: Tensor = data.task.losses(m, batch).mean()
+            if scale:
+                counted = (data.task.labels(batch) != -100).to(total.device)
+                sizes = [x.float().abs().mean(-1)[counted].mean() for x in seen]
+                total = total + scale * torch.stack(sizes).mean()
+            return total
+
+        fit_(
+            sparse, data, loss, optimizer,
+            epochs=self.epochs, rng=child(rng), schedule=schedule, hold=Mask.of(model), label="ProSparse",
+        )  # fmt: skip
+        return set_threshold_(sparse, self.threshold)
+
+
+def feed_forwards(model: Module) -> list[Any]:
+    """The gated feed-forwards of a model, in order.
+
+    Raises:
+        InputError: if it has none.
+    """
+    found = [
+        m
+        for m in model.modules()
+        if all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn"))
+    ]
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} has no gated feed-forward (gate_proj, up_proj, down_proj and act_fn, as Llama's)."
+        )
+    return found
+
+
+def substitute(model: Module, threshold: float = 0.0) -> Module:
+    """A copy whose feed-forwards use FATReLU."""
+    return set_threshold_(deepcopy(model), threshold)
+
+
+def set_threshold_(model: Module, threshold: float) -> Module:
+    """Give every feed-forward a FATReLU with this threshold, in place."""
+    for block in feed_forwards(model):
+        block.act_fn = FATReLU(threshold)
+    return model
+
+
+@contextmanager
+def activations(model: Module) -> Iterator[list[Tensor]]:
+    """Collect x1 = act(gate) * up of every feed-forward that is called in the block, [..., d_ff]."""
+    seen: list[Tensor] = []
+    hooks = [
+        block.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        for block in feed_forwards(model)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def activation_sparsity(model: Module, data: Data[Any]) -> list[float]:
+    """Share of exact zeros among the activations of each feed-forward, over counted tokens, in [0, 1]."""
+    zeros, total = torch.zeros(len(feed_forwards(model)), dtype=torch.float64), 0
+    with evaluating(model):
+        for batch in data.batches():
+            counted = data.task.labels(batch) != -100
+            with activations(model) as seen:
+                data.task.outputs(model, batch)
+            total += int(counted.sum())
+            zeros += torch.stack([(x == 0).double().mean(-1).cpu()[counted].sum() for x in seen])
+    return (zeros / max(total, 1)).tolist()
+
+
+def calibrate_threshold(
+    model: Module, data: Data[Any], candidates: Sequence[float], tolerance: float
+) -> float:
+    """Largest of these thresholds whose mean loss on `data` is within `tolerance` nats of threshold 0's."""
+
+    def loss(threshold: float) -> float:
+        tried = substitute(model, threshold)
+        with evaluating(tried):
+            losses = [data.task.losses(tried, b) for b in data.batches()]
+        return float(torch.cat(losses).mean())
+
+    base = loss(0.0)
+    return max([0.0, *(t for t in candidates if loss(t) <= base + tolerance)])

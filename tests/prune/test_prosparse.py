@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.contract import world
+from tests.language_world import llama, text
+from unweave import seeded
+from unweave.errors import InputError
+from unweave.prune import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
+from unweave.prune.prosparse import activations, calibrate_threshold, feed_forwards, substitute
+
+
+def test_fatrelu_gives_exact_zeros() -> None:
+    x = torch.tensor([-1.0, 0.0, 0.05, 0.1, 0.3])
+    assert FATReLU(0.1)(x).tolist() == pytest.approx([0.0, 0.0, 0.0, 0.1, 0.3])
+    assert torch.equal(FATReLU()(x), torch.relu(x))
+
+
+def test_the_schedule_is_flat_at_its_peaks_and_rises_between() -> None:
+    how = ProSparse(relu=0.1, warm=0.1, peaks=(1.0, 3.0, 4.0), hold=0.2)
+    found = [how.penalty(t, 1000) for t in range(1000)]
+    assert set(found[:100]) == {0.0}
+    assert set(found[100:200]) == {1.0}
+    assert set(found[800:]) == {4.0}
+    assert found[500] == pytest.approx(3.0)  # the middle of the two sines
+    assert found[350] == pytest.approx(2.0)
+    assert all(a <= b for a, b in zip(found[200:], found[201:], strict=False))
+    slopes = [b - a for a, b in zip(found[200:800], found[201:801], strict=True)]
+    for end in (0, 299, 300, 598):
+        assert slopes[end] < 0.05 * max(slopes)
+    assert ProSparse(peaks=(2.0,)).penalty(999, 1000) == 2.0
+
+
+def test_substitution_leaves_the_model_alone_and_makes_zeros() -> None:
+    model, data = llama(), text(160)
+    silu = feed_forwards(model)[0].act_fn
+    sparse = substitute(model)
+    assert feed_forwards(model)[0].act_fn is silu
+    assert max(activation_sparsity(model, data)) == 0.0
+    assert 0.3 < min(activation_sparsity(sparse, data)) < 0.7
+    higher = activation_sparsity(substitute(model, 0.5), data)
+    assert all(h > s for h, s in zip(higher, activation_sparsity(sparse, data), strict=True))
+
+
+def test_sparsity_counts_no_padding() -> None:
+    model, (ids,) = substitute(llama()), next(text(160).batches())
+    with activations(model) as seen, torch.no_grad():
+        model(input_ids=ids)
+    share = float((seen[0][:, :4] == 0).float().mean())
+
+    class Padded:
+        task = text().task
+
+        def batches(self):
+            mask = torch.zeros_like(ids)
+            mask[:, :4] = 1
+            yield {"input_ids": ids, "attention_mask": mask}
+
+    with torch.no_grad():
+        assert activation_sparsity(model, Padded())[0] == pytest.approx(share, abs=1e-6)
+
+
+def test_the_penalty_raises_sparsity_and_zeros_not_only_sizes() -> None:
+    model, data = llama(), text(1280)
+    found = {
+        name: activation_sparsity(
+            ProSparse(peaks=peaks, threshold=0.0, epochs=8, lr=5e-3).apply(model, data, rng=seeded(0)), data
+        )
+        for name, peaks in (("none", (1e-9,)), ("some", (5.0, 50.0)))
+    }
+    assert sum(found["some"]) / 2 > sum(found["none"]) / 2 + 0.1
+
+
+def test_the_threshold_is_the_largest_within_the_tolerance() -> None:
+    model, data = substitute(llama()), text(160)
+    free = calibrate_threshold(model, data, (0.1, 0.5, 100.0), tolerance=1e9)
+    none = calibrate_threshold(model, data, (0.1, 0.5, 100.0), tolerance=-1.0)
+    assert (free, none) == (100.0, 0.0)
+
+
+def test_skipping_rows_changes_nothing() -> None:
+    block = feed_forwards(substitute(llama(), 0.3))[0]
+    fast, x = SparseFeedForward(block), torch.randn(3, 1, 32, generator=seeded(0))
+    with torch.no_grad():
+        for token in x:
+            torch.testing.assert_close(fast(token), block(token), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(fast(x), block(x), rtol=1e-4, atol=1e-6)
+        assert torch.equal(fast(-1e9 * torch.zeros(1, 32)), torch.zeros(1, 32))
+
+
+def test_refuses() -> None:
+    for bad in (
+        {"relu": 0.9, "warm": 0.2},
+        {"peaks": (2.0, 1.0)},
+        {"peaks": ()},
+        {"threshold": -1.0},
+        {"lr": 0.0},
+    ):
+        with pytest.raises(InputError, match="ProSparse"):
+            ProSparse(**bad)
+    with pytest.raises(InputError, match="FATReLU"):
+        FATReLU(-0.1)
+    with pytest.raises(InputError, match="no gated feed-forward"):
+        ProSparse().apply(world.model(), world.points()[0], rng=seeded(0))
