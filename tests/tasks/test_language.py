@@ -34,6 +34,21 @@ def test_padding_and_ignored_labels_count_nowhere() -> None:
     assert losses[0] == pytest.approx(float(each[0, 4:].mean()), abs=1e-6)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_nothing_that_counts(side: str) -> None:
+    model, (ids,) = llama(), next(text().batches())
+    bare, padding = ids[:1, :10], torch.zeros(1, 4, dtype=torch.long)
+    here, there = torch.ones_like(bare), torch.zeros_like(padding)
+    join = lambda a, b: torch.cat([b, a] if side == "left" else [a, b], 1)  # noqa: E731
+    batch = {"input_ids": join(bare, padding), "attention_mask": join(here, there)}
+    with torch.no_grad():
+        _, counted = CausalLM().token_losses(model, batch)
+        torch.testing.assert_close(
+            CausalLM().losses(model, batch), CausalLM().losses(model, bare), rtol=1e-4, atol=1e-5
+        )
+    assert counted.sum() == 9
+
+
 def test_windows_drop_the_rest() -> None:
     data = windows(torch.arange(11), 4, batch_size=2)
     assert len(data) == 2

@@ -24,7 +24,8 @@ class CausalLM:
 
     A batch is a tensor of ids [n, t], a tuple that begins with one, or a dictionary with `input_ids` and, if wanted,
     `attention_mask` and `labels` (-100 counts nowhere; padding never counts), as transformers' causal models read
-    them. A model returns logits [n, t, vocabulary], or an object with `.logits`.
+    them. A token right after padding counts nowhere either: there is nothing to predict it from. A model returns
+    logits [n, t, vocabulary], or an object with `.logits`.
     """
 
     def losses(self, model: Module, batch: Batch) -> Tensor:
@@ -46,6 +47,8 @@ class CausalLM:
         logits, labels = self.outputs(model, batch)[:, :-1], self.labels(batch)[:, 1:]
         labels = labels.to(logits.device)
         counted = labels != IGNORED
+        if isinstance(batch, Mapping) and "attention_mask" in batch:
+            counted &= batch["attention_mask"][:, :-1].to(logits.device) != 0
         each = F.cross_entropy(logits.transpose(1, 2), labels.clamp(min=0), reduction="none")
         return each, counted
 
