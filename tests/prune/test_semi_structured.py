@@ -32,6 +32,8 @@ def test_knows_two_of_four() -> None:
 def test_says_what_it_needs_where_there_is_no_gpu() -> None:
     with pytest.raises(InputError, match=r"capability 8.0 or more; the model is on cpu\. On other machines"):
         to_semi_structured(pruned())
+    with pytest.raises(InputError, match="no parameter"):
+        to_semi_structured(ReLU())
 
 
 @pytest.mark.gpu

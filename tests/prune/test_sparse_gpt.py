@@ -5,13 +5,26 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import Conv2d, Linear, Module, Sequential
+from torch.nn import Conv2d, Flatten, Linear, Module, Sequential
 
 from tests.contract import world
 from tests.language_world import llama, text
 from unweave import Mask, seeded
+from unweave.datasets import of_tensors
 from unweave.errors import InputError
-from unweave.prune import NM, Global, Prune, Scope, SparseGPT, WandaPrune
+from unweave.prune import (
+    NM,
+    Global,
+    Magnitude,
+    PerOutput,
+    Prune,
+    Scope,
+    SparseGPT,
+    Unstructured,
+    Wanda,
+    WandaPrune,
+    select,
+)
 from unweave.prune._layerwise import inputs_of
 from unweave.prune.sparse_gpt import _factor, repair
 from unweave.tasks import evaluating
@@ -102,24 +115,56 @@ def errors(model: Module, pruned: Module, data: object) -> float:
         return float((data.task.outputs(model, batch) - data.task.outputs(pruned, batch)).square().mean())
 
 
-def test_repairs_better_than_choosing_alone() -> None:
+@pytest.mark.parametrize("pattern", [Unstructured(), NM(2, 4)])
+def test_a_layer_answers_best_after_repair_then_by_wanda_then_by_magnitude(pattern: object) -> None:
+    # inputs that differ in size and hang together: size alone misjudges, and neighbours can answer for what went
     rng = seeded(1)
-    x = (
-        torch.randn(2000, 64, generator=rng, dtype=torch.float64)
-        @ torch.randn(64, 64, generator=rng, dtype=torch.float64)
-        / 8
+    x = torch.relu(torch.randn(2000, 64, generator=rng) @ torch.randn(64, 64, generator=rng) / 8 + 0.3)
+    x *= torch.logspace(-0.5, 0.5, 64)[torch.randperm(64, generator=rng)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Sequential(Linear(64, 64, bias=False))
+    data = of_tensors(x, torch.arange(2000) % 64, batch_size=500)
+    how = {"sparsity": 0.5, "pattern": pattern, "examples": 2000}
+    edits = (
+        SparseGPT(**how),
+        WandaPrune(**how),
+        Prune(score=Magnitude(), pattern=pattern, budget=PerOutput(0.5)),
     )
-    x, weight = torch.relu(x + 0.3), torch.randn(64, 64, generator=rng, dtype=torch.float64)
+    repaired, wanda, magnitude = (
+        float((x @ (model[0].weight - e.apply(model, data, rng=rng)[0].weight).T).square().mean().detach())
+        for e in edits
+    )
+    assert repaired < 0.65 * wanda
+    assert wanda < 0.7 * magnitude
 
-    def error(pruned: Tensor) -> float:
-        return float((x @ (weight - pruned).T).square().mean())
 
-    def best(scores: Tensor) -> Tensor:
-        return weight * torch.zeros_like(weight).scatter_(1, scores.topk(32, dim=1).indices, 1.0)
+def test_wanda_layer_by_layer_by_hand() -> None:
+    # inputs (3, 1) and (4, 1), norms 5 and 1.4: rows (1, 3) and (2, 3) keep 5 over 4.2 and 10 over 4.2, so the hidden
+    # units are x1 and 2 x1, norms 5 and 10, and (3, 2) keeps the 2 (20 over 15). Unpruned they would be (6, 7) and
+    # (9, 11), norms 9.2 and 14.2, and the 2 would still win; (1, 0.55) tells the two apart: 5 < 5.5, but 9.2 > 7.8
+    model = Sequential(Linear(2, 2, bias=False), Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 3.0], [2.0, 3.0]]))
+        model[1].weight.copy_(torch.tensor([[3.0, 2.0], [1.0, 0.55]]))
+    data = of_tensors(torch.tensor([[3.0, 1.0], [4.0, 1.0]]), torch.tensor([0, 1]))
+    pruned = WandaPrune(sparsity=0.5).apply(model, data, rng=seeded(0))
+    assert pruned[0].weight.tolist() == [[1.0, 0.0], [2.0, 0.0]]
+    torch.testing.assert_close(pruned[1].weight.detach(), torch.tensor([[0.0, 2.0], [0.0, 0.55]]))
+    at_once = select(Wanda().score(model, data), budget=PerOutput(0.5))
+    assert at_once.keep["1.weight"].tolist() == [[False, True], [True, False]]
 
-    wanda, magnitude = best(weight.abs() * x.square().sum(0).sqrt()), best(weight.abs())
-    assert error(repair("w", weight, x.T @ x, SparseGPT(sparsity=0.5))) < 0.65 * error(wanda)
-    assert error(wanda) < 0.95 * error(magnitude)
+
+def test_wanda_of_a_convolution_by_n_of_m() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Sequential(Conv2d(4, 6, 3, stride=2, padding=1), Flatten(), Linear(6 * 9, 3))
+    data = of_tensors(torch.randn(5, 4, 6, 6, generator=seeded(0)), torch.arange(5) % 3)
+    scope = Scope(last=False)
+    by_layer = WandaPrune(pattern=NM(2, 4), scope=scope).apply(model, data, rng=seeded(0))
+    at_once = Prune(score=Wanda(scope=scope), pattern=NM(2, 4)).apply(model, data, rng=seeded(0))
+    assert torch.equal(by_layer[0].weight, at_once[0].weight)  # the first layer sees the same either way
+    assert ((by_layer[0].weight.movedim(1, -1) != 0).sum(-1) == 2).all()
 
 
 def test_prunes_a_language_models_blocks_and_nothing_else() -> None:
@@ -137,6 +182,17 @@ def test_prunes_a_language_models_blocks_and_nothing_else() -> None:
                 assert float((weight == 0).float().mean()) == pytest.approx(0.7, abs=0.02)
         assert torch.equal(pruned.lm_head.weight, before["lm_head.weight"])
         assert torch.equal(pruned.model.embed_tokens.weight, before["model.embed_tokens.weight"])
+
+
+def test_a_head_is_pruned_where_the_scope_names_it() -> None:
+    model, data = llama(), text()
+    scope = Scope(only=("lm_head", "mlp"))
+    pruned = SparseGPT(sparsity=0.5, scope=scope).apply(model, data, rng=seeded(0))
+    for name, _, weight in scope.layers(pruned):
+        assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.02), name
+    assert torch.equal(
+        pruned.model.layers[0].self_attn.q_proj.weight, model.model.layers[0].self_attn.q_proj.weight
+    )
 
 
 def test_blocks_are_walked_with_the_pruned_outputs() -> None:
@@ -178,8 +234,6 @@ def test_plain_networks_are_walked_in_call_order() -> None:
 
 
 def test_convolutions_by_n_of_m() -> None:
-    from unweave.datasets import of_tensors
-
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Sequential(Conv2d(4, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), Linear(8 * 16, 3))

@@ -17,7 +17,13 @@ from .files import written_beside
 
 
 def export_onnx(
-    model: Module, example: Tensor, path: Path, *, check: bool = True, tolerance: float = 1e-4
+    model: Module,
+    example: Tensor,
+    path: Path,
+    *,
+    opset: int = 18,
+    check: bool = True,
+    tolerance: float = 1e-4,
 ) -> Path:
     """Write a model as an ONNX file with a free batch dimension, whole or not at all.
 
@@ -25,6 +31,7 @@ def export_onnx(
         model: takes one tensor; returns a tensor, or an object with `.logits`. Exported in eval mode.
         example: an input, [n, ...].
         path: file to write, usually *.onnx.
+        opset: version of ONNX's operators; runtimes older than the file's cannot read it.
         check: run the file in ONNX Runtime on `example`, and on one example of it, and compare.
         tolerance: largest difference allowed, relative to the largest output, for float32.
 
@@ -47,7 +54,7 @@ def export_onnx(
     with evaluating(wrapped):
         expected = [wrapped(several), wrapped(several[:1])]
         with written_beside(path) as beside:
-            _export(wrapped, several, beside)
+            _export(wrapped, several, beside, opset)
             if check:
                 _compare(beside, several, expected, tolerance)
     return path
@@ -64,7 +71,7 @@ class _Logits(Module):
         return logits
 
 
-def _export(model: Module, example: Tensor, path: Path) -> None:
+def _export(model: Module, example: Tensor, path: Path, opset: int) -> None:
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -74,6 +81,7 @@ def _export(model: Module, example: Tensor, path: Path) -> None:
             torch.onnx.export(
                 model, (example,), str(path), input_names=["input"], output_names=["output"], dynamo=True,
                 dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1)}}, external_data=False, verbose=False,
+                opset_version=opset,
             )  # fmt: skip
     except Exception as error:  # the exporter raises whatever the model's code led it to
         reason = " ".join(str(error).split())[:300]

@@ -33,8 +33,8 @@ def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, 
 
     In a model with a list of equal blocks (a transformer), just the layers in the blocks are visited (not embeddings
     or heads): the blocks' inputs are kept and passed on block by block, so that one block's layers are in use at a
-    time. Other models are run once for each layer. Layers of one block see the inputs they have before any of them is
-    changed.
+    time. Layers of one block see the inputs they have before any of them is changed. Other models, and transformers
+    whose head the scope names in `only`, are run once for each layer.
 
     Args:
         who: named in errors.
@@ -57,6 +57,10 @@ def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, 
                 f"{who} takes Linear and ungrouped Conv2d layers; {name} is of another kind. Leave it out of the scope."
             )
     blocks = _blocks(model, layers)
+    if blocks is not None and scope.only:
+        inside = {id(m) for m in blocks.modules()}
+        if any(id(layer) not in inside for _, layer, _ in layers):
+            blocks = None
     with evaluating(model):
         if blocks is None:
             _one_by_one(who, model, chosen, layers, visit)

@@ -27,7 +27,9 @@ def to_semi_structured(model: Module) -> Module:
         Traceback (most recent call last):
         unweave.errors.InputError: 2:4 kernels need a CUDA GPU of compute capability 8.0 or more; the model is on cpu...
     """
-    first = next(model.parameters())
+    first = next(model.parameters(), None)
+    if first is None:
+        raise InputError("to_semi_structured: the model has no parameter. Give the pruned model.")
     if first.device.type != "cuda":
         raise InputError(
             f"2:4 kernels need a CUDA GPU of compute capability 8.0 or more; the model is on {first.device}. On other "
