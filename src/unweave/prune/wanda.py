@@ -30,9 +30,9 @@ from .select import select
 class Wanda:
     """Score = |w| times the l2 norm of what it is multiplied with, summed over the calibration examples.
 
-    The paper goes layer by layer and shows each layer the outputs of already pruned ones; here all layers see
-    the dense network's, so that one pass suffices. Convolutions count each kernel position as an input of its
-    own.
+    The paper goes layer by layer and shows each layer the outputs of already pruned ones, as `WandaPrune` does;
+    here all layers see the dense network's, so that one pass suffices. Convolutions count each kernel position as
+    an input of its own.
 
     Attributes:
         examples: how many calibration examples, evenly spaced through the data (the paper: 128 sequences).
