@@ -8,7 +8,7 @@ from unweave import seeded
 from unweave.datasets import of_tensors
 from unweave.errors import InputError
 from unweave.prune import NM, Prune
-from unweave.prune.semi_structured import is_two_of_four, to_semi_structured
+from unweave.prune.semi_structured import _compressed, is_two_of_four, to_semi_structured
 
 
 def pruned() -> Sequential:
@@ -34,6 +34,10 @@ def test_says_what_it_needs_where_there_is_no_gpu() -> None:
         to_semi_structured(pruned())
     with pytest.raises(InputError, match="no parameter"):
         to_semi_structured(ReLU())
+    with pytest.raises(
+        InputError, match=r"has no 2:4 kernels for a torch.float16 weight \(128, 128\) on cpu: "
+    ):
+        _compressed(pruned()[0].weight.detach().half())
 
 
 @pytest.mark.gpu
@@ -47,7 +51,7 @@ def test_runs_on_sparse_tensor_cores() -> None:
     fast = to_semi_structured(model)
     with torch.no_grad():
         torch.testing.assert_close(fast(x), model(x), rtol=1e-2, atol=1e-2)
-    assert type(fast[0].weight.data).__name__.startswith("SparseSemiStructured")
+    assert isinstance(fast[0].weight, torch.sparse.SparseSemiStructuredTensor)
     with pytest.raises(InputError, match="float32"):
         to_semi_structured(pruned().cuda())
     dense = Sequential(Linear(128, 128)).cuda().half()

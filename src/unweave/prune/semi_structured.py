@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
+from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
 from ..errors import InputError
@@ -20,7 +21,8 @@ def to_semi_structured(model: Module) -> Module:
         model: on a CUDA device of compute capability 8.0 or more, in float16 or bfloat16.
 
     Raises:
-        InputError: if the device or dtype has no such kernels, or no layer is 2:4; names what was found.
+        InputError: if the device, dtype or build of torch has no such kernels, or no layer is 2:4; names what was
+            found.
 
     Example:
         >>> to_semi_structured(torch.nn.Linear(64, 64))
@@ -41,13 +43,11 @@ def to_semi_structured(model: Module) -> Module:
             "2:4 kernels need compute capability 8.0 or more and float16 or bfloat16 weights; found "
             f"{capability[0]}.{capability[1]} and {first.dtype}."
         )
-    from torch.sparse import to_sparse_semi_structured
-
     copy = deepcopy(model)
     changed = 0
     for module in copy.modules():
         if isinstance(module, Linear) and is_two_of_four(module) and _fits(module):
-            module.weight = Parameter(to_sparse_semi_structured(module.weight.detach()), requires_grad=False)
+            module.weight = Parameter(_compressed(module.weight.detach()), requires_grad=False)
             changed += 1
     if not changed:
         raise InputError(
@@ -61,6 +61,22 @@ def is_two_of_four(layer: Linear) -> bool:
     """Whether at most two of every four neighbouring inputs live in every row."""
     weight = layer.weight.detach()
     return weight.shape[1] % 4 == 0 and bool(((weight.reshape(-1, 4) != 0).sum(1) <= 2).all())
+
+
+def _compressed(weight: Tensor) -> Tensor:
+    from torch.sparse import to_sparse_semi_structured
+
+    try:
+        return to_sparse_semi_structured(weight)
+    except (
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # a build without the kernels, or a GPU they do not know
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"torch {torch.__version__} has no 2:4 kernels for a {weight.dtype} weight {tuple(weight.shape)} on "
+            f"{weight.device}: {reason}. Install a build with cuSPARSELt, or prune whole channels and shrink them."
+        ) from error
 
 
 def _fits(layer: Linear) -> bool:
