@@ -127,6 +127,10 @@ def run(argv: Sequence[str]) -> int:
         with folder.stage("compare", "compare.json") as stage:
             if stage.todo:
                 with engine(asked.engine):
+                    first = next(iter(work.values()))
+                    if isinstance(first, _Edited):
+                        # or the trials of one seed would each train the same models
+                        first.prepare(seeds, asked.jobs or None)
                     trials = run_trials(work, seeds, keep=stage.work, jobs=asked.jobs or None)
                 if all(t.error for t in trials):
                     raise InputError(f"every trial failed. The first: {trials[0].method}: {trials[0].error}")
@@ -182,6 +186,14 @@ class _Edited:
     request: Request[Any]
     train: Data[Any]
     cache: Path
+
+    def prepare(self, seeds: Sequence[int], jobs: int | None) -> None:
+        """Train the models of every seed, with and without the data, into the cache."""
+        for data, label in (
+            (self.train, "train the models"),
+            (self.request.retain, "retrain without the data"),
+        ):
+            build_models(self.recipe, data, seeds, jobs=jobs, cache=self.cache, label=label)
 
     def settings(self) -> Any:
         """What it does, as plain JSON."""
