@@ -349,6 +349,13 @@ class TextToImage(Module):
         signal, rate = self._rates(t, clean)
         return signal * clean + rate * noise
 
+    def truth(self, clean: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+        """What the denoiser was trained to predict of `add_noise(clean, noise, t)`: the noise, or the velocity."""
+        if self.scheduler.config.get("prediction_type", "epsilon") == "epsilon":
+            return noise
+        signal, rate = self._rates(t, clean)
+        return signal * noise - rate * clean
+
     def _rates(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         a = self.alphas_cumprod[torch.as_tensor(t, device=self.alphas_cumprod.device).long()]
         a = a.to(like.device).reshape(-1, *[1] * (like.ndim - 1))

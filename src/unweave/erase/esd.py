@@ -1,0 +1,121 @@
+"""ESD: train the denoiser to steer away from a concept whenever a prompt names it.
+
+Gandikota, Materzynska, Fiotto-Kaufman, Bau, "Erasing Concepts from Diffusion Models", ICCV 2023, arXiv 2303.07345.
+With o the original, frozen, and x_t a latent that o drew from noise up to step t under the concept's prompt c (eq. 6):
+
+    target = o(x_t, 0) - eta (o(x_t, c) - o(x_t, 0)),   loss = mean (eps(x_t, c) - target)^2
+
+ESD-x trains the cross-attention ("cross"), ESD-u all the rest ("not_cross"); "cross_kv" is the later strict variant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torch.optim import Adam
+
+from ..errors import InputError
+from ..paper import Paper
+from ..tasks.text_to_image import TextToImage
+from ._train import Weights, noise_like, pick, require_settings, train_, weights_of
+from .concepts import Concepts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESD:
+    """Erase concepts by their own negative guidance; needs neither images nor preserved concepts.
+
+    All images of a batch stop at the same random step of the sampler. Where the denoiser predicts a velocity, so does
+    the target: its coefficients add up to one.
+
+    Attributes:
+        train: "cross" is ESD-x, for what a prompt names; "not_cross" is ESD-u, which also erases what is drawn
+            unasked, at the price of other concepts; "cross_kv" moves least; "all" is everything.
+        eta: strength of the negative guidance.
+        erase_from: add the guidance to the guide's prediction instead of the empty prompt's, so that only the concept
+            within the guide is erased.
+        steps: of Adam.
+        batch_size: latents a step; the paper takes one.
+        lr: of Adam.
+        sampler_steps: of the sampler that draws the latents.
+        guidance: scale of classifier-free guidance while drawing them.
+    """
+
+    train: Weights = "cross"
+    eta: float = 1.0
+    erase_from: bool = False
+    steps: int = 1000
+    batch_size: int = 1
+    lr: float = 1e-5
+    sampler_steps: int = 50
+    guidance: float = 3.0
+
+    paper: ClassVar[Paper] = Paper(
+        "Erasing Concepts from Diffusion Models", "Gandikota, Materzynska, Fiotto-Kaufman, Bau", "ICCV", 2023,
+        "2303.07345",
+    )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        require_settings(self, least={"sampler_steps": 1}, positive=("lr", "eta"))
+
+    def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
+        """A copy of the pipeline whose denoiser steers away from the concepts.
+
+        Raises:
+            InputError: if the tokenizer cannot see a concept, or a guide to erase from is empty.
+            NonFiniteError: if training diverges.
+        """
+        data.require_seen(model, "ESD")
+        if self.erase_from and any(not data.guide_of(c).strip() for c in data.erase):
+            raise InputError(
+                "ESD.erase_from needs a guide for every concept: what it is erased from (--guide)."
+            )
+        with torch.no_grad():
+            asked = model.encode([p for c in data.erase for p in data.prompts(c)])
+            start = model.encode(
+                [g if self.erase_from else "" for c in data.erase for g in data.guide_prompts(c)]
+            )
+            null = model.encode([""])
+        edited = model.editable()
+        times = model.sampler(self.sampler_steps).timesteps.tolist()
+
+        def loss() -> Tensor:
+            at, stop = pick(self.batch_size, len(asked)), int(pick(1, len(times)))
+            noise = noise_like(model.alphas_cumprod.new_empty(self.batch_size, *model.shape))
+            x = model.sample(
+                asked[at], steps=self.sampler_steps, guidance=self.guidance, noise=noise, stop=stop,
+                batch_size=self.batch_size,
+            )  # fmt: skip
+            with torch.no_grad():
+                goal = self.target(model, x, times[stop], asked[at], start[at], null)
+            return F.mse_loss(edited(x, times[stop], asked[at]), goal)
+
+        weights = list(weights_of(edited, self.train).values())
+        train_(
+            edited, loss, weights, Adam(weights, lr=self.lr),
+            steps=self.steps, rng=rng, label="ESD",
+        )  # fmt: skip
+        return edited
+
+    def target(
+        self, original: TextToImage, x: Tensor, t: int, asked: object, start: object, null: object
+    ) -> Tensor:
+        """What the edited denoiser is to predict, [n, c, h, w].
+
+        Args:
+            original: before the edit.
+            x: noisy latents [n, c, h, w].
+            t: time step.
+            asked: n encoded prompts with the concept.
+            start: n encoded prompts to start from; null prompts unless `erase_from`.
+            null: the encoded empty prompt.
+        """
+        concept, none = original(x, t, asked), original(x, t, null)
+        begin = original(x, t, start) if self.erase_from else none
+        guided: Tensor = begin - self.eta * (concept - none)
+        return guided
