@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from ..tasks.text_to_image import Text, TextToImage, training_only
+from .attacks import Attack, Attacked, Attempt, Targets
 from .concept_ablation import ConceptAblation
 from .concept_prune import ConceptPrune
+from .concept_salun import ConceptSalUn
 from .concepts import Concepts
 from .esd import ESD
 from .fia import FIA, Neurons
+from .token_search import TokenSearch
 from .uce import UCE
+from .unlearn_diff_atk import UnlearnDiffAtk
 
 __all__: list[str] = [
+    "Attack",
+    "Attacked",
+    "Attempt",
     "ConceptAblation",
     "ConceptPrune",
+    "ConceptSalUn",
     "Concepts",
     "ESD",
     "FIA",
     "Neurons",
+    "Targets",
     "Text",
     "TextToImage",
+    "TokenSearch",
     "UCE",
+    "UnlearnDiffAtk",
     "training_only",
 ]
