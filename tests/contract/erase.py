@@ -55,9 +55,24 @@ def rows() -> list[PlainRow]:
     return [
         # one row a method, in the order of the alphabet
         row(
+            "ConceptAblation",
+            erase.ConceptAblation(steps=2, lr=1e-3, images=4, sampler_steps=2),
+            (lambda: erase.ConceptAblation(steps=0), "steps must be at least 1"),
+        ),
+        row(
             "ConceptPrune",
             erase.ConceptPrune(density=0.1, steps=4, record=2),
             (lambda: erase.ConceptPrune(density=0), r"density must be in \(0, 1\]"),
+        ),
+        row(
+            "ConceptSalUn",
+            erase.ConceptSalUn(steps=2, lr=1e-3, images=4, sampler_steps=2),
+            (lambda: erase.ConceptSalUn(density=0), r"density must be in \(0, 1\]"),
+        ),
+        row(
+            "ESD",
+            erase.ESD(steps=2, lr=1e-3, sampler_steps=4),
+            (lambda: erase.ESD(eta=0), "eta must be positive"),
         ),
         row(
             "FIA",

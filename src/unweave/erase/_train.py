@@ -54,6 +54,8 @@ def train_(
 ) -> Fit:
     """Minimise an objective that draws its own examples from torch's global generator, which `fit_` seeds.
 
+    Weights that were pruned before, exact zeros, stay so.
+
     Args:
         model: trained in place; every flag and mode ends as it began.
         objective: computes the loss of one step.
@@ -71,8 +73,8 @@ def train_(
     with training_only(model, weights):
         return fit_(
             model, data, lambda *_: objective(), optimizer,
-            epochs=1, rng=rng, only=only, clip=clip, schedule=schedule, after_step=after_step, ordered=True,
-            label=label,
+            epochs=1, rng=rng, hold=Mask.of(model), only=only, clip=clip, schedule=schedule, after_step=after_step,
+            ordered=True, label=label,
         )  # fmt: skip
 
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.erase.first_step import follows
+from tests.erase.pipelines import CONCEPTS, pipeline
+from tests.erase.test_esd import named, telling
+from unweave import seeded
+from unweave.erase import ConceptAblation
+from unweave.errors import InputError
+
+ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
+ONE = ConceptAblation(steps=1, lr=1e-4, batch_size=2, images=6, sampler_steps=3, guidance=2.0)
+
+
+@pytest.mark.parametrize("kind", ["sd", "pixart"])
+@pytest.mark.parametrize(("target", "prior"), [("model", 0.0), ("model", 0.7), ("noise", 0.0)])
+def test_the_first_step_follows_the_equations(kind, target, prior) -> None:
+    model, rng = pipeline(kind), seeded(3)
+    edited = replace(ONE, target=target, prior=prior).apply(model, ASKED, rng=seeded(3))
+    olds = [p for c in ASKED.erase for p in ASKED.prompts(c)]
+    news = [p for c in ASKED.erase for p in ASKED.guide_prompts(c)]
+    drawn = [news[i % 4] for i in range(6)]
+    images = model.sample(drawn, steps=3, guidance=2.0, noise=model.noise(6, rng), decode=False).double()
+
+    def loss(wide):
+        at, noise = torch.randint(6, (2,)), torch.randn(2, *model.shape).double()
+        times = torch.randint(1000, (2,))
+        total = 0.0
+        for i, row in enumerate(at.tolist()):
+            a = model.alphas_cumprod[times[i]]
+            x = a.sqrt() * images[row : row + 1] + (1 - a).sqrt() * noise[i : i + 1]
+            t = int(times[i])
+            asked, anchor = (wide.encode([p[row % 4]]).detach() for p in (olds, news))
+            goal = noise[i : i + 1] if target == "noise" else wide(x, t, anchor).detach()
+            total = total + (wide(x, t, asked) - goal).square().mean() / 2
+            total = total + prior * (wide(x, t, anchor) - noise[i : i + 1]).square().mean() / 2
+        return total
+
+    assert follows(model, edited, rng, loss, named(model, "cross_kv")) > 0.99
+
+
+def test_the_concept_answers_as_its_guide_did() -> None:
+    model, asked = telling(), ASKED.only("cat")
+    method = ConceptAblation(
+        steps=150, lr=1e-3, batch_size=8, images=8, sampler_steps=3, train="cross", teacher="original"
+    )
+    edited = method.apply(model, asked, rng=seeded(0))
+    x = model.noise(16, seeded(9))
+    with torch.no_grad():
+        cat, bird = (model.encode([f"a photo of a {w}"]) for w in ("cat", "bird"))
+        goal = model(x, 700, bird)
+        gap, before = ((m(x, 700, cat) - goal).square().mean() for m in (edited, model))
+    assert float(gap) < 0.5 * float(before)
+
+
+def test_a_velocity_is_the_truth_where_one_is_predicted() -> None:
+    model = pipeline()
+    model.scheduler.register_to_config(prediction_type="v_prediction")
+    clean, noise, t = model.noise(2, seeded(0)), model.noise(2, seeded(1)), torch.tensor([10, 900])
+    x, v = model.add_noise(clean, noise, t), model.truth(clean, noise, t)
+    a = model.alphas_cumprod[t].view(-1, 1, 1, 1).float()
+    assert torch.allclose(a.sqrt() * x - (1 - a).sqrt() * v, clean, atol=1e-5)
+    assert torch.allclose((1 - a).sqrt() * x + a.sqrt() * v, noise, atol=1e-5)
+
+
+def test_refuses() -> None:
+    with pytest.raises(InputError, match="images must be at least 1"):
+        ConceptAblation(images=0)
+    with pytest.raises(InputError, match="prior must not be negative"):
+        ConceptAblation(prior=-1)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.erase.first_step import follows
+from tests.erase.pipelines import CONCEPTS, pipeline
+from unweave import seeded
+from unweave.erase import ConceptSalUn
+from unweave.errors import InputError
+from unweave.random import draw_seed, global_seed
+
+SMALL = ConceptSalUn(steps=1, lr=1e-4, batch_size=2, images=4, sampler_steps=3, guidance=2.0)
+OLDS = [p for c in CONCEPTS.erase for p in CONCEPTS.prompts(c)]
+KEPT = [p for c in CONCEPTS.preserve for p in CONCEPTS.prompts(c)]
+
+
+def drawn(model, prompts, rng):
+    noise = model.noise(len(prompts), rng)
+    return model.sample(prompts, steps=3, guidance=2.0, noise=noise, decode=False)
+
+
+def test_the_mask_holds_the_largest_summed_gradients() -> None:
+    model, method = pipeline(), replace(SMALL, density=0.3)
+    images, text, null = (
+        drawn(model, OLDS, seeded(1)),
+        model.encode(OLDS).detach(),
+        model.encode([""]).detach(),
+    )
+    mask = method.mask(model, images, text, null, rng=seeded(2))
+    assert mask.count() == round(0.3 * mask.size())
+    wide = model.editable("denoiser", "text_encoder").double().requires_grad_(True)
+    with global_seed(draw_seed(seeded(2))):
+        for low in (0, 2):
+            times, noise = torch.randint(1000, (2,)), torch.randn(2, *model.shape).double()
+            for i in range(2):
+                a, t = model.alphas_cumprod[times[i]], int(times[i])
+                x = a.sqrt() * images[low + i : low + i + 1] + (1 - a).sqrt() * noise[i : i + 1]
+                prompt, empty = (wide.encode([p]).detach() for p in (OLDS[low + i], ""))
+                answer = 8.5 * wide(x, t, prompt) - 7.5 * wide(x, t, empty)
+                (noise[i : i + 1] - answer).square().mean().backward()
+    naive = {n: p.grad.abs() for n, p in wide.named_parameters() if n in mask.keep and p.grad is not None}
+    least = min(float(g[mask.keep[n]].min()) for n, g in naive.items() if mask.keep[n].any())
+    most = max(float(g[~mask.keep[n]].max()) for n, g in naive.items() if not mask.keep[n].all())
+    assert most == pytest.approx(least, rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", ["next", "guide"])
+def test_the_first_step_follows_the_equation_inside_the_mask(wrong) -> None:
+    asked = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
+    model, rng = pipeline(), seeded(3)
+    edited = replace(SMALL, wrong=wrong, density=1.0, beta=0.3).apply(model, asked, rng=seeded(3))
+    gone, stay = drawn(model, OLDS, rng).double(), drawn(model, KEPT, rng).double()
+    draw_seed(rng)  # the mask's
+    others = {"next": ["dog", "church"], "guide": ["bird", "table"]}[wrong]
+    news = [p for c in others for p in asked.prompts(c)]
+
+    def loss(wide):
+        total = 0.0
+        at, times = torch.randint(4, (2,)), torch.randint(1000, (2,))
+        noise = torch.randn(2, *model.shape).double()
+        for i, row in enumerate(at.tolist()):
+            a, t = model.alphas_cumprod[times[i]], int(times[i])
+            x = a.sqrt() * gone[row : row + 1] + (1 - a).sqrt() * noise[i : i + 1]
+            told, other = (wide.encode([p[row]]).detach() for p in (OLDS, news))
+            total = total + (wide(x, t, told) - wide(x, t, other).detach()).square().mean() / 2
+        at, times = torch.randint(4, (2,)), torch.randint(1000, (2,))
+        noise = torch.randn(2, *model.shape).double()
+        for i, row in enumerate(at.tolist()):
+            a, t = model.alphas_cumprod[times[i]], int(times[i])
+            x = a.sqrt() * stay[row : row + 1] + (1 - a).sqrt() * noise[i : i + 1]
+            answer = wide(x, t, wide.encode([KEPT[row]]).detach())
+            total = total + 0.3 * (answer - noise[i : i + 1]).square().mean() / 2
+        return total
+
+    names = {n for n, _ in model.named_parameters() if n.startswith("denoiser.")}
+    assert follows(model, edited, rng, loss, names) > 0.99
+
+
+def test_off_the_mask_nothing_moves() -> None:
+    model, method = pipeline(), replace(SMALL, steps=5, density=0.2)
+    edited = method.apply(model, CONCEPTS, rng=seeded(4))
+    before = dict(model.named_parameters())
+    moved = {n: p != before[n] for n, p in edited.named_parameters() if n.startswith("denoiser.")}
+    share = sum(int(m.sum()) for m in moved.values()) / sum(m.numel() for m in moved.values())
+    assert 0.1 < share < 0.2001  # exactly round(0.2 * weights) may move
+
+
+def test_refuses() -> None:
+    with pytest.raises(InputError, match=r"density must be in \(0, 1\]"):
+        ConceptSalUn(density=1.5)
+    with pytest.raises(InputError, match="beta must be positive"):
+        ConceptSalUn(beta=0)
+    with pytest.raises(InputError, match="none is preserved"):
+        ConceptSalUn().apply(pipeline(), replace(CONCEPTS, preserve=()), rng=seeded(0))

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.erase.first_step import follows
+from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
+from unweave import Mask, seeded
+from unweave.erase import ESD
+from unweave.errors import InputError
+
+ONE = ESD(steps=1, lr=1e-4, sampler_steps=4, batch_size=2)
+PROMPTS = [p for c in CONCEPTS.erase for p in CONCEPTS.prompts(c)]
+
+
+def named(model, kind: str) -> set[str]:
+    cross = {n for n, _ in model.named_parameters() if n.startswith("denoiser.") and "attn2" in n}
+    everything = {n for n, _ in model.named_parameters() if n.startswith("denoiser.")}
+    keys = {n for n in cross if "to_k" in n or "to_v" in n}
+    return {"cross": cross, "cross_kv": keys, "not_cross": everything - cross, "all": everything}[kind]
+
+
+def telling(kind="sd"):
+    """A pipeline whose prompts matter: random weights hardly read them."""
+    model = pipeline(kind)
+    with torch.no_grad():
+        for layer in model.linears("cross_kv").values():
+            layer.weight.mul_(20)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train", ["cross", "cross_kv", "not_cross", "all"])
+def test_the_first_step_follows_equation_6(kind, train) -> None:
+    model, method = pipeline(kind), replace(ONE, train=train, eta=1.5)
+    edited = method.apply(model, CONCEPTS, rng=seeded(3))
+
+    def loss(wide):
+        at, stop = torch.randint(4, (2,)), int(torch.randint(4, (1,)))
+        x = torch.randn(2, *model.shape).double()
+        sampler = model.sampler(4)
+        total = 0.0
+        for i, row in enumerate(at.tolist()):
+            own = x[i : i + 1]
+            prompt, null = wide.encode([PROMPTS[row]]).detach(), wide.encode([""]).detach()
+            with torch.no_grad():
+                for t in sampler.timesteps[:stop].tolist():
+                    none, told = wide(own, t, null), wide(own, t, prompt)
+                    own = sampler.step(none + 3.0 * (told - none), t, own).prev_sample
+                t = int(sampler.timesteps[stop])
+                none, told = wide(own, t, null), wide(own, t, prompt)
+                goal = none - 1.5 * (told - none)
+            total = total + (wide(own, t, prompt) - goal).square().mean() / 2
+        return total
+
+    share = follows(model, edited, seeded(3), loss, named(model, train))
+    assert share > 0.99  # float32 rounds some gradients near 1e-6
+
+
+def test_erasing_from_a_guide_starts_at_its_prediction() -> None:
+    model, method = pipeline(), ESD(erase_from=True, eta=2.0)
+    x = model.noise(2, seeded(0))
+    with torch.no_grad():
+        asked, start, null = model.encode(["a cat"] * 2), model.encode(["a dog"] * 2), model.encode([""])
+        goal = method.target(model, x, 500, asked, start, null)
+        expected = model(x, 500, start) - 2 * (model(x, 500, asked) - model(x, 500, null))
+    assert torch.allclose(goal, expected)
+    assert not torch.allclose(goal, ESD(eta=2.0).target(model, x, 500, asked, start, null))
+
+
+def test_training_lowers_its_loss() -> None:
+    model = telling()
+
+    def error(edited) -> float:
+        x, asked, null = model.noise(16, seeded(5)), model.encode(PROMPTS[:1]), model.encode([""])
+        with torch.no_grad():
+            goal = ESD().target(model, x, 750, asked, null, null)
+            return float((edited(x, 750, asked) - goal).square().mean())
+
+    method = ESD(steps=60, lr=3e-3, batch_size=4, sampler_steps=4)
+    assert error(method.apply(model, CONCEPTS.only("cat"), rng=seeded(0))) < 0.5 * error(model)
+
+
+def test_pruned_weights_stay_pruned() -> None:
+    model = pipeline()
+    with torch.no_grad():
+        weight = model.linears("cross_kv")["mid_block.attentions.0.transformer_blocks.0.attn2.to_k"].weight
+        weight[::2] = 0
+    edited = replace(ONE, steps=3).apply(model, CONCEPTS, rng=seeded(0))
+    name = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    assert torch.equal(Mask.of(edited).keep[name], Mask.of(model).keep[name])
+    assert not torch.equal(edited.get_parameter(name), model.get_parameter(name))
+
+
+def test_refuses() -> None:
+    with pytest.raises(InputError, match="lr must be positive"):
+        ESD(lr=0)
+    with pytest.raises(InputError, match="sampler_steps must be at least 1"):
+        ESD(sampler_steps=0)
+    with pytest.raises(InputError, match="needs a guide for every concept"):
+        ESD(erase_from=True).apply(pipeline(), CONCEPTS, rng=seeded(0))
