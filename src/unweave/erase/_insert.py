@@ -107,9 +107,13 @@ class Insertion:
             before=before,
             success=success,
             ids=tuple(ids),
-            text=self._model.tokenizers[0].decode(list(ids)) if len(ids) else "",
+            text=self._text(ids),
             judged=judged,
         )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        written = str(self._model.tokenizers[0].decode(list(ids))) if len(ids) else ""
+        return " ".join(written.replace("</w>", " ").split())  # CLIP's mark of a word's end
 
 
 def _allowed(model: TextToImage, banned: Sequence[str], who: str) -> Tensor:

@@ -240,4 +240,4 @@ def seen(judge: Names, images: Tensor, concepts: Sequence[str]) -> list[bool]:
 
 def length_of(model: TextToImage, prompt: str) -> int:
     """Tokens of a prompt, beginning and end included, however many the text encoder reads."""
-    return len(model.tokenizers[0](prompt).input_ids)
+    return len(model.tokenizers[0](prompt, verbose=False).input_ids)
