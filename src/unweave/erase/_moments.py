@@ -64,13 +64,14 @@ class Contrast:
             if n:
                 self._sum[part] += u[at].sum(0)
             if new:
-                self._merge(u[rest], part, new)
+                self._merge_(u[rest], part, new)
         self._with, self._without = self._with + n, self._without + new
 
-    def _merge(self, u: Tensor, part: slice, new: int) -> None:
+    def _merge_(self, u: Tensor, part: slice, new: int) -> None:
         assert self._mean is not None
         assert self._squares is not None
-        spread, mean = torch.var_mean(u, 0, correction=0)
+        mean = u.mean(0)
+        spread = u.sub_(mean).square_().mean(0)  # torch.var_mean over the first dimension is ten times slower
         step = mean - self._mean[part]
         total = self._without + new
         self._squares[part] += new * spread + step.square() * (self._without * new / total)
