@@ -88,7 +88,11 @@ def test_without_a_judge_nothing_is_concluded() -> None:
     found = audit_erasure(ASKED, images, images, judge=None, changed=0.1, seconds=1.0, rng=seeded(0))
     assert found.verdict == "inconclusive"
     assert "--judge" in found.reason
-    assert [m.name for m in found.measurements] == ["weights changed", "time of the edit"]
+    assert [m.name for m in found.measurements] == [
+        "weights changed",
+        "time of the edit",
+        "peak memory of the edit",
+    ]
 
 
 def test_figures_have_units_intervals_and_references() -> None:

@@ -100,3 +100,23 @@ def test_unusable_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(("erase", str(partial), "--concepts", "cat", "--out", "run")) == 2
     assert "partial lacks unet" in capsys.readouterr().err
     assert not (here / "run").exists()
+
+
+def test_one_after_the_other_with_methods_that_train(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        "erase", str(folder()), "--concepts", "cat, bird", "--preserve", "dog", "--in-turn",
+        "--method", "esd", "--esd.steps", "2", "--esd.sampler-steps", "3", "--esd.train", "cross_kv",
+        "--compare", "concept-ablation", "--concept-ablation.steps", "2", "--concept-ablation.images", "2",
+        "--concept-ablation.sampler-steps", "2",
+        "--judge", "judge.py", "--images", "1", "--steps", "2", "--out", "run", "--json",
+    )  # fmt: skip
+    assert main(command) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["turns"] == {"cat": {"cat": 100.0, "bird": 0.0}, "bird": {"cat": 100.0, "bird": 0.0}}
+    memory = {m["name"]: m for m in told["audits"][0]["measurements"]}["peak memory of the edit"]
+    assert memory["unit"] == "MiB"
+    assert [a["method"] for a in told["audits"]] == ["esd", "concept-ablation"]
+    model, original = load_pipeline(here / "run" / "model"), load_pipeline(folder())
+    moved = {n for n, p in model.named_parameters() if not p.equal(original.get_parameter(n))}
+    assert moved
+    assert all("attn2.to_k" in n or "attn2.to_v" in n for n in moved)

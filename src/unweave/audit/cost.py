@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from ..errors import InputError
 from ..types import Measurement
@@ -48,3 +53,44 @@ def cost(seconds: Mapping[str, float] | None) -> tuple[Measurement, ...]:
             )
         )
     return tuple(found)
+
+
+@dataclass
+class Peak:
+    """What a block of work needed.
+
+    Attributes:
+        bytes: memory at its highest over that at the beginning; None where it cannot be read (not Linux, no GPU).
+    """
+
+    bytes: int | None = None
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Peak]:
+    """Measure the memory that a block needs beyond what was in use: the GPU's, or this process's resident memory.
+
+    Read `.bytes` after the block.
+    """
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = max(0, torch.cuda.max_memory_allocated(device) - before)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest so far
+        start = _resident("VmRSS")
+    except OSError:
+        yield peak
+        return
+    yield peak
+    peak.bytes = max(0, _resident("VmHWM") - start)
+
+
+def _resident(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {name}")

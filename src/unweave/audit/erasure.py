@@ -129,6 +129,7 @@ def audit_erasure(
     real: Tensor | None = None,
     changed: float,
     seconds: float,
+    memory: int | None = None,
     attacks: Sequence[Measurement] = (),
     method: str = "edit",
     margin: float = 5.0,
@@ -145,6 +146,7 @@ def audit_erasure(
         real: real images of preserved concepts, to measure quality against; the original's unless given.
         changed: share of the pipeline's weights that the edit changed.
         seconds: the edit took.
+        memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
         attacks: attack success rates.
         method: name of the edit.
         margin: points by which the drawing of erased and kept concepts may differ unnoticed.
@@ -179,6 +181,13 @@ def audit_erasure(
     measurements.append(
         Measurement(name="time of the edit", value=seconds, unit="s", direction="lower is better", n=1)
     )
+    measurements.append(
+        Measurement(
+            name="peak memory of the edit", value=None if memory is None else memory / 2**20, unit="MiB",
+            direction="lower is better", n=1,
+            note="beyond the pipeline itself" if memory is not None else "read on Linux and on GPUs only",
+        )
+    )  # fmt: skip
     verdict, reason = _verdict(concepts, edited, original, oracles, judge, margin, controls)
     return Erasure(
         method=method,

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..audit import words
+from ..audit.cost import peak_memory
 from ..audit.erasure import Drawn, Erasure, Judge, audit_erasure, changed_share, draw, in_turn
 from ..audit.erasure_report import erasure_from_json, erasure_json, render_erasure
 from ..catalogue import find
@@ -28,7 +29,6 @@ from ..io.files import write_text
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..io.runs import RunFolder
 from ..parallel import described
-from ..random import seeded
 from ..types import Edit
 from ._options import build, key_of, named_methods, named_run, parse, with_methods
 
@@ -106,22 +106,25 @@ def run(argv: Sequence[str]) -> int:
     command = ["unweave", "erase", *argv]
     with RunFolder.open(at, settings=settings, inputs=inputs, seed=asked.seed, command=command) as folder:
         edited: dict[str, TextToImage] = {}
-        seconds: dict[str, float] = {}
+        costs: dict[str, dict[str, Any]] = {}
         for i, (name, edit) in enumerate(edits.items()):
             where = "model" if i == 0 else f"compared/{name}"
             with folder.stage(f"edit {name}", where, f"costs/{name}.json") as stage:
                 if stage.todo:
                     began = perf_counter()
-                    with resumable(stage.work):
-                        model = _apply(edit, original, concepts, asked, stage.rng)
-                    write_text(stage.paths[1], json.dumps({"seconds": perf_counter() - began}) + "\n")
-                    save_pipeline(model, stage.paths[0])
+                    with resumable(stage.work), peak_memory(original.device) as peak:
+                        done = _apply(edit, original, concepts, asked, stage.rng)
+                    cost: dict[str, Any] = {"seconds": perf_counter() - began, "bytes": peak.bytes}
+                    if asked.in_turn and judge is not None:
+                        cost["turns"] = _turns(done, asked, concepts, judge)
+                    write_text(stage.paths[1], json.dumps(cost) + "\n")
+                    save_pipeline(done[-1][1], stage.paths[0])
             edited[name] = load_pipeline(stage.paths[0])
-            seconds[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))["seconds"]
+            costs[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
         with folder.stage("audit", "audit.json", "report.html") as stage:
             if stage.todo:
                 audits, drawn, turns = _audit(
-                    asked, concepts, original, edited, oracles, judge, real, edits, seconds, stage.rng
+                    asked, concepts, original, edited, oracles, judge, real, edits, costs, stage.rng
                 )
                 write_text(stage.paths[0], erasure_json(audits, turns))
                 told = {k: folder.record[k] for k in ("settings", "seed", "versions", "hardware", "inputs")}
@@ -157,10 +160,32 @@ def _edit(name: str, asked: Any) -> Edit[Concepts]:
 
 def _apply(
     edit: Edit[Concepts], model: TextToImage, concepts: Concepts, asked: Any, rng: torch.Generator
-) -> TextToImage:
-    if not asked.in_turn:
+) -> list[tuple[str, TextToImage]]:
+    def apply(model: TextToImage, concepts: Concepts) -> TextToImage:
         return edit.apply(model, concepts, rng=rng)  # type: ignore[return-value]
-    return in_turn(lambda m, c: edit.apply(m, c, rng=rng), model, concepts)[-1][1]  # type: ignore[arg-type,return-value]
+
+    return in_turn(apply, model, concepts) if asked.in_turn else [("", apply(model, concepts))]
+
+
+def _turns(
+    done: Sequence[tuple[str, TextToImage]], asked: Any, concepts: Concepts, judge: Judge
+) -> dict[str, dict[str, float]]:
+    """How often each erased concept is drawn after each erasure, %."""
+    turns = {}
+    for concept, model in done:
+        found = _look(model, asked, concepts, judge, f"draw after {concept}")
+        turns[concept] = {c: 100 * hits / n for c in concepts.erase for hits, n in [found.hits([c])]}
+    return turns
+
+
+def _look(model: TextToImage, asked: Any, concepts: Concepts, judge: Judge | None, label: str) -> Drawn:
+    guidance = (
+        asked.guidance if asked.pipeline else min(asked.guidance, 3.0)
+    )  # what the small world was made for
+    return draw(
+        model, concepts, judge,
+        each=asked.images, seed=asked.seed, steps=asked.steps, guidance=guidance, label=label,
+    )  # fmt: skip
 
 
 def _open(
@@ -208,24 +233,11 @@ def _audit(
     judge: Judge | None,
     real: Tensor | None,
     edits: dict[str, Edit[Concepts]],
-    seconds: dict[str, float],
+    costs: dict[str, dict[str, Any]],
     rng: torch.Generator,
 ) -> tuple[list[Erasure], dict[str, Drawn], dict[str, dict[str, float]] | None]:
-    guidance = (
-        asked.guidance if asked.pipeline else min(asked.guidance, 3.0)
-    )  # what the small world was made for
-
     def look(model: TextToImage, label: str) -> Drawn:
-        return draw(
-            model,
-            concepts,
-            judge,
-            each=asked.images,
-            seed=asked.seed,
-            steps=asked.steps,
-            guidance=guidance,
-            label=label,
-        )
+        return _look(model, asked, concepts, judge, label)
 
     before = look(original, "draw with the original")
     never = [look(o, "draw with a retrained one") for o in oracles]
@@ -239,21 +251,15 @@ def _audit(
             judge=judge,
             real=real,
             changed=changed_share(edited[name], original),
-            seconds=seconds[name],
+            seconds=costs[name]["seconds"],
+            memory=costs[name]["bytes"],
             method=name,
             rng=rng,
         )
         for name in edited
     ]
     drawn = {"before": before, **after, **({"retrained": never[0]} if never else {})}
-    turns = None
-    if asked.in_turn and judge is not None:
-        first = next(iter(edits))
-        turns = {}
-        steps = in_turn(lambda m, c: edits[first].apply(m, c, rng=seeded(asked.seed)), original, concepts)  # type: ignore[arg-type,return-value]
-        for concept, model in steps:
-            found = look(model, f"draw after {concept}")
-            turns[concept] = {c: 100 * h / n for c in concepts.erase for h, n in [found.hits([c])]}
+    turns = costs[next(iter(edits))].get("turns")
     return audits, drawn, turns
 
 
