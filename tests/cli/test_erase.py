@@ -112,7 +112,7 @@ def test_one_after_the_other_with_methods_that_train(here: Path, capsys: pytest.
     )  # fmt: skip
     assert main(command) == 3
     told = json.loads(capsys.readouterr().out)
-    assert told["turns"] == {"cat": {"cat": 100.0, "bird": 0.0}, "bird": {"cat": 100.0, "bird": 0.0}}
+    assert told["in turn"] == {"cat": {"cat": 100.0, "bird": 0.0}, "bird": {"cat": 100.0, "bird": 0.0}}
     memory = {m["name"]: m for m in told["audits"][0]["measurements"]}["peak memory of the edit"]
     assert memory["unit"] == "MiB"
     assert [a["method"] for a in told["audits"]] == ["esd", "concept-ablation"]
