@@ -82,9 +82,15 @@ def test_two_processes_exchange_the_same_weights_as_one(tmp_path: Path) -> None:
     for name in names:
         alone = load_nested(tmp_path / "one" / f"{name}-0")
         first, second = (load_nested(tmp_path / "two" / f"{name}-{rank}") for rank in (0, 1))
-        assert int((alone["masks"][1:] != alone["masks"][:-1]).any(1).sum()) >= 4, f"{name} exchanged too rarely"
+        assert int((alone["masks"][1:] != alone["masks"][:-1]).any(1).sum()) >= 4, (
+            f"{name} exchanged too rarely"
+        )
         # the mask after every step, not only the last
         assert torch.equal(first["masks"], second["masks"]), f"{name}: the processes hold different masks"
-        assert torch.equal(first["weights"], second["weights"]), f"{name}: the processes hold different weights"
-        assert torch.equal(first["masks"], alone["masks"]), f"{name}: two processes exchange other weights than one"
+        assert torch.equal(first["weights"], second["weights"]), (
+            f"{name}: the processes hold different weights"
+        )
+        assert torch.equal(first["masks"], alone["masks"]), (
+            f"{name}: two processes exchange other weights than one"
+        )
         torch.testing.assert_close(first["weights"], alone["weights"], rtol=0, atol=1e-4, msg=name)
