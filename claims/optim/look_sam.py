@@ -2,56 +2,69 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from claims.framework import Claim
-from claims.optim._world import (
-    BASELINE,
-    DATA,
-    SEEDS,
-    SETS,
-    UNIT,
-    accuracy,
-    data,
-    figures,
-    gain,
-    make,
-    measured,
-    trained,
-)
+from claims.optim._world import DATA, SEEDS, SETS, UNIT, accuracy, data, figures, gain, make, trained
 from unweave.optim import SAM, LookSAM
 
-MAKERS = {
-    "LookSAM": make(LookSAM, rho=0.1, k=5),
-    "SAM": make(SAM, rho=0.1),
-}
-
-RATES = (0.03, 0.06)
+RATES = (0.03, 0.06, 0.1)
+ALPHAS = (0.1, 0.3, 0.7)
+TUNING_SEEDS = (20, 21)
 
 claim = Claim(
     statement="SAM at every fifth step, with its direction used again in between, keeps SAM's gain.",
     reported="ViT-B/16, ImageNet, 300 epochs: 79.8 % (SAM 79.9 %, AdamW 74.7 %) at 1.2 times the cost of AdamW",
     data=DATA,
-    figures={**figures(*MAKERS), **{f"{s}, LookSAM at {lr}": UNIT for s in SETS for lr in RATES}},
-    baseline=BASELINE,
+    figures={
+        **figures("LookSAM", "SAM", *(f"LookSAM alpha {a}" for a in ALPHAS)),
+        **{f"{s}, alpha chosen": "alpha of LookSAM, chosen on the tuning seeds" for s in SETS},
+    },
+    baseline="SGD with momentum 0.9, weight decay 5e-4 and a cosine, at the best of the learning rates 0.03, 0.06 and 0.1 by the "
+    "figures shown, and with twice the epochs at 0.1; SAM at the best of these rates, LookSAM at the best pair of rate and alpha, "
+    "both chosen on seeds 20 and 21 alone; same initial weights, batches and mask",
     criterion="on both sets LookSAM's gain over the best SGD is positive and at least three quarters of SAM's",
     seeds=SEEDS,
-    settings={"rho": "0.1, k 5"},
-    note="In the first run, at the learning rate 0.1 alone, LookSAM fell to chance on the digits; this second run gives it the "
-    "rates that SGD has.",
-)
+    settings={"rho": 0.1, "k": 5, "alphas": list(ALPHAS), "learning rates": list(RATES)},
+    note="The third run. In the first, at alpha 0.7 and the learning rate 0.1 alone, LookSAM fell to chance on the digits "
+    "(9.9 %) and to 61.7 % on Fashion-MNIST; in the second it had SGD's three learning rates and stayed at chance on the digits "
+    "(at best 10.0 %, and 75.4 % on Fashion-MNIST). This one tunes alpha as well. The criterion is that of the first.",
+)  # fmt: skip
+
+
+def _looked(name: str, seed: int, alpha: float, lr: float) -> float:
+    optimizer = make(LookSAM, rho=0.1, k=5, alpha=alpha)
+    return accuracy(trained(name, seed, optimizer, lr=lr), data(name)[1])
+
+
+def _sam(name: str, seed: int, lr: float) -> float:
+    return accuracy(trained(name, seed, make(SAM, rho=0.1), lr=lr), data(name)[1])
+
+
+@lru_cache
+def _tuned(name: str) -> tuple[float, dict[float, float], float]:
+    """LookSAM's alpha, its learning rate at each alpha, and SAM's learning rate."""
+    looked = {(a, lr): sum(_looked(name, s, a, lr) for s in TUNING_SEEDS) for a in ALPHAS for lr in RATES}
+    rates = {a: max(RATES, key=lambda lr: looked[a, lr]) for a in ALPHAS}
+    alpha = max(ALPHAS, key=lambda a: looked[a, rates[a]])
+    return alpha, rates, max(RATES, key=lambda lr: sum(_sam(name, s, lr) for s in TUNING_SEEDS))
 
 
 def measure(seed: int) -> dict[str, float]:
-    own = {
-        f"{s}, LookSAM at {lr}": accuracy(trained(s, seed, MAKERS["LookSAM"], lr=lr), data(s)[1])
-        for s in SETS
-        for lr in RATES
-    }
-    return {**measured(seed, MAKERS), **own}
+    found: dict[str, float] = {}
+    for name in SETS:
+        heldout = data(name)[1]
+        alpha, rates, rate = _tuned(name)
+        for lr in RATES:
+            found[f"{name}, SGD {lr}"] = accuracy(trained(name, seed, None, lr=lr), heldout)
+        found[f"{name}, SGD twice as long"] = accuracy(trained(name, seed, None, longer=2), heldout)
+        for a in ALPHAS:
+            found[f"{name}, LookSAM alpha {a}"] = _looked(name, seed, a, rates[a])
+        found[f"{name}, LookSAM"] = found[f"{name}, LookSAM alpha {alpha}"]
+        found[f"{name}, alpha chosen"] = alpha
+        found[f"{name}, SAM"] = _sam(name, seed, rate)
+    return found
 
 
 def holds(rows: list[dict[str, float]]) -> bool:
-    return all(
-        max(gain(rows, s, label) for label in ("LookSAM", *(f"LookSAM at {lr}" for lr in RATES)))
-        > max(0.0, 0.75 * gain(rows, s, "SAM"))
-        for s in SETS
-    )
+    return all(gain(rows, s, "LookSAM") > max(0.0, 0.75 * gain(rows, s, "SAM")) for s in SETS)
