@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from claims.framework import Claim
-from claims.optim._world import DATA, SEEDS, SETS, UNIT, accuracy, data, figures, gain, make, trained
+from claims.optim._world import DATA, SEEDS, SETS, accuracy, data, figures, gain, make, trained
 from unweave.optim import SAM, LookSAM
 
 RATES = (0.03, 0.06, 0.1)
