@@ -55,6 +55,55 @@ def test_writes_a_pipeline_an_audit_and_a_page(here: Path, capsys: pytest.Captur
     assert (here / "run" / "run.json").read_bytes() == before
 
 
+LATER = """
+import torch
+calls = [0]
+def names(images):
+    # the original's images are seen first; of the rest only every fourth set
+    calls[0] += 1
+    return ["cat" if calls[0] == 1 or images.sum() % 4 < 1 else "" for image in images]
+def features(images):
+    return images.flatten(1)[:, :4]
+"""
+
+
+def test_attacks_all_three_pipelines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "later.py").write_text(LATER)
+    command = (
+        "erase", str(folder()), "--concepts", "cat", "--preserve", "dog", "--judge", "later.py", "--images", "1",
+        "--steps", "1", "--oracle", str(folder()), "--attack", "unlearn-diff-atk", "--attack-prompts", "3",
+        "--unlearn-diff-atk.levels", "2", "--unlearn-diff-atk.iterations", "2", "--unlearn-diff-atk.tokens", "1",
+        "--out", "run",
+    )  # fmt: skip
+    assert main((*command, "--json")) in (0, 3)
+    told = json.loads(capsys.readouterr().out)
+    figures = {m["name"]: m for m in told["audits"][0]["measurements"]}
+    names = (
+        "prompts that draw it alone",
+        "attack success: unlearn-diff-atk",
+        "attack success: as many random tokens",
+    )
+    record = json.loads((here / "run" / "attacks.json").read_text())
+    for name in names:
+        figure = figures[name]
+        assert figure["n"] == 3
+        assert figure["interval"][0] <= figure["value"] <= figure["interval"][1]
+        assert figure["original"] is not None
+        assert figure["oracle_mean"] is not None
+        assert name in (here / "run" / "report.html").read_text()
+    for name in names[1:]:
+        told = record["attacks"][name]
+        assert set(told) == {"original", "retrained 0", "uce"}
+        assert figures[name]["value"] == told["uce"]["ASR"]
+        for attempt in told["uce"]["attempts"]:
+            assert attempt["judged"] <= 2
+            assert attempt["before"] or len(attempt["ids"]) == 1
+    assert main(command) in (0, 3)  # reads what was finished
+    out = capsys.readouterr().out
+    assert "attack success: unlearn-diff-atk" in out
+    assert "as many random tokens" in out
+
+
 def test_without_a_judge_it_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(("erase", str(folder()), "--concepts", "cat", "--images", "1", "--steps", "1", "--out", "run"))
@@ -75,6 +124,24 @@ def test_without_a_judge_it_says_so(here: Path, capsys: pytest.CaptureFixture[st
         (("--concepts", "cat", "--judge", "broken.py"), "ZeroDivisionError"),
         (("--concepts", "cat", "--oracle", "absent"), "there is no pipeline folder absent|no absent"),
         (("--concepts", "cat", "--images", "0"), "--images and --steps"),
+        (("--concepts", "cat", "--attack", "token-search"), "--attack needs --judge"),
+        (
+            ("--concepts", "cat", "--judge", "judge.py", "--attack", "token-search", "--attack-prompts", "0"),
+            "--attack-prompts must be at least 1",
+        ),
+        (
+            (
+                "--concepts",
+                "cat",
+                "--judge",
+                "judge.py",
+                "--attack",
+                "token-search",
+                "--token-search.tokens",
+                "0",
+            ),
+            "TokenSearch.tokens must be at least 1",
+        ),
     ],
 )
 def test_wrong_use_writes_nothing(

@@ -54,13 +54,15 @@ def _until_flag(argv: Sequence[str]) -> typing.Iterator[str]:
         yield argument
 
 
-def with_methods(options: type[Any], chains: Sequence[str], *, skip: Sequence[str] = ()) -> type[Any]:
-    """`options` with one group of flags more for each method named in `chains` ("unprune+salun").
+def with_methods(
+    options: type[Any], chains: Sequence[str], *, also: Sequence[Method] = (), skip: Sequence[str] = ()
+) -> type[Any]:
+    """`options` with one group of flags more for each method named in `chains` ("unprune+salun") and in `also`.
 
     Fields named in `skip` get no flag: the command sets them itself.
     """
     extra = []
-    for method in chain_methods(chains):
+    for method in (*chain_methods(chains), *also):
         group = options_of(method.cls, skip)
         if dataclasses.fields(group):
             named: Any = Annotated[group, tyro.conf.arg(name=method.name)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -29,7 +29,8 @@ from ..io.files import write_text
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..io.runs import RunFolder
 from ..parallel import described
-from ..types import Edit
+from ..types import Edit, Measurement
+from ._attack import ATTACKS, attack_all, attacks_of, figures_of
 from ._options import build, key_of, named_methods, named_run, parse, with_methods
 
 EXAMPLE = """  unweave erase
@@ -58,6 +59,10 @@ class Erase:
         oracle: folders of pipelines trained without the concepts, to compare with.
         judge: what names the images: a transformers image-classification folder whose labels are the concepts, or your
             own .py file with names(images) and features(images). Without one nothing can be concluded.
+        attack: look for prompts that draw the erased concepts after all, in the edited, the original and the retrained
+            pipelines, and report how often that succeeds; off unless given, as it takes long. unlearn-diff-atk searches
+            with gradients (and random tokens beside it, its control), token-search tries random tokens.
+        attack_prompts: prompts to attack.
         images: drawn for each prompt.
         steps: of the sampler.
         guidance: scale of classifier-free guidance.
@@ -76,6 +81,8 @@ class Erase:
     in_turn: bool = False
     oracle: tuple[Path, ...] = ()
     judge: Path | None = None
+    attack: Literal["none", "unlearn-diff-atk", "token-search"] = "none"
+    attack_prompts: int = 10
     images: int = 4
     steps: int = 20
     guidance: float = 7.5
@@ -87,10 +94,13 @@ class Erase:
 def run(argv: Sequence[str]) -> int:
     """Erase. Exit code 0 if the verdict is `erased`, else 3."""
     names = [*named_methods(argv, ("--method",), "uce"), *named_methods(argv, ("--compare",), "")]
-    asked: Any = parse(with_methods(Erase, [n for n in names if n]), argv, command="erase", example=EXAMPLE)
+    known = [ATTACKS[n] for n in named_methods(argv, ("--attack",), "none")[-1:] if n in ATTACKS]
+    options = with_methods(Erase, [n for n in names if n], also=known)
+    asked: Any = parse(options, argv, command="erase", example=EXAMPLE)
     if asked.images < 1 or asked.steps < 1:
         raise InputError(f"--images and --steps must be at least 1; got {asked.images} and {asked.steps}.")
     edits = {name: _edit(name, asked) for name in dict.fromkeys((asked.method, *asked.compare))}
+    attacks = attacks_of(asked)
     original, concepts, oracles, judge, real, inputs = _open(asked)
     concepts.require_seen(original, "unweave erase")
     settings = {
@@ -102,6 +112,10 @@ def run(argv: Sequence[str]) -> int:
         "guidance": asked.guidance,
         "judge": str(asked.judge or ""),
     }
+    if attacks:
+        settings["attacks"] = {n: described(a) for n, a in attacks.items()} | {
+            "prompts": asked.attack_prompts
+        }
     at = asked.out or named_run("erase", settings, asked.pipeline, asked.seed)
     command = ["unweave", "erase", *argv]
     with RunFolder.open(at, settings=settings, inputs=inputs, seed=asked.seed, command=command) as folder:
@@ -121,10 +135,21 @@ def run(argv: Sequence[str]) -> int:
                     save_pipeline(done[-1][1], stage.paths[0])
             edited[name] = load_pipeline(stage.paths[0])
             costs[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
+        found_by: dict[str, list[Measurement]] = {}
+        if attacks:
+            assert judge is not None
+            with folder.stage("attack", "attacks.json") as stage:
+                if stage.todo:
+                    text = attack_all(
+                        attacks, original, edited, oracles, concepts, judge,
+                        prompts=asked.attack_prompts, steps=asked.steps, guidance=_guidance(asked), rng=stage.rng,
+                    )  # fmt: skip
+                    write_text(stage.paths[0], text)
+                found_by = figures_of(stage.paths[0].read_text(encoding="utf-8"))
         with folder.stage("audit", "audit.json", "report.html") as stage:
             if stage.todo:
                 audits, drawn, turns = _audit(
-                    asked, concepts, original, edited, oracles, judge, real, edits, costs, stage.rng
+                    asked, concepts, original, edited, oracles, judge, real, edits, costs, found_by, stage.rng
                 )
                 write_text(stage.paths[0], erasure_json(audits, turns))
                 told = {k: folder.record[k] for k in ("settings", "seed", "versions", "hardware", "inputs")}
@@ -179,13 +204,16 @@ def _turns(
 
 
 def _look(model: TextToImage, asked: Any, concepts: Concepts, judge: Judge | None, label: str) -> Drawn:
-    guidance = (
-        asked.guidance if asked.pipeline else min(asked.guidance, 3.0)
-    )  # what the small world was made for
     return draw(
         model, concepts, judge,
-        each=asked.images, seed=asked.seed, steps=asked.steps, guidance=guidance, label=label,
+        each=asked.images, seed=asked.seed, steps=asked.steps, guidance=_guidance(asked), label=label,
     )  # fmt: skip
+
+
+def _guidance(asked: Any) -> float:
+    if asked.pipeline:
+        return float(asked.guidance)
+    return min(float(asked.guidance), 3.0)  # what the small world was made for
 
 
 def _open(
@@ -234,6 +262,7 @@ def _audit(
     real: Tensor | None,
     edits: dict[str, Edit[Concepts]],
     costs: dict[str, dict[str, Any]],
+    attacks: dict[str, list[Measurement]],
     rng: torch.Generator,
 ) -> tuple[list[Erasure], dict[str, Drawn], dict[str, dict[str, float]] | None]:
     def look(model: TextToImage, label: str) -> Drawn:
@@ -253,6 +282,7 @@ def _audit(
             changed=changed_share(edited[name], original),
             seconds=costs[name]["seconds"],
             memory=costs[name]["bytes"],
+            attacks=attacks.get(name, ()),
             method=name,
             rng=rng,
         )
