@@ -58,7 +58,8 @@ def _squares(a: Dense, y: torch.Tensor, x: torch.Tensor) -> float:
     for eta in (0.003, 0.01, 0.03):
         u = 1e-3 * torch.randn(len(x), len(x), generator=seeded(0), dtype=torch.float64)
         for _ in range(600):
-            u = u - eta * (2 / len(y)) * a.back(a.of(u @ u.T) - y / scale) @ u
+            total = a.back(a.of(u @ u.T) - y / scale)
+            u = u - eta * (2 / len(y)) * ((total + total.T) / 2) @ u
         found = u @ u.T * scale
         best = min(best, _error(found, x) if bool(found.isfinite().all()) else 6.0)
     return best

@@ -18,16 +18,19 @@ from ..paper import Paper
 
 
 class Measurements(Protocol):
-    """m linear measurements <A_i, X> of a d x d matrix."""
+    """m linear measurements <A_i, X> of a matrix."""
 
-    size: int
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of X."""
+        ...
 
     def of(self, x: Tensor) -> Tensor:
-        """All measurements of X [d, d], [m]."""
+        """All measurements of X, [m]."""
         ...
 
     def back(self, weights: Tensor) -> Tensor:
-        """sum_i weights_i (A_i + A_i^T) / 2, [d, d]."""
+        """sum_i weights_i A_i, of X's shape."""
         ...
 
 
@@ -36,24 +39,23 @@ class Dense:
     """Measurement matrices, all in memory.
 
     Attributes:
-        matrices: A, [m, d, d].
+        matrices: A, [m, d1, d2].
     """
 
     matrices: Tensor
 
     @property
-    def size(self) -> int:
-        """D."""
-        return self.matrices.shape[-1]
+    def shape(self) -> tuple[int, int]:
+        """Of X."""
+        return self.matrices.shape[1], self.matrices.shape[2]
 
     def of(self, x: Tensor) -> Tensor:
         """All measurements of X."""
         return self.matrices.flatten(1) @ x.flatten()
 
     def back(self, weights: Tensor) -> Tensor:
-        """Their weighted sum, made symmetric."""
-        total = (weights @ self.matrices.flatten(1)).view(self.size, self.size)
-        return (total + total.T) / 2
+        """Their weighted sum."""
+        return (weights @ self.matrices.flatten(1)).view(self.shape)
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,20 @@ class Entries:
     Attributes:
         rows: of the entries, [m].
         columns: of the entries, [m].
-        size: d.
+        shape: of X.
     """
 
     rows: Tensor
     columns: Tensor
-    size: int
+    shape: tuple[int, int]
 
     def of(self, x: Tensor) -> Tensor:
         """The entries of X."""
         return x[self.rows, self.columns]
 
     def back(self, weights: Tensor) -> Tensor:
-        """A matrix of these entries, made symmetric."""
-        total = weights.new_zeros(self.size, self.size)
-        total.index_put_((self.rows, self.columns), weights, accumulate=True)
-        return (total + total.T) / 2
+        """A matrix of these entries; those seen more than once add up."""
+        return weights.new_zeros(self.shape).index_put_((self.rows, self.columns), weights, accumulate=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,9 @@ class Recovered:
     """What was found.
 
     Attributes:
-        x: the matrix, [d, d].
-        factor: U with X = U U^T, [d, r'].
+        x: the matrix, [d1, d2].
+        factor: U with X = U V^T, [d1, r'].
+        right: V, [d2, r']; U itself if X is symmetric.
         rank: singular values of X above the largest gap.
         residual: mean |measured - predicted|, in the measurements' unit.
         steps: taken.
@@ -95,6 +96,7 @@ class Recovered:
 
     x: Tensor
     factor: Tensor
+    right: Tensor
     rank: int
     residual: float
     steps: int
@@ -108,8 +110,12 @@ class SubGM:
     takes about log(1/alpha) / eta steps to leave zero: a step that falls much faster than by a hundredth never does;
     one that is held too long lets superfluous directions grow.
 
+    The paper is about positive semidefinite matrices. `symmetric=False`, an extension without its theorems, recovers
+    any matrix as U V^T, from alpha times the singular vectors; each factor moves by twice its sub-gradient, so that
+    U = V takes the symmetric steps and `eta` means the same.
+
     Attributes:
-        rank: r', an upper bound of the rank; None is d.
+        rank: r', an upper bound of the rank; None is the smaller side.
         alpha: scale of the start; the smaller the better the recovery, at log(1/alpha) more steps.
         step: "geometric" (with outliers), "polyak" (in proportion to the loss; without noise) or "constant".
         eta: first step, at unit scale.
@@ -117,6 +123,7 @@ class SubGM:
         hold: share of the steps before the geometric rule begins, in [0, 1).
         steps: at most.
         tolerance: the geometric rule stops below eta times this.
+        symmetric: X is positive semidefinite; False allows any shape and sign.
     """
 
     rank: int | None = None
@@ -127,6 +134,7 @@ class SubGM:
     hold: float = 0.0
     steps: int = 2000
     tolerance: float = 1e-8
+    symmetric: bool = True
 
     paper: ClassVar[Paper] = Paper(
         "Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization, Noisy "
@@ -145,45 +153,69 @@ class SubGM:
 
     @torch.no_grad()
     def recover(self, measurements: Measurements, y: Tensor) -> Recovered:
-        """The positive semidefinite matrix that most of the measurements agree on.
+        """The low-rank matrix that most of the measurements agree on.
 
         Args:
             measurements: `Dense`, `Entries` or an operator of your own.
             y: measured values, [m], in the dtype to compute in; float64 recovers to about 1e-8, float32 to 1e-6.
 
         Raises:
-            InputError: if y holds NaN or only zeros, or is of another length than the measurements.
+            InputError: if y holds NaN or only zeros, or is of another length than the measurements; or if the matrix is
+                not square and `symmetric` is set.
         """
         if not bool(y.isfinite().all()) or not bool((y != 0).any()):
             raise InputError("SubGM.recover got measurements that are not finite, or all zero.")
-        predicted = measurements.of(y.new_zeros(measurements.size, measurements.size))
+        rows, columns = measurements.shape
+        if self.symmetric and rows != columns:
+            raise InputError(
+                f"SubGM.recover was asked for a symmetric matrix of {rows} x {columns}. Set symmetric=False."
+            )
+        predicted = measurements.of(y.new_zeros(rows, columns))
         if predicted.shape != y.shape:
             raise InputError(f"SubGM.recover got {len(y)} values for {len(predicted)} measurements.")
         scale = float(y.abs().median()) or float(y.abs().mean())
         target, m = y / scale, len(y)
-        values, vectors = torch.linalg.eigh(measurements.back(target.sign()) / m)
-        kept = min(self.rank or measurements.size, measurements.size)
-        u = self.alpha * vectors[:, -kept:] * values[-kept:].clamp(min=0).sqrt()
+        u, v = self._start(measurements.back(target.sign()) / m)
         eta, done = self.eta, 0
         for t in range(self.steps):
-            residual = measurements.of(u @ u.T) - target
+            residual = measurements.of(u @ v.T) - target
             if self.step == "polyak":
                 eta = self.eta * float(residual.abs().mean())
-            u = u - eta * (2 / m) * measurements.back(residual.sign()) @ u
+            slope = (2 / m) * measurements.back(residual.sign())
+            if self.symmetric:
+                u = v = u - eta * _symmetric(slope) @ u
+            else:
+                u, v = u - eta * slope @ v, v - eta * slope.T @ u
             done = t + 1
             if self.step == "geometric" and t >= self.hold * self.steps:
                 eta *= self.decay
                 if eta < self.eta * self.tolerance:
                     break
-        u = u * scale**0.5
-        x = u @ u.T
+        u, v = u * scale**0.5, v * scale**0.5
+        x = u @ v.T
         return Recovered(
             x=x,
             factor=u,
+            right=v,
             rank=spectral_rank(x),
             residual=float((measurements.of(x) - y).abs().mean()),
             steps=done,
         )
+
+    def _start(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """U and V from the largest eigenvalues, or singular values, of the signs' mean."""
+        kept = min(self.rank or min(c.shape), *c.shape)
+        if self.symmetric:
+            values, vectors = torch.linalg.eigh(_symmetric(c))
+            u = self.alpha * vectors[:, -kept:] * values[-kept:].clamp(min=0).sqrt()
+            return u, u
+        left, values, right = torch.linalg.svd(c, full_matrices=False)
+        root = self.alpha * values[:kept].sqrt()
+        return left[:, :kept] * root, right[:kept].T * root
+
+
+def _symmetric(x: Tensor) -> Tensor:
+    return (x + x.T) / 2
 
 
 def spectral_rank(x: Tensor) -> int:
