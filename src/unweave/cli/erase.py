@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from ..io.runs import RunFolder
 from ..parallel import described
 from ..types import Edit, Measurement
 from ._attack import ATTACKS, attack_all, attacks_of, figures_of
+from ._judges import ClassifierJudge, DigitsJudge, WrittenJudge
 from ._options import build, key_of, named_methods, named_run, parse, with_methods
 
 EXAMPLE = """  unweave erase
@@ -229,7 +229,11 @@ def _open(
     judge: Judge | None = None
     if asked.judge is not None:
         inputs["judge"] = asked.judge
-        judge = _Written(asked.judge) if asked.judge.suffix == ".py" else _Classifier(asked.judge, concepts)
+        judge = (
+            WrittenJudge(asked.judge)
+            if asked.judge.suffix == ".py"
+            else ClassifierJudge(asked.judge, concepts)
+        )
     return original, concepts, [load_pipeline(p) for p in asked.oracle], judge, None, inputs
 
 
@@ -249,7 +253,7 @@ def _embedded(asked: Any) -> Any:
     world = small_world("unet", asked.seed)
     oracle = small_world("unet", asked.seed, given.erase)
     kept, _, _ = real_images(concepts.preserve)
-    return world, concepts, [oracle], _Digits(trained_judge()), kept, {"pipeline": world.source or ""}
+    return world, concepts, [oracle], DigitsJudge(trained_judge()), kept, {"pipeline": world.source or ""}
 
 
 def _audit(
@@ -291,94 +295,6 @@ def _audit(
     drawn = {"before": before, **after, **({"retrained": never[0]} if never else {})}
     turns = costs[next(iter(edits))].get("turns")
     return audits, drawn, turns
-
-
-class _Digits:
-    """The small world's judge."""
-
-    def __init__(self, judge: Any) -> None:
-        from ..erase.testbed import DIGITS as ALL
-
-        self._judge, self._words = judge, ALL
-
-    def names(self, images: Tensor) -> list[str]:
-        return ["" if k < 0 else self._words[k] for k in self._judge.digits(images).tolist()]
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        return self._judge.features(images)  # type: ignore[no-any-return]
-
-
-class _Written:
-    """A user's own judge, in a file."""
-
-    def __init__(self, path: Path) -> None:
-        spec = importlib.util.spec_from_file_location("unweave_judge", path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise InputError(
-                f"there is no judge file {path}. It is a Python file with names(images) and features(images)."
-            )
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:  # the user's own code
-            raise InputError(f"{path}: {type(error).__name__}: {error}. Mend it and run again.") from error
-        missing = [n for n in ("names", "features") if not callable(getattr(module, n, None))]
-        if missing:
-            raise InputError(f"{path} does not define {' and '.join(missing)}(images).")
-        self.names, self.features = module.names, module.features
-
-
-class _Classifier:
-    """A transformers image classifier whose labels name the concepts."""
-
-    def __init__(self, folder: Path, concepts: Concepts) -> None:
-        from ..io.transformers_folder import load_model
-        from ..tasks.classify import Classify
-
-        model: Any = load_model(folder).eval()
-        self._model = model
-        settings = folder / "preprocessor_config.json"
-        read = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        size = read.get("size", {}).get("height") or getattr(model.config, "image_size", 224)
-        self._size = int(size if isinstance(size, int) else size[0])
-        self._mean = torch.tensor(read.get("image_mean", [0.5])).view(1, -1, 1, 1)
-        self._std = torch.tensor(read.get("image_std", [0.5])).view(1, -1, 1, 1)
-        labels = model.config.id2label
-        self._labels = [labels[i] for i in range(len(labels))]
-        self._task = Classify(len(labels))
-        asked = {c.lower(): c for c in (*concepts.erase, *concepts.preserve)}
-        self._names = [
-            next(
-                (asked[part] for part in (p.strip().lower() for p in label.split(",")) if part in asked),
-                label,
-            )
-            for label in self._labels
-        ]
-        missing = [c for c in asked.values() if c not in self._names]
-        if missing:
-            raise InputError(
-                f"the judge {folder} has no label for {', '.join(missing)}; it knows {', '.join(self._labels[:10])}"
-                f"{' ...' if len(self._labels) > 10 else ''}."
-            )
-
-    @torch.no_grad()
-    def names(self, images: Tensor) -> list[str]:
-        logits = self._task.outputs(self._model, (self._ready(images), torch.zeros(len(images))))
-        return [self._names[k] for k in logits.argmax(1).tolist()]
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        return self._task.features(self._model, (self._ready(images), torch.zeros(len(images))))
-
-    def _ready(self, images: Tensor) -> Tensor:
-        grown = torch.nn.functional.interpolate(
-            images.float(), size=(self._size, self._size), mode="bilinear"
-        )
-        channels = self._model.config.num_channels
-        if grown.shape[1] != channels:
-            grown = grown.mean(1, keepdim=True).expand(-1, channels, -1, -1)
-        return (grown.clamp(-1, 1) / 2 + 0.5 - self._mean) / self._std
 
 
 def _print(audits: Sequence[Erasure], at: Path) -> None:
