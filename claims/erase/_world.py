@@ -186,3 +186,15 @@ def preserved_at(points: Sequence[Scores], forgotten: float) -> float:
 
 def mean(rows: Sequence[dict[str, float]], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)
+
+
+def shaken(model: TextToImage, edited: TextToImage, seed: int) -> TextToImage:
+    """The control of training: a random change of the same size in every parameter that the edit moved."""
+    rng, control = seeded(seed), model.editable("denoiser", "text_encoder")
+    with torch.no_grad():
+        for name, before in model.named_parameters():
+            moved = (edited.get_parameter(name) - before).norm()
+            if moved > 0:
+                drawn = torch.randn(before.shape, generator=rng)
+                control.get_parameter(name).add_(drawn * (moved / drawn.norm()))
+    return control
