@@ -16,7 +16,7 @@ from unweave.erase import ConceptSalUn, TextToImage
 from unweave.erase._train import draw_latents, noise_like, pick, train_, weights_of
 
 RATES = (1e-4, 3e-4, 1e-3)
-SETTINGS = {"steps": 200, "batch_size": 16, "images": 96, "sampler_steps": 10, "guidance": 3.0}
+SETTINGS = {"steps": 150, "batch_size": 16, "images": 96, "sampler_steps": 10, "guidance": 3.0}
 HERE = partial(ConceptSalUn, **SETTINGS)
 ASCENT = (1e-6, 3e-6, 1e-5, 3e-5)
 
@@ -73,7 +73,7 @@ def ascent(model: TextToImage, lr: float, seed: int) -> TextToImage:
 
     weights = list(weights_of(edited, "all").values())
     train_(
-        edited, loss, weights, torch.optim.Adam(weights, lr=lr), steps=200, rng=rng, label="ascent", clip=1.0
+        edited, loss, weights, torch.optim.Adam(weights, lr=lr), steps=SETTINGS["steps"], rng=rng, label="ascent", clip=1.0
     )
     return edited
 

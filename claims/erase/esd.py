@@ -22,7 +22,7 @@ from unweave import seeded
 from unweave.erase import ESD
 
 RATES = (1e-4, 3e-4, 5e-4)
-HERE = partial(ESD, steps=100, batch_size=16, sampler_steps=20)
+HERE = partial(ESD, steps=100, batch_size=16, sampler_steps=10)
 
 claim = Claim(
     statement="Training the cross-attention to steer away from a concept erases it when it is named and harms other "
@@ -48,7 +48,7 @@ claim = Claim(
     criterion="mean F of ESD-x is at most 20 and its mean P at least 85; its F is at least 50 points below the random "
     "change's; its P is at least ESD-u's",
     seeds=SEEDS,
-    settings={"erase": "three", "five": list(FIVE), "steps": 100, "batch": 16, "sampler steps": 20, "eta": 1},
+    settings={"erase": "three", "five": list(FIVE), "steps": 100, "batch": 16, "sampler steps": 10, "eta": 1},
 )
 
 
@@ -64,7 +64,7 @@ def measure(seed: int) -> dict[str, float]:
     control = shaken(model, HERE(lr=rate).apply(model, asked, rng=seeded(seed)), seed)
     random = scores(control, ("three",), seed, each=6)
     _, five = tuned(
-        lambda lr: HERE(lr=lr, steps=300).apply(model, request(*FIVE), rng=seeded(seed)),
+        lambda lr: HERE(lr=lr, steps=200).apply(model, request(*FIVE), rng=seeded(seed)),
         RATES[1:],
         FIVE,
         seed,
