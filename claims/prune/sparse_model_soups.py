@@ -36,15 +36,17 @@ claim = Claim(
     "images) of the last cycle's copies; their averaged predictions",
     criterion="on Fashion-MNIST the soup's mean is at least 0.5 points above both the mean copy and IMP, and above "
     "IMP with 3 times the epochs",
-    settings={"sparsity": 0.9, "digits sparsity": 0.95, "copies": COPIES, "cycles": CYCLES, "epochs a cycle": 2,
+    settings={"sparsity": 0.9, "digits sparsity": 0.95, "copies": COPIES, "cycles": CYCLES, "epochs a cycle": 4,
               "digits epochs a cycle": 5, "vary": "seed"},
-    note="Retraining uses the recipe's cosine; IMP with 3 times the epochs stretches it.",
+    note="Retraining uses the recipe's cosine; IMP with 3 times the epochs stretches it. The second run: the first had 2 epochs a "
+    "cycle on Fashion-MNIST, where the soup (73.9 %) was no better than its copies (73.6 %) and IMP (74.0 %), and IMP with 3 times "
+    "the epochs had 77.2 %; this one has 4, all else is the same.",
 )  # fmt: skip
 
 
 def measure(seed: int) -> dict[str, float]:
     train, heldout = fashion_mnist(4000, 2000)
-    found = {f"fashion: {k}": v for k, v in _world(RECIPE, train, heldout, 0.9, 2, seed).items()}
+    found = {f"fashion: {k}": v for k, v in _world(RECIPE, train, heldout, 0.9, 4, seed).items()}
     train, heldout = digits.data()
     return found | {
         f"digits: {k}": v for k, v in _world(digits.recipe, train, heldout, 0.95, 5, seed).items()
