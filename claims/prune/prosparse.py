@@ -13,7 +13,7 @@ from unweave import seeded
 from unweave.prune import ProSparse, activation_sparsity
 from unweave.prune.prosparse import set_threshold_
 
-PEAKS = (0.05, 0.5)
+PEAKS = (0.5, 5.0)
 METHODS = {
     "ReLU": ProSparse(peaks=(1e-9,), threshold=0.0, epochs=3),
     "constant": ProSparse(relu=0.0, warm=1.0, hold=0.0, peaks=(PEAKS[-1],), threshold=0.0, epochs=3),
@@ -39,6 +39,9 @@ claim = Claim(
     criterion="ProSparse has at least 15 points more zeros than ReLU with a loss within 0.03 nats, and a lower loss than the constant penalty "
     "of the same strength",
     settings={"peaks": PEAKS, "epochs": 3, "lr": 1e-3},
+    note="The second run: in the first the peaks were 0.05 and 0.5, a penalty of 0.3 % of the language-model loss at its start, and "
+    "ProSparse had 62.1 % zeros against ReLU's 60.5 %. Here the first peak's penalty is 2.7 % of the loss of the ReLU model before "
+    "training; all else is the same.",
 )  # fmt: skip
 
 
