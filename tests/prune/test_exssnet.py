@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.prune.world import points
-from unweave import Data, seeded
+from unweave import Data, resumable, seeded
 from unweave.datasets import of_tensors
 from unweave.errors import InputError
 from unweave.nets import mlp
 from unweave.prune import ExSSNeT
+from unweave.prune import exssnet as module
 from unweave.prune._supermasks import _Straight, top
 
 
@@ -86,14 +89,86 @@ def test_transfer_picks_the_task_it_is_a_copy_of() -> None:
     noise = of_tensors(torch.randn(96, 6, generator=rng), torch.arange(96) % 3, classes=3, batch_size=16)
     m = method(neighbours=5, share=1.0)
     net = m.apply(shape(), [noise, task(0)], rng=seeded(0))
-    assert m.source(net, task(0)) == 1
-    assert m.source(m.start(shape(), rng=seeded(0)), task(0)) is None
+    assert m.sources(net, task(0))[0] == 1
+    assert m.sources(m.start(shape(), rng=seeded(0)), task(0)) == []
 
 
 def test_transfer_judges_with_few_examples_too() -> None:
     m = method(share=1.0)  # 200 neighbours, as the paper's code has: more than there are examples
     net = m.apply(shape(), [task(0)], rng=seeded(0))
-    assert m.source(net, task(0)) == 0
+    assert m.sources(net, task(0)) == [0]
+
+
+def test_knn_all_starts_from_the_mean_of_the_better_tasks_and_changes_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"density": 0.1, "mask_epochs": 2, "weight_epochs": 1}
+    m = method(transfer="knn_all", **settings)
+    net = method(transfer="none", **settings).apply(shape(), [task(i) for i in (0, 1, 2)], rng=seeded(0))
+    kept = [{n: s.clone() for n, s in scores.items()} for scores in net.scores]
+    monkeypatch.setattr(ExSSNeT, "sources", lambda *_: [2, 0])
+    start = m._initial(net, task(0), seeded(1))
+    best = method(**settings)._initial(net, task(0), seeded(1))
+    for name, scores in start.items():
+        torch.testing.assert_close(scores, (kept[0][name] + kept[2][name]) / 2)
+        assert torch.equal(best[name], kept[2][name])
+    m.learn(net, task(0), rng=seeded(2))
+    assert all(torch.equal(a[n], b[n]) for a, b in zip(kept, net.scores, strict=True) for n in a)
+    monkeypatch.setattr(ExSSNeT, "sources", lambda *_: [])
+    at_random = method(transfer="none", **settings)._initial(net, task(0), seeded(1))
+    assert all(torch.equal(s, at_random[n]) for n, s in m._initial(net, task(0), seeded(1)).items())
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[dict[str, Tensor]]:
+    """Let epochs be judged as told; the states they left."""
+    states: list[dict[str, Tensor]] = []
+
+    def judge(model, data) -> float:
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return accuracies[len(states) - 1]
+
+    monkeypatch.setattr(module, "_accuracy", judge)
+    return states
+
+
+def test_the_best_epoch_of_each_phase_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # masks: epoch 1 of 0..2 is best; weights: 0.6 untrained, 0.7, then 0.7 again, which is later, then worse
+    states = judged(monkeypatch, [0.2, 0.6, 0.5, 0.6, 0.7, 0.7, 0.1])
+    m = method(mask_epochs=3, weight_epochs=3, validation=0.25)
+    net = m.apply(shape(), [task(0)], rng=seeded(0))
+    assert len(states) == 7
+    scores = states[1]["0.1.parametrizations.weight.0.scores"]
+    assert torch.equal(net.scores[0]["1.weight"], scores)
+    assert torch.equal(net.masks[0].keep["1.weight"], top(scores.abs(), 0.3))
+    alive = net.masks[0].keep["1.weight"]
+    assert torch.equal(net.backbone[1].weight[alive], states[5]["0.1.weight"][alive])
+    assert torch.equal(net._statistics[0]["2.running_mean"], states[5]["0.2.running_mean"])
+    for later in (2, 6):
+        key = "0.1.parametrizations.weight.0.scores" if later == 2 else "0.1.weight"
+        assert not torch.equal(states[later][key], states[later - 1][key])
+
+
+def test_weights_that_never_get_better_stay_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(monkeypatch, [0.9, 0.9, 0.5, 0.4])
+    net = method(mask_epochs=1, weight_epochs=2, validation=0.25).apply(shape(), [task(0)], rng=seeded(0))
+    torch.testing.assert_close(net.backbone[1].weight.abs(), torch.full((32, 6), (2 / 6) ** 0.5))
+
+
+def test_validation_keeps_old_tasks_and_resumes(tmp_path: Path) -> None:
+    m = method(validation=0.25, mask_epochs=3, weight_epochs=3)
+    net = m.apply(shape(), [task(0)], rng=seeded(0))
+    before = outputs(net, 0)
+    whole = m.learn(net, task(1), rng=seeded(1))
+    assert torch.equal(outputs(whole, 0), before)
+    with resumable(tmp_path):
+        m.learn(net, task(1), rng=seeded(1))
+    files = sorted(tmp_path.glob("fit-*"))
+    assert len(files) == 6
+    for file in files[4:]:  # as if killed in the second epoch of the weights
+        file.unlink()
+    with resumable(tmp_path):
+        again = m.learn(net, task(1), rng=seeded(1))
+    assert torch.equal(outputs(again, 1), outputs(whole, 1))
 
 
 def test_is_saved_and_loaded_whole() -> None:
@@ -117,6 +192,10 @@ def test_warns_when_full() -> None:
 def test_refuses() -> None:
     with pytest.raises(InputError, match="density must be in"):
         ExSSNeT(density=0.0)
+    with pytest.raises(InputError, match=r"validation must be in \[0, 1\)"):
+        ExSSNeT(validation=1.0)
+    with pytest.raises(InputError, match="beside the 95 for validation"):
+        method(validation=0.999).apply(shape(), [task(0).subset(range(95))], rng=seeded(0))
     with pytest.raises(InputError, match="at least 1"):
         ExSSNeT(mask_epochs=0)
     with pytest.raises(InputError, match="learnt 0 tasks"):

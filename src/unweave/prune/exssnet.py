@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any, ClassVar, Literal
 
@@ -39,7 +40,9 @@ class ExSSNeT:
     """Learn tasks one after another, each in a subnetwork of its own.
 
     Every weight becomes +-gain / sqrt(fan-in); biases and the affine part of batch normalisation are set to 0 and 1
-    and frozen. The public code's mask phase takes the weights' learning rate; here each phase has its own.
+    and frozen. The public code's mask phase takes the weights' learning rate; here each phase has its own. With
+    `validation` above 0 a phase ends as its best epoch left it: weights train from the best masks (the public code goes
+    on from the last), and stay untrained if no epoch makes them better. The paper always does so; here it is a choice.
 
     Attributes:
         density: share of each layer's weights a task uses, in (0, 1].
@@ -49,10 +52,13 @@ class ExSSNeT:
         weight_lr: learning rate of the weights (Adam, cosine).
         exclusive: False trains all weights under the mask, also those of earlier tasks (SSNeT, which forgets).
         transfer: "knn_best" starts a task's scores from those of the earlier task whose features tell its classes
-            apart best, if better than chance; "none" starts at random.
+            apart best, if better than chance; "knn_all" from the mean over all tasks better than chance (the public
+            code adds it into the first one's scores and so changes an old mask); "none" starts at random.
         neighbours: of the nearest-neighbour classifier that judges features; at most a tenth of the examples that it
             learns from.
         share: of a task's data that it reads, in (0, 1].
+        validation: share of a task's data kept from training to choose the best epoch by accuracy, of equal ones the
+            later, in [0, 1); 0 trains on all of it and keeps the last epoch.
     """
 
     density: float = 0.1
@@ -61,9 +67,10 @@ class ExSSNeT:
     mask_lr: float = 0.01
     weight_lr: float = 1e-3
     exclusive: bool = True
-    transfer: Literal["none", "knn_best"] = "knn_best"
+    transfer: Literal["none", "knn_best", "knn_all"] = "knn_best"
     neighbours: int = 200
     share: float = 0.2
+    validation: float = 0.0
 
     paper: ClassVar[Paper] = Paper(
         "Exclusive Supermask Subnetwork Training for Continual Learning", "Yadav, Bansal",
@@ -75,6 +82,11 @@ class ExSSNeT:
         for name in ("density", "share"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"ExSSNeT.{name} must be in (0, 1]; got {getattr(self, name)}.")
+        if not 0 <= self.validation < 1:
+            raise InputError(
+                f"ExSSNeT.validation must be in [0, 1); got {self.validation}. It is the share of a task's data that "
+                "chooses the best epoch."
+            )
         if self.mask_epochs < 1 or self.weight_epochs < 0 or self.neighbours < 1:
             raise InputError(
                 "ExSSNeT.mask_epochs and neighbours must be at least 1, weight_epochs at least 0; got "
@@ -99,8 +111,10 @@ class ExSSNeT:
 
         Raises:
             EmptyDataError: if `data` is empty.
+            InputError: if `validation` leaves nothing to train on.
         """
         data.require_examples("ExSSNeT")
+        data, judge = self._split(data, rng)
         net, classes = deepcopy(net), data.task.classes
         scores = self._initial(net, data, child(rng))
         work = nn.Sequential(_fresh(net.backbone), Head(classes))
@@ -109,7 +123,7 @@ class ExSSNeT:
             layer = work[0].get_submodule(name.rpartition(".")[0])
             parametrize.register_parametrization(layer, "weight", TopK(scores[name], self.density))
         trained = [m.scores for m in work.modules() if isinstance(m, TopK)]
-        _train(work, data, trained, self.mask_epochs, self.mask_lr, rng)
+        _train(work, data, trained, self.mask_epochs, self.mask_lr, rng, judge=judge)
         found = [m.scores.detach() for m in work.modules() if isinstance(m, TopK)]
         mask = Mask({n: top(s.abs(), self.density) for n, s in zip(weights, found, strict=True)})
         for name in weights:
@@ -124,7 +138,7 @@ class ExSSNeT:
         if self.weight_epochs and free.count():
             living = [work[0].get_parameter(n).requires_grad_(True) for n in weights]
             only = Mask({f"0.{n}": alive for n, alive in free.keep.items()})
-            _train(work, data, living, self.weight_epochs, self.weight_lr, rng, only)
+            _train(work, data, living, self.weight_epochs, self.weight_lr, rng, only, judge, untrained=True)
             with torch.no_grad():
                 for name, alive in free.keep.items():
                     net.backbone.get_parameter(name)[alive] = work[0].get_parameter(name)[alive]
@@ -142,15 +156,16 @@ class ExSSNeT:
         return net
 
     def _initial(self, net: Supermasks, data: Data[Any], rng: Generator) -> dict[str, Tensor]:
-        best = self.source(net, data) if self.transfer == "knn_best" else None
-        if best is not None:
-            return {n: s.clone() for n, s in net.scores[best].items()}
+        sources = [] if self.transfer == "none" else self.sources(net, data)
+        if sources:
+            chosen = [net.scores[t] for t in (sources if self.transfer == "knn_all" else sources[:1])]
+            return {n: torch.stack([s[n] for s in chosen]).mean(0) for n in chosen[0]}
         weights = Scope().weights(deepcopy(net.backbone).requires_grad_(True))
         bound = {n: w[0].numel() ** -0.5 for n, w in weights.items()}  # Kaiming-uniform with a = sqrt 5
         return {n: (torch.rand(w.shape, generator=rng) * 2 - 1).to(w) * bound[n] for n, w in weights.items()}
 
-    def source(self, net: Supermasks, data: Data[Any]) -> int | None:
-        """The earlier task whose features classify this task best by nearest neighbours; None if none beats chance."""
+    def sources(self, net: Supermasks, data: Data[Any]) -> list[int]:
+        """Earlier tasks whose features classify this task better than chance by nearest neighbours, best first."""
         from sklearn.neighbors import KNeighborsClassifier
 
         part = data.subset(range(max(3, ceil(self.share * len(data)))) if len(data) > 3 else range(len(data)))
@@ -164,9 +179,22 @@ class ExSSNeT:
                 features[:cut], labels[:cut]
             )
             accuracy.append(float((judge.predict(features[cut:]) == labels[cut:]).mean()))
-        if not accuracy or max(accuracy) <= 1 / data.task.classes:
-            return None
-        return accuracy.index(max(accuracy))
+        better = [t for t, a in enumerate(accuracy) if a > 1 / data.task.classes]
+        return sorted(better, key=lambda t: -accuracy[t])
+
+    def _split(self, data: Data[Any], rng: Generator) -> tuple[Data[Any], Data[Any] | None]:
+        if not self.validation:
+            return data, None
+        order, kept = (
+            torch.randperm(len(data), generator=child(rng)),
+            max(1, round(self.validation * len(data))),
+        )
+        kept += (
+            len(data) - kept
+        ) % data.batch_size == 1  # batch normalisation cannot train on a batch of one
+        if kept >= len(data):
+            raise InputError(f"ExSSNeT needs examples beside the {kept} for validation; got {len(data)}.")
+        return data.subset(order[kept:].sort().values), data.subset(order[:kept])
 
 
 def _fresh(backbone: Module) -> Module:
@@ -185,17 +213,24 @@ def _train(
     lr: float,
     rng: Generator,
     only: Mask | None = None,
+    judge: Data[Any] | None = None,
+    untrained: bool = False,
 ) -> None:
     optimizer = Adam(trained, lr)
     schedule = CosineAnnealingLR(optimizer, epochs * -(-len(data) // data.batch_size))
-    fit_(
-        model,
-        data,
-        mean_loss(data),
-        optimizer,
-        epochs=epochs,
-        rng=rng,
-        schedule=schedule,
-        only=only,
-        label="task",
+    fit = partial(
+        fit_, model, data, mean_loss(data), optimizer, schedule=schedule, only=only, rng=rng, label="task"
     )
+    if judge is None:
+        fit(epochs=epochs)
+        return
+    best, state = (_accuracy(model, judge) if untrained else -1.0), deepcopy(model.state_dict())
+    for _ in range(epochs):  # one training an epoch, so that a resumed run judges the same states again
+        fit(epochs=1)
+        if (reached := _accuracy(model, judge)) >= best:
+            best, state = reached, deepcopy(model.state_dict())
+    model.load_state_dict(state)
+
+
+def _accuracy(model: Module, data: Data[Any]) -> float:
+    return float((predict(model, data).argmax(-1) == read_labels(data)).float().mean())
