@@ -29,7 +29,8 @@ class LookSAM(Sharpness):
         base: makes the optimiser that steps.
         rho: radius of the perturbation.
         k: SAM is done at every k-th step, the first included; the paper uses 5 and 10.
-        alpha: weight of the direction in between.
+        alpha: weight of the direction in between; the paper uses 0.7, which held a small pruned network at chance where
+            0.1 served it well.
         foreach: move all tensors at once.
         keywords: for the base, such as lr and momentum.
 
