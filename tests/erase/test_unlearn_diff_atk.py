@@ -91,7 +91,8 @@ class OneHot(torch.autograd.Function):
 def test_gradient_is_the_dense_straight_through_one(kind) -> None:
     model, aim = pipeline(kind), targets(kind)
     with torch.no_grad():
-        model.text_encoder.get_input_embeddings().weight.mul_(40.0)  # so that the clamp is reached
+        last = model.denoiser.conv_out if kind == "sd" else model.denoiser.proj_out
+        last.weight.mul_(30.0)  # so that some of it is clamped
     there, latents = inserted(model, aim), model.latents(aim.images)
     width = there.vocabulary
     rows = torch.rand(2, 2, width, generator=seeded(3)).softmax(-1)
@@ -116,7 +117,7 @@ def test_gradient_is_the_dense_straight_through_one(kind) -> None:
         error = (model(noisy, 300, text) - noise).square().mean()
         dense = torch.autograd.grad(error, u)[0]
         assert torch.allclose(found[k], dense, atol=1e-5 * float(dense.abs().max()) + 1e-9)
-        assert float(dense.abs().max()) > 1e-6
+        assert 0.02 < float((dense.abs() == 1).float().mean()) < 0.98
 
 
 def test_inserted_tokens_are_read_as_if_written() -> None:
