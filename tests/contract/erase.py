@@ -45,6 +45,16 @@ def unseen(method: Any) -> Any:
     return (call, "cannot see 'zeppelin'")
 
 
+def _attacked(rng: Generator) -> dict[str, Tensor]:
+    import torch
+
+    from tests.erase.pipelines import pipeline
+    from tests.erase.test_unlearn_diff_atk import SMALL, Says, targets
+
+    found = SMALL.attack(pipeline(), targets(), Says(), rng=rng)
+    return {"ids": torch.tensor([a.ids for a in found.attempts])}
+
+
 def rows() -> list[PlainRow]:
     from tests.contract.plain import PlainRow  # which imports this file
     from unweave import erase
@@ -80,4 +90,9 @@ def rows() -> list[PlainRow]:
             (lambda: erase.FIA(alpha=0), r"alpha must be in \(0, 1\]"),
         ),
         row("UCE", erase.UCE(), (lambda: erase.UCE(strength=-1), "strength must be positive"), random=False),
+        PlainRow(
+            name="UnlearnDiffAtk",
+            run=_attacked,
+            bad=((lambda: erase.UnlearnDiffAtk(levels=0), "levels must be at least 1"),),
+        ),
     ]
