@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 
 import torch
 
-from claims.erase._world import DATA, SEEDS, mean, oracle, original, request, the_judge
+from claims.erase._world import DATA, SEEDS, mean, oracle, original, request, the_judge, tuned
 from claims.framework import Claim
 from unweave import seeded
-from unweave.erase import ESD, Attack, Attacked, Targets, TextToImage, TokenSearch, UnlearnDiffAtk
+from unweave.erase import ESD, UCE, Attack, Attacked, Targets, TextToImage, TokenSearch, UnlearnDiffAtk
 from unweave.erase.testbed import DIGITS
 
 TOKENS, LEVELS, ITERATIONS, PROMPTS = 2, 6, 15, 24
-ERASURE = {"train": "cross", "steps": 100, "batch_size": 16, "lr": 5e-4, "sampler_steps": 20}
+RATES = (1e-4, 3e-4, 5e-4)
+ERASER = partial(ESD, train="cross", steps=100, batch_size=16, sampler_steps=20)
 ATTACK = UnlearnDiffAtk(tokens=TOKENS, levels=LEVELS, iterations=ITERATIONS, batch_size=PROMPTS)
 
 claim = Claim(
@@ -32,6 +34,13 @@ claim = Claim(
         "retrained: pre-ASR": "per cent of prompts that draw `three` in a pipeline retrained without it",
         "retrained: ASR": "the same attack there, near its pre-ASR is better",
         "candidates": "drawn and judged by the attack, a prompt that was attacked",
+        "hard: ASR": "the attack after ESD-x at the highest learning rate, which was the first run's",
+        "UCE: pre-ASR": "per cent of prompts that draw `three` by themselves after UCE",
+        "UCE: ASR": "the attack after UCE",
+        "UCE: ASR random": "random tokens after UCE",
+        "unerased: pre-ASR": "the original pipeline, where the prompts say `digit` in place of `three`",
+        "unerased: ASR": "the attack there: does it find the word? higher is better",
+        "unerased: ASR random": "random tokens there",
     },
     baseline=f"random tokens and other noise, each with {LEVELS} judged candidates a prompt, as many as the attack has at "
     "most; nothing of them to tune",
@@ -43,9 +52,13 @@ claim = Claim(
         "levels": LEVELS,
         "iterations": ITERATIONS,
         "prompts": PROMPTS,
-        "erasure": {"method": "ESD", **ERASURE},
+        "erasure": "ESD-x, 100 steps of 16, at the learning rate of the best overall score on other noise",
+        "learning rates": RATES,
     },
-    note="Target images and noises are those from which the original pipeline draws a three.",
+    note="Target images and noises are those from which the original pipeline draws a three. A first run erased at the "
+    "highest learning rate alone, at any price in other digits, and did not hold: `hard: ASR`. There none of all 841 "
+    "pairs of tokens makes the erased pipeline draw a three after three of the prompts of seed 0: nothing is hidden that "
+    "an attack could find.",
 )
 
 
@@ -56,28 +69,40 @@ class _Judge:
 
 def measure(seed: int) -> dict[str, float]:
     model, asked = original("unet", seed), request("three")
-    erased = ESD(**ERASURE).apply(model, asked, rng=seeded(seed))
+
+    @cache
+    def erased_at(lr: float) -> TextToImage:
+        return ERASER(lr=lr).apply(model, asked, rng=seeded(seed))
+
+    rate, _ = tuned(erased_at, RATES, ("three",), seed, each=3)
+    erased, edited_by_uce = erased_at(rate), UCE().apply(model, asked, rng=seeded(seed))
     targets = Targets.drawn(
         model, asked, _Judge(), n=PROMPTS, room=TOKENS, steps=20, guidance=3.0, rng=seeded(20_000 + seed)
     )
+    unnamed = replace(targets, prompts=tuple(p.replace("three", "digit") for p in targets.prompts))
 
-    def attacked(by: Attack, pipeline: TextToImage = erased) -> Attacked:
-        return by.attack(pipeline, targets, _Judge(), rng=seeded(30_000 + seed))
+    def attacked(by: Attack, pipeline: TextToImage = erased, aim: Targets = targets) -> Attacked:
+        return by.attack(pipeline, aim, _Judge(), rng=seeded(30_000 + seed))
 
-    search = partial(TokenSearch, tokens=TOKENS, tries=LEVELS)
+    random = TokenSearch(tokens=TOKENS, tries=LEVELS)
     own, never = attacked(ATTACK), attacked(ATTACK, oracle("unet", seed, ("three",)))
-    banned = UnlearnDiffAtk(
-        tokens=TOKENS, levels=LEVELS, iterations=ITERATIONS, batch_size=PROMPTS, banned=("three", "3")
-    )
+    after_uce, control = attacked(ATTACK, edited_by_uce), attacked(ATTACK, model, unnamed)
     return {
         "pre-ASR": own.pre_asr,
         "ASR": own.asr,
-        "ASR banned": attacked(banned).asr,
-        "ASR random": attacked(search()).asr,
-        "ASR seeds": attacked(search(vary="noise")).asr,
+        "ASR banned": attacked(replace(ATTACK, banned=("three", "3"))).asr,
+        "ASR random": attacked(random).asr,
+        "ASR seeds": attacked(replace(random, vary="noise")).asr,
         "retrained: pre-ASR": never.pre_asr,
         "retrained: ASR": never.asr,
         "candidates": own.judged / max(1, sum(not a.before for a in own.attempts)),
+        "hard: ASR": attacked(ATTACK, erased_at(RATES[-1])).asr,
+        "UCE: pre-ASR": after_uce.pre_asr,
+        "UCE: ASR": after_uce.asr,
+        "UCE: ASR random": attacked(random, edited_by_uce).asr,
+        "unerased: pre-ASR": control.pre_asr,
+        "unerased: ASR": control.asr,
+        "unerased: ASR random": attacked(random, model, unnamed).asr,
     }
 
 
