@@ -65,6 +65,13 @@ def rows() -> list[PlainRow]:
     return [
         # one row a method, in the order of the alphabet
         row(
+            "AdvUnlearn",
+            erase.AdvUnlearn(
+                steps=2, warmup=0, attack_steps=2, lr=1e-3, retain_batch=2, sampler_steps=2, pool=1
+            ),
+            (lambda: erase.AdvUnlearn(eta=-1), "eta must be positive"),
+        ),
+        row(
             "ConceptAblation",
             erase.ConceptAblation(steps=2, lr=1e-3, images=4, sampler_steps=2),
             (lambda: erase.ConceptAblation(steps=0), "steps must be at least 1"),

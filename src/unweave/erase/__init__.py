@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tasks.text_to_image import Text, TextToImage, training_only
+from .adv_unlearn import AdvUnlearn
 from .attacks import Attack, Attacked, Attempt, Targets
 from .concept_ablation import ConceptAblation
 from .concept_prune import ConceptPrune
@@ -15,6 +16,7 @@ from .uce import UCE
 from .unlearn_diff_atk import UnlearnDiffAtk
 
 __all__: list[str] = [
+    "AdvUnlearn",
     "Attack",
     "Attacked",
     "Attempt",

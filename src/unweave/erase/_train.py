@@ -40,7 +40,7 @@ def weights_of(model: TextToImage, kind: Weights) -> dict[str, Parameter]:
 
 def train_(
     model: Module,
-    objective: Callable[[], Tensor],
+    objective: Callable[..., Tensor],
     weights: Sequence[Parameter],
     optimizer: Optimizer,
     *,
@@ -51,6 +51,7 @@ def train_(
     clip: float | None = None,
     schedule: LRScheduler | None = None,
     after_step: Callable[[Step], None] | None = None,
+    numbered: bool = False,
 ) -> Fit:
     """Minimise an objective that draws its own examples from torch's global generator, which `fit_` seeds.
 
@@ -68,11 +69,12 @@ def train_(
         clip: largest global gradient norm.
         schedule: stepped after every step.
         after_step: see `fit_`.
+        numbered: hand the step's number, from 0, to the objective.
     """
     data = Data(TensorDataset(torch.arange(steps)), _NothingToRead(), 1)
     with training_only(model, weights):
         return fit_(
-            model, data, lambda *_: objective(), optimizer,
+            model, data, lambda _, batch: objective(int(batch[0])) if numbered else objective(), optimizer,
             epochs=1, rng=rng, hold=Mask.of(model), only=only, clip=clip, schedule=schedule, after_step=after_step,
             ordered=True, label=label,
         )  # fmt: skip

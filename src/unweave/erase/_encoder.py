@@ -1,0 +1,83 @@
+"""Text encoders: what is trained of them, and prompts encoded with vectors before them, in the place of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Embedding, Module, ModuleList, Parameter
+
+from ..errors import InputError
+from ..tasks.text_to_image import Text, TextToImage
+
+
+class Prompts:
+    """Prompts as tokens, for a pipeline of one text encoder.
+
+    Attributes:
+        table: the encoder's token embeddings, [vocabulary, width].
+        vocabulary: ids of tokens that are text, int64.
+    """
+
+    def __init__(self, model: TextToImage, prompts: Sequence[str]) -> None:
+        self._prompts = tuple(prompts)
+        self._ids, self._mask = model.tokens(prompts)
+        tokenizer = model.tokenizers[0]
+        bos = tokenizer.bos_token_id
+        self._at = int(bos is not None and bool((self._ids[:, 0] == bos).all()))
+        self.table: Tensor = model.text_encoder.get_input_embeddings().weight.detach()  # type: ignore[operator]
+        known = torch.ones(min(len(tokenizer), len(self.table)), dtype=torch.bool)
+        known[[i for i in tokenizer.all_special_ids if i < len(known)]] = False
+        self.vocabulary = known.nonzero().flatten().to(self.table.device)
+
+    def require_room(self, k: int) -> None:
+        """Raise unless k more tokens fit into every prompt.
+
+        Raises:
+            InputError: naming the prompt that is too long.
+        """
+        limit = self._ids.shape[1]
+        for prompt, length in zip(self._prompts, self._mask.sum(1).tolist(), strict=True):
+            if length + k > limit:
+                raise InputError(
+                    f"the prompt {prompt!r} has {length} tokens, and {k} more do not fit into the {limit} that the "
+                    "text encoder reads. Shorten the templates or lower tokens."
+                )
+
+    def encode(
+        self, model: TextToImage, rows: Tensor, ids: Tensor | None = None, vectors: Tensor | None = None
+    ) -> Text:
+        """Encode these prompts, int64 [n], after vectors [n, k, width] that stand where tokens `ids` [n, k] would."""
+        at, own, mask = self._at, self._ids[rows], self._mask[rows]
+        if ids is None or vectors is None:
+            return model.encode_tokens((own, mask))
+        end = own.shape[1] - ids.shape[1]
+        own = torch.cat([own[:, :at], ids, own[:, at:end]], 1)
+        mask = torch.cat([mask[:, :at], torch.ones_like(ids), mask[:, at:end]], 1)
+        around = self.table[own]
+        read = torch.cat([around[:, :at], vectors, around[:, at + ids.shape[1] :]], 1)
+        return model.encode_tokens((own, mask), embeddings=read)
+
+
+def encoder_weights(encoder: Module, blocks: int = 0) -> list[Parameter]:
+    """What is trained of a text encoder: its first blocks, or (0) all but its tables of embeddings.
+
+    Raises:
+        InputError: if it has fewer blocks, or is wrapped by LoRA or quantised.
+    """
+    named = dict(encoder.named_parameters())
+    odd = [n for n, p in named.items() if "lora_" in n or not p.is_floating_point()]
+    if odd:
+        raise InputError(
+            f"the text encoder's {odd[0]} is of LoRA or quantised. Merge LoRA layers and load "
+            "unquantised weights first."
+        )
+    tables = {id(p) for m in encoder.modules() if isinstance(m, Embedding) for p in m.parameters()}
+    own = encoder
+    if blocks:
+        stack = next((m for m in encoder.modules() if isinstance(m, ModuleList)), ModuleList())
+        if len(stack) < blocks:
+            raise InputError(f"blocks is {blocks}; the text encoder has {len(stack)}.")
+        own = stack[:blocks]
+    return [p for p in own.parameters() if id(p) not in tables]
