@@ -103,6 +103,17 @@ def _adapted(rng: Generator) -> dict[str, Tensor]:
     return dict(HERE().adapt(Net(), world.points()[0], rng=rng).state_dict())
 
 
+def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
+    from tests.language_world import llama, text
+    from unweave import seeded
+    from unweave.prune import PASER, Global, Prune
+
+    model, data = llama(layers=1), text(640)
+    pruned = Prune(budget=Global(0.6)).apply(model, data, rng=seeded(0))
+    found = PASER(budget=10, clusters=4, landmarks=20, **kinds).select(model, pruned, data, rng=rng)
+    return {"positions": found.positions, "clusters": found.clusters}
+
+
 def _rows() -> list[PlainRow]:
     from functools import partial
 
@@ -151,6 +162,12 @@ def _rows() -> list[PlainRow]:
             run=_dropped,
             off=partial(_dropped, p=1e-9),
             bad=((lambda: optim.MultiSampleDropout(torch.nn.Linear(2, 2), p=1.0), "p must be in"),),
+        ),
+        PlainRow(
+            name="PASER",
+            run=_chosen,
+            off=partial(_chosen, allocation="uniform", concepts=None),
+            bad=((lambda: prune.PASER(budget=1.5), "budget"),),
         ),
         PlainRow(
             name="ProSparse",

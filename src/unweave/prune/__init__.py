@@ -17,6 +17,7 @@ from .magnitude import Magnitude
 from .mest import MEST
 from .mosa import MoSA
 from .one_shot import Prune
+from .paser import PASER, Selected
 from .patterns import NM, Block, Channel, Unstructured
 from .progressive_gradient_flow import ProgressiveNM
 from .prosparse import FATReLU, ProSparse, activation_sparsity
@@ -42,6 +43,7 @@ __all__ = [
     "ExSSNeT",
     "Explored",
     "ITOP",
+    "PASER",
     "MEST",
     "RigL",
     "SET",
@@ -53,6 +55,7 @@ __all__ = [
     "SparseFeedForward",
     "SplitAdapter",
     "SNIP",
+    "Selected",
     "Block",
     "Channel",
     "Global",

@@ -46,11 +46,15 @@ class CausalLM:
         """Cross-entropy of every token after the first, [n, t - 1], and which of them count (bool)."""
         logits, labels = self.outputs(model, batch)[:, :-1], self.labels(batch)[:, 1:]
         labels = labels.to(logits.device)
-        counted = labels != IGNORED
-        if isinstance(batch, Mapping) and "attention_mask" in batch:
-            counted &= batch["attention_mask"][:, :-1].to(logits.device) != 0
         each = F.cross_entropy(logits.transpose(1, 2), labels.clamp(min=0), reduction="none")
-        return each, counted
+        return each, self.counted(batch).to(logits.device)
+
+    def counted(self, batch: Batch) -> Tensor:
+        """Which tokens after the first count, bool [n, t - 1]."""
+        counted = self.labels(batch)[:, 1:] != IGNORED
+        if isinstance(batch, Mapping) and "attention_mask" in batch:
+            counted &= batch["attention_mask"][:, :-1].to(counted.device) != 0
+        return counted
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, t, vocabulary]."""
