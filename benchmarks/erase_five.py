@@ -33,22 +33,22 @@ from unweave.erase import ESD, FIA, UCE, ConceptAblation, ConceptPrune, ConceptS
 
 STORED = Path(__file__).parent / "results" / "erase_five.json"
 DRAWN = {"sampler_steps": 10, "guidance": GUIDANCE}
-RATES = (1e-4, 3e-4, 6e-4, 1e-3, 2e-3)
+RATES = (2e-4, 4e-4, 8e-4, 1.6e-3)
 GRID: dict[str, list[Callable[[], object]]] = {
-    "UCE": [partial(UCE, strength=v) for v in (0.01, 0.1, 0.5, 2.0, 10.0)],
-    "ESD-x": [partial(ESD, steps=150, batch_size=16, lr=lr, **DRAWN) for lr in RATES],
+    "UCE": [partial(UCE, strength=v) for v in (0.1, 0.5, 2.0, 10.0)],
+    "ESD-x": [partial(ESD, steps=120, batch_size=16, lr=lr, **DRAWN) for lr in RATES],
     "Concept Ablation": [
-        partial(ConceptAblation, steps=150, batch_size=32, lr=lr, images=128, prior=1.0, **DRAWN)
+        partial(ConceptAblation, steps=120, batch_size=32, lr=lr, images=128, prior=1.0, **DRAWN)
         for lr in RATES
     ],
-    "SalUn": [partial(ConceptSalUn, steps=150, batch_size=16, lr=lr, images=128, **DRAWN) for lr in RATES],
+    "SalUn": [partial(ConceptSalUn, steps=120, batch_size=16, lr=lr, images=128, **DRAWN) for lr in RATES],
     "FIA": [
         partial(FIA, r1=0.05, r2=r2, record=20, steps=20, guidance=GUIDANCE, union=union)
-        for r2, union in ((0.05, False), (0.05, True), (0.1, False), (0.1, True), (0.2, False))
+        for r2, union in ((0.05, True), (0.1, False), (0.1, True), (0.2, False))
     ],
     "ConceptPrune": [
         partial(ConceptPrune, density=d, record=10, steps=20, guidance=GUIDANCE)
-        for d in (0.01, 0.02, 0.03, 0.05, 0.1)
+        for d in (0.01, 0.02, 0.05, 0.1)
     ],
 }
 
