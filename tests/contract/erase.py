@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,14 @@ if TYPE_CHECKING:
     from tests.contract.plain import PlainRow
 
 
-def edited(method: Any, rng: Generator, kind: Any = "sd") -> dict[str, Tensor]:
+def edited(method: Any, rng: Generator, kind: Any = "sd", guide: str = "") -> dict[str, Tensor]:
     """All weights of the edited pipeline; checks that the input kept its own bits, flags and modes."""
     from tests.erase.pipelines import CONCEPTS, pipeline
 
     model = pipeline(kind)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = [p.requires_grad for p in model.parameters()]
-    out = method.apply(model, CONCEPTS, rng=rng)
+    out = method.apply(model, replace(CONCEPTS, guide=guide), rng=rng)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items()), "changed its input"
     assert [p.requires_grad for p in model.parameters()] == flags
     assert [p.requires_grad for p in out.parameters()] == flags
@@ -59,8 +60,9 @@ def rows() -> list[PlainRow]:
     from tests.contract.plain import PlainRow  # which imports this file
     from unweave import erase
 
-    def row(name: str, method: Any, *bad: Any, random: bool = True) -> PlainRow:
-        return PlainRow(name=name, run=partial(edited, method), random=random, bad=(unseen(method), *bad))
+    def row(name: str, method: Any, *bad: Any, random: bool = True, guide: str = "") -> PlainRow:
+        run = partial(edited, method, guide=guide)
+        return PlainRow(name=name, run=run, random=random, bad=(unseen(method), *bad))
 
     return [
         # one row a method, in the order of the alphabet
@@ -95,6 +97,12 @@ def rows() -> list[PlainRow]:
             "FIA",
             erase.FIA(r2=0.2, steps=4, record=2),
             (lambda: erase.FIA(alpha=0), r"alpha must be in \(0, 1\]"),
+        ),
+        row(
+            "SculptingMemory",
+            erase.SculptingMemory(steps=3, warmup=1, lr=1e-3, images=4, sampler_steps=2),
+            (lambda: erase.SculptingMemory(kd=-1), "kd must not be negative"),
+            guide="bird",
         ),
         row("UCE", erase.UCE(), (lambda: erase.UCE(strength=-1), "strength must be positive"), random=False),
         PlainRow(

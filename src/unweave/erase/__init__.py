@@ -11,6 +11,7 @@ from .concept_salun import ConceptSalUn
 from .concepts import Concepts
 from .esd import ESD
 from .fia import FIA, Neurons
+from .sculpting_memory import SculptingMemory
 from .token_search import TokenSearch
 from .uce import UCE
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -27,6 +28,7 @@ __all__: list[str] = [
     "ESD",
     "FIA",
     "Neurons",
+    "SculptingMemory",
     "Targets",
     "Text",
     "TextToImage",
