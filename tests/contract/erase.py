@@ -89,6 +89,11 @@ def rows() -> list[PlainRow]:
             (lambda: erase.ConceptSalUn(density=0), r"density must be in \(0, 1\]"),
         ),
         row(
+            "DoCo",
+            erase.DoCo(steps=3, warmup=1, lr=1e-3, images=4, sampler_steps=2),
+            (lambda: erase.DoCo(warmup=2000), "warmup must be below its steps"),
+        ),
+        row(
             "ESD",
             erase.ESD(steps=2, lr=1e-3, sampler_steps=4),
             (lambda: erase.ESD(eta=0), "eta must be positive"),

@@ -9,6 +9,7 @@ from .concept_ablation import ConceptAblation
 from .concept_prune import ConceptPrune
 from .concept_salun import ConceptSalUn
 from .concepts import Concepts
+from .doco import DoCo
 from .esd import ESD
 from .fia import FIA, Neurons
 from .sculpting_memory import SculptingMemory
@@ -25,6 +26,7 @@ __all__: list[str] = [
     "ConceptPrune",
     "ConceptSalUn",
     "Concepts",
+    "DoCo",
     "ESD",
     "FIA",
     "Neurons",
