@@ -15,7 +15,7 @@ from unweave import seeded
 from unweave.erase import ConceptAblation, Concepts, DoCo, TextToImage
 from unweave.erase.testbed import BASES, DIGITS, STYLES, TEMPLATES, concepts, prompt
 
-SETTINGS = {"steps": 250, "batch_size": 16, "lr": 3e-4, "images": 128, "sampler_steps": 10, "guidance": 3.0}
+SETTINGS = {"steps": 250, "batch_size": 16, "lr": 3e-4, "images": 64, "sampler_steps": 10, "guidance": 3.0}
 HERE = partial(DoCo, warmup=80, critic_lr=5e-4, **SETTINGS)
 SHOWN, HELD_OUT, THREE, EIGHT = (0, 2), (1, 3), 3, 8
 
@@ -99,13 +99,13 @@ def asked(guide: str) -> Concepts:
 
 def judged(model: TextToImage, seed: int) -> dict[str, float]:
     """F of `three` over prompts unseen and seen, P, and the accuracy of the anchor."""
-    rows = [(THREE, s, t, 0, 0) for s in (0, 1) for t in HELD_OUT for _ in range(12)]
-    rows += [(THREE, s, t, 1, 0) for s in (0, 1) for t in range(4) for _ in range(6)]
-    rows += [(THREE, s, t, 0, 1) for s in (0, 1) for t in SHOWN for _ in range(8)]
+    rows = [(THREE, s, t, 0, 0) for s in (0, 1) for t in HELD_OUT for _ in range(8)]
+    rows += [(THREE, s, t, 1, 0) for s in (0, 1) for t in range(4) for _ in range(4)]
+    rows += [(THREE, s, t, 0, 1) for s in (0, 1) for t in SHOWN for _ in range(4)]
     rows += [
         (d, s, t, 0, 2)
         for d in range(len(DIGITS)) if d != THREE
-        for s in (0, 1) for t in range(4) for _ in range(6 if d == EIGHT else 2)
+        for s in (0, 1) for t in range(4) for _ in range(4 if d == EIGHT else 1)
     ]  # fmt: skip
     table = torch.tensor(rows)
     named = the_judge().digits(drawn(model, [prompt(*row[:4]) for row in rows], seed))
