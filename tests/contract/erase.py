@@ -109,6 +109,11 @@ def rows() -> list[PlainRow]:
             (lambda: erase.SculptingMemory(kd=-1), "kd must not be negative"),
             guide="bird",
         ),
+        row(
+            "SFD",
+            erase.SFD(distil=1, steps=1, batch_size=2, lr=1e-4, fake_lr=1e-4),
+            (lambda: erase.SFD(alpha=0), "alpha must be positive"),
+        ),
         row("UCE", erase.UCE(), (lambda: erase.UCE(strength=-1), "strength must be positive"), random=False),
         PlainRow(
             name="UnlearnDiffAtk",

@@ -13,6 +13,7 @@ from .doco import DoCo
 from .esd import ESD
 from .fia import FIA, Neurons
 from .sculpting_memory import SculptingMemory
+from .sfd import SFD, one_step
 from .token_search import TokenSearch
 from .uce import UCE
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -31,11 +32,13 @@ __all__: list[str] = [
     "FIA",
     "Neurons",
     "SculptingMemory",
+    "SFD",
     "Targets",
     "Text",
     "TextToImage",
     "TokenSearch",
     "UCE",
     "UnlearnDiffAtk",
+    "one_step",
     "training_only",
 ]

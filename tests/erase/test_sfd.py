@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import diffusers
+import pytest
+import torch
+
+from tests.erase.first_step import follows
+from tests.erase.pipelines import CONCEPTS, KINDS, loaded, pipeline
+from unweave import Mask, seeded
+from unweave.erase import SFD, Concepts, one_step
+from unweave.erase._distil import level, matching
+from unweave.errors import InputError
+from unweave.io.pipeline_folder import save_pipeline
+
+ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
+ONE = SFD(distil=0, steps=1, batch_size=2, lr=1e-4, fake_lr=1e-4, alpha=1.2, forget=0.7, fake_forget=0.4)
+PROMPTS = [p for c in ASKED.erase for p in ASKED.prompts(c)]
+GUIDES = [p for c in ASKED.erase for p in ASKED.guide_prompts(c)]
+KEPT = [p for c in ASKED.preserve for p in ASKED.prompts(c)]
+
+
+def telling(kind="sd"):
+    """A pipeline whose prompts matter: random weights hardly read them."""
+    model = pipeline(kind)
+    with torch.no_grad():
+        for layer in model.linears("cross_kv").values():
+            layer.weight.mul_(20)
+    return model
+
+
+def everything(model) -> set[str]:
+    return {n for n, _ in model.named_parameters() if n.startswith("denoiser.")}
+
+
+def nearest(model, ratio: float) -> int:
+    a = model.alphas_cumprod
+    return int(((1 - a).sqrt() / a.sqrt()).log().sub(torch.tensor(ratio).log()).abs().argmin())
+
+
+class Naive:
+    """Both losses image by image in float64, with draws from torch's global generator in the documented order."""
+
+    def __init__(self, method, model, fake=None) -> None:
+        self.m, self.model, self.fake = method, model.editable("denoiser", "text_encoder").double(), fake
+        self.t0, low, high = (nearest(model, r) for r in (method.start, method.low, method.high))
+        self.range = (low, high)
+
+    def text(self, prompts):
+        return [self.model.encode([p]).detach() for p in prompts]
+
+    def draw(self, prompts):
+        return torch.randint(len(prompts), (2,)).tolist()
+
+    def noise(self):
+        z = torch.randn(2, *self.model.shape).double()
+        t = self.range[0] + torch.randint(self.range[1] - self.range[0] + 1, (2,))
+        return z, t.tolist(), torch.randn(2, *self.model.shape).double()
+
+    def clean(self, net, x, t, prompt, guidance=1.0):
+        a = self.model.alphas_cumprod[t]
+        text, null = self.text([prompt])[0], self.text([""])[0]
+        eps = (
+            net(x, t, null) + guidance * (net(x, t, text) - net(x, t, null))
+            if guidance != 1
+            else net(x, t, text)
+        )
+        return (x - (1 - a).sqrt() * eps) / a.sqrt(), eps
+
+    def psi_loss(self, psi, theta):
+        total = 0.0
+        for prompts, weight in ((KEPT, 1.0), (PROMPTS, self.m.fake_forget)):
+            rows = self.draw(prompts)
+            z, ts, e = self.noise()
+            for i, (row, t) in enumerate(zip(rows, ts, strict=True)):
+                with torch.no_grad():
+                    x0 = self.clean(theta, z[i : i + 1], self.t0, prompts[row])[0]
+                a = self.model.alphas_cumprod[t]
+                x = a.sqrt() * x0 + (1 - a).sqrt() * e[i]
+                eps = self.clean(psi, x, t, prompts[row], self.m.fake_guidance)[1]
+                total = total + weight * (eps - e[i]).square().sum() / 2
+        return total
+
+    def theta_loss(self, theta):
+        total = 0.0
+        for prompts, goals, weight in ((KEPT, KEPT, 1.0), (PROMPTS, GUIDES, self.m.forget)):
+            rows = self.draw(prompts)
+            z, ts, e = self.noise()
+            for i, (row, t) in enumerate(zip(rows, ts, strict=True)):
+                x0 = self.clean(theta, z[i : i + 1], self.t0, prompts[row])[0]
+                a = self.model.alphas_cumprod[t]
+                x = a.sqrt() * x0 + (1 - a).sqrt() * e[i]
+                real = self.clean(self.model, x, t, goals[row], self.m.guidance)[0]
+                false = self.clean(self.fake, x, t, prompts[row], self.m.fake_guidance)[0]
+                w = float((real - x0).detach().abs().mean())
+                total = (
+                    total
+                    + weight * ((real - false) * ((real - x0) - self.m.alpha * (real - false))).sum() / w / 2
+                )
+        return total
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_first_steps_follow_the_equations(guidance) -> None:
+    model, method = telling(), replace(ONE, guidance=guidance, fake_guidance=guidance)
+    psi = replace(method, keep="steps").apply(model, ASKED, rng=seeded(3))
+    naive = Naive(method, model)
+    first = lambda wide: naive.psi_loss(wide, naive.model)  # noqa: E731
+    assert follows(model, psi, seeded(3), first, everything(model)) > 0.99
+    theta = method.apply(model, ASKED, rng=seeded(3))
+    theta.alphas_cumprod = model.alphas_cumprod
+    then = Naive(method, model, psi.editable("denoiser", "text_encoder").double())
+
+    def second(wide):
+        with torch.no_grad():
+            then.psi_loss(then.model, then.model)  # draws as much as the step before did
+        return then.theta_loss(wide)
+
+    assert follows(model, theta, seeded(3), second, everything(model)) > 0.99
+
+
+def test_the_gradient_of_a_gaussian_passes_through_the_noised_image() -> None:
+    # the original draws N(0, 1), the generator N(3, 1); a = 0.6, b = 0.8: f_phi(x) = 0.6 x, f_psi(x) = 0.6 x + 1.92.
+    # gap -1.92 and d(0.6 x - x0)/dm = 0.36 - 1: each image's slope is 1.92 * 0.64 = 1.2288, half that of |gap|^2;
+    # without the way through x it were 1.92
+    z, e = torch.randn(2, 50, 1, 1, 1, generator=seeded(0)).double()
+    m = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    for alpha in (1.0, 1.2):
+        x0 = m + z
+        x = 0.6 * x0 + 0.8 * e
+        real, fake = 0.6 * x, 0.6 * x + 1.92
+        weight = (real - x0).detach().abs().flatten()
+        (slope,) = torch.autograd.grad((matching(x0, real, fake, alpha) * weight).mean(), m)
+        assert float(slope) == pytest.approx(1.2288)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_diffusers_draws_with_the_generator_in_one_step(kind, tmp_path) -> None:
+    model = loaded(kind)
+    made = replace(ONE, lr=1e-5).apply(model, ASKED, rng=seeded(0))
+    save_pipeline(made, tmp_path / "made")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "made", local_files_only=True)
+    theirs.set_progress_bar_config(disable=True)
+    z = made.noise(1, seeded(1))
+    extra = {"clean_caption": False, "use_resolution_binning": False} if kind == "pixart" else {}
+    image = theirs(
+        "a photo of a dog", num_inference_steps=1, guidance_scale=1.0, latents=z, output_type="latent", **extra
+    ).images  # fmt: skip
+    ours = made.sample(["a photo of a dog"], steps=1, guidance=1, noise=z, decode=False)
+    t0, a = nearest(model, 2.5), model.alphas_cumprod[nearest(model, 2.5)].float()
+    with torch.no_grad():
+        eps = made(z, t0, made.encode(["a photo of a dog"]))
+    assert torch.allclose(ours, (z - (1 - a).sqrt() * eps) / a.sqrt(), atol=1e-4)
+    assert torch.allclose(image, ours, atol=1e-4)
+    assert torch.equal(
+        one_step(made, ["a cat"] * 2, rng=seeded(2)),
+        made.sample(["a cat"] * 2, steps=1, guidance=1, rng=seeded(2)),
+    )
+
+
+def test_the_concept_is_drawn_as_its_guide() -> None:
+    model = telling()
+    asked = Concepts(erase=("cat",), guide="bird", preserve=("dog", "bird"), templates=("a {}",))
+    method = SFD(distil=0, steps=12, batch_size=4, lr=2e-3, fake_lr=3e-3, start=2.0, low=0.5, high=6.0)
+    z = model.noise(16, seeded(9))
+
+    def gap(made) -> float:
+        cat, bird = (
+            made.sample([f"a {w}"] * 16, steps=1, guidance=1, noise=z, decode=False) for w in ("cat", "bird")
+        )
+        return float((cat - bird).square().mean())
+
+    forgot = gap(method.apply(model, asked, rng=seeded(0)))
+    kept = gap(replace(method, forget=1e-9, fake_forget=1e-9).apply(model, asked, rng=seeded(0)))
+    assert forgot < 0.5 * kept
+
+
+def test_psi_is_a_pipeline_of_many_steps() -> None:
+    model = pipeline()
+    psi = replace(ONE, keep="steps").apply(model, ASKED, rng=seeded(0))
+    assert psi.scheduler is model.scheduler
+    assert psi.timesteps == model.timesteps
+    with pytest.raises(InputError, match="this pipeline is none"):
+        one_step(psi, ["a cat"], rng=seeded(0))
+
+
+def test_pruned_weights_stay_pruned() -> None:
+    model = pipeline()
+    name = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[::2] = 0
+    edited = replace(ONE, steps=2).apply(model, ASKED, rng=seeded(0))
+    assert torch.equal(Mask.of(edited).keep[name], Mask.of(model).keep[name])
+    assert not torch.equal(edited.get_parameter(name), model.get_parameter(name))
+
+
+def test_refuses() -> None:
+    with pytest.raises(InputError, match="alpha must be positive"):
+        SFD(alpha=0)
+    with pytest.raises(InputError, match="must lie between low and high"):
+        SFD(start=0.1)
+    with pytest.raises(InputError, match="none is preserved"):
+        ONE.apply(pipeline(), replace(ASKED, preserve=()), rng=seeded(0))
+    with pytest.raises(InputError, match="reaches 14"):
+        replace(ONE, high=20.0).apply(pipeline(), ASKED, rng=seeded(0))
+    assert level(pipeline(), 2.5) == nearest(pipeline(), 2.5)
+    model = pipeline()
+    with torch.no_grad():
+        model.text_encoder.get_input_embeddings().weight.zero_()
+    with pytest.raises(InputError, match="nothing would be forgotten"):
+        ONE.apply(model, ASKED.only("cat"), rng=seeded(0))
