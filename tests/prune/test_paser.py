@@ -4,8 +4,10 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from tests.contract import world as points_world
@@ -14,7 +16,7 @@ from tests.prune.world import assert_untouched, state
 from unweave import Data, seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.prune import PASER, Global, Prune
-from unweave.prune._clusters import affinity, diffusion, diffusion_clusters
+from unweave.prune._clusters import affinity, assign, diffusion, diffusion_clusters
 from unweave.prune._recovery import Consistency, apportion, divergence, fill, key_phrases, reading
 from unweave.tasks import CausalLM
 
@@ -153,16 +155,39 @@ def test_diffusion_coordinates_are_eigenvectors_of_the_random_walk() -> None:
 
 
 def test_sparse_and_dense_eigenvectors_agree() -> None:
-    x = torch.cat([torch.randn(150, 3, generator=seeded(i)) + 6 * i for i in range(4)]).double().numpy()
-    graph = affinity(x, 10, 4)
-    sparse, n = torch.tensor(diffusion(graph, 4, 0)), len(x)
+    # five blobs in four pieces: the last two hang together, so that eigenvalue 1 comes four times and a fifth is near
+    where = torch.tensor([0.0, 8.0, 16.0, 24.0, 24.8])
+    x = (
+        torch.cat([torch.rand(130, 3, generator=seeded(i)) + place for i, place in enumerate(where)])
+        .double()
+        .numpy()
+    )
+    graph = affinity(x, 40, 4)
+    assert len(x) > 500
+    assert connected_components(graph)[0] == 4
+    sparse = torch.tensor(diffusion(graph, 7, 0))
     root = torch.tensor(graph.sum(1)).flatten() ** -0.5
-    dense = torch.linalg.eigh(root[:, None] * torch.tensor(graph.toarray()) * root)[1][:, -4:] * root[:, None]
+    values, vectors = torch.linalg.eigh(root[:, None] * torch.tensor(graph.toarray()) * root)
+    dense = root[:, None] * vectors[:, -7:]
     projected = (
         dense @ torch.linalg.lstsq(dense, sparse).solution
     )  # the span is what counts: eigenvalues repeat
-    assert n > 500
     torch.testing.assert_close(projected, sparse, rtol=1e-6, atol=1e-7)
+    walk = root[:, None] ** 2 * torch.tensor(graph.toarray())
+    torch.testing.assert_close(walk @ sparse, sparse * values.flip(0)[:7], rtol=1e-6, atol=1e-8)
+
+
+def test_neighbourhoods_grow_until_the_pieces_are_few() -> None:
+    x = torch.cat([torch.rand(20, 2, generator=seeded(i)) + 5 * i for i in range(6)]).double().numpy()
+    assert connected_components(affinity(x, 4, 6))[0] == 6
+    assert connected_components(affinity(x, 4, 3))[0] <= 3
+
+
+def test_the_scale_of_the_factors_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    w, h, scale = rng.random((30, 4)), rng.random((4, 20)), np.array([1e-3, 1.0, 50.0, 7.0])
+    assert (assign(w, h) == assign(w * scale, h / scale[:, None])).all()
+    assert len(set(assign(w, h).tolist())) > 1
 
 
 # property and control
@@ -209,19 +234,21 @@ def test_the_budget_goes_where_the_damage_is() -> None:
     assert int((rows[control.positions, 0] >= 20).sum()) == 10
 
 
-def test_cheap_examples_go_first() -> None:
+def test_within_a_cluster_divergence_counts_per_logarithm_of_cost() -> None:
     model, data = llama(), answers()
     pruned = damaged(model)
     one = replace(PLAIN, clusters=lambda x: torch.zeros(len(x), dtype=torch.long))
-    cost = torch.ones(20)
-    cost[::2] = 1e12
+    plain = one.select(model, pruned, data, rng=seeded(0))
+    moved = plain.degradation
+    largest = sorted(moved.argsort(descending=True)[:10].tolist())
+    assert plain.positions.tolist() == largest  # all cost the same
+    nothing = replace(one, cost=lambda batch: torch.ones(len(batch["input_ids"])))
+    assert nothing.select(model, pruned, data, rng=seeded(0)).positions.tolist() == largest
+    cost = torch.linspace(1, 8, 20).square()[torch.randperm(20, generator=seeded(1))].clamp(min=3)
     spent = iter(cost.split(8))
     found = replace(one, cost=lambda _: next(spent)).select(model, pruned, data, rng=seeded(0))
-    moved = found.degradation
-    order = (moved / cost.clamp(min=math.e).log()).argsort(descending=True)
-    assert found.positions.tolist() == sorted(order[:10].tolist())
-    plain = one.select(model, pruned, data, rng=seeded(0)).positions
-    assert plain.tolist() == sorted(moved.argsort(descending=True)[:10].tolist())  # all cost the same
+    assert found.positions.tolist() == sorted((moved / cost.log()).argsort(descending=True)[:10].tolist())
+    assert found.positions.tolist() != sorted((moved / cost).argsort(descending=True)[:10].tolist())
 
 
 def test_contradictions_are_passed_over_while_there_is_anything_else() -> None:

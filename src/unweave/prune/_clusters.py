@@ -63,14 +63,19 @@ def diffusion_clusters(
     least = min(error for error, _ in fits.values())
     k = max(k for k, (error, _) in fits.items() if error <= least + 0.005)
     factors = fits[k][1]
-    size = np.linalg.norm(factors.components_, axis=1)
     found = []
     for start in range(0, n, 4096):
         rows = _similar(coordinates[start : start + 4096, :k], coordinates[chosen, :k])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            found.append((factors.transform(rows) * size).argmax(1))
+            found.append(assign(factors.transform(rows), factors.components_))
     return torch.from_numpy(np.concatenate(found)).long()
+
+
+def assign(w: Array, h: Array) -> Array:
+    """The factor with the largest W_ik |H_k| of each row, [n]: how W and H share their scale does not matter."""
+    best: Array = (w * np.linalg.norm(h, axis=1)).argmax(1)
+    return best
 
 
 def affinity(x: Array, neighbours: int, pieces: int) -> csr_matrix:
