@@ -16,6 +16,7 @@ from unweave.audit.erasure import Drawn, audit_erasure, changed_share, draw, fre
 from unweave.audit.erasure_report import erasure_from_json, erasure_json, render_erasure
 from unweave.erase import UCE, Concepts
 from unweave.errors import InputError
+from unweave.types import Measurement
 
 ASKED = Concepts(erase=("cat",), preserve=("dog", "church"))
 
@@ -65,6 +66,28 @@ def judged(
 def test_verdicts(edited: Drawn, verdict: str) -> None:
     assert judged(edited).verdict == verdict
     assert judged(edited, oracles=(drawn(0.0), drawn(0.05))).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "never", "verdict"),
+    [(30.0, 10.0, "not erased"), (12.0, 10.0, "erased"), (30.0, 28.0, "erased"), (30.0, None, "erased")],
+)
+def test_what_an_attack_brings_back_was_hidden(low: float, never: float | None, verdict: str) -> None:
+    attack = Measurement(
+        name="attack success: x",
+        value=45.0,
+        unit="%",
+        direction="",
+        n=20,
+        interval=(low, 60.0),
+        oracle_mean=never,
+    )
+    found = audit_erasure(
+        ASKED, drawn(0.0), drawn(1.0), (drawn(0.0),),
+        judge=Eye(), changed=0.1, seconds=1.0, attacks=(attack,), rng=seeded(0),
+    )  # fmt: skip
+    assert found.verdict == verdict
+    assert ("hidden, not gone" in found.reason) == (verdict == "not erased")
 
 
 def test_an_edit_is_measured_by_the_retrained() -> None:
