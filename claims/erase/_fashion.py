@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from unweave.random import global_seed
 CLOTHES = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 TEMPLATES = ("a {}", "a photo of a {}", "an image of one {}", "a drawing of the {}")
 LENGTH = 10
-STEPS, BATCH = 1000, 64
+STEPS, BATCH = 800, 64
 _WORDS = (
     "<start>",
     "<end>",
@@ -161,6 +162,7 @@ class Judge(nn.Module):
         return torch.where(top < 0.5, -1, which)
 
 
+@lru_cache(maxsize=1)
 def judge() -> Judge:
     """Trained in about a minute, then kept."""
     from safetensors.torch import load_file, save_file
