@@ -33,7 +33,7 @@ BUDGET = 600
 STEPS = 150
 SPARSITY = 0.8
 RATES = {"all": 1e-3, "chosen": 1e-4}
-CONTENDERS = ("random", "equal", "all", "PASER", "PASER without concepts")
+CONTENDERS = ("random", "equal", "all", "PASER", "PASER without concepts", "PASER on true skills")
 POOL = {"C": 2400, "R": 1200, "A": 600, "V": 600, "wrong sums": 600, "junk": 600}
 
 claim = Claim(
@@ -56,6 +56,8 @@ claim = Claim(
     "seed",
     criterion="PASER is at least 3 points above random in the mean and 5 in the worst skill, above equal shares and the whole pool in the "
     "mean, and above itself without concepts in the mean; the correlation is at least 0.8; all on average over the seeds",
+    note="PASER on true skills, clustered by the letter that names the skill, was added after the first run, to tell the clusters' part in "
+    "the result; it is no part of the criterion.",
     settings={"budget": BUDGET, "steps": STEPS, "sparsity": SPARSITY, "lr": RATES, "clusters": 10},
 )  # fmt: skip
 
@@ -188,6 +190,9 @@ def measure(seed: int) -> dict[str, float]:
     how = PASER(budget=BUDGET, concepts=concepts)
     picked = how.select(model, pruned, everything, rng=seeded(seed))
     plain = PASER(budget=BUDGET, concepts=None).select(model, pruned, everything, rng=seeded(seed))
+    named = torch.tensor([SKILLS.index(s[0]) for s in strings])
+    true = PASER(budget=BUDGET, concepts=concepts, clusters=lambda _: named)
+    told = true.select(model, pruned, everything, rng=seeded(seed))
     shuffled = torch.randperm(len(strings), generator=seeded(seed))
     queues = [shuffled[picked.clusters[shuffled] == k].tolist() for k in range(len(picked.allocation))]
     chosen = {
@@ -196,6 +201,7 @@ def measure(seed: int) -> dict[str, float]:
         "all": list(range(len(strings))),
         "PASER": picked.positions.tolist(),
         "PASER without concepts": plain.positions.tolist(),
+        "PASER on true skills": told.positions.tolist(),
     }
     for name, positions in chosen.items():
         lr = RATES["all" if name == "all" else "chosen"]
@@ -224,6 +230,6 @@ def holds(rows: list[dict[str, float]]) -> bool:
     return (
         ours >= mean(rows, "random, mean") + 3
         and mean(rows, "PASER, worst") >= mean(rows, "random, worst") + 5
-        and ours > max(mean(rows, f"{c}, mean") for c in CONTENDERS if c != "PASER")
+        and ours > max(mean(rows, f"{c}, mean") for c in ("equal", "all", "PASER without concepts"))
         and mean(rows, "correlation") >= 0.8
     )
