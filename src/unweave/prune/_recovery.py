@@ -120,7 +120,7 @@ def key_phrases(data: Data[Any]) -> list[set[Hashable]]:
         texts += [row[here].tolist() for row, here in zip(ids, keep, strict=True)]
     counts = Counter(token for text in texts for token in set(text))
     common = {token for token, count in counts.items() if count > COMMON * len(texts)}
-    found = []
+    found: list[set[Hashable]] = []
     for text in texts:
         runs: list[list[int]] = [[]]
         for token in text:
