@@ -232,7 +232,15 @@ def gap(a, b, word: str, other: str | None = None) -> float:
 def test_the_concept_answers_as_its_guide_did() -> None:
     model, asked = telling(), ASKED.only("cat")
     how = replace(
-        FEW, steps=90, warmup=5, update_every=25, epoch=45, batch_size=8, lr=5e-3, align=0.0, target="original"
+        FEW,
+        steps=90,
+        warmup=5,
+        update_every=25,
+        epoch=45,
+        batch_size=8,
+        lr=5e-3,
+        align=0.0,
+        target="original",
     )
     edited = how.apply(model, asked, rng=seeded(0))
     assert gap(edited, model, "cat", "bird") < 0.5 * gap(model, model, "cat", "bird")
