@@ -69,7 +69,9 @@ claim = Claim(
     note="The attacks insert two tokens or vectors, training was under one vector. A pilot at seed 0 on other noise and "
     "with other target images came before, with the settings below and with twice as strong an attack in training: with "
     "the attack off vectors brought back 62 %, after either training 33 %, after ESD-x 4 %; tokens 0 to 8 % after any. "
-    "Where ESD itself is not broken there is nothing to halve.",
+    "Beside the encoder without the attack, vectors succeed less at every seed, by two fifths in the mean, "
+    "not by half; it is hardly broken by tokens in either form. ESD-x, of equal or less preservation, differs most from "
+    "seed to seed (attack success 4, 25 and 54 %).",
 )
 
 
