@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from unweave import Mask, seeded
 from unweave.erase import AdvUnlearn, Concepts
 from unweave.erase._encoder import Prompts, encoder_weights
 from unweave.errors import InputError
+from unweave.fit import resumable
 from unweave.random import global_seed
 
 ONE = AdvUnlearn(
@@ -257,3 +259,24 @@ def test_refuses() -> None:
     model.text_encoder.lora_A = torch.nn.Parameter(torch.zeros(1))
     with pytest.raises(InputError, match="is of LoRA"):
         ONE.apply(model, CONCEPTS, rng=seeded(0))
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
+    model, method = pipeline(), replace(ONE, steps=4, warmup=1, mode="iter", lr=1e-3, pool=1)
+    whole = method.apply(model, CONCEPTS, rng=seeded(0))
+    seconds, calls, attack = count(0, 60), count(), AdvUnlearn.soft_prompt
+    monkeypatch.setattr("unweave.fit.monotonic", lambda: next(seconds))
+
+    def killed(*args):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return attack(*args)
+
+    monkeypatch.setattr(AdvUnlearn, "soft_prompt", killed)
+    with pytest.raises(KeyboardInterrupt), resumable(tmp_path):
+        method.apply(model, CONCEPTS, rng=seeded(0))
+    with resumable(tmp_path):
+        again = method.apply(model, CONCEPTS, rng=seeded(0))
+    assert next(calls) == 4  # three attacks, one of them begun twice
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import diffusers
 import pytest
@@ -12,6 +13,7 @@ from unweave import Mask, seeded
 from unweave.erase import SFD, Concepts, one_step
 from unweave.erase._distil import level, matching
 from unweave.errors import InputError
+from unweave.fit import resumable
 from unweave.io.pipeline_folder import save_pipeline
 
 ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
@@ -210,3 +212,25 @@ def test_refuses() -> None:
         model.text_encoder.get_input_embeddings().weight.zero_()
     with pytest.raises(InputError, match="nothing would be forgotten"):
         ONE.apply(model, ASKED.only("cat"), rng=seeded(0))
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
+    model, method = pipeline(), replace(ONE, distil=2, steps=2, lr=1e-3, fake_lr=1e-3)
+    whole = method.apply(model, ASKED, rng=seeded(0))
+    seconds = count(0, 60)
+    monkeypatch.setattr("unweave.fit.monotonic", lambda: next(seconds))
+    calls = count()
+
+    def killed(*args):
+        if next(calls) == 4:  # in the second round of forgetting, whose rounds call it twice
+            raise KeyboardInterrupt
+        return matching(*args)
+
+    monkeypatch.setattr("unweave.erase.sfd.matching", killed)
+    with pytest.raises(KeyboardInterrupt), resumable(tmp_path):
+        method.apply(model, ASKED, rng=seeded(0))
+    with resumable(tmp_path):
+        again = method.apply(model, ASKED, rng=seeded(0))
+    assert next(calls) == 7  # no round was done a second time
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
