@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.erase.pipelines import CONCEPTS, pipeline
 from unweave import seeded
 from unweave.audit.erasure import Drawn, audit_erasure, changed_share, draw, frechet, in_turn
 from unweave.audit.erasure_report import erasure_from_json, erasure_json, render_erasure
-from unweave.erase import UCE, Concepts
+from unweave.erase import SFD, UCE, Concepts
 from unweave.errors import InputError
 from unweave.types import Measurement
 
@@ -191,3 +192,18 @@ def test_the_page_and_the_json() -> None:
     assert "Erase &lt;cat&gt;" in page
     assert "One after the other" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_generator_of_one_step_draws_in_one() -> None:
+    model, calls = pipeline(), []
+    asked = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
+    made = SFD(distil=0, steps=1, batch_size=1).apply(model, asked, rng=seeded(0))
+    for drawn_by in (model, made):
+        real = drawn_by.sample
+        drawn_by.sample = lambda *a, real=real, **k: (
+            calls.append((k["steps"], k["guidance"])),
+            real(*a, **k),
+        )[1]
+        draw(drawn_by, asked, None, each=1, seed=0, steps=3, guidance=2.0)
+    assert set(calls[:4]) == {(3, 2.0)}
+    assert set(calls[4:]) == {(1, 1.0)}

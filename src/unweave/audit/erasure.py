@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ..erase import Concepts, TextToImage
+from ..erase import Concepts, TextToImage, draws_in_one_step
 from ..errors import InputError
 from ..progress import progress
 from ..random import seeded
@@ -95,6 +95,8 @@ def draw(
 ) -> Drawn:
     """Draw `each` images of every template with every concept, from noise that depends on `seed` alone.
 
+    A generator of one step draws in one, without guidance, whatever is asked for.
+
     Args:
         model: pipeline.
         concepts: what is asked for: those erased and those preserved.
@@ -106,6 +108,8 @@ def draw(
         label: shown beside the progress bar.
     """
     asked = (*concepts.erase, *concepts.preserve)
+    if draws_in_one_step(model):
+        steps, guidance = 1, 1.0
     images, named = {}, {}
     with progress(label, len(asked)) as bar:
         for i, concept in enumerate(asked):

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Generator
 
 from ..catalogue import Method
-from ..erase import Attack, Attacked, Concepts, Targets, TextToImage, TokenSearch, UnlearnDiffAtk
+from ..erase import (
+    Attack,
+    Attacked,
+    Concepts,
+    Targets,
+    TextToImage,
+    TokenSearch,
+    UnlearnDiffAtk,
+    draws_in_one_step,
+)
 from ..erase.attacks import Names
 from ..errors import InputError
 from ..progress import progress
@@ -78,7 +87,8 @@ def attack_all(
     with progress("attack", len(attacks) * (len(edited) + 1 + len(oracles))) as bar:
 
         def attacked(by: Attack, model: TextToImage) -> Attacked:
-            found = by.attack(model, targets, judge, rng=seeded(seed))
+            aim = replace(targets, steps=1, guidance=1.0) if draws_in_one_step(model) else targets
+            found = by.attack(model, aim, judge, rng=seeded(seed))
             bar.advance()
             return found
 

@@ -13,7 +13,7 @@ from .doco import DoCo
 from .esd import ESD
 from .fia import FIA, Neurons
 from .sculpting_memory import SculptingMemory
-from .sfd import SFD, one_step
+from .sfd import SFD, draws_in_one_step, one_step
 from .token_search import TokenSearch
 from .uce import UCE
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -39,6 +39,7 @@ __all__: list[str] = [
     "TokenSearch",
     "UCE",
     "UnlearnDiffAtk",
+    "draws_in_one_step",
     "one_step",
     "training_only",
 ]

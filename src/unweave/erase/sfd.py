@@ -184,14 +184,19 @@ class SFD:
         return _started_at(theta, t0), psi
 
 
+def draws_in_one_step(pipeline: TextToImage) -> bool:
+    """Whether the pipeline is a generator that `SFD` made, to be drawn from in one step without guidance."""
+    known = pipeline.scheduler.config
+    return known.get("timestep_spacing") == "trailing" and known.get("trained_betas") is not None
+
+
 def one_step(pipeline: TextToImage, prompts: Sequence[str], *, rng: Generator) -> Tensor:
     """Draw with a generator that `SFD` made: one image a prompt, [n, channels, height, width], about -1 to 1.
 
     Raises:
         InputError: if the pipeline is no such generator.
     """
-    known = pipeline.scheduler.config
-    if known.get("timestep_spacing") != "trailing" or known.get("trained_betas") is None:
+    if not draws_in_one_step(pipeline):
         raise InputError(
             "one_step draws with a generator made by SFD(keep='generator'); this pipeline is none."
         )
