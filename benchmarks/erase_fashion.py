@@ -72,4 +72,4 @@ def main(garment: str, seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "sneaker", int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    main(sys.argv[1] if len(sys.argv) > 1 else "bag", int(sys.argv[2]) if len(sys.argv) > 2 else 3)
