@@ -50,8 +50,10 @@ def test_writes_a_pipeline_an_audit_and_a_page(here: Path, capsys: pytest.Captur
 
     diffusers.StableDiffusionPipeline.from_pretrained(here / "run" / "model", local_files_only=True)
     before = (here / "run" / "run.json").read_bytes()
-    assert main(command) == 3
-    capsys.readouterr()
+    assert main(command[:-1]) == 3
+    printed = capsys.readouterr().out
+    assert main(("show", "run")) == 0
+    assert capsys.readouterr().out == printed
     assert (here / "run" / "run.json").read_bytes() == before
 
 

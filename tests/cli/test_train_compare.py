@@ -74,6 +74,9 @@ def test_trains_sparsely_with_another_optimiser(folder: Path) -> None:
     assert record["settings"]["recipe"]["optimizer"]["weight_decay"] == 0.1
     again = unweave(*command, cwd=folder)
     assert again.stdout == done.stdout  # the finished stage is kept
+    shown = unweave("show", "trained", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert "weights that live" in shown.stdout
 
 
 @pytest.mark.parametrize("name", ["set", "rigl", "mest", "dsr", "itop", "gmp"])
@@ -106,6 +109,7 @@ def test_compares_seed_by_seed_and_survives_a_failure(folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "failed: snip, seed 1: SNIP" in done.stdout
+    assert unweave("show", "compared", cwd=folder).stdout == done.stdout
     told = json.loads((folder / "compared" / "compare.json").read_text())
     rows = told["figures"]["held-out accuracy"]
     assert len(rows["recipe"]["values"]) == len(rows["adamw"]["values"]) == 2
@@ -201,3 +205,9 @@ def test_prune_by_any_method_writes_a_page(folder: Path) -> None:
         (weight.reshape(-1, 4) != 0).sum(1) <= 2, torch.ones(weight.numel() // 4, dtype=torch.bool)
     )
     assert "Weights kept, layer by layer" in (folder / "wanda" / "report.html").read_text()
+    shown = unweave("show", "wanda", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert "held-out accuracy" in shown.stdout
+    assert json.loads(unweave("show", "wanda", "--json", cwd=folder).stdout)["figures"] == json.loads(
+        done.stdout
+    )

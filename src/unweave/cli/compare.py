@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -144,13 +145,21 @@ def run(argv: Sequence[str]) -> int:
     failed = [t for t in trials if t.error]
     if asked.json:
         sys.stdout.write(text)
-        return 3 if failed else 0
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(_table(trials, told, baseline), soft_wrap=False)
-    for t in failed:
-        out.print(f"failed: {t.method}, seed {t.seed}: {t.error}", markup=False)
-    out.print(f"\nReport: {out_folder / 'report.html'}", markup=False)
+    else:
+        show(out_folder)
     return 3 if failed else 0
+
+
+def show(folder: Path) -> None:
+    """Print a finished run's table."""
+    text = (folder / "compare.json").read_text(encoding="utf-8")
+    trials, baseline = trials_from_json(text), json.loads(text)["baseline"]
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(_table(trials, summarise(trials, baseline), baseline), soft_wrap=False)
+    for t in trials:
+        if t.error:
+            out.print(f"failed: {t.method}, seed {t.seed}: {t.error}", markup=False)
+    out.print(f"\nReport: {folder / 'report.html'}", markup=False)
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def run(argv: Sequence[str]) -> int:
     if asked.json:
         sys.stdout.write(text)
     else:
-        _print(found, at)
+        show(at)
     return 0 if found[0].verdict == "erased" else 3
 
 
@@ -297,7 +297,9 @@ def _audit(
     return audits, drawn, turns
 
 
-def _print(audits: Sequence[Erasure], at: Path) -> None:
+def show(folder: Path) -> None:
+    """Print a finished run's audits."""
+    audits = erasure_from_json((folder / "audit.json").read_text(encoding="utf-8"))
     out = Console(highlight=False, soft_wrap=True)
     first = audits[0]
     out.print(f"{first.verdict.capitalize()}. {first.reason}\n", markup=False)
@@ -311,4 +313,4 @@ def _print(audits: Sequence[Erasure], at: Path) -> None:
             oracle = "–" if m.oracle_mean is None else words.number(m.oracle_mean)
             table.add_row(m.name, words.number(m.value), words.number(m.original), oracle, m.unit)
         out.print(table, soft_wrap=False)
-    out.print(f"\nPipeline: {at / 'model'}\nReport: {at / 'report.html'}", markup=False)
+    out.print(f"\nPipeline: {folder / 'model'}\nReport: {folder / 'report.html'}", markup=False)

@@ -133,18 +133,23 @@ def run(argv: Sequence[str]) -> int:
         with folder.stage("report", "report.html") as stage:
             if stage.todo:
                 write_text(stage.paths[0], _page(world, asked, told, folder.record, command))
-    figures = told["figures"]
     if asked.json:
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
-        return 0
+        sys.stdout.write(json.dumps(told["figures"], indent=1) + "\n")
+    else:
+        show(at)
+    return 0
+
+
+def show(folder: Path) -> None:
+    """Print a finished run's figures."""
+    told = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
     out = Console(highlight=False, soft_wrap=True)
-    for name, (before, after, unit) in figures.items():
+    for name, (before, after, unit) in told["figures"].items():
         out.print(
             f"  {name:24} {words.number(before, digits=4):>12} -> {words.number(after, digits=4):<12} {unit}",
             markup=False,
         )
-    out.print(f"Model: {at / 'model'}\nReport: {at / 'report.html'}", markup=False)
-    return 0
+    out.print(f"Model: {folder / 'model'}\nReport: {folder / 'report.html'}", markup=False)
 
 
 def _edit(asked: Any) -> Any:

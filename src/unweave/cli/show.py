@@ -12,7 +12,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from ..errors import InputError
+from . import compare, erase, prune, train
 from ._options import parse
+
+WRITTEN = {"compare.json": compare, "prune.json": prune, "train.json": train, "audit.json": erase}
+"""What a finished run leaves where there is no report.md -> the command that prints it."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class Show:
     """Print a finished run's report: the verdict first, then the figures.
 
     Attributes:
-        folder: the run's folder.
-        json: print audit.json instead.
+        folder: the run's folder, of any command.
+        json: print the figures as JSON instead: audit.json, prune.json, train.json or compare.json.
     """
 
     folder: tyro.conf.Positional[Path]
@@ -31,15 +35,20 @@ class Show:
 def run(argv: Sequence[str]) -> int:
     """Print a report."""
     asked: Show = parse(Show, argv, command="show", example="  unweave show runs/req-17")
-    file = asked.folder / ("audit.json" if asked.json else "report.md")
-    if not file.is_file():
+    report = asked.folder / "report.md"
+    name = next((n for n in WRITTEN if (asked.folder / n).is_file()), None)
+    if name is None and not report.is_file():
         state = "has no finished report" if (asked.folder / "run.json").exists() else "is not a run folder"
         raise InputError(
-            f"{asked.folder} {state} ({file.name} is absent). Run `unweave forget` with --out {asked.folder}."
+            f"{asked.folder} {state}. Give the folder that `unweave forget`, prune, train, compare or erase wrote "
+            "(--out)."
         )
-    text = file.read_text(encoding="utf-8")
-    if asked.json or not sys.stdout.isatty():
-        sys.stdout.write(text)
+    if asked.json and name is not None:
+        sys.stdout.write((asked.folder / name).read_text(encoding="utf-8"))
+    elif not report.is_file():
+        WRITTEN[str(name)].show(asked.folder)
+    elif sys.stdout.isatty():
+        Console().print(Markdown(report.read_text(encoding="utf-8")))
     else:
-        Console().print(Markdown(text))
+        sys.stdout.write(report.read_text(encoding="utf-8"))
     return 0

@@ -120,12 +120,18 @@ def run(argv: Sequence[str]) -> int:
                 )
     if asked.json:
         sys.stdout.write(json.dumps(told["figures"], indent=1) + "\n")
-        return 0
+    else:
+        show(out_folder)
+    return 0
+
+
+def show(folder: Path) -> None:
+    """Print a finished run's figures."""
+    told = json.loads((folder / "train.json").read_text(encoding="utf-8"))
     out = Console(highlight=False, soft_wrap=True)
     for name, (value, unit) in told["figures"].items():
         out.print(f"  {name:20} {_text(value):>10} {unit}", markup=False)
-    out.print(f"Model: {out_folder / 'model'}\nReport: {out_folder / 'report.html'}", markup=False)
-    return 0
+    out.print(f"Model: {folder / 'model'}\nReport: {folder / 'report.html'}", markup=False)
 
 
 def _recipe(recipe: Any, asked: Any) -> Any:
