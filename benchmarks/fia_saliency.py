@@ -11,9 +11,11 @@ copy of the largest layer added by hand: all prompts in one batch, and in two, w
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -22,6 +24,8 @@ from unweave import seeded
 from unweave.erase import FIA, Concepts, TextToImage
 from unweave.erase.testbed import World
 from unweave.random import global_seed
+
+STORED = Path(__file__).parent / "results" / "fia_saliency.json"
 
 
 def pipeline(size: int) -> TextToImage:
@@ -88,11 +92,19 @@ def main(rounds: int, size: int) -> None:
     layers = [w.weight.numel() * 4 for w in model.linears("ff_out").values()]
     print(f"sampling           {fastest[sample]:7.2f} s (fastest of {rounds})")
     print(f"with the saliency  {fastest[look]:7.2f} s: {100 * (fastest[look] / fastest[sample] - 1):+.1f} %")
+    memory = {}
     for batch in (12, 6):
         extra = peak(lambda: look(batch)) - peak(lambda: sample(batch)) + max(layers)  # noqa: B023
         print(
             f"extra peak memory  {extra / sum(layers):7.2f} copies of the watched weights, {batch} prompts at once"
         )
+        memory[f"{batch} prompts at once"] = extra / sum(layers)
+    told = {
+        "seconds": {"sampling": fastest[sample], "with the saliency": fastest[look]},
+        "extra time, %": 100 * (fastest[look] / fastest[sample] - 1),
+        "extra peak memory, copies of the watched weights": memory,
+    }
+    STORED.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":
