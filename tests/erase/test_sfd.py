@@ -206,6 +206,8 @@ def test_refuses() -> None:
         ONE.apply(pipeline(), replace(ASKED, preserve=()), rng=seeded(0))
     with pytest.raises(InputError, match="reaches 14"):
         replace(ONE, high=20.0).apply(pipeline(), ASKED, rng=seeded(0))
+    with pytest.raises(InputError, match="one step already"):
+        ONE.apply(ONE.apply(pipeline(), ASKED, rng=seeded(0)), ASKED, rng=seeded(0))
     assert level(pipeline(), 2.5) == nearest(pipeline(), 2.5)
     model = pipeline()
     with torch.no_grad():

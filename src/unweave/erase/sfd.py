@@ -114,10 +114,16 @@ class SFD:
 
         Raises:
             InputError: if the tokenizer cannot see a concept, none is preserved, a guide is encoded just as its
-                concept, or the pipeline's noise does not reach the level to start from.
+                concept, the pipeline is a generator of one step already, or its noise does not reach the
+                level to start from.
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "SFD")
+        if draws_in_one_step(model):
+            raise InputError(
+                "SFD: this pipeline is a generator of one step already, with no noise levels left to distil from. "
+                "Erase all concepts at once from the original."
+            )
         if not data.preserve:
             raise InputError(
                 "SFD distils the preserved prompts and no others, and none is preserved. Name what the generator is "
