@@ -48,8 +48,8 @@ claim = Claim(
         "ASR vectors, ESD-x": "the same",
         "P original": "before any edit",
     },
-    baseline="ESD on the text encoder: the same training with the attack off. ESD-x, its learning rate the highest of "
-    "1e-4, 2e-4 and 5e-4 that preserved as much as AdvUnlearn within 3 points at seed 0 on other noise (at 5e-4: 86 %)",
+    baseline="ESD on the text encoder: the same training with the attack off. ESD-x, its learning rate the one "
+    "of 2e-4 and 5e-4 that preserved as much as AdvUnlearn within 3 points at seed 0 on other noise (at 5e-4: 86 %)",
     criterion="mean ASR is at most half of that with the attack off and at most half of ESD-x's; mean P is at most 3 "
     "points below the original's",
     seeds=SEEDS,
