@@ -31,7 +31,7 @@ class Prompts:
         known[[i for i in tokenizer.all_special_ids if i < len(known)]] = False
         self.vocabulary = known.nonzero().flatten().to(self.table.device)
 
-    def require_room(self, k: int) -> None:
+    def require_room(self, k: int, who: str) -> None:
         """Raise unless k more tokens fit into every prompt.
 
         Raises:
@@ -41,21 +41,25 @@ class Prompts:
         for prompt, length in zip(self._prompts, self._mask.sum(1).tolist(), strict=True):
             if length + k > limit:
                 raise InputError(
-                    f"the prompt {prompt!r} has {length} tokens, and {k} more do not fit into the {limit} that the "
-                    "text encoder reads. Shorten the templates or lower tokens."
+                    f"{who}: the prompt {prompt!r} has {length} tokens, and {k} more do not fit into the {limit} that "
+                    "the text encoder reads. Shorten the templates or lower tokens."
                 )
+
+    def inserted(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and mask, [n, length], of these prompts, int64 [n], with tokens [n, k] at their beginning."""
+        at, end = self._at, self._ids.shape[1] - ids.shape[1]
+        own, mask = self._ids[rows], self._mask[rows]
+        own = torch.cat([own[:, :at], ids, own[:, at:end]], 1)
+        return own, torch.cat([mask[:, :at], torch.ones_like(ids), mask[:, at:end]], 1)
 
     def encode(
         self, model: TextToImage, rows: Tensor, ids: Tensor | None = None, vectors: Tensor | None = None
     ) -> Text:
         """Encode these prompts, int64 [n], after vectors [n, k, width] that stand where tokens `ids` [n, k] would."""
-        at, own, mask = self._at, self._ids[rows], self._mask[rows]
         if ids is None or vectors is None:
-            return model.encode_tokens((own, mask))
-        end = own.shape[1] - ids.shape[1]
-        own = torch.cat([own[:, :at], ids, own[:, at:end]], 1)
-        mask = torch.cat([mask[:, :at], torch.ones_like(ids), mask[:, at:end]], 1)
-        around = self.table[own]
+            return model.encode_tokens((self._ids[rows], self._mask[rows]))
+        own, mask = self.inserted(rows, ids)
+        at, around = self._at, self.table[own]
         read = torch.cat([around[:, :at], vectors, around[:, at + ids.shape[1] :]], 1)
         return model.encode_tokens((own, mask), embeddings=read)
 

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..tasks.text_to_image import Text, TextToImage
-from .attacks import Attempt, Names, Targets, length_of, seen
+from ._encoder import Prompts
+from .attacks import Attempt, Names, Targets, seen
 
 
 class Insertion:
     """Prompts with room for k tokens at their beginning.
 
     Attributes:
+        table: the encoder's token embeddings, [vocabulary, width].
         allowed: ids that may be inserted, int64, in order: text of the tokenizer's own, without banned words.
         vocabulary: rows of the embedding table.
     """
@@ -36,42 +38,26 @@ class Insertion:
                 f"{who}: pipelines with two text encoders (SDXL) cannot be attacked yet: one string must be found that "
                 "both tokenizers read. Attack a pipeline with one text encoder."
             )
-        for prompt in targets.prompts:
-            length = length_of(model, prompt)
-            if length + tokens > model.length():
-                raise InputError(
-                    f"{who}: the prompt {prompt!r} has {length} tokens, and {tokens} more do not fit into the "
-                    f"{model.length()} that the text encoder reads. Shorten it or lower tokens."
-                )
         if tuple(targets.noise.shape[1:]) != model.shape:
             raise InputError(
                 f"{who}: the targets' noise is {list(targets.noise.shape[1:])}, the pipeline's {list(model.shape)}. "
                 "Draw the targets with the pipeline that this one was edited from."
             )
         self._model, self._targets, self._judge = model, targets, judge
-        self._tokens, self._batch = tokens, batch_size
-        self._ids, self._mask = model.tokens(targets.prompts)
-        tokenizer = model.tokenizers[0]
-        bos = tokenizer.bos_token_id
-        self._at = int(bos is not None and bool((self._ids[:, 0] == bos).all()))
-        self.table: Tensor = model.text_encoder.get_input_embeddings().weight.detach()  # type: ignore[operator]
+        self._batch = batch_size
+        self._prompts = Prompts(model, targets.prompts)
+        self._prompts.require_room(tokens, who)
+        self.table = self._prompts.table
         self.vocabulary = len(self.table)
         self.allowed = _allowed(model, banned, who).to(self.table.device)
 
     def ids(self, rows: Sequence[int], inserted: Tensor) -> tuple[Tensor, Tensor]:
         """Ids and mask, [m, length], of these targets' prompts with their tokens [m, k] at the beginning."""
-        at, end = self._at, self._ids.shape[1] - self._tokens
-        ids, mask = self._ids[list(rows)], self._mask[list(rows)]
-        ids = torch.cat([ids[:, :at], inserted, ids[:, at:end]], 1)
-        return ids, torch.cat([mask[:, :at], torch.ones_like(inserted), mask[:, at:end]], 1)
+        return self._prompts.inserted(torch.as_tensor(list(rows)), inserted)
 
     def encode(self, rows: Sequence[int], inserted: Tensor, vectors: Tensor) -> Text:
         """The same encoded, with `vectors` [m, k, width] in place of the inserted tokens' embeddings."""
-        ids, mask = self.ids(rows, inserted)
-        at = self._at
-        around = self.table[ids]
-        embeddings = torch.cat([around[:, :at], vectors, around[:, at + self._tokens :]], 1)
-        return self._model.encode_tokens((ids, mask), embeddings=embeddings)
+        return self._prompts.encode(self._model, torch.as_tensor(list(rows)), inserted, vectors)
 
     @torch.no_grad()
     def alone(self) -> list[bool]:

@@ -117,7 +117,7 @@ class AdvUnlearn:
         kept = [p for c in data.preserve for p in data.prompts(c)]
         asked, retained = Prompts(model, gone), Prompts(model, kept)
         if self.attack != "none":
-            asked.require_room(self.tokens)
+            asked.require_room(self.tokens, "AdvUnlearn")
         with torch.no_grad():
             before, kept_before, null = model.encode(gone), model.encode(kept), model.encode([""])
         drawn, kept_drawn = self.latents(model, before, rng), self.latents(model, kept_before, rng)
