@@ -27,6 +27,7 @@ from ..paper import Paper
 from ..progress import progress
 from ..tasks.text_to_image import Text, TextToImage
 from ._encoder import Prompts, encoder_weights
+from ._precision import narrowed, widened
 from ._train import noise_like, pick, require_settings, train_
 from .concepts import Concepts
 
@@ -110,6 +111,7 @@ class AdvUnlearn:
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "AdvUnlearn")
+        given, model = model, widened(model)
         self._refuse(model, data)
         edited = model.editable("text_encoder")
         weights = encoder_weights(edited.text_encoder, self.blocks)
@@ -151,7 +153,7 @@ class AdvUnlearn:
             edited, loss, weights, Adam(weights, lr=self.lr),
             steps=self.steps * cycle, rng=rng, label="AdvUnlearn", numbered=True,
         )  # fmt: skip
-        return edited
+        return narrowed(edited, given)
 
     def soft_prompt(
         self,

@@ -23,6 +23,7 @@ from torch.optim import AdamW
 from ..errors import InputError
 from ..paper import Paper
 from ..tasks.text_to_image import TextToImage
+from ._precision import narrowed, widened
 from ._train import (
     Weights,
     cycled,
@@ -86,6 +87,7 @@ class ConceptAblation:
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "ConceptAblation")
+        given, model = model, widened(model)
         olds = [p for c in data.erase for p in data.prompts(c)]
         news = [g for c in data.erase for g in data.guide_prompts(c)]
         with torch.no_grad():
@@ -117,4 +119,4 @@ class ConceptAblation:
             edited, loss, weights, AdamW(weights, lr=self.lr),
             steps=self.steps, rng=rng, label="Concept Ablation",
         )  # fmt: skip
-        return edited
+        return narrowed(edited, given)

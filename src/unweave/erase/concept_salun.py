@@ -28,6 +28,7 @@ from ..prune.budgets import Global
 from ..prune.select import select
 from ..random import draw_seed, global_seed
 from ..tasks.text_to_image import Text, TextToImage, training_only
+from ._precision import narrowed, widened
 from ._train import (
     Weights,
     cycled,
@@ -102,6 +103,7 @@ class ConceptSalUn:
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "ConceptSalUn")
+        given, model = model, widened(model)
         olds = [p for c in data.erase for p in data.prompts(c)]
         news = self._wrong_prompts(data)
         kept = [p for c in data.preserve for p in data.prompts(c)] or news
@@ -134,7 +136,7 @@ class ConceptSalUn:
             edited, loss, weights, Adam(weights, lr=self.lr),
             steps=self.steps, rng=rng, label="SalUn", only=mask,
         )  # fmt: skip
-        return edited
+        return narrowed(edited, given)
 
     def mask(self, model: TextToImage, images: Tensor, asked: Text, null: Text, *, rng: Generator) -> Mask:
         """Which weights may move, over every parameter of the denoiser; False where they are no candidates.

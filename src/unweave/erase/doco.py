@@ -35,6 +35,7 @@ from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..tasks.text_to_image import Text, TextToImage
 from ._critic import patch_critic
+from ._precision import narrowed, widened
 from ._train import (
     Weights,
     cycled,
@@ -111,6 +112,7 @@ class DoCo:
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "DoCo")
+        given, model = model, widened(model)
         if self.t_max >= model.timesteps:
             raise InputError(
                 f"DoCo.t_max must be below the pipeline's {model.timesteps} noise levels; got {self.t_max}."
@@ -174,7 +176,7 @@ class DoCo:
             duel, both, [*weights, *judges], optimizer,
             steps=self.steps - self.warmup, rng=rng, label="DoCo",
         )  # fmt: skip
-        return edited
+        return narrowed(edited, given)
 
     def step(self, erasing: Sequence[Tensor], preserving: Sequence[Tensor]) -> list[Tensor]:
         """What the pipeline's weights follow: both gradients clipped to norm 1, one projected off the other.

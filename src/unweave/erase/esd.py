@@ -21,6 +21,7 @@ from torch.optim import Adam
 from ..errors import InputError
 from ..paper import Paper
 from ..tasks.text_to_image import TextToImage
+from ._precision import narrowed, widened
 from ._train import Weights, noise_like, pick, require_settings, train_, weights_of
 from .concepts import Concepts
 
@@ -71,6 +72,7 @@ class ESD:
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "ESD")
+        given, model = model, widened(model)
         if self.erase_from and any(not data.guide_of(c).strip() for c in data.erase):
             raise InputError(
                 "ESD.erase_from needs a guide for every concept: what it is erased from (--guide)."
@@ -100,7 +102,7 @@ class ESD:
             edited, loss, weights, Adam(weights, lr=self.lr),
             steps=self.steps, rng=rng, label="ESD",
         )  # fmt: skip
-        return edited
+        return narrowed(edited, given)
 
     def target(
         self, original: TextToImage, x: Tensor, t: int, asked: object, start: object, null: object

@@ -36,6 +36,7 @@ from ..prune.budgets import Uniform
 from ..prune.select import select
 from ..random import draw_seed, global_seed
 from ..tasks.text_to_image import Text, TextToImage, training_only
+from ._precision import narrowed, widened
 from ._sculptor import Sculptor
 from ._train import (
     Weights,
@@ -130,6 +131,7 @@ class SculptingMemory:
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "SculptingMemory")
+        given, model = model, widened(model)
         for concept in data.erase:
             guide = data.guide_of(concept)
             if not guide.strip() or _words(concept) in _words(guide):
@@ -140,7 +142,7 @@ class SculptingMemory:
         edited = model.editable()
         for concept in data.erase:
             self._round_(edited, model, data.only(concept), rng)
-        return edited
+        return narrowed(edited, given)
 
     def _round_(self, edited: TextToImage, model: TextToImage, data: Concepts, rng: Generator) -> None:
         (concept,) = data.erase

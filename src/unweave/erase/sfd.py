@@ -30,6 +30,7 @@ from ..errors import InputError, require
 from ..paper import Paper
 from ..tasks.text_to_image import Text, TextToImage, training_only
 from ._distil import clean, generated, guided_noise, level, matching
+from ._precision import narrowed, widened
 from ._train import noise_like, pick, require_settings, train_, weights_of
 from .concepts import Concepts
 
@@ -119,6 +120,7 @@ class SFD:
             NonFiniteError: if training diverges.
         """
         data.require_seen(model, "SFD")
+        given, model = model, widened(model)
         if draws_in_one_step(model):
             raise InputError(
                 "SFD: this pipeline is a generator of one step already, with no noise levels left to distil from. "
@@ -187,7 +189,7 @@ class SFD:
         if self.distil:
             train(self.distil, forgetting=False)
         train(self.steps, forgetting=True)
-        return _started_at(theta, t0), psi
+        return _started_at(narrowed(theta, given), t0), narrowed(psi, given)
 
 
 def draws_in_one_step(pipeline: TextToImage) -> bool:

@@ -28,6 +28,7 @@ from ..progress import progress
 from ..random import child
 from ..tasks.text_to_image import TextToImage, training_only
 from ._insert import Insertion
+from ._precision import widened
 from .attacks import Attacked, Names, Targets
 
 
@@ -82,6 +83,7 @@ class UnlearnDiffAtk:
             InputError: if a prompt leaves no room for the tokens, the pipeline has two text encoders or fewer noise
                 levels than asked for, or the targets are not of its size.
         """
+        model = widened(model)
         there = Insertion(
             model, targets, judge,
             tokens=self.tokens, banned=self.banned, batch_size=self.batch_size, who="UnlearnDiffAtk",

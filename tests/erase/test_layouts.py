@@ -1,0 +1,102 @@
+"""Every eraser on every layout, prediction and precision that pipelines come in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
+from unweave import erase, seeded
+from unweave.errors import InputError
+from unweave.io.pipeline_folder import load_pipeline, save_pipeline
+
+ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
+DRAWN = {"images": 4, "sampler_steps": 2}
+TRAINED = [
+    erase.AdvUnlearn(
+        steps=2, warmup=1, attack_steps=2, sampler_steps=3, retain_batch=2, lr=1e-3, attack_lr=0.1
+    ),
+    erase.ConceptAblation(steps=2, lr=1e-3, **DRAWN),
+    erase.ConceptSalUn(steps=2, lr=1e-3, **DRAWN),
+    erase.DoCo(steps=2, warmup=1, batch_size=4, lr=1e-3, **DRAWN),
+    erase.ESD(steps=2, sampler_steps=3, lr=1e-3),
+    erase.SculptingMemory(steps=3, warmup=1, lr=1e-3, **DRAWN),
+    erase.SFD(distil=1, steps=1, batch_size=2, lr=1e-3),
+]
+METHODS = [
+    *TRAINED,
+    erase.ConceptPrune(density=0.1, steps=4, record=2),
+    erase.FIA(r2=0.2, steps=4, record=2),
+    erase.UCE(),
+]
+
+
+def named(method: Any) -> str:
+    return type(method).__name__
+
+
+def checked(method: Any, model: Any, path: Any) -> Any:
+    """What was edited: it moved, it can be read back, and it draws something finite."""
+    edited = method.apply(model, ASKED, rng=seeded(0))
+    own = dict(model.named_parameters())
+    assert any(not p.equal(own[n]) for n, p in edited.named_parameters())
+    save_pipeline(edited, path / "edited")
+    back = load_pipeline(path / "edited")
+    assert all(p.equal(edited.get_parameter(n)) for n, p in back.named_parameters())
+    assert back.sample(["a cat"], steps=1, guidance=1.0, rng=seeded(0)).isfinite().all()
+    return edited
+
+
+@pytest.mark.parametrize("method", METHODS, ids=named)
+@pytest.mark.parametrize("kind", KINDS)
+def test_layouts(kind: Any, method: Any, tmp_path) -> None:
+    if kind == "sdxl" and isinstance(method, erase.AdvUnlearn):
+        with pytest.raises(InputError, match="two text encoders"):
+            method.apply(pipeline(kind), ASKED, rng=seeded(0))
+        return
+    checked(method, pipeline(kind), tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_a_velocity(method: Any, tmp_path) -> None:
+    model = pipeline("sd")
+    model.scheduler.register_to_config(prediction_type="v_prediction")
+    checked(method, model, tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=named)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(method: Any, dtype: torch.dtype, tmp_path) -> None:
+    model, whole = pipeline("sd"), pipeline("sd")
+    for part in (model.denoiser, model.text_encoder, model.vae):
+        for tensor in (*part.parameters(), *part.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    edited = checked(method, model, tmp_path)
+    assert all(p.equal(before[n]) for n, p in model.named_parameters())
+    assert {p.dtype for p in edited.parameters()} == {dtype}
+    wide = dict(method.apply(whole, ASKED, rng=seeded(0)).named_parameters())
+    moved = {n for n, p in edited.named_parameters() if not p.equal(before[n])}
+    assert moved <= {n for n, p in wide.items() if not p.equal(whole.get_parameter(n))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_trains_as_float32_does(dtype: torch.dtype) -> None:
+    """Steps of 1e-5, which are lost on weights of 0.1 in half precision, add up in float32 and are kept at the end."""
+    model = pipeline("sd")
+    for part in (model.denoiser, model.text_encoder):
+        for tensor in (*part.parameters(), *part.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+    method = erase.ESD(steps=60, lr=2e-5, sampler_steps=3, batch_size=1)
+    edited = method.apply(model, ASKED, rng=seeded(0))
+    wide = pipeline("sd")
+    for name, parameter in wide.named_parameters():
+        parameter.data = model.get_parameter(name).detach().float()
+    exact = method.apply(wide, ASKED, rng=seeded(0))
+    assert all(p.equal(exact.get_parameter(n).to(p.dtype)) for n, p in edited.named_parameters())
+    assert any(not p.equal(model.get_parameter(n)) for n, p in edited.named_parameters())
