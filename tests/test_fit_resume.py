@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -593,3 +594,41 @@ def test_slices_of_a_batch_cover_it_once(n: int, count: int) -> None:
         assert len(inputs) >= 1
         total += inputs.mean() * Processes(nn.Identity(), rank, count).share(n) / count
     assert torch.allclose(total, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_trained_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    """As float32 from the same weights, rounded once at the end; steps taken in half precision would be lost."""
+    half, data = _net().to(dtype), _data()
+    start = {n: p.detach().clone() for n, p in half.named_parameters()}
+    whole, naive = deepcopy(half).float(), deepcopy(half)
+    for model in (half, whole):
+        fit_(model, data, mean_loss(data), SGD(model.parameters(), 3e-5), epochs=40, rng=seeded(0))
+    for name, parameter in half.named_parameters():
+        assert torch.equal(parameter, whole.get_parameter(name).to(dtype))
+    assert any(not torch.equal(p, start[n]) for n, p in half.named_parameters())
+    optimizer = SGD(naive.parameters(), 3e-5)
+    for _ in range(40):
+        for batch in data.batches():
+            optimizer.zero_grad()
+            mean_loss(data)(naive, batch).backward()
+            optimizer.step()
+    weight = start["0.weight"].float()
+    moved, lost = ((m[0].weight.float() - weight).norm() for m in (whole, naive))
+    assert lost < 0.8 * moved  # the control: what half precision takes
+
+    def crash(step: Step) -> None:
+        if step.index == 7:
+            raise Crash
+
+    def train(after: Callable[[Step], None] | None = None) -> nn.Module:
+        model = _net().to(dtype)
+        fit_(
+            model, data, mean_loss(data), SGD(model.parameters(), 3e-5), epochs=40, rng=seeded(0),
+            checkpoint=tmp_path / "c", checkpoint_seconds=-1.0, after_step=after,
+        )  # fmt: skip
+        return model
+
+    with pytest.raises(Crash):
+        train(crash)
+    assert _bits(train()) == _bits(half)

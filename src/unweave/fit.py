@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ._passes import Passes, again
+from ._precision import Wide
 from .distributed import Processes
 from .errors import EmptyDataError, InputError, IntegrityError, NonFiniteError
 from .fit_context import Estimate, current_estimate, estimating, next_checkpoint, record, recording, resumable
@@ -123,6 +124,8 @@ def fit_(
     step see the same batch with the same random draws (dropout, augmentation) as the first, and leave the running
     statistics of batch normalisation alone.
 
+    Parameters in half precision are trained in float32, which takes memory for such a copy, and end in their own dtype.
+
     Args:
         model: trained in place; its train/eval modes, `requires_grad` flags, dtype and device end as they began.
         data: read in shuffled batches, in a new order each epoch.
@@ -154,16 +157,10 @@ def fit_(
         raise EmptyDataError("fit_ was given no examples; a model cannot be trained on an empty data set.")
     estimate = current_estimate.get()
     checkpoint = None if estimate is not None else checkpoint or next_checkpoint()
-    keeper = _Keeper(model, hold, only)
-    keeper.restore_()
-    run = _Run(rng_seed=draw_seed(rng), work=[len(data), data.batch_size, epochs], hold=hold)
-    parts = Processes.start(model, optimizer)
-    per_epoch = math.ceil(len(data) / data.batch_size)
     modes = {module: module.training for module in model.modules()}
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    order = torch.Generator().manual_seed(run.rng_seed)
-    passes = Passes()
-    last_save = monotonic()
+    optimizer.zero_grad(set_to_none=True)
+    wide = Wide(model, trained)
 
     def closure() -> Tensor:
         run.calls += 1
@@ -203,6 +200,14 @@ def fit_(
         return found
 
     try:
+        keeper = _Keeper(model, hold, only)
+        keeper.restore_()
+        run = _Run(rng_seed=draw_seed(rng), work=[len(data), data.batch_size, epochs], hold=hold)
+        parts = Processes.start(model, optimizer)
+        per_epoch = math.ceil(len(data) / data.batch_size)
+        order = torch.Generator().manual_seed(run.rng_seed)
+        passes = Passes()
+        last_save = monotonic()
         model.train()
         if norms == "frozen":
             for module in model.modules():
@@ -235,7 +240,7 @@ def fit_(
                     try:
                         optimizer.step(closure)  # type: ignore[arg-type]
                         keeper.restore_()
-                        if not math.isfinite(_norm([p.detach() for p in trained])):
+                        if not math.isfinite(_norm([p.detach() for p in trained])) or wide.overflows():
                             raise NonFiniteError(
                                 f"a weight became infinite or NaN at step {run.step + 1}; "
                                 "those before it were kept. Lower lr."
@@ -283,6 +288,7 @@ def fit_(
         optimizer.zero_grad(set_to_none=True)
         for module, mode in modes.items():
             module.training = mode
+        wide.put_back_()
     done = Fit(run.step, run.losses, run.calls, run.stopped)
     record(done)
     return done
