@@ -17,7 +17,7 @@ SRC = ROOT / "src" / "unweave"
 LAYERS = [
     {"errors", "paper", "random", "mask", "progress", "types"},
     {"io", "tasks", "batches", "distributed"},
-    {"fit", "fit_context", "_passes", "nets", "datasets"},
+    {"fit", "fit_context", "_passes", "_precision", "nets", "datasets"},
     {"recipe", "parallel"},
     {"unlearn", "prune", "optim", "augment", "erase"},
     {"audit", "catalogue"},

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
+from .._precision import HALF
 from ..tasks.text_to_image import Part, TextToImage
 
 _PARTS: tuple[Part, ...] = ("denoiser", "text_encoder", "text_encoder_2")
@@ -16,7 +16,7 @@ _PARTS: tuple[Part, ...] = ("denoiser", "text_encoder", "text_encoder_2")
 def widened(model: TextToImage) -> TextToImage:
     """The pipeline in float32: itself if nothing in it is narrower, else a copy of its denoiser and text encoders.
 
-    Half precision loses a training's steps: 1e-5 added to 0.1 is 0.1 in bfloat16, and Adam's 1e-8 is 0 in float16.
+    `fit_` would widen what it trains; here the teacher and the encoders follow, so that all read one dtype.
     """
     parts = [part for part in _PARTS if _narrow(getattr(model, part))]
     if not parts:
@@ -24,7 +24,7 @@ def widened(model: TextToImage) -> TextToImage:
     wide = model.editable(*parts)
     for part in parts:
         for _, tensor in _tensors(getattr(wide, part)):
-            if tensor.is_floating_point() and tensor.element_size() < 4:
+            if tensor.dtype in HALF:
                 tensor.data = tensor.data.float()
     return wide
 
@@ -47,7 +47,7 @@ def narrowed(edited: TextToImage, given: TextToImage) -> TextToImage:
 
 
 def _narrow(part: Module | None) -> bool:
-    return part is not None and any(t.dtype in (torch.float16, torch.bfloat16) for _, t in _tensors(part))
+    return part is not None and any(t.dtype in HALF for _, t in _tensors(part))
 
 
 def _tensors(part: Module) -> Iterator[tuple[str, Tensor]]:
