@@ -29,16 +29,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import unweave
-from unweave.audit.figures import read_answers, sample_of
-from unweave.audit.intervals import wilson
-from unweave.audit.ruler import Ruler
-from unweave.audit.scores import Parts
-from unweave.audit.verdict import decide, rates_of
-from unweave.datasets import digits, of_tensors
-from unweave.nets import mlp, small_cnn
+from unweave.audit.classifier.figures import read_answers, sample_of
+from unweave.audit.classifier.ruler import Ruler
+from unweave.audit.classifier.scores import Parts
+from unweave.audit.classifier.verdict import decide, rates_of
+from unweave.embedded.digits import digits, of_tensors
+from unweave.embedded.nets import mlp, small_cnn
+from unweave.fit.recipe import Supervised
 from unweave.parallel import build_models, parallel_map
 from unweave.random import seeded
-from unweave.recipe import Supervised
+from unweave.statistics import wilson
 from unweave.tasks import read_labels
 from unweave.types import Request
 

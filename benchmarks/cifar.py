@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from unweave import Data, Supervised
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import ResNet, shift_and_flip
 from unweave.errors import InputError
-from unweave.nets import ResNet, shift_and_flip
 from unweave.tasks import Classify
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"

@@ -25,7 +25,7 @@ from torch.nn import Module
 from benchmarks.cifar import cifar10, recipe
 from benchmarks.cifar_world import SEEDS, dense, orders, requests
 from unweave import Mask, Request, seeded
-from unweave.audit.topology import topology
+from unweave.audit.classifier.topology import topology
 from unweave.io.files import write_text
 from unweave.parallel import parallel_map, training_cost
 from unweave.prune import Global, Prune

@@ -21,8 +21,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from unweave import seeded
+from unweave.embedded.drawn_digits import World
 from unweave.erase import FIA, Concepts, TextToImage
-from unweave.erase.testbed import World
 from unweave.random import global_seed
 
 STORED = Path(__file__).parent / "results" / "fia_saliency.json"

@@ -16,11 +16,11 @@ import torch
 from torch.optim import SGD
 
 from unweave import Mask, fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import ResNet
 from unweave.fit import _Keeper
-from unweave.nets import ResNet
+from unweave.fit.recipe import mean_loss
 from unweave.prune import Prune
-from unweave.recipe import mean_loss
 
 STEPS = 3
 

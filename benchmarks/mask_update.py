@@ -12,11 +12,11 @@ from torch.nn import Linear, ReLU, Sequential
 from torch.optim import SGD
 
 from unweave import fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.fit import Step
+from unweave.fit.recipe import mean_loss
 from unweave.io.files import write_text
 from unweave.prune import ERK, MEST, SET, RigL, Uniform
-from unweave.recipe import mean_loss
 
 WIDTH, LAYERS, BATCH = 2900, 3, 256
 

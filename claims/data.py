@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from unweave import Data
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.tasks import Classify
 

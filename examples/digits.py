@@ -4,8 +4,8 @@ from functools import partial
 
 from unweave import Request, Supervised, seeded
 from unweave.audit import audit
-from unweave.datasets import digits
-from unweave.nets import mlp
+from unweave.embedded.digits import digits
+from unweave.embedded.nets import mlp
 from unweave.parallel import build_models
 from unweave.unlearn import L1Sparse
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.contract import world
 from unweave import Supervised
-from unweave.nets import mlp
+from unweave.embedded.nets import mlp
 from unweave.parallel import build_models, cache_folder, described, fingerprint, parallel_map, training_cost
 
 RECIPE = Supervised(network=partial(mlp, 8, 12, 3), epochs=2, lr=0.1)

@@ -13,9 +13,9 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from unweave import Data, fit_, seeded
 from unweave.augment import DataEfficientAugmentation
-from unweave.datasets import digits, of_tensors
+from unweave.embedded.digits import digits, of_tensors
+from unweave.fit.recipe import warm_cosine
 from unweave.random import global_seed
-from unweave.recipe import warm_cosine
 from unweave.tasks import predict, read_labels
 
 BUDGETS = {"5 %": 0.05, "10 %": 0.1}

@@ -1,6 +1,6 @@
 """A larger world to erase in: clothes of Fashion-MNIST at 16x16 pixels, drawn from prompts by a UNet trained here.
 
-Made as the small world of digits is (unweave.erase.testbed), on 15,000 images; about ten minutes of one core a seed,
+Made as the small world of digits is (unweave.embedded.drawn_digits), on 15,000 images; about ten minutes of one core a seed,
 kept in the same cache. Judged by a convolutional network of its own.
 """
 
@@ -21,9 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from claims.data import shared
 from unweave import seeded
+from unweave.embedded.drawn_digits import CACHE
 from unweave.erase import Concepts, TextToImage
 from unweave.erase._train import noise_like, pick, train_
-from unweave.erase.testbed import CACHE
 from unweave.io.files import written_beside
 from unweave.io.pipeline_folder import load_pipeline, save_pipeline
 from unweave.random import global_seed

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 
 from unweave import seeded
+from unweave.embedded.drawn_digits import DIGITS, Judge, concepts, judge, prompt, small_world
 from unweave.erase import Concepts, TextToImage
-from unweave.erase.testbed import DIGITS, Judge, concepts, judge, prompt, small_world
 
 SEEDS = (0, 1, 2)
 FIVE = ("one", "three", "four", "seven", "nine")

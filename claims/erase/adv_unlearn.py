@@ -10,9 +10,9 @@ from claims.erase._world import DATA, JUDGED, SEEDS, STEPS, mean, original, requ
 from claims.erase._world import GUIDANCE as SCALE
 from claims.framework import Claim
 from unweave import seeded
+from unweave.embedded.drawn_digits import DIGITS
 from unweave.erase import ESD, AdvUnlearn, Targets, TextToImage, UnlearnDiffAtk
 from unweave.erase._encoder import Prompts
-from unweave.erase.testbed import DIGITS
 from unweave.random import draw_seed, global_seed
 
 PROMPTS, TOKENS = 24, 2

@@ -23,8 +23,8 @@ from claims.erase._world import (
 )
 from claims.framework import Claim
 from unweave import seeded
+from unweave.embedded.drawn_digits import DIGITS, prompt
 from unweave.erase import ConceptAblation, TextToImage
-from unweave.erase.testbed import DIGITS, prompt
 
 RATES = (1e-4, 3e-4, 1e-3)
 HERE = partial(ConceptAblation, steps=200, batch_size=32, sampler_steps=10, guidance=3.0, prior=1.0)

@@ -12,8 +12,8 @@ from torch import Tensor
 from claims.erase._world import DATA, JUDGED, SEEDS, drawn, mean, original, shaken, the_judge
 from claims.framework import Claim
 from unweave import seeded
+from unweave.embedded.drawn_digits import BASES, DIGITS, STYLES, TEMPLATES, concepts, prompt
 from unweave.erase import ConceptAblation, Concepts, DoCo, TextToImage
-from unweave.erase.testbed import BASES, DIGITS, STYLES, TEMPLATES, concepts, prompt
 
 SETTINGS = {"steps": 250, "batch_size": 16, "lr": 3e-4, "images": 64, "sampler_steps": 10, "guidance": 3.0}
 HERE = partial(DoCo, warmup=80, critic_lr=5e-4, **SETTINGS)

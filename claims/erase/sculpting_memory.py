@@ -19,8 +19,8 @@ from claims.erase._world import (
 )
 from claims.framework import Claim
 from unweave import seeded
+from unweave.embedded.drawn_digits import DIGITS, prompt
 from unweave.erase import SculptingMemory, TextToImage
-from unweave.erase.testbed import DIGITS, prompt
 
 THREE = ("one", "four", "seven")
 RATES = (5e-4, 1.5e-3)

@@ -10,9 +10,9 @@ import torch
 from claims.erase._world import DATA, GUIDANCE, SEEDS, STEPS, mean, original, request, the_judge
 from claims.framework import Claim
 from unweave import seeded
-from unweave.audit.erasure import frechet
+from unweave.audit.drawing.erasure import frechet
+from unweave.embedded.drawn_digits import prompt, real_images
 from unweave.erase import SFD, TextToImage, one_step
-from unweave.erase.testbed import prompt, real_images
 
 DISTIL, FORGET, EACH = 100, 40, 3
 HERE = SFD(distil=DISTIL, steps=FORGET, batch_size=16, lr=2e-4, fake_lr=3e-4)

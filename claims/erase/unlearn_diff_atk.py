@@ -10,8 +10,8 @@ import torch
 from claims.erase._world import DATA, SEEDS, mean, oracle, original, request, the_judge, tuned
 from claims.framework import Claim
 from unweave import seeded
+from unweave.embedded.drawn_digits import DIGITS
 from unweave.erase import ESD, UCE, Attack, Attacked, Targets, TextToImage, TokenSearch, UnlearnDiffAtk
-from unweave.erase.testbed import DIGITS
 
 TOKENS, LEVELS, ITERATIONS, PROMPTS = 2, 6, 15, 24
 RATES = (1e-4, 3e-4, 5e-4)

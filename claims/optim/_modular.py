@@ -10,7 +10,7 @@ from torch.nn import Linear, Module, ReLU, Sequential
 from torch.optim import Optimizer
 
 from unweave import fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.random import global_seed
 
 PRIME, SHARE = 53, 0.5

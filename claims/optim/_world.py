@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 
 from claims.data import fashion_mnist
 from unweave import Data, Mask, Supervised, seeded
-from unweave.datasets import digits, of_tensors
-from unweave.nets import mlp
+from unweave.embedded.digits import digits, of_tensors
+from unweave.embedded.nets import mlp
+from unweave.masks import select
 from unweave.optim import SAM
 from unweave.optim._sharpness import norm
-from unweave.prune import SNIP, Global, Unstructured, select
+from unweave.prune import SNIP, Global, Unstructured
 from unweave.tasks import predict, read_labels
 
 SEEDS = (0, 1, 2, 3, 4)

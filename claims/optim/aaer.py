@@ -12,7 +12,7 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from claims.optim._world import mean
 from unweave import Data, fit_, seeded
-from unweave.datasets import digits, of_tensors
+from unweave.embedded.digits import digits, of_tensors
 from unweave.fit import Step
 from unweave.optim import AAER
 from unweave.optim.aaer import Watch, pgd

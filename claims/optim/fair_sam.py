@@ -13,11 +13,11 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from claims.optim._world import mean
 from unweave import Data, fit_, seeded
-from unweave.datasets import digits, of_tensors
-from unweave.nets import mlp
+from unweave.embedded.digits import digits, of_tensors
+from unweave.embedded.nets import mlp
+from unweave.fit.recipe import warm_cosine
 from unweave.optim import SAM, FairSAM, GroupWeights, corruption_degradation
 from unweave.random import global_seed
-from unweave.recipe import warm_cosine
 
 SETS, FIGURES = ("digits", "fashion"), ("CDD", "worst group", "corrupted")
 METHODS = ("SGD", "SAM", "reweigh SGD", "GroupDRO SGD", "FairSAM", "FairSAM by degradation")

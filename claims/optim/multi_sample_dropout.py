@@ -12,7 +12,7 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from claims.optim._world import accuracy, mean
 from unweave import Data, fit_, seeded
-from unweave.datasets import digits, of_tensors
+from unweave.embedded.digits import digits, of_tensors
 from unweave.optim import MultiSampleDropout
 from unweave.random import global_seed
 

@@ -8,8 +8,8 @@ from typing import Any
 from claims.data import fashion_mnist
 from claims.prune._world import mean
 from unweave import Data, Supervised, seeded
-from unweave.datasets import digits
-from unweave.nets import mlp
+from unweave.embedded.digits import digits
+from unweave.embedded.nets import mlp
 from unweave.tasks import predict, read_labels
 
 SEEDS = (0, 1, 2)

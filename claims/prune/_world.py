@@ -10,8 +10,8 @@ from typing import Any
 from torch.nn import Module
 
 from unweave import Data, Edit, Mask, Supervised, seeded
-from unweave.datasets import digits
-from unweave.nets import mlp
+from unweave.embedded.digits import digits
+from unweave.embedded.nets import mlp
 from unweave.tasks import predict, read_labels
 
 DATA = "digits with noise 0.3 (900 to train on, 897 held out)"

@@ -11,8 +11,8 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from claims.prune._world import accuracy, mean
 from unweave import Data, seeded
-from unweave.datasets import digits, of_tensors
-from unweave.nets import mlp
+from unweave.embedded.digits import digits, of_tensors
+from unweave.embedded.nets import mlp
 from unweave.prune import ExSSNeT
 
 METHOD = ExSSNeT(density=0.04, mask_epochs=8, weight_epochs=8, transfer="none")

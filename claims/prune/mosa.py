@@ -14,7 +14,7 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from claims.prune._world import accuracy, mean
 from unweave import Data, Supervised, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.parallel import build_models
 from unweave.prune import MoSA
 

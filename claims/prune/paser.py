@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 from claims.framework import Claim
 from claims.prune._world import mean
 from unweave import Data, Mask, Supervised, fit_, seeded
+from unweave.fit.recipe import mean_loss
 from unweave.parallel import build_models
 from unweave.prune import PASER, Global, Magnitude, Prune, Scope
 from unweave.prune._recovery import fill
-from unweave.recipe import mean_loss
 from unweave.tasks import CausalLM, predict
 
 LETTERS, VOWELS = "abcdefghijkl", "aei"

@@ -8,8 +8,8 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from claims.prune._world import accuracy, mean
 from unweave import Data, Supervised, seeded
-from unweave.datasets import digits
-from unweave.nets import mlp
+from unweave.embedded.digits import digits
+from unweave.embedded.nets import mlp
 from unweave.prune import ProgressiveNM, Scope
 
 RECIPES = ("ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric")

@@ -15,7 +15,7 @@ from claims.language_world import DATA, loss, texts, trained
 from claims.prune._sparse_training import data as pictures
 from claims.prune._world import accuracy, mean
 from unweave import Data, Supervised, seeded
-from unweave.nets import mlp
+from unweave.embedded.nets import mlp
 from unweave.prune import NM, Magnitude, PerOutput, Prune, Scope, SparseGPT, Uniform, Unstructured, WandaPrune
 from unweave.tasks import evaluating
 

@@ -13,7 +13,7 @@ from claims.data import fashion_mnist
 from claims.framework import Claim
 from claims.prune import _world as digits
 from unweave import Data, Supervised, seeded
-from unweave.nets import small_cnn
+from unweave.embedded.nets import small_cnn
 from unweave.prune import SparseModelSoup
 from unweave.prune import sparse_model_soups as module
 from unweave.tasks import predict, read_labels

@@ -22,10 +22,10 @@ from torch.nn import Module
 
 from claims.framework import RESULTS
 from unweave import Edit, Mask, Request, Supervised, seeded
-from unweave.audit.topology import topology
-from unweave.datasets import digits
+from unweave.audit.classifier.topology import topology
+from unweave.embedded.digits import digits
+from unweave.embedded.nets import mlp
 from unweave.io.files import write_text
-from unweave.nets import mlp
 from unweave.prune import Channel, Magnitude, Prune, Scope, Uniform
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import Continue, FixedMask, RandomLabels, SalUn, ShortRetrain, Unprune

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import Module
 
 from unweave import Request, Supervised, seeded
-from unweave.datasets import digits
-from unweave.nets import mlp
+from unweave.embedded.digits import digits
+from unweave.embedded.nets import mlp
 from unweave.tasks import read_labels
 
 

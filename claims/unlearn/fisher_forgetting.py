@@ -10,8 +10,8 @@ from claims.framework import Claim
 from claims.unlearn._gap import figures, gap
 from claims.unlearn._world import World, world
 from unweave import seeded
+from unweave.derivatives import Point
 from unweave.unlearn import FineTune, FisherForgetting
-from unweave.unlearn._curvature import Point
 
 RATES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 METHOD = FisherForgetting()

@@ -15,7 +15,7 @@ from claims.unlearn._gap import gap
 from claims.unlearn._tuned import DATA, KINDS, SEEDS, Kind, below
 from claims.unlearn._world import world
 from unweave import seeded
-from unweave.datasets import digits
+from unweave.embedded.digits import digits
 from unweave.io.checkpoint import save_model
 from unweave.unlearn import FineTune, RewindToDelete
 

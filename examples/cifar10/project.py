@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.cifar import cifar10, resnet20  # noqa: E402
 from unweave import Supervised  # noqa: E402
-from unweave.nets import shift_and_flip  # noqa: E402
+from unweave.embedded.nets import shift_and_flip  # noqa: E402
 from unweave.prune import Global, Prune  # noqa: E402
 
 sparsity = float(os.environ.get("SPARSITY", "0"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .fit import Fit, Step, fit_, resumable
-from .mask import Mask
+from .fit.recipe import Supervised
+from .masks.mask import Mask
 from .random import seeded
-from .recipe import Supervised
 from .types import Data, Edit, Measure, Measurement, Recipe, Request, Score, Task
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from torch.nn import Module
 from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from .errors import EmptyDataError, InputError
-from .mask import Mask
+from .masks.mask import Mask
 
 __all__ = ["Batch", "Data", "Edit", "Mask", "Measure", "Measurement", "Recipe", "Request", "Score", "Task"]
 

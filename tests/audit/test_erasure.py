@@ -13,10 +13,10 @@ pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
 
 from tests.erase.pipelines import CONCEPTS, pipeline
 from unweave import seeded
-from unweave.audit.erasure import Drawn, audit_erasure, changed_share, draw, frechet, in_turn
-from unweave.audit.erasure_report import erasure_from_json, erasure_json, render_erasure
+from unweave.audit.drawing.erasure import Drawn, audit_erasure, changed_share, draw, frechet, in_turn
 from unweave.erase import SFD, UCE, Concepts
 from unweave.errors import InputError
+from unweave.report.erasures import erasure_from_json, erasure_json, render_erasure
 from unweave.types import Measurement
 
 ASKED = Concepts(erase=("cat",), preserve=("dog", "church"))

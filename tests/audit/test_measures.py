@@ -10,10 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from unweave.audit.cost import cost
-from unweave.audit.intervals import bootstrap, wilson
-from unweave.audit.klom import klom, klom_of
-from unweave.audit.membership import (
+from unweave.audit.classifier.klom import klom, klom_of
+from unweave.audit.classifier.membership import (
     auc,
     best_threshold,
     confidence_attack,
@@ -21,16 +19,18 @@ from unweave.audit.membership import (
     svc_attack,
     threshold_attack,
 )  # fmt: skip
-from unweave.audit.probe import class_mean_probe, linear_probe
+from unweave.audit.classifier.probe import class_mean_probe, linear_probe
+from unweave.audit.classifier.relearn import mean_loss_of, relearn_steps
+from unweave.audit.classifier.scores import Answers, Parts, confidence, confidence_of
+from unweave.audit.classifier.ulira import lira, ulira, ulira_of
+from unweave.audit.classifier.utility import against_each_other, average_gap, tug_of_war
+from unweave.audit.cost import cost
 from unweave.audit.rates import published
-from unweave.audit.relearn import mean_loss_of, relearn_steps
-from unweave.audit.scores import Answers, Parts, confidence, confidence_of
-from unweave.audit.ulira import lira, ulira, ulira_of
-from unweave.audit.utility import against_each_other, average_gap, tug_of_war
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
-from unweave.nets import mlp
 from unweave.random import seeded
+from unweave.statistics import bootstrap, wilson
 from unweave.types import Request
 
 

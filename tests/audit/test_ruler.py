@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from unweave.audit.intervals import prediction
-from unweave.audit.ruler import Ruler, Sample
-from unweave.audit.verdict import decide, rates_of
+from unweave.audit.classifier.ruler import Ruler, Sample
+from unweave.audit.classifier.verdict import decide, rates_of
+from unweave.statistics import prediction
 
 N, CONTROL = 300, 1000
 HARD, EASY = (np.random.default_rng(seed).normal(4, 3, size) for seed, size in ((0, N), (1, CONTROL)))

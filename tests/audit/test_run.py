@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from unweave.audit import audit
-from unweave.datasets import digits
+from unweave.embedded.digits import digits
+from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError
-from unweave.nets import mlp
+from unweave.fit.recipe import Supervised
 from unweave.random import seeded
-from unweave.recipe import Supervised
 from unweave.tasks import read_labels
 from unweave.types import Request
 from unweave.unlearn.logit_mask import LogitMask

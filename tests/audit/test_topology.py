@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from unweave import Data, Mask, seeded
-from unweave.audit.topology import bound_proxy, chance, filters, topology
+from unweave.audit.classifier.topology import bound_proxy, chance, filters, topology
+from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
-from unweave.nets import mlp
 from unweave.tasks import Classify
 
 

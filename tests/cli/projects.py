@@ -13,8 +13,8 @@ PROJECT = """
 import torch
 from functools import partial
 from unweave import Supervised, seeded
-from unweave.datasets import of_tensors
-from unweave.nets import mlp
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp
 from unweave.prune import Global, Prune
 
 rng = seeded(0)
@@ -38,7 +38,7 @@ def make_project(folder: Path) -> Path:
     (folder / "project.py").write_text(PROJECT)
     from unweave import seeded
     from unweave.io.checkpoint import save_model
-    from unweave.worlds import open_world
+    from unweave.jobs.world import open_world
 
     world = open_world(str(folder / "project.py"))
     threads = torch.get_num_threads()

@@ -11,9 +11,9 @@ import torch
 
 from tests.cli.projects import make_project, unweave
 from unweave.cli import main
-from unweave.comparison import Trial, run_trials, summarise, to_json, trials_from_json
 from unweave.errors import InputError
 from unweave.io.checkpoint import load_weights
+from unweave.jobs.trials import Trial, run_trials, summarise, to_json, trials_from_json
 
 
 @pytest.fixture(scope="module")

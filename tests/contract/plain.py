@@ -49,8 +49,8 @@ def _supermasks(method: Any, rng: Generator) -> dict[str, Tensor]:
 
 def _attacked(rng: Generator, weight: float = 1.0) -> dict[str, Tensor]:
     from unweave import fit_, seeded
-    from unweave.datasets import of_tensors
-    from unweave.nets import mlp
+    from unweave.embedded.digits import of_tensors
+    from unweave.embedded.nets import mlp
     from unweave.optim import AAER
     from unweave.random import global_seed
 

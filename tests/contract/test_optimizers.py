@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from tests.contract import world
 from tests.contract.optimizers import OPTIMIZERS, OptimizerRow
 from unweave import Mask, fit_, seeded
-from unweave.recipe import mean_loss
+from unweave.fit.recipe import mean_loss
 
 EVERY = pytest.mark.parametrize("row", OPTIMIZERS, ids=lambda row: row.name)
 

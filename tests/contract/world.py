@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from unweave import Data, Request, Supervised, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp
 from unweave.io.checkpoint import save_model
-from unweave.nets import mlp
 
 network = partial(mlp, 8, 24, 3)
 RECIPE = Supervised(network=network, epochs=6, lr=0.1, init_seed=0)

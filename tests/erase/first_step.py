@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unweave.models.text_to_image import TextToImage
 from unweave.random import draw_seed, global_seed
-from unweave.tasks.text_to_image import TextToImage
 
 
 def follows(

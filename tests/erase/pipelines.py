@@ -16,8 +16,8 @@ pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
 
 from unweave.erase import Concepts
 from unweave.io.pipeline_folder import load_pipeline, save_pipeline
+from unweave.models.text_to_image import TextToImage
 from unweave.random import global_seed
-from unweave.tasks.text_to_image import TextToImage
 
 Kind = Literal["sd", "sdxl", "pixart"]
 KINDS: tuple[Kind, ...] = ("sd", "sdxl", "pixart")

@@ -291,8 +291,8 @@ def test_targets_are_what_the_judge_sees() -> None:
 
 
 def test_measurement_has_the_interval_and_the_others() -> None:
-    from unweave.audit.intervals import wilson
     from unweave.erase import Attacked, Attempt
+    from unweave.statistics import wilson
 
     def of(*success: bool) -> Attacked:
         return Attacked(

@@ -13,9 +13,9 @@ from torch import nn
 
 from tests.faults import contents, damages, each_full_disk, largest_file, one_line, partials
 from unweave import Mask
+from unweave.embedded.nets import mlp
 from unweave.errors import InputError, IntegrityError, NonFiniteError, StorageError, UnweaveError
 from unweave.io.checkpoint import load_into, load_weights, mask_beside, save_model
-from unweave.nets import mlp
 
 
 def _model(seed: int = 0, hidden: int = 6) -> nn.Module:

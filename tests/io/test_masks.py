@@ -106,7 +106,7 @@ def test_any_header_gives_our_error(tmp_path: Path, header: object, right_digest
     bits = {"w": torch.tensor([255], dtype=torch.uint8)}
     if right_digest:
         header = {"shapes": {"w": header}, "sha256": _digest(bits)}
-    save_file(bits, tmp_path / "m", metadata={"unweave.mask": json.dumps(header)})
+    save_file(bits, tmp_path / "m", metadata={"unweave.masks.mask": json.dumps(header)})
     try:
         mask = load_mask(tmp_path / "m")
         assert mask.size() <= 8

@@ -13,10 +13,10 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not i
 
 from tests.contract import world
 from unweave import Mask, seeded
+from unweave.embedded.nets import ResNet
 from unweave.errors import InputError, IntegrityError, MissingExtraError
 from unweave.io.checkpoint import load_into, save_model
 from unweave.io.onnx import export_onnx
-from unweave.nets import ResNet
 from unweave.prune import NM, Channel, Prune, SparseGPT, Uniform, shrink
 
 
@@ -38,7 +38,7 @@ def test_a_pruned_network_runs_in_onnx_runtime(tmp_path: Path) -> None:
 
 def test_a_network_with_channels_removed_runs_in_onnx_runtime(tmp_path: Path) -> None:
     pytest.importorskip("torch_pruning")
-    from unweave.datasets import of_tensors
+    from unweave.embedded.digits import of_tensors
     from unweave.prune import Magnitude, Scope
 
     with torch.random.fork_rng():

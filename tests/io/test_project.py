@@ -102,7 +102,7 @@ def test_workers_can_use_it(tmp_path: Path) -> None:
 
 
 def test_a_data_set_beside_a_data(tmp_path: Path) -> None:
-    text = _GOOD.replace("train = (", "from unweave.datasets import of_tensors\ntrain = of_tensors(")
+    text = _GOOD.replace("train = (", "from unweave.embedded.digits import of_tensors\ntrain = of_tensors(")
     project = load_project(
         _write(tmp_path, text.replace("% 3)\nheldout", "% 3, classes=5, batch_size=7)\nheldout"))
     )

@@ -381,7 +381,7 @@ import torch
 from unweave.io.checkpoint import save_model
 from unweave.io.files import write_text
 from unweave.io.runs import RunFolder
-from unweave.nets import mlp
+from unweave.embedded.nets import mlp
 out, source, slow = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 with RunFolder.open(out, settings={"lr": 0.1}, inputs={"model": source}, seed=5) as run:
     for name in ("edit", "oracle"):

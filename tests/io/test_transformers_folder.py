@@ -16,6 +16,7 @@ from torch import nn
 from tests.faults import contents, damages, each_full_disk, one_line, partials, run_python
 from unweave import Mask, fit_, seeded
 from unweave.errors import InputError, IntegrityError, MissingExtraError, StorageError
+from unweave.fit.recipe import mean_loss
 from unweave.io.checkpoint import mask_beside
 from unweave.io.transformers_folder import (
     TransformersRecipe,
@@ -24,7 +25,6 @@ from unweave.io.transformers_folder import (
     load_model,
     save_model_folder,
 )
-from unweave.recipe import mean_loss
 from unweave.tasks import predict, read_labels
 
 pytest.importorskip("transformers")

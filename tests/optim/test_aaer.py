@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.nn import Flatten, Linear, Sequential
 
 from unweave import fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.optim import AAER
 from unweave.optim.aaer import Watch, pgd

@@ -7,7 +7,7 @@ from torch.nn import Linear, Module
 from torch.optim import SGD
 
 from unweave import fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.optim import SAM, FairSAM, GroupWeights, corruption_degradation
 

@@ -10,7 +10,7 @@ from torch.nn import BatchNorm1d, Linear, Module, ReLU, Sequential
 from torch.optim import SGD
 
 from unweave import fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.optim import MSAM, SAM, Modalities
 

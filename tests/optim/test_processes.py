@@ -22,7 +22,7 @@ import unweave.optim as o
 from tests import test_fit_resume as t
 from unweave import fit_, seeded
 from unweave.io.nested import save_nested
-from unweave.recipe import mean_loss
+from unweave.fit.recipe import mean_loss
 
 warnings.simplefilter("ignore")
 rank, folder = int(os.environ.get("RANK", "0")), Path(sys.argv[1])

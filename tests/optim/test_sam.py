@@ -10,11 +10,11 @@ from torch.nn import BatchNorm1d, Dropout, Linear, Sequential
 
 from tests.optim.problem import assert_near, closure_of, gradient_at, loss_at, parameters, size
 from unweave import Step, fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
+from unweave.fit.recipe import mean_loss
 from unweave.optim import GSAM, S2SAM, SAM, ZOSAM, CrAM, LookSAM
 from unweave.optim._sharpness import dot, norm
-from unweave.recipe import mean_loss
 
 
 def test_a_step_by_hand() -> None:

@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from tests.contract import world
 from unweave import Mask, fit_, seeded
 from unweave.fit import Step
-from unweave.recipe import mean_loss
+from unweave.fit.recipe import mean_loss
 
 EPOCHS = 6
 STEPS = EPOCHS * 6

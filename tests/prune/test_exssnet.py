@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tests.prune.world import points
 from unweave import Data, resumable, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp
 from unweave.errors import InputError
-from unweave.nets import mlp
 from unweave.prune import ExSSNeT
 from unweave.prune import exssnet as module
 from unweave.prune._supermasks import _Straight, top

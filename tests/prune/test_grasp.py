@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from tests.prune.world import assert_untouched, network, points, state
 from unweave.errors import EmptyDataError, InputError
-from unweave.prune import Global, GraSP, select
+from unweave.masks import select
+from unweave.prune import Global, GraSP
 
 
 def flow(model: torch.nn.Module, data, temperature: float) -> float:

@@ -119,7 +119,7 @@ def test_one_piece_without_divergence_is_the_plain_adapter() -> None:
     for name, p in plain.named_parameters():
         p.requires_grad_("adapter" in name or name.startswith("head"))
     from unweave import fit_
-    from unweave.recipe import mean_loss, warm_cosine
+    from unweave.fit.recipe import mean_loss, warm_cosine
 
     optimizer = torch.optim.AdamW([p for p in plain.parameters() if p.requires_grad], 0.02, weight_decay=0.01)
     rng = seeded(3)
@@ -158,7 +158,7 @@ def test_the_loss_is_the_papers() -> None:
 
 def test_adapts_a_vit_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
-    from unweave.datasets import of_tensors
+    from unweave.embedded.digits import of_tensors
 
     config = transformers.ViTConfig(
         image_size=8, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,

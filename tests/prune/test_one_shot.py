@@ -6,7 +6,8 @@ import torch
 from tests.prune.world import convolutional, images, points, trained
 from unweave import Mask, seeded
 from unweave.errors import EmptyDataError, InputError
-from unweave.prune import NM, Channel, Global, Magnitude, Prune, RandomScores, Scope, Uniform, silence
+from unweave.masks import silence
+from unweave.prune import NM, Channel, Global, Magnitude, Prune, RandomScores, Scope, Uniform
 
 
 def test_dead_weights_are_positive_zero_and_living_ones_keep_their_bits() -> None:

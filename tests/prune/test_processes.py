@@ -22,7 +22,7 @@ import unweave.prune as p
 from tests import test_fit_resume as t
 from unweave import Supervised, seeded
 from unweave.io.nested import save_nested
-from unweave.nets import mlp
+from unweave.embedded.nets import mlp
 
 warnings.simplefilter("ignore")
 rank, folder = int(os.environ.get("RANK", "0")), Path(sys.argv[1])

@@ -12,9 +12,9 @@ from tests.contract import world
 from unweave import Mask, fit_, seeded
 from unweave.errors import InputError
 from unweave.fit import resumable
+from unweave.fit.recipe import mean_loss
 from unweave.prune import ProgressiveNM, Scope
 from unweave.prune.progressive_gradient_flow import Fading, freeze_, n_of_m
-from unweave.recipe import mean_loss
 
 RECIPES = ("ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric")
 HERE = {"n": 1, "m": 4, "epochs": 4, "scope": Scope(only=("2.weight",))}
@@ -116,7 +116,7 @@ def test_a_resumed_training_is_in_step(tmp_path: Path) -> None:
         work = net()
         held = how.attach_(work, 24)
         optimizer = torch.optim.AdamW(work.parameters(), how.lr, weight_decay=how.weight_decay)
-        from unweave.recipe import warm_cosine
+        from unweave.fit.recipe import warm_cosine
 
         def tick(step) -> None:
             for fading in held.values():

@@ -16,8 +16,8 @@ from tests.prune.dynamic import (
 )
 from unweave import fit_, seeded
 from unweave.fit import Step
+from unweave.fit.recipe import mean_loss
 from unweave.prune import ERK, RigL
-from unweave.recipe import mean_loss
 
 METHOD = RigL(budget=ERK(0.7), every=4, rate=0.5)
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import Linear, ReLU, Sequential
 
 from unweave import seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.prune import NM, Prune
 from unweave.prune.semi_structured import _compressed, is_two_of_four, to_semi_structured

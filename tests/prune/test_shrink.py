@@ -8,9 +8,9 @@ from torch import nn
 
 from tests.prune.world import convolutional, images
 from unweave import Mask, seeded
+from unweave.embedded.nets import ResNet, count_parameters, mlp, small_cnn
 from unweave.errors import InputError
 from unweave.io.structure import restructure_
-from unweave.nets import ResNet, count_parameters, mlp, small_cnn
 from unweave.prune import Channel, Magnitude, Prune, Scope, Uniform, shrink
 
 pytest.importorskip("torch_pruning")

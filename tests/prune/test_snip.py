@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.prune.world import assert_untouched, network, points, state
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.prune import SNIP
 

@@ -10,8 +10,9 @@ from torch.nn import Conv2d, Flatten, Linear, Module, Sequential
 from tests.contract import world
 from tests.language_world import llama, text
 from unweave import Mask, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
+from unweave.masks import select
 from unweave.prune import (
     NM,
     Global,
@@ -23,7 +24,6 @@ from unweave.prune import (
     Unstructured,
     Wanda,
     WandaPrune,
-    select,
 )
 from unweave.prune._layerwise import inputs_of
 from unweave.prune.sparse_gpt import _factor, repair

@@ -6,10 +6,11 @@ from torch import nn
 
 from tests.prune.world import assert_untouched, convolutional, images, points, state
 from unweave import seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError, NonFiniteError
-from unweave.nets import mlp
-from unweave.prune import Global, SynFlow, SynFlowPrune, select
+from unweave.masks import select
+from unweave.prune import Global, SynFlow, SynFlowPrune
 
 
 def test_by_hand() -> None:

@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.prune.world import assert_untouched, convolutional, images, points, state, trained
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
-from unweave.prune import PerOutput, Wanda, select
+from unweave.masks import select
+from unweave.prune import PerOutput, Wanda
 
 
 def test_by_hand() -> None:

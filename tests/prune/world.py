@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from unweave import Data, Supervised, seeded
-from unweave.datasets import of_tensors
-from unweave.nets import mlp, small_cnn
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp, small_cnn
 
 network = partial(mlp, 6, 16, 3)
 RECIPE = Supervised(network=network, epochs=5, lr=0.1, init_seed=0)

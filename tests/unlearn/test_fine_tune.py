@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.contract import world
 from unweave import Data, Mask, Request, seeded
+from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
-from unweave.nets import mlp
 from unweave.unlearn import FineTune
 
 

@@ -9,10 +9,10 @@ from torch.nn import Module
 
 from tests.contract import world
 from unweave import Mask, seeded
+from unweave.derivatives import Point
 from unweave.errors import InputError
 from unweave.tasks import predict
 from unweave.unlearn import FisherForgetting
-from unweave.unlearn._curvature import Point
 
 
 def flat(model: Module) -> Tensor:

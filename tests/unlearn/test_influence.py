@@ -11,9 +11,9 @@ from torch.utils.data import TensorDataset
 
 from tests.contract import world
 from unweave import Data, Request, Supervised, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp
 from unweave.errors import InputError
-from unweave.nets import mlp
 from unweave.tasks import predict
 from unweave.unlearn import Influence
 from unweave.unlearn.influence import crossing

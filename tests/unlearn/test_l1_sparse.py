@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.contract import world
 from unweave import Data, Mask, Request, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.unlearn import FineTune, L1Sparse
 

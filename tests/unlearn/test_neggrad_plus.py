@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.contract import world
 from unweave import Data, Request, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, NonFiniteError
 from unweave.tasks import predict
 from unweave.unlearn import FineTune, NegGradPlus

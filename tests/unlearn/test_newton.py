@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from tests.contract import world
 from unweave import Data, Request, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError, NonFiniteError
 from unweave.tasks import predict
 from unweave.unlearn import Newton

@@ -10,8 +10,8 @@ from torch import Generator, nn
 
 from tests.contract import world
 from unweave import Data, Mask, Request, seeded
+from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
-from unweave.nets import mlp
 from unweave.prune import Global, Prune
 from unweave.unlearn import Retrain
 

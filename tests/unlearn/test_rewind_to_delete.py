@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.contract import world
 from unweave import Mask, Request, fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, IntegrityError
 from unweave.io.checkpoint import save_model
 from unweave.unlearn import RewindToDelete

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from tests.contract import world
 from unweave import Mask, Request, Supervised, fit_, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
+from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
-from unweave.nets import mlp
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import SCRUB, FineTune
 from unweave.unlearn import scrub as module

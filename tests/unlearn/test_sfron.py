@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.contract import world
 from unweave import Request, resumable, seeded
-from unweave.datasets import of_tensors
+from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import SFRon

@@ -13,9 +13,9 @@ from torch.nn import Module
 
 from tests.contract import world
 from unweave import Data, Mask, Request, Supervised, seeded
-from unweave.datasets import digits, of_tensors
+from unweave.embedded.digits import digits, of_tensors
+from unweave.embedded.nets import mlp, small_cnn
 from unweave.errors import EmptyDataError, InputError
-from unweave.nets import mlp, small_cnn
 from unweave.prune import NM, Channel, Global, Prune, Uniform
 from unweave.tasks import read_labels
 from unweave.unlearn import Continue, FixedMask, ShortRetrain, Unprune

@@ -18,7 +18,7 @@ class DigitsJudge:
     """The small world's judge."""
 
     def __init__(self, judge: Any) -> None:
-        from ..erase.testbed import DIGITS as ALL
+        from ..embedded.drawn_digits import DIGITS as ALL
 
         self._judge, self._words = judge, ALL
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..worlds import open_world
+from ..jobs.world import open_world
 from ._options import parse
 from .forget import Selection, carry_out
 

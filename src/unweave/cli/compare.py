@@ -17,19 +17,19 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..audit import pictures, words
-from ..audit.page import Section, render_page
 from ..catalogue import find
-from ..comparison import Figures, Summary, Trial, run_trials, summarise, to_json, trials_from_json
 from ..errors import InputError
 from ..io.files import write_text
 from ..io.runs import RunFolder
-from ..mask import Mask
+from ..jobs.forget import default_cache
+from ..jobs.trials import Figures, Summary, Trial, run_trials, summarise, to_json, trials_from_json
+from ..jobs.world import Folder, World, accuracy, open_world
+from ..masks.mask import Mask
 from ..parallel import build_models, described, engine, fingerprint
 from ..random import seeded
+from ..report import pictures, words
+from ..report.page import Section, render_page
 from ..types import Data, Edit, Request
-from ..workflow import default_cache
-from ..worlds import Folder, World, accuracy, open_world
 from ._options import named_methods, named_run, parse, with_methods
 from ._training import OWN, refuse_idle_sparsity, trained_with, with_training_options
 from .forget import edit_of, select

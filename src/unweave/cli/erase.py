@@ -16,10 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ..audit import words
 from ..audit.cost import peak_memory
-from ..audit.erasure import Drawn, Erasure, Judge, audit_erasure, changed_share, draw, in_turn
-from ..audit.erasure_report import erasure_from_json, erasure_json, render_erasure
+from ..audit.drawing.erasure import Drawn, Erasure, Judge, audit_erasure, changed_share, draw, in_turn
 from ..catalogue import find
 from ..erase import Concepts, TextToImage
 from ..errors import InputError
@@ -28,6 +26,8 @@ from ..io.files import write_text
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..io.runs import RunFolder
 from ..parallel import described
+from ..report import words
+from ..report.erasures import erasure_from_json, erasure_json, render_erasure
 from ..types import Edit, Measurement
 from ._attack import ATTACKS, attack_all, attacks_of, figures_of
 from ._judges import ClassifierJudge, DigitsJudge, WrittenJudge
@@ -238,10 +238,10 @@ def _open(
 
 
 def _embedded(asked: Any) -> Any:
-    from ..erase.testbed import DIGITS as ALL
-    from ..erase.testbed import concepts as digits
-    from ..erase.testbed import judge as trained_judge
-    from ..erase.testbed import real_images, small_world
+    from ..embedded.drawn_digits import DIGITS as ALL
+    from ..embedded.drawn_digits import concepts as digits
+    from ..embedded.drawn_digits import judge as trained_judge
+    from ..embedded.drawn_digits import real_images, small_world
 
     given = Concepts.parse(asked.concepts or DIGITS, asked.preserve)
     unknown = [c for c in (*given.erase, *given.preserve) if c not in ALL]

@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ..audit import words
 from ..audit.result import Audit
 from ..catalogue import find
 from ..errors import InputError
+from ..jobs.forget import FILES, Job, default_cache, estimate, forget
+from ..jobs.world import Folder, World, open_world
 from ..parallel import described
 from ..random import seeded
+from ..report import words
 from ..types import Edit
-from ..workflow import FILES, Job, default_cache, estimate, forget
-from ..worlds import Folder, World, open_world
 from ._options import build, key_of, named_methods, parse, with_methods
 
 EXAMPLE = """  unweave forget

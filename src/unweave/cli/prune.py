@@ -14,8 +14,6 @@ import tyro
 from rich.console import Console
 from torch.nn import Module
 
-from ..audit import pictures, words
-from ..audit.page import Section, render_page
 from ..catalogue import find
 from ..errors import InputError
 from ..fit import resumable
@@ -23,10 +21,12 @@ from ..io.checkpoint import save_model
 from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder
-from ..mask import Mask
+from ..jobs.world import Folder, World, accuracy, open_world
+from ..masks.mask import Mask
 from ..parallel import described
+from ..report import pictures, words
+from ..report.page import Section, render_page
 from ..types import Data
-from ..worlds import Folder, World, accuracy, open_world
 from ._options import build, key_of, named_methods, named_run, parse, with_methods
 
 EXAMPLE = """  unweave prune --sparsity 0.9

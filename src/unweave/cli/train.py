@@ -14,16 +14,16 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from ..audit import pictures, words
-from ..audit.page import Section, render_page
 from ..errors import InputError
 from ..fit import recording, resumable
 from ..io.checkpoint import save_model
 from ..io.files import write_text
 from ..io.runs import RunFolder
-from ..mask import Mask
+from ..jobs.world import Folder, World, accuracy, open_world
+from ..masks.mask import Mask
 from ..parallel import described, single_threaded
-from ..worlds import Folder, World, accuracy, open_world
+from ..report import pictures, words
+from ..report.page import Section, render_page
 from ._options import named_methods, named_run, parse
 from ._training import OWN, refuse_idle_sparsity, trained_with, with_training_options
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tasks.text_to_image import Text, TextToImage, training_only
+from ..models.text_to_image import Text, TextToImage, training_only
 from .adv_unlearn import AdvUnlearn
 from .attacks import Attack, Attacked, Attempt, Targets
 from .concept_ablation import ConceptAblation

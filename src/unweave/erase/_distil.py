@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..tasks.text_to_image import Text, TextToImage
+from ..models.text_to_image import Text, TextToImage
 
 
 def matching(x0: Tensor, real: Tensor, fake: Tensor, alpha: float) -> Tensor:

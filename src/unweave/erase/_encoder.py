@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Embedding, Module, ModuleList, Parameter
 
 from ..errors import InputError
-from ..tasks.text_to_image import Text, TextToImage
+from ..models.text_to_image import Text, TextToImage
 
 
 class Prompts:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..tasks.text_to_image import Text, TextToImage
+from ..models.text_to_image import Text, TextToImage
 from ._encoder import Prompts
 from .attacks import Attempt, Names, Targets, seen
 

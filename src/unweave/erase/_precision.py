@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.nn import Module
 
-from .._precision import HALF
-from ..tasks.text_to_image import Part, TextToImage
+from ..fit.precision import HALF
+from ..models.text_to_image import Part, TextToImage
 
 _PARTS: tuple[Part, ...] = ("denoiser", "text_encoder", "text_encoder_2")
 

@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 
 from ..errors import InputError
 from ..fit import Fit, Step, fit_
-from ..mask import Mask
+from ..masks.mask import Mask
+from ..models.text_to_image import TextToImage, training_only
 from ..progress import progress
-from ..tasks.text_to_image import TextToImage, training_only
 from ..types import Data
 
 Weights = Literal["cross", "cross_kv", "not_cross", "all"]

@@ -23,9 +23,9 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from ..errors import InputError
+from ..models.text_to_image import Text, TextToImage
 from ..paper import Paper
 from ..progress import progress
-from ..tasks.text_to_image import Text, TextToImage
 from ._encoder import Prompts, encoder_weights
 from ._precision import narrowed, widened
 from ._train import noise_like, pick, require_settings, train_

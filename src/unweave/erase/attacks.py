@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from ..audit.intervals import wilson
 from ..errors import InputError
-from ..tasks.text_to_image import TextToImage
+from ..models.text_to_image import TextToImage
+from ..statistics import wilson
 from ..types import Measurement
 from .concepts import Concepts
 

@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 from torch.optim import AdamW
 
 from ..errors import InputError
+from ..models.text_to_image import TextToImage
 from ..paper import Paper
-from ..tasks.text_to_image import TextToImage
 from ._precision import narrowed, widened
 from ._train import (
     Weights,

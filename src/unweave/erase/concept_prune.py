@@ -18,9 +18,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.mask import Mask
+from ..models.text_to_image import TextToImage
 from ..paper import Paper
-from ..tasks.text_to_image import TextToImage
 from ._watch import watch_sampling
 from .concepts import Concepts
 

@@ -22,12 +22,12 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.budgets import Global
+from ..masks.mask import Mask
+from ..masks.select import select
+from ..models.text_to_image import Text, TextToImage, training_only
 from ..paper import Paper
-from ..prune.budgets import Global
-from ..prune.select import select
 from ..random import draw_seed, global_seed
-from ..tasks.text_to_image import Text, TextToImage, training_only
 from ._precision import narrowed, widened
 from ._train import (
     Weights,

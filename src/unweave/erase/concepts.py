@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import InputError
-from ..tasks.text_to_image import TextToImage
+from ..models.text_to_image import TextToImage
 
 TEMPLATES = (
     "a photo of a {}",

@@ -31,9 +31,9 @@ from torch.nn import Module
 from torch.optim import AdamW
 
 from ..errors import InputError
+from ..models.text_to_image import Text, TextToImage
 from ..paper import Paper
 from ..random import draw_seed, global_seed
-from ..tasks.text_to_image import Text, TextToImage
 from ._critic import patch_critic
 from ._precision import narrowed, widened
 from ._train import (

@@ -19,8 +19,8 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from ..errors import InputError
+from ..models.text_to_image import TextToImage
 from ..paper import Paper
-from ..tasks.text_to_image import TextToImage
 from ._precision import narrowed, widened
 from ._train import Weights, noise_like, pick, require_settings, train_, weights_of
 from .concepts import Concepts

@@ -31,11 +31,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ..errors import InputError
 from ..fit import Step
+from ..masks.budgets import Uniform
+from ..masks.select import select
+from ..models.text_to_image import Text, TextToImage, training_only
 from ..paper import Paper
-from ..prune.budgets import Uniform
-from ..prune.select import select
 from ..random import draw_seed, global_seed
-from ..tasks.text_to_image import Text, TextToImage, training_only
 from ._precision import narrowed, widened
 from ._sculptor import Sculptor
 from ._train import (

@@ -27,8 +27,8 @@ from torch.nn.utils import clip_grad_value_
 from torch.optim import Adam
 
 from ..errors import InputError, require
+from ..models.text_to_image import Text, TextToImage, training_only
 from ..paper import Paper
-from ..tasks.text_to_image import Text, TextToImage, training_only
 from ._distil import clean, generated, guided_noise, level, matching
 from ._precision import narrowed, widened
 from ._train import noise_like, pick, require_settings, train_, weights_of

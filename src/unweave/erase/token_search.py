@@ -13,8 +13,8 @@ import torch
 from torch import Generator
 
 from ..errors import InputError
+from ..models.text_to_image import TextToImage
 from ..random import child
-from ..tasks.text_to_image import TextToImage
 from ._insert import Insertion
 from .attacks import Attacked, Names, Targets
 

@@ -19,8 +19,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
+from ..models.text_to_image import TextToImage
 from ..paper import Paper
-from ..tasks.text_to_image import TextToImage
 from .concepts import Concepts
 
 

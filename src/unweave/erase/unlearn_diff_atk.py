@@ -23,10 +23,10 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from ..errors import InputError, NonFiniteError
+from ..models.text_to_image import TextToImage, training_only
 from ..paper import Paper
 from ..progress import progress
 from ..random import child
-from ..tasks.text_to_image import TextToImage, training_only
 from ._insert import Insertion
 from ._precision import widened
 from .attacks import Attacked, Names, Targets

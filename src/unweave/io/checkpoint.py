@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import InputError, IntegrityError, NonFiniteError, UnweaveError
-from ..mask import Mask
+from ..masks.mask import Mask
 from .files import sha256, written_together
 from .masks import load_mask, save_mask
 

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError, IntegrityError
-from ..mask import Mask
+from ..masks.mask import Mask
 from .files import write_tensors
 
-_KEY = "unweave.mask"
+_KEY = "unweave.masks.mask"
 
 
 def save_mask(mask: Mask, path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch.nn import Module
 
 from ..errors import InputError, IntegrityError, UnweaveError, require
-from ..tasks.text_to_image import LAYOUTS, TextToImage
+from ..models.text_to_image import LAYOUTS, TextToImage
 from .files import folder_written_beside, write_text
 
 PIPELINES = {

@@ -18,9 +18,9 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.data import Dataset
 
 from ..errors import InputError, IntegrityError, MissingExtraError, UnweaveError, require
-from ..mask import Mask
+from ..fit.recipe import SparseTraining, Supervised
+from ..masks.mask import Mask
 from ..random import global_seed, seeded
-from ..recipe import SparseTraining, Supervised
 from ..tasks.classify import Classify
 from ..types import Data, Edit
 from .checkpoint import load_into, mask_beside, nonfinite, require_zeros, save_model

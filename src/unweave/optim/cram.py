@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from ..errors import InputError
+from ..masks.threshold import kth_largest
 from ..paper import Paper
-from ..prune.threshold import kth_largest
 from ..random import seeded
 from ._sharpness import copies
 from .sam import SAM

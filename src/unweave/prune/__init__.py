@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from ..masks.budgets import ERK, Global, PerOutput, Uniform
+from ..masks.patterns import NM, Block, Channel, Unstructured
+from ..masks.scope import Scope
+from ..masks.select import select
+from ..masks.silence import silence
+from ..masks.threshold import kth_largest
 from ._adapter import SplitAdapter
 from ._sparse_feed_forward import SparseFeedForward
 from ._supermasks import Supermasks
-from .budgets import ERK, Global, PerOutput, Uniform
 from .dsr import DSR
 from .exssnet import ExSSNeT
 from .gmp import GMP
@@ -18,24 +23,19 @@ from .mest import MEST
 from .mosa import MoSA
 from .one_shot import Prune
 from .paser import PASER, Selected
-from .patterns import NM, Block, Channel, Unstructured
 from .progressive_gradient_flow import ProgressiveNM
 from .prosparse import FATReLU, ProSparse, activation_sparsity
 from .random_scores import RandomScores
 from .rigl import RigL
-from .scope import Scope
-from .select import select
 from .semi_structured import to_semi_structured
 from .set import SET
 from .shrink import Shrunk, shrink
-from .silence import silence
 from .snip import SNIP
 from .soft_filter import SoftFilter
 from .sparse_gpt import SparseGPT
 from .sparse_model_soups import SparseModelSoup
 from .synflow import SynFlow, SynFlowPrune
 from .taylor import Taylor
-from .threshold import kth_largest
 from .wanda import Wanda, WandaPrune
 
 __all__ = [

@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 
 from ..errors import InputError
 from ..fit import Step
-from ..mask import Mask
+from ..masks.budgets import Budget
+from ..masks.mask import Mask
+from ..masks.patterns import Unstructured
+from ..masks.scope import Scope
+from ..masks.select import select
+from ..masks.threshold import kth_largest
 from ..types import Data
-from .budgets import Budget
-from .patterns import Unstructured
 from .random_scores import RandomScores
-from .scope import Scope
-from .select import select
-from .threshold import kth_largest
 
 
 def start(model: Module, data: Data[Any], budget: Budget, scope: Scope, rng: Generator) -> Mask:

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import Conv2d, Linear, Module, ModuleList, Parameter
 
 from ..errors import InputError
+from ..masks.scope import Scope
 from ..progress import progress
 from ..tasks import evaluating
 from ..types import Data
 from .gradients import spaced
-from .scope import Scope
 
 Layer = tuple[str, Module, Parameter]
 Visit = Callable[[str, Module, Parameter, Tensor], None]

@@ -13,7 +13,7 @@ from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..tasks import evaluating
 from ..types import Data
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.mask import Mask
 
 
 class Supermasks(Module):

@@ -25,14 +25,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..fit.recipe import mean_loss
+from ..masks.mask import Mask
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..random import child
-from ..recipe import mean_loss
 from ..tasks import predict, read_labels
 from ..types import Data
 from ._supermasks import Head, Supermasks, TopK, top
-from .scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,15 +17,15 @@ from torch.optim import SGD
 
 from ..errors import InputError
 from ..fit import Step, fit_
-from ..mask import Mask
+from ..fit.recipe import mean_loss
+from ..masks.budgets import ERK, Global, Uniform
+from ..masks.mask import Mask
+from ..masks.patterns import Pattern, Unstructured
+from ..masks.scope import Scope
+from ..masks.select import select
 from ..paper import Paper
-from ..recipe import mean_loss
 from ..types import Data
-from .budgets import ERK, Global, Uniform
 from .magnitude import Magnitude
-from .patterns import Pattern, Unstructured
-from .scope import Scope
-from .select import select
 
 
 @dataclass(frozen=True, kw_only=True)

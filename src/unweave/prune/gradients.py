@@ -13,8 +13,8 @@ from torch.nn import Module, Parameter
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import NonFiniteError
+from ..masks.scope import Scope
 from ..types import Data, Task
-from .scope import Scope
 
 Norms = Literal["batch", "running"]
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
 from .gradients import mean_gradient, probe, spaced
-from .scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

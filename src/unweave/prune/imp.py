@@ -17,15 +17,15 @@ from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..mask import Mask
+from ..fit.recipe import Supervised
+from ..masks.budgets import Global
+from ..masks.mask import Mask
+from ..masks.patterns import Pattern, Unstructured
+from ..masks.scope import Scope
+from ..masks.select import select
 from ..paper import Paper
-from ..recipe import Supervised
 from ..types import Data
-from .budgets import Global
 from .magnitude import Magnitude
-from .patterns import Pattern, Unstructured
-from .scope import Scope
-from .select import select
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..fit import Step
-from ..mask import Mask
+from ..masks.budgets import ERK, Global, Uniform
+from ..masks.mask import Mask
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
-from .budgets import ERK, Global, Uniform
 from .rigl import RigL
-from .scope import Scope
 from .set import SET
 
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import Module
 
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
-from .scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

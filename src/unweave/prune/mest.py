@@ -15,13 +15,13 @@ from torch.nn import Module, Parameter
 
 from ..errors import InputError
 from ..fit import Step
-from ..mask import Mask
+from ..masks.budgets import ERK, Uniform
+from ..masks.mask import Mask
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..random import draw_seed, seeded
 from ..types import Data
 from ._dynamic import drawn, exchange, lowest, start
-from .budgets import ERK, Uniform
-from .scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from torch.optim import AdamW
 
 from ..errors import InputError
 from ..fit import fit_
+from ..fit.recipe import warm_cosine
 from ..paper import Paper
 from ..random import child, global_seed
-from ..recipe import warm_cosine
 from ..types import Batch, Data
 from ._adapter import Adapted, SplitAdapter
 

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 from torch import Generator
 from torch.nn import Module
 
-from ..mask import Mask
+from ..masks.budgets import Budget, Global
+from ..masks.mask import Mask
+from ..masks.patterns import Channel, Pattern, Unstructured
+from ..masks.select import select
+from ..masks.silence import silence
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..types import Data, Score
-from .budgets import Budget, Global
 from .magnitude import Magnitude
-from .patterns import Channel, Pattern, Unstructured
-from .select import select
-from .silence import silence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ from torch.optim import AdamW
 
 from ..errors import InputError
 from ..fit import Step, fit_
-from ..mask import Mask
+from ..fit.recipe import mean_loss, warm_cosine
+from ..masks.mask import Mask
+from ..masks.scope import Scope
 from ..paper import Paper
-from ..recipe import mean_loss, warm_cosine
 from ..types import Data
-from .scope import Scope
 
 Recipe = Literal["ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric"]
 

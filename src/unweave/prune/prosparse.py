@@ -21,10 +21,10 @@ from torch.optim import AdamW
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..fit.recipe import warm_cosine
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
-from ..recipe import warm_cosine
 from ..tasks import evaluating
 from ..types import Batch, Data
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..random import seeded
 from ..types import Data
-from .scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

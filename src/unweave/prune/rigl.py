@@ -14,12 +14,12 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..fit import Step
-from ..mask import Mask
+from ..masks.budgets import ERK, Global, Uniform
+from ..masks.mask import Mask
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
 from ._dynamic import check, cosine, due, exchange, lowest, start
-from .budgets import ERK, Global, Uniform
-from .scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

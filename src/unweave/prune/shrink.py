@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..errors import InputError, require
 from ..io.structure import restructure_
-from ..mask import Mask
+from ..masks.mask import Mask
 
 _EQUAL = 1e-4  # largest difference of outputs, relative to the largest output, in float32
 

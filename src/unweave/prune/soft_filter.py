@@ -17,16 +17,16 @@ from torch.optim import SGD
 
 from ..errors import InputError
 from ..fit import Step, fit_
-from ..mask import Mask
+from ..fit.recipe import mean_loss
+from ..masks.budgets import Uniform
+from ..masks.mask import Mask
+from ..masks.patterns import Channel
+from ..masks.scope import Scope
+from ..masks.select import select
+from ..masks.silence import silence
 from ..paper import Paper
-from ..recipe import mean_loss
 from ..types import Data
-from .budgets import Uniform
 from .magnitude import Magnitude
-from .patterns import Channel
-from .scope import Scope
-from .select import select
-from .silence import silence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
+from ..masks.patterns import NM, Unstructured
+from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
 from ._dynamic import lowest
 from ._layerwise import walk
-from .patterns import NM, Unstructured
-from .scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,19 +19,19 @@ from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..mask import Mask
+from ..fit.recipe import Supervised
+from ..masks.budgets import Global
+from ..masks.mask import Mask
+from ..masks.patterns import Pattern, Unstructured
+from ..masks.scope import Scope
+from ..masks.select import select
 from ..paper import Paper
 from ..parallel import parallel_map
 from ..random import child, draw_seed, seeded
-from ..recipe import Supervised
 from ..tasks import predict, read_labels
 from ..types import Data
 from ._soup import average, recalibrate_
-from .budgets import Global
 from .magnitude import Magnitude
-from .patterns import Pattern, Unstructured
-from .scope import Scope
-from .select import select
 
 
 @dataclass(frozen=True, kw_only=True)

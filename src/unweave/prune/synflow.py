@@ -17,13 +17,13 @@ from torch.nn import Module
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError, NonFiniteError
-from ..mask import Mask
+from ..masks.budgets import Global
+from ..masks.mask import Mask
+from ..masks.patterns import Pattern, Unstructured
+from ..masks.scope import Scope
+from ..masks.select import select
 from ..paper import Paper
 from ..types import Data
-from .budgets import Global
-from .patterns import Pattern, Unstructured
-from .scope import Scope
-from .select import select
 
 _PAPER = Paper(
     "Pruning neural networks without any data by iteratively conserving synaptic flow",

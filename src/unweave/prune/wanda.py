@@ -16,14 +16,14 @@ from torch import Generator, Tensor
 from torch.nn import Linear, Module, Parameter
 
 from ..errors import InputError
+from ..masks.budgets import PerOutput
+from ..masks.patterns import NM, Unstructured
+from ..masks.scope import Scope
+from ..masks.select import select
 from ..paper import Paper
 from ..types import Data
 from ._layerwise import walk
-from .budgets import PerOutput
 from .gradients import spaced
-from .patterns import NM, Unstructured
-from .scope import Scope
-from .select import select
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from torch.nn import Conv1d, Conv2d, Conv3d, Linear, Module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
-from ..mask import Mask
-from ..prune import NM, Channel, Global, Magnitude, Prune, Unstructured, select
-from ..prune.budgets import Budget
-from ..prune.patterns import Pattern
-from ..prune.silence import silence
+from ..masks import select
+from ..masks.budgets import Budget
+from ..masks.mask import Mask
+from ..masks.patterns import Pattern
+from ..masks.silence import silence
+from ..prune import NM, Channel, Global, Magnitude, Prune, Unstructured
 from ..random import draw_seed, global_seed, seeded
 from ..tasks import evaluating
 from ..types import Data, Score

@@ -12,7 +12,7 @@ from torch.nn import Module, Parameter
 from torch.optim import SGD
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..tasks import predict, read_labels
 from ..types import Data, Request
 

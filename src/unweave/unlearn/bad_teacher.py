@@ -25,10 +25,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 from torch.optim import Adam
 
-from ..batches import Mixed
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..fit.batches import Mixed
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, global_seed
 from ..types import Batch, Request, Task

@@ -23,7 +23,7 @@ from torch.nn import Linear, Module
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..tasks import Labelled

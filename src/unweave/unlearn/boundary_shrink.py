@@ -24,7 +24,7 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Perturbing, evaluating
 from ..types import Batch, Data, Request

@@ -18,10 +18,10 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..fit.recipe import mean_loss
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import draw_seed, global_seed
-from ..recipe import mean_loss
 from ..types import Request
 from ._train import check_request, check_training, learning, sgd
 

@@ -24,12 +24,12 @@ import torch
 from torch import Generator
 from torch.nn import Module
 
+from ..derivatives import Point, Weights, fisher_diagonal
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Labelled
 from ..types import Request
-from ._curvature import Point, Weights, fisher_diagonal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..fit import Step, fit_
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Labelled
 from ..types import Batch, Request

@@ -24,10 +24,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from ..derivatives import Curvature, Point, conjugate_gradients, gradient_rows, woodfisher
 from ..errors import InputError
 from ..paper import Paper
 from ..types import Data, Request
-from ._curvature import Curvature, Point, conjugate_gradients, gradient_rows, woodfisher
 
 _SMALLEST, _LARGEST, _HALVINGS = 2.0**-14, 16.0, 6
 

@@ -22,7 +22,7 @@ from torch.nn import Module, Parameter
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..types import Batch, Request
 from ._train import check_request, check_training, sgd

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Literal
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..batches import Paired
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..fit.batches import Paired
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..types import Batch, Request
 from ._train import check_request, check_training, sgd

@@ -21,12 +21,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from ..derivatives import Curvature, Point, conjugate_gradients
 from ..errors import InputError, NonFiniteError
 from ..paper import Paper
 from ..random import child
 from ..types import Data, Request
 from ._certificate import Certificate, certificate
-from ._curvature import Curvature, Point, conjugate_gradients
 
 _CONSTANTS = ("norm_bound", "hessian_lipschitz", "smallest_eigenvalue", "epsilon", "delta")
 

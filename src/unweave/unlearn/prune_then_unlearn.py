@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 from torch import Generator
 from torch.nn import Module
 
-from ..batches import joined
 from ..errors import InputError
-from ..mask import Mask
+from ..fit.batches import joined
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..types import Data, Edit, Request

@@ -19,10 +19,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..batches import Mixed
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..fit.batches import Mixed
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Labelled
 from ..types import Batch, Request

@@ -18,9 +18,9 @@ from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..mask import Mask
+from ..fit.recipe import Supervised
+from ..masks.mask import Mask
 from ..paper import Paper
-from ..recipe import Supervised
 from ..types import Recipe, Request
 from ._train import check_request
 

@@ -34,11 +34,11 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError
 from ..fit import fit_
+from ..fit.recipe import mean_loss, warm_cosine
 from ..io.checkpoint import load_into
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
-from ..recipe import mean_loss, warm_cosine
 from ..types import Request
 from ._train import check_request, check_training, sgd
 

@@ -23,10 +23,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.budgets import Global
+from ..masks.mask import Mask
+from ..masks.select import select
 from ..paper import Paper
-from ..prune.budgets import Global
-from ..prune.select import select
 from ..types import Data, Request
 from ._train import Maskable, check_request
 from .random_labels import RandomLabels

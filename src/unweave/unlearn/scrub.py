@@ -29,7 +29,7 @@ from torch.optim import Adam, Optimizer
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Labelled, predict, read_labels
 from ..types import Batch, Data, Request

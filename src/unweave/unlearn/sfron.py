@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
 from ..fit import fit_
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..types import Batch, Data, Request

@@ -10,7 +10,7 @@ from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..types import Request
 from ._topology_edit import Origin, Rule, initial_like

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
-from ..mask import Mask
+from ..masks.mask import Mask
 from ..paper import Paper
 from ..types import Edit, Request
 from ._topology_edit import Origin, Rule, floating, initial_like, move_, revived_positions

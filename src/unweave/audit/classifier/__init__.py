@@ -1,0 +1,1 @@
+"""Did a classifier forget? Relative to models that hold the data and models retrained without it."""

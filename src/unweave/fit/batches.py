@@ -1,0 +1,100 @@
+"""Two data sets read together: paired step by step, or mixed into one shuffled pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import ConcatDataset, Subset
+
+from ..random import child
+from ..types import Batch, Data
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Batches (a, b): one pass over `main`, with `other` cycled (reshuffled each cycle) beside it.
+
+    Attributes:
+        main: its length and batch size set the number of steps.
+        other: repeated or cut to as many batches.
+    """
+
+    main: Data[Any]
+    other: Data[Any]
+
+    @property
+    def batch_size(self) -> int:
+        """Of `main`."""
+        return self.main.batch_size
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+    def batches(
+        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Batch, Batch]]:
+        """Yield pairs of batches; see `Data.batches`."""
+        cycled = self._cycle(child(rng) if rng is not None else None, start, part)
+        for first in self.main.batches(rng, start=start, part=part):
+            yield first, next(cycled)
+
+    def _cycle(self, rng: Generator | None, start: int, part: tuple[int, int]) -> Iterator[Batch]:
+        self.other.require_examples("Paired")
+        per_cycle = -(-len(self.other) // self.other.batch_size)
+        for _ in range(start // per_cycle):
+            list(self.other.batches(rng, start=per_cycle))  # draws that cycle's order, reads nothing
+        yield from self.other.batches(rng, start=start % per_cycle, part=part)
+        while True:
+            yield from self.other.batches(rng, part=part)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Batches (batch, positions) of two data sets shuffled into one.
+
+    Positions int64 [n] count through `first`, then `second`: `positions < len(mixed.first)` marks the first's.
+    """
+
+    first: Data[Any]
+    second: Data[Any]
+
+    @property
+    def batch_size(self) -> int:
+        """Of `second`."""
+        return self.second.batch_size
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def batches(
+        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield batches with their positions; see `Data.batches`."""
+        n = len(self)
+        order = torch.arange(n) if rng is None else torch.randperm(n, generator=rng)
+        ordered = replace(self.second, examples=_concatenated(self.first, self.second)).subset(order)
+        position_sets = replace(ordered, examples=torch.utils.data.TensorDataset(order))
+        yield from (
+            (batch, positions)
+            for batch, (positions,) in zip(
+                ordered.batches(start=start, part=part),
+                position_sets.batches(start=start, part=part),
+                strict=True,
+            )
+        )
+
+
+def _concatenated(first: Data[Any], second: Data[Any]) -> Any:
+    a, b = first.examples, second.examples
+    if isinstance(a, Subset) and isinstance(b, Subset) and a.dataset is b.dataset:
+        return Subset(a.dataset, torch.cat([torch.as_tensor(a.indices), torch.as_tensor(b.indices)]))  # type: ignore[arg-type]
+    return ConcatDataset([a, b])
+
+
+def joined(first: Data[Any], second: Data[Any]) -> Data[Any]:
+    """The examples of `first`, then those of `second`, with `first`'s task and batch size."""
+    return replace(first, examples=_concatenated(first, second))

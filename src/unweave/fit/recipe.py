@@ -1,0 +1,181 @@
+"""How a model was made, as data: the built-in recipe for supervised training, dense or pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import cos, pi
+from typing import Any, Literal, Protocol
+
+from torch import Generator, Tensor
+from torch.nn import Module
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..errors import InputError
+from ..masks.mask import Mask
+from ..random import child, draw_seed, global_seed
+from ..types import Batch, Data, Edit
+from .loop import Objective, Step, fit_
+
+
+class SparseTraining(Protocol):
+    """Sparsity that changes while a network trains: RigL, SET, gradual pruning."""
+
+    def begin(
+        self, model: Module, data: Data[Any], *, steps: int, rng: Generator
+    ) -> tuple[Mask | None, Callable[[Step], None]]:
+        """What a training of `steps` steps starts from, and what to do after each of them.
+
+        Args:
+            model: about to be trained, in place; nothing is changed in it here.
+            data: it will be trained on.
+            steps: of the whole training.
+            rng: the only source of randomness, here and in the function returned.
+
+        Returns:
+            The first mask to hold, and a function for `fit_(after_step=...)`. All that the function remembers
+            follows from the mask and the step, or a resumed training could not come to the same bits.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Train a network; with `sparse`, under a changing mask; with `prune`, prune it after and train on.
+
+    Attributes:
+        network: makes an untrained network, drawing from torch's global generator.
+        epochs: passes over the data.
+        lr: peak learning rate.
+        momentum: of SGD (Nesterov).
+        weight_decay: of SGD.
+        optimizer: makes another optimiser than SGD: called with (parameters, lr=...), as `partial(SAM, rho=0.05)`;
+            `momentum` and `weight_decay` are then its own business.
+        sparse: sparse training from the first step on.
+        schedule: "cosine" warms up over the first twentieth of the steps, then falls to zero; or "constant".
+        augment: inputs -> inputs, drawing from torch's global generator; the task must be `Perturbing`.
+        prune: applied once after training.
+        recover_epochs: further passes under the mask, at `recover_lr`.
+        recover_lr: peak learning rate after pruning.
+        init_seed: seed of the initial weights; None draws them from the run's generator. Masks of two models can be
+            compared only if both began at the same weights.
+    """
+
+    network: Callable[[], Module]
+    epochs: int = 30
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    optimizer: Callable[..., Optimizer] | None = None
+    sparse: SparseTraining | None = None
+    schedule: Literal["cosine", "constant"] = "cosine"
+    augment: Callable[[Tensor], Tensor] | None = None
+    prune: Edit[Data[Any]] | None = None
+    recover_epochs: int = 0
+    recover_lr: float = 0.02
+    init_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"Supervised.epochs must be at least 1; got {self.epochs}.")
+        if self.lr <= 0:
+            raise InputError(f"Supervised.lr must be positive; got {self.lr}.")
+
+    def initial(self, rng: Generator) -> Module:
+        """The untrained network; the same one for every `rng` if `init_seed` is set."""
+        drawn = draw_seed(rng)
+        with global_seed(drawn if self.init_seed is None else self.init_seed):
+            return self.network()
+
+    def build(self, data: Data[Any], *, rng: Generator) -> Module:
+        """Train on `data` from the initial weights."""
+        data.require_examples("Supervised.build")
+        model = self.initial(rng)
+        self.train_(model, data, epochs=self.epochs, lr=self.lr, rng=rng, sparse=self.sparse)
+        if self.prune is None:
+            return model
+        pruned = self.prune.apply(model, data, rng=child(rng))
+        if self.recover_epochs:
+            self.train_(
+                pruned, data, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=Mask.of(pruned)
+            )
+        return pruned
+
+    def train_(
+        self,
+        model: Module,
+        data: Data[Any],
+        *,
+        epochs: int,
+        lr: float,
+        rng: Generator,
+        hold: Mask | None = None,
+        of: int | None = None,
+        sparse: SparseTraining | None = None,
+    ) -> None:
+        """Train `model` in place the recipe's way, for this many epochs at this peak learning rate.
+
+        Args:
+            model: trained in place.
+            data: trained on.
+            epochs: passes over it.
+            lr: peak learning rate.
+            rng: governs batch order and augmentation.
+            hold: pruned positions, held at zero.
+            of: epochs over which the schedule falls, if more than are run: the beginning of a longer training.
+                None squeezes the whole schedule into `epochs`.
+            sparse: starts a mask and changes it; `hold` must then be None.
+        """
+        make = self.optimizer or partial(
+            SGD, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
+        )
+        optimizer = make(model.parameters(), lr=lr)
+        whole = max(epochs, of or epochs)
+        steps = whole * -(-len(data) // data.batch_size)
+        schedule = (
+            warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
+        )
+        after_step = None
+        if sparse is not None:
+            if hold is not None:
+                raise InputError("train_ got both `hold` and `sparse`; a sparse training holds its own mask.")
+            hold, after_step = sparse.begin(
+                model, data, steps=epochs * -(-len(data) // data.batch_size), rng=child(rng)
+            )
+        fit_(
+            model, data, self.objective(data), optimizer,
+            epochs=epochs, rng=rng, hold=hold, schedule=schedule, after_step=after_step, label="train",
+        )  # fmt: skip
+
+    def objective(self, data: Data[Any]) -> Objective:
+        """Mean training loss of a batch, augmented if the recipe augments."""
+        task = data.task
+
+        def mean_loss(model: Module, batch: Batch) -> Tensor:
+            if self.augment is not None:
+                batch = task.replace_inputs(batch, self.augment(task.inputs(batch)))
+            loss: Tensor = task.losses(model, batch).mean()
+            return loss
+
+        return mean_loss
+
+
+def warm_cosine(optimizer: Optimizer, steps: int, warm: float = 0.05) -> LambdaLR:
+    """Linear warm-up over the first `warm` share of `steps`, then half a cosine down to zero."""
+    rise = max(1, round(warm * steps))
+
+    def factor(step: int) -> float:
+        return (
+            (step + 1) / rise
+            if step < rise
+            else 0.5 * (1 + cos(pi * min(1.0, (step - rise) / max(1, steps - rise))))
+        )
+
+    return LambdaLR(optimizer, factor)
+
+
+def mean_loss(data: Data[Any]) -> Objective:
+    """The plain objective: mean of the task's losses."""
+    return lambda model, batch: data.task.losses(model, batch).mean()

@@ -1,0 +1,1 @@
+"""Jobs: chains of stages, resumable, callable from Python; the command line only parses, calls and shows."""

@@ -1,0 +1,1 @@
+"""One look for every page, picture and table that unweave writes."""

@@ -1,0 +1,108 @@
+"""Audits as Markdown: the same order and words as the HTML report, without its pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..audit.result import Audit, Rates
+from ..errors import InputError
+from . import words
+
+
+def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequence[Rates]) -> str:
+    """The report as Markdown; arguments as in `render_html`.
+
+    Raises:
+        InputError: if there is no audit.
+    """
+    if not audits:
+        raise InputError("A report needs at least one audit; got none.")
+    first = audits[0]
+    verdict = first.verdict
+    lines = [f"# {words.SYMBOL[verdict.outcome]} {verdict.outcome.capitalize()}", ""]
+    if run.get("request"):
+        lines += [f"Request: {_plain(run['request'])}", ""]
+    lines += [
+        f"**{words.MEANING[verdict.outcome]}** {_plain(verdict.reason)}",
+        "",
+        "## Can this verdict be trusted?",
+        "",
+    ]
+    for control in first.controls:
+        lines.append(f"- {'✓' if control.passed else '✕'} {_plain(words.control_sentence(control))}")
+    if not first.controls:
+        lines.append("- No control was run.")
+    lines += _rates([(r, True) for r in published] + ([(first.rates, False)] if first.rates else []))
+    if published and verdict.position is None:
+        lines.append(f"- {words.ONLY_WITH_ORACLES}")
+    lines += ["", "## Caveats and limits", "", *(f"- {_plain(c)}" for c in words.caveats(first)), ""]
+    edits, retrain = words.costs(audits, run)
+    if len(audits) > 1:
+        lines += [
+            "## Methods compared",
+            "",
+            "| method | verdict | position (0 trained on it, 1 retrained) | edit |",
+        ]
+        lines.append("| --- | --- | --- | --- |")
+        for audit in audits:
+            took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
+            where = words.place(audit.verdict.position)
+            lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} | {where} | {took} |")
+        lines += ["", *(f"- {_plain(a.method)}: {_plain(a.verdict.reason)}" for a in audits[1:]), ""]
+    elif verdict.position is not None:
+        lines += [
+            "Position between models trained on the data (0) and retrained ones (1): "
+            f"{words.place(verdict.position)}."
+        ]
+        lines.append("")
+    if retrain and first.method in edits:
+        spent = edits[first.method]
+        lines += [f"The edit took {words.seconds(spent)}, {words.ratio(spent, retrain)}.", ""]
+    for audit in audits:
+        lines += _measurements(audit)
+    lines += ["## How it was made", ""]
+    if run.get("command"):
+        longest = max(map(len, re.findall("`+", str(run["command"]))), default=0)
+        fence = "`" * max(3, longest + 1)
+        lines += [fence, str(run["command"]).strip(), fence, ""]
+    rest = words.flat({k: v for k, v in run.items() if k not in ("request", "command")})
+    if rest:
+        lines += ["| | |", "| --- | --- |", *(f"| {_plain(k)} | {_plain(v)} |" for k, v in rest), ""]
+    return "\n".join(lines)
+
+
+def _rates(known: Sequence[tuple[Rates, bool]]) -> list[str]:
+    lines = []
+    for rates, fresh in known:
+        parts = [
+            f"{r['count']} {r['what']}" + (f" (95 % interval {r['interval']})" if r["interval"] else "")
+            for r in words.error_rates(rates, fresh=fresh)
+        ]
+        lines.append(
+            f"- {_plain(rates.source)}: {'; '.join(parts)}; {words.share(rates.inconclusive)} inconclusive, "
+            f"{words.share(rates.wrong)} wrong."
+        )
+    return lines or ["- The error rates of this verdict are not known."]
+
+
+def _measurements(audit: Audit) -> list[str]:
+    lines = [f"## Measurements: {_plain(audit.method)}", ""]
+    if not audit.measurements:
+        return [*lines, "Nothing was measured.", ""]
+    lines += ["| measurement | edited (95 % interval) | original | retrained | what is better | n |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for m in audit.measurements:
+        original = "–" if m.original is None else words.number(m.original) + words.unit(m)
+        note = f" ({_plain(m.note)})" if m.note else ""
+        lines.append(
+            f"| {_plain(m.name)} | {_plain(words.value_text(m))} | {_plain(original)} "
+            f"| {_plain(words.oracle_text(m))} | {_plain(m.direction)}{note} | {m.n:,} |"
+        )
+    return [*lines, ""]
+
+
+def _plain(text: object) -> str:
+    """Text that Markdown shows as it stands, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))
