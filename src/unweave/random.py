@@ -8,14 +8,27 @@ from contextlib import contextmanager
 import torch
 from torch import Generator
 
+from .errors import InputError
+
 
 def seeded(seed: int) -> Generator:
     """A CPU generator started from `seed`."""
     return Generator().manual_seed(seed)
 
 
+def require_generator(rng: object) -> None:
+    """Refuse what is no generator: torch takes None for its global one, and a run would not be governed by its seed.
+
+    Raises:
+        InputError: unless `rng` is a `torch.Generator`.
+    """
+    if not isinstance(rng, Generator):
+        raise InputError(f"rng must be a torch.Generator; got {rng!r}. Give unweave.seeded(0), say.")
+
+
 def draw_seed(rng: Generator) -> int:
     """Draw a fresh 62-bit seed from `rng`, advancing it."""
+    require_generator(rng)
     return int(torch.randint(2**62, (), generator=rng))
 
 

@@ -249,8 +249,7 @@ def _is(value: Any, kind: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-@cache
-def members(protocol: type) -> tuple[str, ...]:
+def members(protocol: type[Any]) -> tuple[str, ...]:
     """What a protocol asks for: its methods' and attributes' names, inherited ones too, in order."""
     asked: dict[str, None] = {}
     for base in reversed(protocol.__mro__):

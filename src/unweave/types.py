@@ -59,6 +59,11 @@ class Data(Generic[T]):
     def __len__(self) -> int:
         return len(self.examples)  # type: ignore[arg-type]
 
+    @property
+    def steps(self) -> int:
+        """Batches a pass."""
+        return -(-len(self) // self.batch_size)
+
     def batches(
         self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:

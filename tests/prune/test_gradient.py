@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.prune.world import assert_untouched, points, state, trained
+from unweave.derivatives import spaced
 from unweave.errors import EmptyDataError, NonFiniteError
 from unweave.prune import Gradient
-from unweave.prune.gradients import spaced
 
 
 def naive_gradient(model: nn.Module, data) -> torch.Tensor:

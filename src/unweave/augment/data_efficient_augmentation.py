@@ -156,7 +156,7 @@ class DataEfficientAugmentation:
             rng: draws random subsets and the order of augmented examples.
         """
         task, state = data.task, _State()
-        per_epoch = -(-len(data) // data.batch_size)
+        per_epoch = data.steps
         seed = int(torch.randint(2**62, (), generator=rng))
 
         def loss(model: Module, batch: Batch) -> Tensor:

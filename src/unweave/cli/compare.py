@@ -23,12 +23,13 @@ from ..io.files import write_text
 from ..io.runs import RunFolder
 from ..jobs.forget import default_cache
 from ..jobs.trials import Figures, Summary, Trial, run_trials, summarise, to_json, trials_from_json
-from ..jobs.world import Folder, World, accuracy, open_world
+from ..jobs.world import Folder, World, open_world
 from ..masks.mask import Mask
 from ..parallel import build_models, described, engine, fingerprint
 from ..random import seeded
 from ..report import pictures, words
 from ..report.page import Section, render_page
+from ..tasks import accuracy
 from ..types import Data, Edit, Request
 from ._options import named_methods, named_run, parse, with_methods
 from ._training import OWN, refuse_idle_sparsity, trained_with, with_training_options

@@ -21,11 +21,12 @@ from ..io.checkpoint import save_model
 from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder
-from ..jobs.world import Folder, World, accuracy, open_world
+from ..jobs.world import Folder, World, open_world
 from ..masks.mask import Mask
 from ..parallel import described
 from ..report import pictures, words
 from ..report.page import Section, render_page
+from ..tasks import accuracy
 from ..types import Data
 from ._options import build, key_of, named_methods, named_run, parse, with_methods
 

@@ -19,11 +19,12 @@ from ..fit import recording, resumable
 from ..io.checkpoint import save_model
 from ..io.files import write_text
 from ..io.runs import RunFolder
-from ..jobs.world import Folder, World, accuracy, open_world
+from ..jobs.world import Folder, World, open_world
 from ..masks.mask import Mask
 from ..parallel import described, single_threaded
 from ..report import pictures, words
 from ..report.page import Section, render_page
+from ..tasks import accuracy
 from ._options import named_methods, named_run, parse
 from ._training import OWN, refuse_idle_sparsity, trained_with, with_training_options
 

@@ -44,7 +44,7 @@ class Paired:
 
     def _cycle(self, rng: Generator | None, start: int, part: tuple[int, int]) -> Iterator[Batch]:
         self.other.require_examples("Paired")
-        per_cycle = -(-len(self.other) // self.other.batch_size)
+        per_cycle = self.other.steps
         for _ in range(start // per_cycle):
             list(self.other.batches(rng, start=per_cycle))  # draws that cycle's order, reads nothing
         yield from self.other.batches(rng, start=start % per_cycle, part=part)

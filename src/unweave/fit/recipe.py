@@ -133,7 +133,7 @@ class Supervised:
         )
         optimizer = make(model.parameters(), lr=lr)
         whole = max(epochs, of or epochs)
-        steps = whole * -(-len(data) // data.batch_size)
+        steps = whole * data.steps
         schedule = (
             warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
         )
@@ -142,7 +142,7 @@ class Supervised:
             if hold is not None:
                 raise InputError("train_ got both `hold` and `sparse`; a sparse training holds its own mask.")
             hold, after_step = sparse.begin(
-                model, data, steps=epochs * -(-len(data) // data.batch_size), rng=child(rng)
+                model, data, steps=epochs * data.steps, rng=child(rng)
             )
         fit_(
             model, data, self.objective(data), optimizer,

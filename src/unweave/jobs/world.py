@@ -20,7 +20,7 @@ from ..embedded.nets import mlp
 from ..errors import InputError
 from ..fit.recipe import Supervised
 from ..masks.mask import Mask
-from ..tasks import predict, read_labels
+from ..tasks import read_labels
 from ..types import Data, Recipe
 
 
@@ -76,11 +76,6 @@ class World:
     def labels(self) -> Tensor:
         """Class of every training example."""
         return read_labels(self.train)
-
-
-def accuracy(model: Module, data: Data[Any]) -> float:
-    """Share of the examples that a classifier gets right, in %."""
-    return 100 * float((predict(model, data).argmax(1) == read_labels(data)).float().mean())
 
 
 def open_world(source: str, folder: Folder | None = None) -> World:

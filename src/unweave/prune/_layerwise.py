@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Conv2d, Linear, Module, ModuleList, Parameter
 
+from ..derivatives import spaced
 from ..errors import InputError
 from ..masks.scope import Scope
 from ..progress import progress
 from ..tasks import evaluating
 from ..types import Data
-from .gradients import spaced
 
 Layer = tuple[str, Module, Parameter]
 Visit = Callable[[str, Module, Parameter, Tensor], None]

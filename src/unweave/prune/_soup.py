@@ -71,7 +71,7 @@ def recalibrate_(model: Module, data: Data[Any], *, share: float = 1.0) -> Modul
             m.momentum = None
             m.train()
         for _, batch in zip(
-            range(ceil(share * -(-len(data) // data.batch_size))), data.batches(), strict=False
+            range(ceil(share * data.steps)), data.batches(), strict=False
         ):
             data.task.outputs(model, batch)
     for m, momentum in zip(norms, momenta, strict=True):

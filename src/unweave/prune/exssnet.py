@@ -217,7 +217,7 @@ def _train(
     untrained: bool = False,
 ) -> None:
     optimizer = Adam(trained, lr)
-    schedule = CosineAnnealingLR(optimizer, epochs * -(-len(data) // data.batch_size))
+    schedule = CosineAnnealingLR(optimizer, epochs * data.steps)
     fit = partial(
         fit_, model, data, mean_loss(data), optimizer, schedule=schedule, only=only, rng=rng, label="task"
     )

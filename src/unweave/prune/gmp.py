@@ -96,7 +96,7 @@ class GMP:
         """
         data.require_examples("GMP")
         pruned = deepcopy(model)
-        steps = self.epochs * -(-len(data) // data.batch_size)
+        steps = self.epochs * data.steps
         given, cut = self.begin(pruned, data, steps=steps, rng=rng)
         trained = [p for p in pruned.parameters() if p.requires_grad]
         optimizer = SGD(trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import Module
 
+from ..derivatives import mean_named_gradient, probe, spaced
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
-from .gradients import mean_gradient, probe, spaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +41,5 @@ class Gradient:
         """
         data.require_examples("Gradient")
         with probe(model, self.scope, "running") as (copy, weights):
-            found = mean_gradient(copy, spaced(data, self.examples), weights)
+            found = mean_named_gradient(copy, spaced(data, self.examples), weights)
         return {name: gradient.abs() for name, gradient in found.items()}

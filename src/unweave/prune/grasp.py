@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from ..derivatives import mean_named_gradient, probe, spaced
 from ..errors import InputError
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
-from .gradients import mean_gradient, probe, spaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class GraSP:
         chosen = spaced(data, self.examples)
         with probe(model, self.scope, "batch") as (copy, weights):
             cooled = _Cooled(copy, self.temperature)
-            gradient = mean_gradient(cooled, chosen, weights)
+            gradient = mean_named_gradient(cooled, chosen, weights)
             products = _hessian_product(cooled, chosen, weights, gradient)
         return {name: weights[name].detach() * product for name, product in products.items()}
 

@@ -96,7 +96,7 @@ class MoSA:
             if p.requires_grad:
                 trained.append(p)
         optimizer = AdamW(trained, self.lr, weight_decay=self.weight_decay)
-        schedule = warm_cosine(optimizer, self.epochs * -(-len(data) // data.batch_size))
+        schedule = warm_cosine(optimizer, self.epochs * data.steps)
         fit_(
             adapted, data, self.objective(data), optimizer,
             epochs=self.epochs, rng=rng, schedule=schedule, norms="frozen", label="adapt",

@@ -116,7 +116,7 @@ class ProgressiveNM:
         """
         data.require_examples("ProgressiveNM")
         trained, given = deepcopy(model), Mask.of(model)
-        steps = self.epochs * -(-len(data) // data.batch_size)
+        steps = self.epochs * data.steps
         held = self.attach_(trained, steps)
         hold = Mask({_inner(n, held): alive for n, alive in given.keep.items()}) if given else None
         weights = [p for p in trained.parameters() if p.requires_grad]

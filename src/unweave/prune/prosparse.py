@@ -120,7 +120,7 @@ class ProSparse:
         """
         data.require_examples("ProSparse")
         sparse = substitute(model)
-        steps = self.epochs * -(-len(data) // data.batch_size)
+        steps = self.epochs * data.steps
         weights = [p for p in sparse.parameters() if p.requires_grad]
         optimizer = AdamW(weights, self.lr, weight_decay=self.weight_decay)
         schedule = warm_cosine(optimizer, steps)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ..derivatives import mean_named_gradient, probe, spaced
 from ..errors import InputError
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
-from .gradients import mean_gradient, probe, spaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class SNIP:
         """
         data.require_examples("SNIP")
         with probe(model, self.scope, "batch") as (copy, weights):
-            gradients = mean_gradient(copy, spaced(data, self.examples), weights)
+            gradients = mean_named_gradient(copy, spaced(data, self.examples), weights)
         products = {name: (g * weights[name].detach()).abs() for name, g in gradients.items()}
         total = torch.stack([p.double().sum() for p in products.values()]).sum()
         if not total > 0:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ..derivatives import batch_gradients, probe, spaced
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..types import Data
-from .gradients import batch_gradients, probe, spaced
 
 
 @dataclass(frozen=True, kw_only=True)

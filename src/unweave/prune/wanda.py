@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Linear, Module, Parameter
 
+from ..derivatives import spaced
 from ..errors import InputError
 from ..masks.budgets import PerOutput
 from ..masks.patterns import NM, Unstructured
@@ -23,7 +24,6 @@ from ..masks.select import select
 from ..paper import Paper
 from ..types import Data
 from ._layerwise import walk
-from .gradients import spaced
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ..errors import InputError
+from ..settings import members
 from ..types import Batch, Data, Task
 from .classify import Classify
 from .language import CausalLM
@@ -20,9 +22,11 @@ __all__ = [
     "Labelled",
     "Perturbing",
     "Representing",
+    "accuracy",
     "evaluating",
     "predict",
     "read_labels",
+    "requires",
 ]
 
 
@@ -96,3 +100,33 @@ def predict(model: Module, data: Data[Any], read: Callable[[Module, Batch], Tens
 def read_labels(data: Data[Any]) -> Tensor:
     """Class of every example in order, int64 [n]."""
     return torch.cat([data.task.labels(batch).cpu() for batch in data.batches()])
+
+
+def requires(task: Any, ability: type[Any], who: str) -> None:
+    """Refuse a task without an ability: the one place that does.
+
+    Args:
+        task: of the data that were given.
+        ability: a protocol of this module.
+        who: needs it; begins the message.
+
+    Raises:
+        InputError: naming what the task lacks.
+    """
+    lacking = [name for name in members(ability) if not hasattr(task, name)]
+    if lacking:
+        raise InputError(
+            f"{who} needs a task that is {ability.__name__} ({', '.join(members(ability))}); {type(task).__name__} has "
+            f"no {', '.join(lacking)}. Give data of another task, or add that to yours."
+        )
+
+
+def accuracy(model: Module, data: Data[Any]) -> float:
+    """Examples that a classifier gets right, in % (0 to 100).
+
+    Raises:
+        InputError: if the data's task has no labels.
+    """
+    requires(data.task, Labelled, "accuracy")
+    right = predict(model, data).argmax(1) == read_labels(data)
+    return 100 * float(right.double().mean())

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..types import Batch
 
 _LABELS = ("labels", "label")
+_NO_CLASS = -(2**62)  # torch would pass over its own default, -100, in silence
 _INPUTS = ("pixel_values", "inputs", "input", "image", "x")
 
 
@@ -36,9 +37,20 @@ class Classify:
             raise InputError(f"Classify.classes must be at least 2; got {self.classes}.")
 
     def losses(self, model: Module, batch: Batch) -> Tensor:
-        """Cross-entropy of each example in nats, float32 or wider, [n]."""
+        """Cross-entropy of each example in nats, float32 or wider, [n].
+
+        Raises:
+            InputError: if a label is not from 0 to `classes` - 1.
+        """
         logits = self.outputs(model, batch)
-        return F.cross_entropy(logits, self.labels(batch).to(logits.device), reduction="none")
+        labels = self.labels(batch).to(logits.device)
+        try:
+            return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+        except IndexError as error:
+            raise InputError(
+                f"labels must lie from 0 to {self.classes - 1}, as Classify.classes is {self.classes}; got labels from "
+                f"{labels.min()} to {labels.max()}. Count classes from 0, or give Classify more classes."
+            ) from error
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
@@ -71,8 +83,16 @@ class Classify:
         return seen[-1].flatten(1).float()
 
     def labels(self, batch: Batch) -> Tensor:
-        """Class of each example, int64 [n]."""
+        """Class of each example, int64 [n].
+
+        Raises:
+            InputError: if labels are no whole numbers.
+        """
         labels: Tensor = batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1]
+        if labels.is_floating_point() or labels.is_complex():
+            raise InputError(
+                f"labels must be whole numbers; got {labels.dtype}. Classify is for one class an example."
+            )
         return labels.long()
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:

@@ -89,7 +89,7 @@ class L1Sparse:
         optimizer = sgd(self, edited.parameters())
         free = [p for p in edited.parameters() if p.requires_grad]
         gamma = (
-            self.scale(free, -(-len(data.retain) // data.retain.batch_size))
+            self.scale(free, data.retain.steps)
             if self.gamma is None
             else self.gamma
         )

@@ -143,7 +143,7 @@ class RewindToDelete:
             retain = replace(retain, batch_size=len(retain))
         edited = self._rewound(model)
         optimizer = sgd(self, edited.parameters())
-        steps = self.epochs * -(-len(retain) // retain.batch_size)
+        steps = self.epochs * retain.steps
         fit_(
             edited, retain, mean_loss(retain), optimizer, epochs=self.epochs, rng=rng, hold=hold,
             schedule=warm_cosine(optimizer, steps, warm=0) if self.schedule == "cosine" else None,

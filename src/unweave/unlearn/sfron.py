@@ -155,7 +155,7 @@ class Interleaved:
     @property
     def count(self) -> int:
         """Steps of both kinds."""
-        descents = self.passes * -(-len(self.retain) // self.retain.batch_size)
+        descents = self.passes * self.retain.steps
         return descents + -(-descents // self.every)
 
     def __len__(self) -> int:
@@ -175,7 +175,7 @@ class Interleaved:
 
 
 def _cycled(data: Data[Any], rng: Generator | None, start: int, part: tuple[int, int]) -> Iterator[Batch]:
-    length = -(-len(data) // data.batch_size)
+    length = data.steps
     for _ in range(start // length):
         list(data.batches(rng, start=length))  # draws that cycle's order, reads nothing
     yield from data.batches(rng, start=start % length, part=part)

@@ -132,4 +132,4 @@ def importance(model: Module, data: Data[Any]) -> dict[str, Tensor]:
 
 
 def _batches(data: Data[Any]) -> int:
-    return -(-len(data) // data.batch_size)
+    return data.steps

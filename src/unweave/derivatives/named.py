@@ -1,4 +1,4 @@
-"""Gradients that scores are made of."""
+"""Gradients by parameter name, batch by batch, of a copy of the model made for it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def batch_gradients(
         )
 
 
-def mean_gradient(model: Module, data: Data[Any], weights: dict[str, Parameter]) -> dict[str, Tensor]:
+def mean_named_gradient(model: Module, data: Data[Any], weights: dict[str, Parameter]) -> dict[str, Tensor]:
     """Gradient of the mean loss over all examples."""
     total = {name: torch.zeros_like(w, dtype=_wide(w)) for name, w in weights.items()}
     for n, gradients in batch_gradients(model, data, weights):
