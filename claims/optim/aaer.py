@@ -13,7 +13,7 @@ from claims.framework import Claim
 from claims.optim._world import mean
 from unweave import Data, fit_, seeded
 from unweave.embedded.digits import digits, of_tensors
-from unweave.fit import Step
+from unweave.fit import Loop, Step
 from unweave.optim import AAER
 from unweave.optim.aaer import Watch, pgd
 from unweave.random import global_seed
@@ -109,7 +109,7 @@ def measure(seed: int) -> dict[str, float]:
                 optimizer,
                 epochs=epochs,
                 rng=seeded(seed),
-                schedule=schedule,
+                loop=Loop(schedule=schedule),
                 after_step=look,
             )
             with global_seed(7):

@@ -15,6 +15,7 @@ from claims.optim._world import mean
 from unweave import Data, fit_, seeded
 from unweave.embedded.digits import digits, of_tensors
 from unweave.embedded.nets import mlp
+from unweave.fit import Loop
 from unweave.fit.recipe import warm_cosine
 from unweave.optim import SAM, FairSAM, GroupWeights, corruption_degradation
 from unweave.random import global_seed
@@ -88,7 +89,7 @@ def measure(seed: int) -> dict[str, float]:
                 weights.descending = True  # one pass: learn from the losses it has
             epochs = 40 if name == "digits" else 20
             schedule = warm_cosine(optimizer, epochs * -(-len(train) // 64))
-            fit_(net, train, objective, optimizer, epochs=epochs, rng=seeded(seed), schedule=schedule)
+            fit_(net, train, objective, optimizer, epochs=epochs, rng=seeded(seed), loop=Loop(schedule=schedule))
             told = corruption_degradation(net, x, y, s, corruptions=CORRUPTIONS, rng=seeded(3), repeats=20)
             found |= {
                 f"{name}, {method}, CDD": told.disparity,

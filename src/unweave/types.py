@@ -65,7 +65,12 @@ class Data(Generic[T]):
         return -(-len(self) // self.batch_size)
 
     def batches(
-        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
+        self,
+        rng: Generator | None = None,
+        *,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        join: bool = False,
     ) -> Iterator[Batch]:
         """Yield batches: in order, or shuffled when `rng` is given.
 
@@ -73,11 +78,15 @@ class Data(Generic[T]):
             rng: drawn from once, at the first batch.
             start: batches to skip without reading them; the order stays that of the full pass.
             part: (i, n): of every batch yield only the i-th of n near-equal slices, for n processes.
+            join: a last batch of one example joins the batch before it.
         """
         n = len(self)
+        ends = list(range(self.batch_size, n, self.batch_size))
+        if join and ends and n - ends[-1] == 1 < self.batch_size:
+            ends.pop()
         order = torch.arange(n) if rng is None else torch.randperm(n, generator=rng)
-        for low in range(start * self.batch_size, n, self.batch_size):
-            positions = order[low : low + self.batch_size]
+        for low, high in list(zip([0, *ends], [*ends, n], strict=True))[start:]:
+            positions = order[low:high]
             if part[1] > 1:
                 # a batch smaller than the number of processes still gives each of them one example
                 mine = positions.tensor_split(part[1])[part[0]]

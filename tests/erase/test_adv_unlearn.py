@@ -265,7 +265,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
     model, method = pipeline(), replace(ONE, steps=4, warmup=1, mode="iter", lr=1e-3, pool=1)
     whole = method.apply(model, CONCEPTS, rng=seeded(0))
     seconds, calls, attack = count(0, 60), count(), AdvUnlearn.soft_prompt
-    monkeypatch.setattr("unweave.fit.loop.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("unweave.fit.training.monotonic", lambda: next(seconds))
 
     def killed(*args):
         if next(calls) == 2:

@@ -197,7 +197,7 @@ def test_surgery_keeps_what_erasing_would_spoil(surgery, kept) -> None:
 def test_a_killed_run_comes_to_the_same_bits(tmp_path, monkeypatch, at) -> None:
     model, ticks = telling(), iter(range(10**9))
     whole = FEW.apply(model, ASKED, rng=seeded(0))
-    monkeypatch.setattr("unweave.fit.loop.monotonic", lambda: 100.0 * next(ticks))
+    monkeypatch.setattr("unweave.fit.training.monotonic", lambda: 100.0 * next(ticks))
     step, calls = torch.optim.AdamW.step, []
 
     def dying(self, closure):

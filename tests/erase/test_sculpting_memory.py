@@ -263,7 +263,7 @@ def test_the_share_exchanged_falls_as_a_cosine() -> None:
 def test_a_killed_run_comes_to_the_same_bits(tmp_path, monkeypatch) -> None:
     model, ticks = telling(), iter(range(10**9))
     whole = FEW.apply(model, ASKED, rng=seeded(0))
-    monkeypatch.setattr("unweave.fit.loop.monotonic", lambda: 100.0 * next(ticks))
+    monkeypatch.setattr("unweave.fit.training.monotonic", lambda: 100.0 * next(ticks))
     note, calls = Sculptor.note_, []
 
     def dying(self, value, *, close):

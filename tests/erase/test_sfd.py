@@ -220,7 +220,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
     model, method = pipeline(), replace(ONE, distil=2, steps=2, lr=1e-3, fake_lr=1e-3)
     whole = method.apply(model, ASKED, rng=seeded(0))
     seconds = count(0, 60)
-    monkeypatch.setattr("unweave.fit.loop.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("unweave.fit.training.monotonic", lambda: next(seconds))
     calls = count()
 
     def killed(*args):

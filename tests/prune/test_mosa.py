@@ -119,12 +119,13 @@ def test_one_piece_without_divergence_is_the_plain_adapter() -> None:
     for name, p in plain.named_parameters():
         p.requires_grad_("adapter" in name or name.startswith("head"))
     from unweave import fit_
+    from unweave.fit import Loop
     from unweave.fit.recipe import mean_loss, warm_cosine
 
     optimizer = torch.optim.AdamW([p for p in plain.parameters() if p.requires_grad], 0.02, weight_decay=0.01)
     rng = seeded(3)
     torch.randint(2**62, (), generator=rng)
-    fit_(plain, data, mean_loss(data), optimizer, epochs=4, rng=rng, schedule=warm_cosine(optimizer, 24))
+    fit_(plain, data, mean_loss(data), optimizer, epochs=4, rng=rng, loop=Loop(schedule=warm_cosine(optimizer, 24)))
     assert torch.equal(plain.mlp.adapter.up, adapted.mlp.adapter.up)
 
 

@@ -11,7 +11,7 @@ from torch.nn import Linear, ReLU, Sequential
 from tests.contract import world
 from unweave import Mask, fit_, seeded
 from unweave.errors import InputError
-from unweave.fit import resumable
+from unweave.fit import Loop, resumable
 from unweave.fit.recipe import mean_loss
 from unweave.prune import ProgressiveNM, Scope
 from unweave.prune.progressive_gradient_flow import Fading, freeze_, n_of_m
@@ -125,7 +125,8 @@ def test_a_resumed_training_is_in_step(tmp_path: Path) -> None:
                 raise Killed
 
         fit_(
-            work, data, mean_loss(data), optimizer, epochs=4, rng=seeded(0), schedule=warm_cosine(optimizer, 24),
+            work, data, mean_loss(data), optimizer, epochs=4, rng=seeded(0),
+            loop=Loop(schedule=warm_cosine(optimizer, 24)),
             after_step=tick, checkpoint=checkpoint, checkpoint_seconds=0.0,
         )  # fmt: skip
         return freeze_(work)

@@ -26,7 +26,7 @@ from torch.utils.data import TensorDataset
 
 from ..erase.concepts import Concepts
 from ..errors import InputError, require
-from ..fit import Step, fit_, resumable
+from ..fit import Loop, Step, fit_, resumable
 from ..io.files import written_beside
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..models.text_to_image import TextToImage
@@ -179,7 +179,9 @@ class World:
         data = Data(TensorDataset(chosen, style, row), _Steps(), self.batch_size)
         fit_(
             pair, data, noise_error, optimizer,
-            epochs=1, rng=rng, schedule=schedule, after_step=average, clip=1.0, ordered=True, label="small world",
+            epochs=1, rng=rng,
+            loop=Loop(schedule=schedule, clip=1.0, ordered=True, label="small world"),
+            after_step=average,
         )  # fmt: skip
         return pair.average
 
@@ -309,7 +311,7 @@ def judge(seed: int = 0, *, cache: Path | None = None) -> Judge:
             named, styled = model(moved + 0.1 * torch.randn_like(x))
             return F.cross_entropy(named, digit, label_smoothing=0.05) + F.cross_entropy(styled, which)
 
-        fit_(made, data, error, Adam(made.parameters(), lr=1e-3), epochs=20, rng=seeded(seed), label="judge")
+        fit_(made, data, error, Adam(made.parameters(), lr=1e-3), epochs=20, rng=seeded(seed), loop=Loop(label="judge"))
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(path) as beside:
             save_file({k: v.contiguous() for k, v in made.state_dict().items()}, beside)

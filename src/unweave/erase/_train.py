@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
 
 from ..errors import InputError
-from ..fit import Fit, Step, fit_
+from ..fit import Fit, Loop, Step, fit_
 from ..masks.mask import Mask
 from ..models.text_to_image import TextToImage, training_only
 from ..progress import progress
@@ -75,8 +75,8 @@ def train_(
     with training_only(model, weights):
         return fit_(
             model, data, lambda _, batch: objective(int(batch[0])) if numbered else objective(), optimizer,
-            epochs=1, rng=rng, hold=Mask.of(model), only=only, clip=clip, schedule=schedule, after_step=after_step,
-            ordered=True, label=label,
+            epochs=1, rng=rng, hold=Mask.of(model), only=only, after_step=after_step,
+            loop=Loop(clip=clip, schedule=schedule, ordered=True, label=label),
         )  # fmt: skip
 
 

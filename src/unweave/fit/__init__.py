@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from .context import Estimate, estimating, recording, resumable
-from .loop import Batches, Fit, Objective, Step, fit_
+from .loop import Fit, fit_
+from .training import Batches, Loop, Objective, Step, steps_of
 
-__all__ = ["Batches", "Estimate", "Fit", "Objective", "Step", "estimating", "fit_", "recording", "resumable"]
+__all__ = [
+    "Batches", "Estimate", "Fit", "Loop", "Objective", "Step", "estimating", "fit_", "recording", "resumable",
+    "steps_of",
+]  # fmt: skip

@@ -35,21 +35,31 @@ class Paired:
         return len(self.main)
 
     def batches(
-        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
+        self,
+        rng: Generator | None = None,
+        *,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        join: bool = False,
     ) -> Iterator[tuple[Batch, Batch]]:
         """Yield pairs of batches; see `Data.batches`."""
-        cycled = self._cycle(child(rng) if rng is not None else None, start, part)
-        for first in self.main.batches(rng, start=start, part=part):
-            yield first, next(cycled)
+        beside = cycled(self.other, None if rng is None else child(rng), start, part, join)
+        for first in self.main.batches(rng, start=start, part=part, join=join):
+            yield first, next(beside)
 
-    def _cycle(self, rng: Generator | None, start: int, part: tuple[int, int]) -> Iterator[Batch]:
-        self.other.require_examples("Paired")
-        per_cycle = self.other.steps
-        for _ in range(start // per_cycle):
-            list(self.other.batches(rng, start=per_cycle))  # draws that cycle's order, reads nothing
-        yield from self.other.batches(rng, start=start % per_cycle, part=part)
-        while True:
-            yield from self.other.batches(rng, part=part)
+
+def cycled(
+    data: Data[Any], rng: Generator | None, start: int, part: tuple[int, int] = (0, 1), join: bool = False
+) -> Iterator[Batch]:
+    """Batches of `data` without end, in a new order each cycle, from the `start`-th on; see `Data.batches`."""
+    data.require_examples("cycled")
+    n, size = len(data), data.batch_size
+    length = data.steps - (join and n > size > 1 and n % size == 1)
+    for _ in range(start // length):
+        list(data.batches(rng, start=length))  # draws that cycle's order, reads nothing
+    yield from data.batches(rng, start=start % length, part=part, join=join)
+    while True:
+        yield from data.batches(rng, part=part, join=join)
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,12 @@ class Mixed:
         return len(self.first) + len(self.second)
 
     def batches(
-        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
+        self,
+        rng: Generator | None = None,
+        *,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        join: bool = False,
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Yield batches with their positions; see `Data.batches`."""
         n = len(self)
@@ -81,8 +96,8 @@ class Mixed:
         yield from (
             (batch, positions)
             for batch, (positions,) in zip(
-                ordered.batches(start=start, part=part),
-                position_sets.batches(start=start, part=part),
+                ordered.batches(start=start, part=part, join=join),
+                position_sets.batches(start=start, part=part, join=join),
                 strict=True,
             )
         )

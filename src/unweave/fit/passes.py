@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
+
+from ..masks.layers import running_norms
 
 
 class Passes:
@@ -16,8 +17,7 @@ class Passes:
 
     def __init__(self) -> None:
         self._count = 0
-        self._state: Tensor | None = None
-        self._cuda: list[Tensor] = []
+        self._draws: Draws | None = None
 
     def begin(self) -> None:
         """A new step begins."""
@@ -27,26 +27,46 @@ class Passes:
         """Count a pass; from the second of a step on, put the generators back to where the first found them."""
         self._count += 1
         if self._count == 1:
-            self._state = torch.get_rng_state()
-            self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+            self._draws = Draws()
             return False
-        assert self._state is not None
-        torch.set_rng_state(self._state)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+        assert self._draws is not None
+        self._draws.put_back_()
         return True
+
+
+class Draws:
+    """Where torch's global generators stand, on the CPU and on every GPU."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda: list[Tensor] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def put_back_(self) -> None:
+        """Set the generators to where they stood."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
 
 
 @contextmanager
 def again(model: Module) -> Iterator[None]:
     """Leave running statistics of batch normalisation as they are inside the block, and use the batch's."""
-    tracking = [
-        m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats
-    ]
+    tracking = [m for m in running_norms(model) if m.training and m.track_running_stats]
     for module in tracking:
-        module.track_running_stats = False
+        module.track_running_stats = False  # type: ignore[assignment]
     try:
         yield
     finally:
         for module in tracking:
-            module.track_running_stats = True
+            module.track_running_stats = True  # type: ignore[assignment]
+
+
+@contextmanager
+def modes_kept(model: Module) -> Iterator[None]:
+    """Give every module its own train or eval mode back after the block."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -17,7 +17,8 @@ from ..errors import InputError
 from ..masks.mask import Mask
 from ..random import child, draw_seed, global_seed
 from ..types import Batch, Data, Edit
-from .loop import Objective, Step, fit_
+from .loop import fit_
+from .training import Loop, Objective, Step, steps_of
 
 
 class SparseTraining(Protocol):
@@ -133,7 +134,8 @@ class Supervised:
         )
         optimizer = make(model.parameters(), lr=lr)
         whole = max(epochs, of or epochs)
-        steps = whole * data.steps
+        each = steps_of(model, data)
+        steps = whole * each
         schedule = (
             warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
         )
@@ -141,12 +143,10 @@ class Supervised:
         if sparse is not None:
             if hold is not None:
                 raise InputError("train_ got both `hold` and `sparse`; a sparse training holds its own mask.")
-            hold, after_step = sparse.begin(
-                model, data, steps=epochs * data.steps, rng=child(rng)
-            )
+            hold, after_step = sparse.begin(model, data, steps=epochs * each, rng=child(rng))
         fit_(
             model, data, self.objective(data), optimizer,
-            epochs=epochs, rng=rng, hold=hold, schedule=schedule, after_step=after_step, label="train",
+            epochs=epochs, rng=rng, hold=hold, loop=Loop(schedule=schedule, label="train"), after_step=after_step,
         )  # fmt: skip
 
     def objective(self, data: Data[Any]) -> Objective:

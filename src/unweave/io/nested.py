@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,20 +69,33 @@ def save_nested(tree: Any, path: Path) -> None:
     skeleton, tensors = split(tree)
     # safetensors refuses shared storage and has no empty file
     unshared = {name: tensor.clone() for name, tensor in tensors.items()} or {"empty": torch.zeros(0)}
-    write_tensors(path, unshared, {"unweave": json.dumps(skeleton)})
+    told = json.dumps(skeleton)
+    write_tensors(path, unshared, {"unweave": told, "sha256": _digest(told, unshared)})
 
 
 def load_nested(path: Path) -> Any:
     """Read what `save_nested` wrote.
 
     Raises:
-        IntegrityError: if the file is damaged or not such a file.
+        IntegrityError: if the file is damaged, by as little as a bit, or not such a file.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            skeleton = json.loads((file.metadata() or {})["unweave"])
-            return join(skeleton, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            told = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if told["sha256"] != _digest(told["unweave"], tensors):
+                raise ValueError("its contents are not those that were written")
+            return join(json.loads(told["unweave"]), tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(
             f"{path} is not a readable state file ({error}). Remove it to start afresh."
         ) from error
+
+
+def _digest(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256(skeleton.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()

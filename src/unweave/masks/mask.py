@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import GroupNorm, LayerNorm, Module, Parameter
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn import Module, Parameter
 
 from ..errors import InputError
-
-_NORMS = (_NormBase, GroupNorm, LayerNorm)
+from .layers import NORMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +143,12 @@ def _zeros(model: Module) -> Iterator[tuple[str, Tensor]]:
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen or not (parameter.ndim > 1 or isinstance(module, _NORMS)):
+            if id(parameter) in seen or not (parameter.ndim > 1 or isinstance(module, NORMS)):
                 continue
             seen.add(id(parameter))
             alive = parameter.detach() != 0
             if isinstance(
-                module, _NORMS
+                module, NORMS
             ):  # a shift that is still 0, beside a scale that is not, was not pruned
                 alive = torch.stack([p.detach() != 0 for p in module.parameters(recurse=False)]).any(0)
             yield f"{prefix}.{name}" if prefix else name, alive

@@ -24,7 +24,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.recipe import mean_loss
 from ..masks.mask import Mask
 from ..masks.scope import Scope
@@ -219,7 +219,7 @@ def _train(
     optimizer = Adam(trained, lr)
     schedule = CosineAnnealingLR(optimizer, epochs * data.steps)
     fit = partial(
-        fit_, model, data, mean_loss(data), optimizer, schedule=schedule, only=only, rng=rng, label="task"
+        fit_, model, data, mean_loss(data), optimizer, loop=Loop(schedule=schedule, label="task"), only=only, rng=rng
     )
     if judge is None:
         fit(epochs=epochs)

@@ -16,7 +16,7 @@ from torch.nn import Module
 from torch.optim import SGD
 
 from ..errors import InputError
-from ..fit import Step, fit_
+from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss
 from ..masks.budgets import ERK, Global, Uniform
 from ..masks.mask import Mask
@@ -102,7 +102,7 @@ class GMP:
         optimizer = SGD(trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         fit_(
             pruned, data, mean_loss(data), optimizer,
-            epochs=self.epochs, rng=rng, hold=given, after_step=cut, label="prune gradually",
+            epochs=self.epochs, rng=rng, hold=given, after_step=cut, loop=Loop(label="prune gradually"),
         )  # fmt: skip
         return pruned
 

@@ -18,7 +18,7 @@ from torch.nn import Module
 from torch.optim import AdamW
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.recipe import warm_cosine
 from ..paper import Paper
 from ..random import child, global_seed
@@ -99,7 +99,7 @@ class MoSA:
         schedule = warm_cosine(optimizer, self.epochs * data.steps)
         fit_(
             adapted, data, self.objective(data), optimizer,
-            epochs=self.epochs, rng=rng, schedule=schedule, norms="frozen", label="adapt",
+            epochs=self.epochs, rng=rng, loop=Loop(schedule=schedule, norms="frozen", label="adapt"),
         )  # fmt: skip
         for module in adapted.modules():
             if isinstance(module, SplitAdapter):

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from torch.optim import AdamW
 
 from ..errors import InputError
-from ..fit import Step, fit_
+from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss, warm_cosine
 from ..masks.mask import Mask
 from ..masks.scope import Scope
@@ -128,8 +128,9 @@ class ProgressiveNM:
 
         fit_(
             trained, data, mean_loss(data), optimizer,
-            epochs=self.epochs, rng=rng, schedule=warm_cosine(optimizer, steps), after_step=tick, hold=hold,
-            label=f"train to {self.n}:{self.m}",
+            epochs=self.epochs, rng=rng,
+            loop=Loop(schedule=warm_cosine(optimizer, steps), label=f"train to {self.n}:{self.m}"),
+            after_step=tick, hold=hold,
         )  # fmt: skip
         freeze_(trained)
         return trained

@@ -20,7 +20,7 @@ from torch.nn import Module
 from torch.optim import AdamW
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.recipe import warm_cosine
 from ..masks.mask import Mask
 from ..paper import Paper
@@ -137,7 +137,7 @@ class ProSparse:
 
         fit_(
             sparse, data, loss, optimizer,
-            epochs=self.epochs, rng=child(rng), schedule=schedule, hold=Mask.of(model), label="ProSparse",
+            epochs=self.epochs, rng=child(rng), loop=Loop(schedule=schedule, label="ProSparse"), hold=Mask.of(model),
         )  # fmt: skip
         return set_threshold_(sparse, self.threshold)
 

@@ -16,7 +16,7 @@ from torch.nn import Module
 from torch.optim import SGD
 
 from ..errors import InputError
-from ..fit import Step, fit_
+from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss
 from ..masks.budgets import Uniform
 from ..masks.mask import Mask
@@ -90,7 +90,7 @@ class SoftFilter:
         optimizer = SGD(trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         fit_(
             pruned, data, mean_loss(data), optimizer,
-            epochs=self.epochs, rng=rng, hold=Mask.of(model), after_step=cut, label="prune filters softly",
+            epochs=self.epochs, rng=rng, hold=Mask.of(model), after_step=cut, loop=Loop(label="prune filters softly"),
         )  # fmt: skip
         silence(pruned, self._weak(pruned, data), data).apply_(pruned)
         return pruned

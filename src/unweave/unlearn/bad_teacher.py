@@ -26,7 +26,7 @@ from torch.nn import Module
 from torch.optim import Adam
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.batches import Mixed
 from ..masks.mask import Mask
 from ..paper import Paper
@@ -110,7 +110,7 @@ class BadTeacher:
         optimizer = Adam(free("BadTeacher", student.parameters()), self.lr)
         fit_(
             student, Mixed(data.forget, retain), imitate, optimizer,
-            epochs=self.epochs, rng=rng, hold=hold, only=only, label="bad teacher",
+            epochs=self.epochs, rng=rng, hold=hold, only=only, loop=Loop(label="bad teacher"),
         )  # fmt: skip
         return student
 

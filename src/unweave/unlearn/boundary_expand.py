@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from torch.nn import Linear, Module
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import draw_seed, global_seed
@@ -82,7 +82,7 @@ class BoundaryExpand:
 
         fit_(
             student, data.forget, to_shadow, sgd(self, student.parameters()),
-            epochs=self.epochs, rng=rng, hold=Mask.of(student), norms="frozen", label="boundary expand",
+            epochs=self.epochs, rng=rng, hold=Mask.of(student), loop=Loop(norms="frozen", label="boundary expand"),
         )  # fmt: skip
         with torch.no_grad():
             narrow.weight.copy_(wide.weight[:-1])

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Perturbing, evaluating
@@ -104,8 +104,8 @@ class BoundaryShrink:
 
         fit_(
             student, data.forget, cross, sgd(self, student.parameters()),
-            epochs=self.epochs, rng=rng, hold=Mask.of(model), only=only, norms="frozen",
-            label="boundary shrink",
+            epochs=self.epochs, rng=rng, hold=Mask.of(model), only=only,
+            loop=Loop(norms="frozen", label="boundary shrink"),
         )  # fmt: skip
         return student
 

@@ -17,7 +17,7 @@ from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.recipe import mean_loss
 from ..masks.mask import Mask
 from ..paper import Paper
@@ -109,7 +109,7 @@ class FineTune:
         with learning(edited, chosen):
             fit_(
                 edited, data.retain, mean_loss(data.retain), optimizer, epochs=self.epochs, rng=rng,
-                hold=Mask.of(model), only=only, norms=self.norms, label="fine-tune",
+                hold=Mask.of(model), only=only, loop=Loop(norms=self.norms, label="fine-tune"),
             )  # fmt: skip
         return edited
 

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import Step, fit_
+from ..fit import Loop, Step, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Labelled
@@ -107,7 +107,7 @@ class GradientAscent:
 
         fit_(
             edited, data.forget, fall, sgd(self, edited.parameters()), epochs=self.epochs, rng=rng,
-            hold=Mask.of(model), only=only, after_step=enough, clip=self.clip, norms=self.norms,
-            label="gradient ascent",
+            hold=Mask.of(model), only=only, after_step=enough,
+            loop=Loop(clip=self.clip, norms=self.norms, label="gradient ascent"),
         )  # fmt: skip
         return edited

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..types import Batch, Request
@@ -101,7 +101,7 @@ class L1Sparse:
 
             fit_(
                 edited, data.retain, shrink, optimizer, epochs=1, rng=rng, hold=hold, only=only,
-                norms=self.norms, label=f"l1-sparse {epoch + 1}/{self.epochs}",
+                loop=Loop(norms=self.norms, label=f"l1-sparse {epoch + 1}/{self.epochs}"),
             )  # fmt: skip
         return edited
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.batches import Paired
 from ..masks.mask import Mask
 from ..paper import Paper
@@ -89,6 +89,6 @@ class NegGradPlus:
 
         fit_(
             edited, Paired(data.retain, data.forget), tug, sgd(self, edited.parameters()), epochs=self.epochs,
-            rng=rng, hold=Mask.of(model), only=only, norms=self.norms, label="NegGrad+",
+            rng=rng, hold=Mask.of(model), only=only, loop=Loop(norms=self.norms, label="NegGrad+"),
         )  # fmt: skip
         return edited

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.batches import Mixed
 from ..masks.mask import Mask
 from ..paper import Paper
@@ -110,7 +110,7 @@ class RandomLabels:
 
             fit_(
                 edited, mixed, both, optimizer, epochs=self.epochs, rng=rng, hold=hold, only=only,
-                norms=self.norms, label="random labels",
+                loop=Loop(norms=self.norms, label="random labels"),
             )  # fmt: skip
             return edited
         passes = [(data.forget, wrong)] + ([(data.retain, right)] if self.alpha else [])
@@ -118,7 +118,7 @@ class RandomLabels:
             for part, objective in passes:
                 fit_(
                     edited, part, objective, optimizer, epochs=1, rng=rng, hold=hold, only=only,
-                    norms=self.norms, label=f"random labels {epoch + 1}/{self.epochs}",
+                    loop=Loop(norms=self.norms, label=f"random labels {epoch + 1}/{self.epochs}"),
                 )  # fmt: skip
         return edited
 

@@ -33,7 +33,7 @@ from torch.nn import Module
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..fit.recipe import mean_loss, warm_cosine
 from ..io.checkpoint import load_into
 from ..masks.mask import Mask
@@ -144,10 +144,10 @@ class RewindToDelete:
         edited = self._rewound(model)
         optimizer = sgd(self, edited.parameters())
         steps = self.epochs * retain.steps
+        fall = warm_cosine(optimizer, steps, warm=0) if self.schedule == "cosine" else None
         fit_(
             edited, retain, mean_loss(retain), optimizer, epochs=self.epochs, rng=rng, hold=hold,
-            schedule=warm_cosine(optimizer, steps, warm=0) if self.schedule == "cosine" else None,
-            label="rewind",
+            loop=Loop(schedule=fall, label="rewind"),
         )  # fmt: skip
         if noise:
             draws = child(rng)

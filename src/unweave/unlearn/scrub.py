@@ -28,7 +28,7 @@ from torch.nn import Module
 from torch.optim import Adam, Optimizer
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..tasks import Labelled, predict, read_labels
@@ -165,11 +165,11 @@ class SCRUB:
             if epoch < self.max_epochs:
                 fit_(
                     student, forget, away, optimizer,
-                    epochs=1, rng=rng, hold=hold, only=only, norms="frozen", label="scrub max",
+                    epochs=1, rng=rng, hold=hold, only=only, loop=Loop(norms="frozen", label="scrub max"),
                 )  # fmt: skip
             fit_(
                 student, data.retain, stay, optimizer,
-                epochs=1, rng=rng, hold=hold, only=only, label="scrub min",
+                epochs=1, rng=rng, hold=hold, only=only, loop=Loop(label="scrub min"),
             )  # fmt: skip
             if rewinder is not None:
                 rewinder.keep(student)

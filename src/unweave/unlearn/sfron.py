@@ -30,7 +30,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
-from ..fit import fit_
+from ..fit import Loop, fit_
+from ..fit.batches import cycled
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
@@ -115,7 +116,7 @@ class SFRon:
 
         fit_(
             edited, steps, objective, optimizer,
-            epochs=1, rng=rng, hold=Mask.of(model), schedule=schedule, label="sfr-on",
+            epochs=1, rng=rng, hold=Mask.of(model), loop=Loop(schedule=schedule, label="sfr-on"),
         )  # fmt: skip
         return edited
 
@@ -162,25 +163,16 @@ class Interleaved:
         return self.count
 
     def batches(
-        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
+        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1), join: bool = False
     ) -> Iterator[tuple[bool, Batch]]:
         """Yield the batches; see `Data.batches`."""
         cycle = self.every + 1
         ups, downs = -(-start // cycle), start - -(-start // cycle)
-        forget = _cycled(self.forget, None if rng is None else child(rng), ups, part)
-        retain = _cycled(self.retain, None if rng is None else child(rng), downs, part)
+        forget = cycled(self.forget, None if rng is None else child(rng), ups, part, join)
+        retain = cycled(self.retain, None if rng is None else child(rng), downs, part, join)
         for step in range(start, self.count):
             ascends = step % cycle == 0
             yield ascends, next(forget if ascends else retain)
-
-
-def _cycled(data: Data[Any], rng: Generator | None, start: int, part: tuple[int, int]) -> Iterator[Batch]:
-    length = data.steps
-    for _ in range(start // length):
-        list(data.batches(rng, start=length))  # draws that cycle's order, reads nothing
-    yield from data.batches(rng, start=start % length, part=part)
-    while True:
-        yield from data.batches(rng, part=part)
 
 
 class _AscentSGD(SGD):

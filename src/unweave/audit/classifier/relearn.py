@@ -9,7 +9,7 @@ from torch import Generator
 from torch.nn import Module
 from torch.optim import Adam
 
-from ...fit import Step, fit_
+from ...fit import Loop, Step, fit_
 from ...fit.recipe import mean_loss
 from ...masks.mask import Mask
 from ...random import child
@@ -75,6 +75,6 @@ def relearn_steps(
         rng=child(rng),
         hold=Mask.of(trained),
         after_step=watch,
-        norms="frozen",
+        loop=Loop(norms="frozen"),
     )
     return taken
