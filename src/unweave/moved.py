@@ -81,7 +81,7 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                         DeprecationWarning,
                         stacklevel=2,
                     )
-                    kwargs[name] = kwargs.pop(former)  # type: ignore[assignment]
+                    kwargs[name] = kwargs.pop(former)
             return function(*args, **kwargs)
 
         return call

@@ -232,17 +232,13 @@ class Training:
     def _loss(self) -> Tensor:
         try:
             return self.objective(self.parts.model, self.batch)
-        except ValueError as error:  # torch: batch normalisation of one value a channel
-            if isinstance(error, InputError) or not self._alone():
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
                 raise
             raise InputError(
                 "a batch of one example cannot be trained under batch normalisation, which divides by its spread. "
                 "Freeze the norms (norms='frozen'), or give a larger batch_size or request."
             ) from error
-
-    def _alone(self) -> bool:
-        one = min(self.data.batch_size, len(self.data)) == 1
-        return one and any(isinstance(m, BATCH_NORMS) and m.training for m in self.model.modules())
 
     def gradients(self) -> dict[str, Tensor]:
         """See `Step.gradients`."""
