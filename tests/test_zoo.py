@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tests import zoo
 from tests.zoo import Member
 from unweave import Data
-from unweave.nets import count_parameters
+from unweave.embedded.nets import count_parameters
 from unweave.random import global_seed
 
 MODULES = [m for m in zoo.members() if m.kind != "pipeline"]

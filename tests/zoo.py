@@ -34,7 +34,7 @@ from torch.utils.data import Dataset, TensorDataset
 from tests.zoo_diffusers import PROMPTS, draw, pipeline
 from tests.zoo_torch import LSTM, Bag, DenseNet, Encoder, Tied, UNet, cnn, depthwise, drawn, normed
 from unweave import Data, Request, seeded
-from unweave.nets import ResNet, mlp
+from unweave.embedded.nets import ResNet, mlp
 from unweave.random import global_seed
 from unweave.tasks import CausalLM, Classify
 from unweave.types import Batch

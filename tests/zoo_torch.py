@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unweave.nets import mlp
+from unweave.embedded.nets import mlp
 
 
 def drawn(model: nn.Module) -> nn.Module:
