@@ -14,7 +14,8 @@ import torch
 from tests.contract import world
 from unweave import Supervised
 from unweave.embedded.nets import mlp
-from unweave.parallel import build_models, cache_folder, described, fingerprint, parallel_map, training_cost
+from unweave.io.content import described, fingerprint
+from unweave.parallel import build_models, cache_folder, parallel_map, training_cost
 
 RECIPE = Supervised(network=partial(mlp, 8, 12, 3), epochs=2, lr=0.1)
 
@@ -89,3 +90,49 @@ def test_a_description_is_plain_and_the_same_in_every_process() -> None:
     there = parallel_map(described, [RECIPE, RECIPE], jobs=2)
     assert there == [here, here]
     assert here["network"]["args"] == [8, 12, 3]
+
+
+class Restless:
+    """A recipe of a user's own that holds something without a stable description."""
+
+    def __init__(self) -> None:
+        self.rng = torch.Generator()
+
+    def initial(self, rng: torch.Generator) -> torch.nn.Module:
+        return mlp(8, 12, 3)
+
+    def build(self, data: object, *, rng: torch.Generator) -> torch.nn.Module:
+        return mlp(8, 12, 3)
+
+
+def test_what_has_no_stable_description_is_trained_each_time_and_said(tmp_path: Path) -> None:
+    train, _ = world.points()
+    with pytest.warns(
+        UserWarning, match="models are not cached, but trained each time: recipe.rng, a Generator"
+    ):
+        assert len(build_models(Restless(), train, [0], jobs=1, cache=tmp_path)) == 1
+    assert not list(tmp_path.iterdir())
+    assert training_cost(Restless(), train, [0], tmp_path) is None
+
+
+_REQUEST = """
+import sys
+from pathlib import Path
+from tests.contract import world
+from tests.test_parallel import RECIPE
+from unweave.parallel import build_models
+build_models(RECIPE, world.points()[0], range(2), jobs=1, cache=Path(sys.argv[1]))
+"""
+
+
+def test_requests_at_once_share_a_cache(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", _REQUEST, str(tmp_path)]
+    running = [subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": path}) for _ in range(3)]
+    assert [p.wait(timeout=300) for p in running] == [0, 0, 0]
+    train, _ = world.points()
+    assert_same(
+        build_models(RECIPE, train, range(2), jobs=1),
+        build_models(RECIPE, train, range(2), jobs=1, cache=tmp_path),
+    )

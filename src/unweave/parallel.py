@@ -7,16 +7,13 @@ joblib runs them, one thread each, so that the bits do not depend on how many ru
 from __future__ import annotations
 
 import ctypes
-import dataclasses
-import hashlib
-import inspect
 import json
 import os
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,13 +22,15 @@ from typing import Any, Literal, TypeVar
 
 import joblib
 import torch
+from filelock import FileLock
 from joblib.parallel import LokyBackend, get_active_backend
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Generator
 from torch.nn import Module
 
 from .errors import require
 from .fit import resumable
+from .io.content import UnstableError, describe, fingerprint
 from .io.files import sha256, sweep_dead_partials, write_text, written_beside
 from .io.project import PROJECT_PREFIX
 from .progress import progress
@@ -124,12 +123,20 @@ def build_models(
     """
     if cache is None:
         return parallel_map(partial(_build, recipe, data), seeds, jobs=jobs, label=label)
-    folder = cache_folder(recipe, data, cache)
+    try:
+        folder = cache_folder(recipe, data, cache)
+    except UnstableError as error:
+        warnings.warn(f"models are not cached, but trained each time: {error}", stacklevel=2)
+        return build_models(recipe, data, seeds, jobs=jobs, label=label)
     return parallel_map(partial(_build_cached, recipe, data, folder), seeds, jobs=jobs, label=label)
 
 
 def cache_folder(recipe: Recipe, data: Data[Any], cache: Path) -> Path:
-    """Where in `cache` the models of this recipe on this data lie: seed.safetensors, with seed.json beside it."""
+    """Where in `cache` the models of this recipe on this data lie: seed.safetensors, with seed.json beside it.
+
+    Raises:
+        UnstableError: if the recipe has no description that another process would find again.
+    """
     return cache / f"{fingerprint(data)[:16]}-{describe(recipe)[:16]}"
 
 
@@ -137,70 +144,13 @@ def training_cost(
     recipe: Recipe, data: Data[Any], seeds: Sequence[int], cache: Path
 ) -> dict[str, float] | None:
     """Mean "seconds" and "cpu_seconds" of one training, over those of these cached models that ran undisturbed."""
-    folder = cache_folder(recipe, data, cache)
+    try:
+        folder = cache_folder(recipe, data, cache)
+    except UnstableError:
+        return None
     records = [_recorded(f) for seed in seeds if (f := folder / f"{seed}.json").exists()]
     timed = [r for r in records if "cpu_seconds" in r]
     return {k: sum(r[k] for r in timed) / len(timed) for k in ("seconds", "cpu_seconds")} if timed else None
-
-
-def fingerprint(data: Data[Any]) -> str:
-    """SHA-256 of all examples in order, with the task and batch size."""
-    digest = hashlib.sha256(f"{data.task!r} {data.batch_size} {len(data)}".encode())
-
-    def feed(node: Any) -> None:
-        if isinstance(node, Tensor):
-            raw = node.detach().contiguous().cpu()
-            digest.update(f"{raw.dtype}{tuple(raw.shape)}".encode())
-            digest.update(raw.flatten().view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
-        elif isinstance(node, Mapping):
-            for key in sorted(node):
-                digest.update(str(key).encode())
-                feed(node[key])
-        elif isinstance(node, (list, tuple)):
-            for item in node:
-                feed(item)
-        else:
-            digest.update(repr(node).encode())
-
-    for batch in data.batches():
-        feed(batch)
-    return digest.hexdigest()
-
-
-def describe(thing: Any) -> str:
-    """SHA-256 of `described(thing)`."""
-    return hashlib.sha256(json.dumps(described(thing), sort_keys=True).encode()).hexdigest()
-
-
-def described(thing: Any) -> Any:
-    """What a recipe or an edit is, as plain JSON: its fields, and hashes of the code of functions and classes in them.
-
-    The same in every process, unlike `repr`, which shows the addresses of functions.
-    """
-    if isinstance(thing, partial):
-        return {"call": described(thing.func), "args": described(thing.args), **described(thing.keywords)}
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = {f.name: described(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
-        return {"class": f"{type(thing).__module__}.{type(thing).__qualname__}", **fields}
-    if isinstance(thing, Mapping):
-        return {str(k): described(v) for k, v in thing.items()}
-    if isinstance(thing, (list, tuple)):
-        return [described(v) for v in thing]
-    if isinstance(thing, Tensor):
-        return hashlib.sha256(
-            thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        ).hexdigest()
-    if inspect.isfunction(thing) or inspect.isclass(thing):
-        return f"{thing.__qualname__} {_source(thing)[:16]}"
-    return thing if thing is None or isinstance(thing, (bool, int, float, str)) else repr(thing)
-
-
-def _source(thing: Any) -> str:
-    try:
-        return hashlib.sha256(inspect.getsource(inspect.getmodule(thing) or thing).encode()).hexdigest()
-    except (OSError, TypeError):
-        code = getattr(thing, "__code__", None)
-        return hashlib.sha256(code.co_code if code else repr(thing).encode()).hexdigest()
 
 
 def _build(recipe: Recipe, data: Data[Any], seed: int) -> Module:
@@ -211,6 +161,14 @@ def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> M
     initial = getattr(recipe, "initial", None)
     if initial is None:
         return _build(recipe, data, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{seed}.lock"):  # of requests at once, one trains and the others wait for it
+        return _cached(recipe, data, folder, seed, initial)
+
+
+def _cached(
+    recipe: Recipe, data: Data[Any], folder: Path, seed: int, initial: Callable[[Generator], Module]
+) -> Module:
     kept, record = folder / f"{seed}.safetensors", folder / f"{seed}.json"
     sweep_dead_partials(folder, f"{seed}.")
     unfinished = folder / f"{seed}.unfinished"

@@ -19,13 +19,14 @@ from rich.table import Table
 
 from ..catalogue import find
 from ..errors import InputError
+from ..io.content import described, fingerprint
 from ..io.files import write_text
 from ..io.runs import RunFolder
 from ..jobs.forget import default_cache
 from ..jobs.trials import Figures, Summary, Trial, run_trials, summarise, to_json, trials_from_json
 from ..jobs.world import Folder, World, open_world
 from ..masks.mask import Mask
-from ..parallel import build_models, described, engine, fingerprint
+from ..parallel import build_models, engine
 from ..random import seeded
 from ..report import pictures, words
 from ..report.page import Section, render_page

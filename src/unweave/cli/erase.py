@@ -22,10 +22,10 @@ from ..catalogue import find
 from ..erase import Concepts, TextToImage
 from ..errors import InputError
 from ..fit import resumable
+from ..io.content import described
 from ..io.files import write_text
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..io.runs import RunFolder
-from ..parallel import described
 from ..report import words
 from ..report.erasures import erasure_from_json, erasure_json, render_erasure
 from ..types import Edit, Measurement

@@ -20,9 +20,9 @@ from torch import Tensor
 from ..audit.result import Audit
 from ..catalogue import find
 from ..errors import InputError
+from ..io.content import described
 from ..jobs.forget import FILES, Job, default_cache, estimate, forget
 from ..jobs.world import Folder, World, open_world
-from ..parallel import described
 from ..random import seeded
 from ..report import words
 from ..types import Edit

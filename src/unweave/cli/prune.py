@@ -18,12 +18,12 @@ from ..catalogue import find
 from ..errors import InputError
 from ..fit import resumable
 from ..io.checkpoint import save_model
+from ..io.content import described
 from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder
 from ..jobs.world import Folder, World, open_world
 from ..masks.mask import Mask
-from ..parallel import described
 from ..report import pictures, words
 from ..report.page import Section, render_page
 from ..tasks import accuracy

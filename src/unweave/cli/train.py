@@ -17,11 +17,12 @@ from rich.console import Console
 from ..errors import InputError
 from ..fit import recording, resumable
 from ..io.checkpoint import save_model
+from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder
 from ..jobs.world import Folder, World, open_world
 from ..masks.mask import Mask
-from ..parallel import described, single_threaded
+from ..parallel import single_threaded
 from ..report import pictures, words
 from ..report.page import Section, render_page
 from ..tasks import accuracy

@@ -21,18 +21,11 @@ from ..audit.result import Audit
 from ..errors import InputError
 from ..fit import estimating, resumable
 from ..io.checkpoint import save_model
+from ..io.content import fingerprint
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
 from ..masks.mask import Mask
-from ..parallel import (
-    build_models,
-    cache_folder,
-    default_jobs,
-    fingerprint,
-    parallel_map,
-    single_threaded,
-    training_cost,
-)
+from ..parallel import build_models, cache_folder, default_jobs, parallel_map, single_threaded, training_cost
 from ..progress import progress
 from ..random import seeded
 from ..report.audits import from_json, render_html, render_markdown, to_json
