@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module, resources
 from typing import Any
 
@@ -37,8 +39,8 @@ class Method:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it reads: "forget", "retain", "labels", "recipe", ..."""
-        return tuple(getattr(self.cls, "needs", ()))
+        """What its code reads: parts of a request, abilities of a task, a recipe, concepts to guide or preserve."""
+        return needs_of(self.cls)
 
     @property
     def summary(self) -> str:
@@ -79,6 +81,59 @@ def find(name: str) -> Method:
     near = get_close_matches(name.lower(), [m.name for m in methods()], n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise InputError(f"there is no method {name!r}.{hint} See: unweave list.")
+
+
+PARTS = ("forget", "retain", "heldout", "guide", "preserve")
+"""Attributes of a request, or of concepts, that a method may read."""
+ABILITIES = {"Labelled": "labels", "Perturbing": "inputs", "Representing": "features"}
+"""Abilities of a task that a method may require -> what it then reads."""
+SETTINGS = ("recipe", "checkpoint")
+"""Fields of a method that the user must have."""
+
+
+@cache
+def needs_of(kind: type[Any]) -> tuple[str, ...]:
+    """What a method's code reads, found in its source: nothing is typed by hand, so nothing can be out of date.
+
+    That is which of `PARTS` its class or a function of its module takes from what it is given, which abilities it asks
+    of the task (`tasks.requires`), and which of `SETTINGS` it has without a default.
+    """
+    tree = ast.parse(inspect.getsource(inspect.getmodule(kind) or kind))
+    body = _reached(tree, kind.__name__)
+    found = [
+        p
+        for p in PARTS
+        if any(isinstance(n, ast.Attribute) and n.attr == p and _given(n.value) for n in body)
+    ]
+    asked = [
+        n.args[1]
+        for n in body
+        if isinstance(n, ast.Call) and _name_of(n.func) == "requires" and len(n.args) > 1
+    ]
+    found += [what for ability, what in ABILITIES.items() if any(_name_of(a) == ability for a in asked)]
+    hints = getattr(kind, "__annotations__", {})
+    return tuple([*found, *(s for s in SETTINGS if s in hints and not hasattr(kind, s))])
+
+
+def _reached(tree: ast.Module, name: str) -> list[ast.AST]:
+    """Nodes of the class and of what it uses of its own module."""
+    defined = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+    waiting, seen = [name], dict[str, ast.AST]()
+    while waiting:
+        at = waiting.pop()
+        if at in defined and at not in seen:
+            seen[at] = defined[at]
+            waiting += [n.id for n in ast.walk(defined[at]) if isinstance(n, ast.Name)]
+    return [node for part in seen.values() for node in ast.walk(part)]
+
+
+def _given(value: ast.expr) -> bool:
+    """Whether an attribute is read off an argument, as in `data.forget`, and not off the method itself."""
+    return isinstance(value, ast.Name) and value.id != "self"
+
+
+def _name_of(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
 def claim_statuses() -> dict[str, str]:
