@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "unweave"
 
 LAYERS = [
-    {"errors", "paper", "random", "mask", "progress", "types"},
+    {"errors", "layers", "paper", "random", "mask", "progress", "types"},
     {"io", "tasks", "batches", "distributed"},
     {"fit", "fit_context", "_passes", "_precision", "nets", "datasets"},
     {"recipe", "parallel"},

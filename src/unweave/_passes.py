@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
+
+from .layers import NORMS
 
 
 class Passes:
@@ -40,9 +41,7 @@ class Passes:
 @contextmanager
 def again(model: Module) -> Iterator[None]:
     """Leave running statistics of batch normalisation as they are inside the block, and use the batch's."""
-    tracking = [
-        m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats
-    ]
+    tracking = [m for m in model.modules() if isinstance(m, NORMS) and m.training and m.track_running_stats]
     for module in tracking:
         module.track_running_stats = False
     try:

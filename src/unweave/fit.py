@@ -17,7 +17,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -27,6 +26,7 @@ from .distributed import Processes
 from .errors import EmptyDataError, InputError, IntegrityError, NonFiniteError
 from .fit_context import Estimate, current_estimate, estimating, next_checkpoint, record, recording, resumable
 from .io.nested import load_nested, save_nested
+from .layers import NORMS
 from .mask import Mask
 from .progress import progress
 from .random import draw_seed, global_seed
@@ -211,7 +211,7 @@ def fit_(
         model.train()
         if norms == "frozen":
             for module in model.modules():
-                if isinstance(module, _NormBase):
+                if isinstance(module, NORMS):
                     module.eval()
         with global_seed(run.rng_seed), progress(label, epochs * per_epoch) as bar:
             if checkpoint is not None and checkpoint.exists():

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import GroupNorm, LayerNorm, Module, Parameter
-from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import InputError
+from .layers import NORMS
 
-_NORMS = (_NormBase, GroupNorm, LayerNorm)
+_NORMS = (*NORMS, GroupNorm, LayerNorm)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError, NonFiniteError
+from ..layers import NORMS
 from ..mask import Mask
 from ..paper import Paper
 from ..types import Data
@@ -62,7 +62,7 @@ class SynFlow:
                 if tensor.is_floating_point():
                     tensor.abs_()
             for module in flow.modules():
-                if isinstance(module, _NormBase) and module.running_mean is not None:
+                if isinstance(module, NORMS) and module.running_mean is not None:
                     module.running_mean.zero_()
         weights = self.scope.weights(flow)
         batch = next(iter(data.subset([0]).batches()))

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.nn import Linear, Module, Parameter
 
 from ..errors import InputError
 from ..paper import Paper
 from ..types import Data
-from ._layerwise import walk
+from ._layerwise import padded, padding, walk, without_padding
 from .budgets import PerOutput
 from .gradients import spaced
 from .patterns import NM, Unstructured
@@ -60,10 +61,12 @@ class Wanda:
         copy = deepcopy(model).eval()
         layers = self.scope.layers(copy)
         energy: dict[str, Tensor] = {}
+        present: Tensor | None = None
 
         def watch(name: str) -> Any:
             def add(layer: Module, args: tuple[Tensor, ...]) -> None:
-                energy[name] = energy.get(name, 0) + _input_energy(layer, args[0])
+                read = without_padding("Wanda", name, layer, args[0], present)
+                energy[name] = energy.get(name, 0) + _input_energy(layer, read)
 
             return add
 
@@ -71,6 +74,7 @@ class Wanda:
         try:
             with torch.no_grad():
                 for batch in spaced(data, self.examples).batches():
+                    present = padding(data.task, batch)
                     data.task.outputs(copy, batch)
         finally:
             for hook in hooks:
@@ -132,7 +136,8 @@ def _input_energy(layer: Any, inputs: Tensor) -> Tensor:
     squares = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32)).square()
     if isinstance(layer, Linear):
         return squares.reshape(-1, squares.shape[-1]).sum(0)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(layer.kernel_size) - 1]
     with torch.enable_grad():
         weight = torch.zeros_like(layer.weight, dtype=squares.dtype, requires_grad=True)
-        summed = layer._conv_forward(squares, weight, None).sum()
-        return torch.autograd.grad(summed, weight)[0]
+        out = convolve(padded(layer, squares), weight, None, layer.stride, 0, layer.dilation, layer.groups)
+        return torch.autograd.grad(out.sum(), weight)[0]

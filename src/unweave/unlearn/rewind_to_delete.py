@@ -30,11 +30,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError
 from ..fit import fit_
 from ..io.checkpoint import load_into
+from ..layers import NORMS
 from ..mask import Mask
 from ..paper import Paper
 from ..random import child
@@ -177,7 +177,7 @@ class RewindToDelete:
         return noise
 
     def _check_certifiable(self, model: Module, hold: Mask) -> None:
-        if any(isinstance(module, _NormBase) for module in model.modules()):
+        if any(isinstance(module, NORMS) for module in model.modules()):
             raise InputError(
                 "RewindToDelete certifies losses of single examples; with batch normalisation a loss "
                 "depends on its batch. Leave the constants out."
