@@ -186,7 +186,8 @@ def _removable(
         why = ""
         items: list[tuple[str, str, list[tuple[int, int]]]] = []
         for item in graph.get_pruning_group(layer, remove, idxs=candidates):
-            target, side = item.dep.target.module, item.dep.handler.__name__
+            target = item.dep.target.module
+            side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
             owner = names.get(id(target))
             if owner is None:
                 operation = item.dep.target.name
@@ -200,14 +201,8 @@ def _removable(
             if isinstance(target, TRANSPOSED) or getattr(target, "groups", 1) > 1:
                 why = f"its channels run through the grouped or transposed convolution {owner}"
                 continue
-            reads = reads or side == "prune_in_channels"
-            items.append(
-                (
-                    owner,
-                    "in" if side == "prune_in_channels" else "out",
-                    list(zip(item.idxs, item.root_idxs, strict=True)),
-                )
-            )
+            reads = reads or side == "in"
+            items.append((owner, side, list(zip(item.idxs, item.root_idxs, strict=True))))
         if not why and not reads:
             why = "its channels are the model's output"
         if why:
