@@ -19,7 +19,9 @@ from docstring_parser import parse
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # for `claims`, which is not installed; mkdocs takes it back after this file is read
+    sys.path.insert(
+        0, str(ROOT)
+    )  # for `claims`, which is not installed; mkdocs takes it back after this file is read
 
 from claims.framework import claim_names, read_result  # noqa: E402
 

@@ -245,7 +245,9 @@ def test_every_make_command_on_a_page_is_one() -> None:
     named = {
         target
         for page in PAGES
-        for target in re.findall(r"(?:^|`|&& )make ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        for target in re.findall(
+            r"(?:^|`|&& )make ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
     }
     assert {"forget", "test", "test-fast", "newest", "docs", "lint"} <= named
     for target in named:
