@@ -33,7 +33,7 @@ class Wanda:
 
     The paper goes layer by layer and shows each layer the outputs of already pruned ones, as `WandaPrune` does;
     here all layers see the dense network's, so that one pass suffices. Convolutions count each kernel position as
-    an input of its own.
+    an input of its own; padding of texts does not count.
 
     Attributes:
         examples: how many calibration examples, evenly spaced through the data (the paper: 128 sequences).
@@ -55,7 +55,8 @@ class Wanda:
 
         Raises:
             EmptyDataError: if there is no example.
-            InputError: if a layer in scope is never called by the model.
+            InputError: if a layer in scope is never called by the model, or reads padding that cannot be told from
+                text.
         """
         data.require_examples("Wanda")
         copy = deepcopy(model).eval()
@@ -90,6 +91,8 @@ class Wanda:
 @dataclass(frozen=True, kw_only=True)
 class WandaPrune:
     """Prune by Wanda layer by layer, each against the outputs of the layers before, already pruned; no repair.
+
+    Padding of texts does not count.
 
     Attributes:
         sparsity: share of each output's weights to remove, in [0, 1); N:M patterns set their own.
