@@ -1,25 +1,41 @@
-# make forget   the embedded example, from nothing to a report
-# make test     everything that is tested
+# make forget      the embedded example, from nothing to a report
+# make test        everything that is tested
+# make test-fast   the same without the slow tests, in under two minutes
+# make newest      everything with the newest release of every library, which constraints.txt then names
 VENV   ?= .venv
 PYTHON ?= python3
+# The releases that were tested last; PINS=/dev/null takes the newest ones instead.
+PINS   ?= constraints.txt
 # Another build of torch: make test TORCH="torch==2.13.0"
-TORCH  ?= torch>=2.4
+TORCH  ?= $(shell grep '^torch==' constraints.txt)
 EXTRAS  = vision,distributed,prune,parquet,diffusion,language,optim,onnx,docs,test
+SOURCES = src tests claims benchmarks examples docs/hooks.py
+PIP     = $(VENV)/bin/python -m pip install -q -c $(VENV)/pins.txt
+PYTEST  = $(VENV)/bin/python -m pytest -n auto --dist worksteal -q
 
-.PHONY: forget test docs lint clean
+.PHONY: forget test test-fast newest docs lint clean
 
 forget: $(VENV)/.core
 	$(VENV)/bin/unweave forget
 
 test: $(VENV)/.all
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal -q --durations=15
+	$(PYTEST) --durations=15
+
+test-fast: $(VENV)/.all
+	$(PYTEST) -m "not slow"
+
+newest:
+	rm -rf $(VENV)-newest
+	$(MAKE) lint docs test VENV=$(VENV)-newest PINS=/dev/null TORCH="$(if $(filter file,$(origin TORCH)),torch,$(TORCH))"
+	$(VENV)-newest/bin/python -m pip freeze --exclude-editable > $(VENV)-newest/tested.txt
+	sed 's/+[^=]*$$//' $(VENV)-newest/tested.txt > constraints.txt
 
 docs: $(VENV)/.all
 	$(VENV)/bin/mkdocs build --strict
 
-lint: $(VENV)/.all
-	$(VENV)/bin/pip install -q -e ".[dev]"
-	$(VENV)/bin/ruff check src tests claims benchmarks examples
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/mypy
 
 $(VENV)/bin/python:
@@ -27,14 +43,22 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --upgrade pip
 
-$(VENV)/.core: $(VENV)/bin/python pyproject.toml
-	$(VENV)/bin/pip install -q "$(TORCH)"
-	$(VENV)/bin/pip install -q -e .
+# torch is pinned by TORCH alone, so that another build of it can be asked for
+$(VENV)/pins.txt: $(VENV)/bin/python $(PINS)
+	sed '/^torch==/d' $(PINS) > $@
+
+$(VENV)/.core: $(VENV)/pins.txt pyproject.toml
+	$(PIP) "$(TORCH)"
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.core
-	$(VENV)/bin/pip install -q -e ".[$(EXTRAS)]"
+	$(PIP) -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.all
+	$(PIP) -e ".[dev]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist site src/*.egg-info
+	rm -rf $(VENV) $(VENV)-newest build dist site src/*.egg-info

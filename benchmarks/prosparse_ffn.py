@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from types import SimpleNamespace
 
 import torch
-from torch.nn import Linear
+from torch import Tensor
+from torch.nn import Linear, Module
 
 from unweave import seeded
 from unweave.io.files import write_text
@@ -18,25 +18,32 @@ from unweave.prune import FATReLU, SparseFeedForward
 WIDTH, INNER, TOKENS = 2048, 5632, 40
 
 
+class Dense(Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up = Linear(WIDTH, INNER, bias=False), Linear(WIDTH, INNER, bias=False)
+        self.down, self.act = Linear(INNER, WIDTH, bias=False), FATReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.act(self.gate(x)) * self.up(x))
+
+
 def main() -> None:
     torch.manual_seed(0)
-    block = SimpleNamespace(
-        gate_proj=Linear(WIDTH, INNER, bias=False), up_proj=Linear(WIDTH, INNER, bias=False),
-        down_proj=Linear(INNER, WIDTH, bias=False), act_fn=FATReLU(),
-    )  # fmt: skip
+    block = Dense()
     tokens = torch.randn(TOKENS, WIDTH, generator=seeded(0))
     with torch.no_grad():
-        gates = block.gate_proj(tokens).flatten()
+        gates = block.gate(tokens).flatten()
     told = {}
     for sparsity in (0.5, 0.8, 0.9, 0.95):
-        block.act_fn = FATReLU(max(0.0, float(gates.sort().values[int(sparsity * gates.numel())])))
+        block.act = FATReLU(max(0.0, float(gates.sort().values[int(sparsity * gates.numel())])))
         fast, times = SparseFeedForward(block), {"dense": [], "skipping": []}
         zeros = []
         with torch.no_grad():
             for x in tokens.split(1):
                 began = perf_counter()
-                active = block.act_fn(block.gate_proj(x))
-                block.down_proj(active * block.up_proj(x))
+                active = block.act(block.gate(x))
+                block.down(active * block.up(x))
                 times["dense"].append(perf_counter() - began)
                 began = perf_counter()
                 fast(x)

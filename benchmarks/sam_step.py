@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import Linear, Module, Sequential
 from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.cifar import resnet20
 from unweave import seeded
@@ -45,7 +44,7 @@ class Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(tensor, Tensor):
                 self._note(tensor)
         return out

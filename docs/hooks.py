@@ -19,7 +19,11 @@ from docstring_parser import parse
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # for `claims`, which is not installed
+    sys.path.insert(
+        0, str(ROOT)
+    )  # for `claims`, which is not installed; mkdocs takes it back after this file is read
+
+from claims.framework import claim_names, read_result  # noqa: E402
 
 GUIDE = (
     "guide/deletion-requests.md",
@@ -127,8 +131,6 @@ def settings(cls: type[Any]) -> dict[str, str]:
 
 def claim_text(name: str) -> str:
     """The stored result of a claim as Markdown."""
-    from claims.framework import claim_names, read_result
-
     result = read_result(name)
     if result is None:
         why = "No result is stored." if name in claim_names() else "It has no claim of its own."
@@ -191,8 +193,6 @@ def overview() -> str:
 
 def claims_page() -> str:
     """Every claim with its status, then each with what was reported and measured."""
-    from claims.framework import claim_names, read_result
-
     linked = {card.claim: f"[{card.claim}]({card.path})" for card in cards()}
     names = claim_names()
     states = [status(name) for name in names]
@@ -216,8 +216,6 @@ def claims_page() -> str:
 
 def status(name: str) -> str:
     """Of a claim, from its stored result: "holds", "does not hold" or "not run"."""
-    from claims.framework import read_result
-
     result = read_result(name)
     return result.status if result else "not run"
 

@@ -97,6 +97,52 @@ def test_no_method_file_is_too_long() -> None:
     }
 
 
+def private_names(file: Path, own: set[str]) -> list[str]:
+    """Names of other libraries that begin with an underscore, where a file uses them."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Attribute) and node.attr not in own:
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        found += [f"line {node.lineno}: {n}" for n in names if n.startswith("_") and not n.startswith("__")]
+    return found
+
+
+def own_names() -> set[str]:
+    """What this package itself defines: functions, classes, attributes of instances, fields."""
+    own = {"_exit"}  # os._exit: documented
+    for file in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr if ast.unparse(node.value) == "self" else "")
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                own.add(node.target.id)
+    return own
+
+
+def test_no_private_name_of_another_library() -> None:
+    """A release may move or rename them on any day. torch._foreach_* alone: nothing public does the same."""
+    own = own_names()
+    found = {str(f.relative_to(SRC)): private_names(f, own) for f in SRC.rglob("*.py")}
+    lean = {f: [n for n in names if ": _foreach_" not in n] for f, names in found.items()}
+    assert not {f: names for f, names in lean.items() if names}
+    assert any(found.values()), "the search finds nothing at all"
+
+
+def test_private_names_are_found(tmp_path: Path) -> None:
+    file = tmp_path / "leaning.py"
+    file.write_text(
+        "from torch._C import x\nimport a._b\nfrom a import _c\nm._parameters\nm._own\nm.__class__\n"
+    )
+    assert private_names(file, {"_own"}) == ["line 1: _C", "line 2: _b", "line 3: _c", "line 4: _parameters"]
+
+
 def test_imports_with_only_the_core_packages() -> None:
     blocked = [
         "torchvision",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -229,10 +230,40 @@ def test_overview_names_every_method_and_claims_page_every_claim() -> None:
         assert f"| {name} |" in claims or f"| [{name}](" in claims
 
 
+def _made_by(target: str) -> list[str]:
+    """The commands that `make` would run for a target, in this environment."""
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    done = subprocess.run(
+        ["make", "-n", target, f"VENV={sys.prefix}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_every_make_command_on_a_page_is_one() -> None:
+    named = {
+        target
+        for page in PAGES
+        for target in re.findall(
+            r"(?:^|`|&& )make ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert {"forget", "test", "test-fast", "newest", "docs", "lint"} <= named
+    for target in named:
+        assert _made_by(target), target
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    made = [line.split()[-1] for line in lines if re.match(r"(time )?make ", line)]
+    assert made == ["lint", "docs", "test"]
+
+
 @pytest.mark.slow
 def test_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path) -> None:
     pytest.importorskip("material", reason="the docs extra is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    command = [*_made_by("docs")[-1].split(), "-q", "-d", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))

@@ -192,7 +192,7 @@ def test_an_annotation_for_type_checkers_only_is_an_error_of_ours() -> None:
     [
         (Count, "a whole number at least 1"), (Number, "any finite number"), (bool, "True or False"),
         (tuple[Positive, ...], "a tuple, each above 0"), (Path, "a Path"), (Literal[1, 2], "1 or 2"),
-        (Scorer, "a Scorer (with weight, score)"), (Callable[[int], int] | None, "something to call, or None"),
+        (Scorer, "a Scorer (with score, weight)"), (Callable[[int], int] | None, "something to call, or None"),
         (tuple[Count, Share], "a tuple (a whole number at least 1; at least 0 and at most 1)"),
     ],
 )  # fmt: skip

@@ -73,7 +73,14 @@ def ascent(model: TextToImage, lr: float, seed: int) -> TextToImage:
 
     weights = list(weights_of(edited, "all").values())
     train_(
-        edited, loss, weights, torch.optim.Adam(weights, lr=lr), steps=SETTINGS["steps"], rng=rng, label="ascent", clip=1.0
+        edited,
+        loss,
+        weights,
+        torch.optim.Adam(weights, lr=lr),
+        steps=SETTINGS["steps"],
+        rng=rng,
+        label="ascent",
+        clip=1.0,
     )
     return edited
 

@@ -26,6 +26,8 @@ from difflib import get_close_matches
 from functools import cache, wraps
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, overload
 
+from typing_extensions import get_protocol_members, is_protocol
+
 from .errors import InputError
 
 C = TypeVar("C", bound=type)
@@ -244,18 +246,14 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if kind is collections.abc.Callable:
         return callable(value)
-    if getattr(kind, "_is_protocol", False):
+    if is_protocol(kind):
         return all(hasattr(value, member) for member in members(kind))
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
 def members(protocol: type[Any]) -> tuple[str, ...]:
-    """What a protocol asks for: its methods' and attributes' names, inherited ones too, in order."""
-    asked: dict[str, None] = {}
-    for base in reversed(protocol.__mro__):
-        if base not in (object, typing.Protocol, typing.Generic):
-            asked |= dict.fromkeys((*vars(base).get("__annotations__", {}), *vars(base)))
-    return tuple(name for name in asked if not name.startswith("_") or name in ("__len__", "__call__"))
+    """What a protocol asks for: names of its methods and attributes, inherited ones too, in the order of the alphabet."""
+    return tuple(sorted(get_protocol_members(protocol)))
 
 
 def _ranges(annotation: Any) -> list[Range]:
@@ -270,6 +268,6 @@ def _literals(annotation: Any) -> list[Any]:
 
 def _kind(kind: Any) -> str:
     name = getattr(kind, "__name__", str(kind))
-    if getattr(kind, "_is_protocol", False):
+    if is_protocol(kind):
         return f"a {name} (with {', '.join(members(kind))})"
     return f"a {name}"

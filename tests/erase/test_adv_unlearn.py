@@ -255,9 +255,13 @@ def test_refuses() -> None:
         replace(ONE, tokens=7).apply(pipeline(), CONCEPTS, rng=seeded(0))
     with pytest.raises(InputError, match="blocks is 3"):
         replace(ONE, blocks=3).apply(pipeline(), CONCEPTS, rng=seeded(0))
-    model = pipeline()
-    model.text_encoder.lora_A = torch.nn.Parameter(torch.zeros(1))
+    peft, model = pytest.importorskip("peft"), pipeline()
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), model.text_encoder)
     with pytest.raises(InputError, match="is of LoRA"):
+        ONE.apply(model, CONCEPTS, rng=seeded(0))
+    model = pipeline()
+    model.text_encoder.gain = torch.nn.Parameter(torch.zeros(1))  # whatever it is called
+    with pytest.raises(InputError, match="gain is not of CLIPTextModel"):
         ONE.apply(model, CONCEPTS, rng=seeded(0))
 
 

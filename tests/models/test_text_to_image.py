@@ -71,6 +71,22 @@ def test_an_editable_copy_owns_its_part_alone(kind) -> None:
     assert not torch.allclose(edited.sample(PROMPTS[:1], steps=2, rng=seeded(0)), before)
 
 
+def test_an_editable_copy_keeps_what_the_pipeline_is() -> None:
+    model = pipeline("sdxl").half()
+    model.index["force_zeros_for_empty_prompt"] = False
+    edited = model.editable("vae", "text_encoder_2")
+    assert edited.vae is not model.vae
+    assert edited.text_encoder_2 is not model.text_encoder_2
+    assert (edited.denoiser, edited.tokenizers, edited.scheduler, edited.index, edited.source) == (
+        model.denoiser, model.tokenizers, model.scheduler, model.index, model.source,
+    )  # fmt: skip
+    assert edited.alphas_cumprod.data_ptr() == model.alphas_cumprod.data_ptr()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(edited.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+
+
 def test_linears_are_found_by_kind_and_wrapped_ones_refused() -> None:
     model = pipeline()
     assert all(n.endswith("ff.net.2") for n in model.linears("ff_out"))
@@ -132,6 +148,11 @@ def test_refuses() -> None:
         model.sample(["a cat"], noise=model.noise(2, seeded(0)))
     with pytest.raises(InputError, match="takes 1 to 1000 steps"):
         model.sample(["a cat"], steps=0, rng=seeded(0))
+    text, far = model.encode(["a cat"]), pipeline("pixart")
+    model.denoiser.encoder_hid_proj = torch.nn.Linear(16, 24)
+    with pytest.raises(InputError, match=r"width \[16\]; text reaches it 24 wide"):
+        model.cross_inputs(text)
+    assert far.cross_inputs(far.encode(["a cat"])).shape == (1, 12, 16)
     with pytest.raises(InputError, match="has no text_encoder_2"):
         model.editable("text_encoder_2")
     parts = {"text_encoder": model.text_encoder, "tokenizers": model.tokenizers}

@@ -183,5 +183,7 @@ def test_refuses() -> None:
         HERE(targets="nothing").adapt(Net(), data, rng=seeded(0))
     with pytest.raises(InputError, match="same width"):
         HERE(targets="stem").adapt(Net(), data, rng=seeded(0))
+    with pytest.raises(InputError, match=r"'head\\\\..\*x' names no parameter, .* the last are .*head.bias"):
+        HERE(head=r"head\..*x").adapt(Net(), data, rng=seeded(0))
     with pytest.raises(EmptyDataError):
         HERE().adapt(Net(), data.subset([]), rng=seeded(0))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import Dropout, Linear, Module, Sequential
 
 from tests.contract import world
 from tests.language_world import llama, text
@@ -34,9 +36,9 @@ def test_the_schedule_is_flat_at_its_peaks_and_rises_between() -> None:
 
 def test_substitution_leaves_the_model_alone_and_makes_zeros() -> None:
     model, data = llama(), text(160)
-    silu = feed_forwards(model)[0].act_fn
+    silu = feed_forwards(model)[0].activation
     sparse = substitute(model)
-    assert feed_forwards(model)[0].act_fn is silu
+    assert feed_forwards(model)[0].activation is silu
     assert max(activation_sparsity(model, data)) == 0.0
     assert 0.3 < min(activation_sparsity(sparse, data)) < 0.7
     higher = activation_sparsity(substitute(model, 0.5), data)
@@ -80,13 +82,47 @@ def test_the_threshold_is_the_largest_within_the_tolerance() -> None:
 
 
 def test_skipping_rows_changes_nothing() -> None:
-    block = feed_forwards(substitute(llama(), 0.3))[0]
+    block = feed_forwards(substitute(llama(), 0.3))[0].block
     fast, x = SparseFeedForward(block), torch.randn(3, 1, 32, generator=seeded(0))
     with torch.no_grad():
         for token in x:
             torch.testing.assert_close(fast(token), block(token), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(fast(x), block(x), rtol=1e-4, atol=1e-6)
         assert torch.equal(fast(-1e9 * torch.zeros(1, 32)), torch.zeros(1, 32))
+
+
+class Renamed(Module):
+    """A gated feed-forward by other names, its gate the second of the two wide layers."""
+
+    def __init__(self, *, bias: bool = False, gated: bool = True) -> None:
+        super().__init__()
+        self.w3, self.w1, self.w2 = Linear(8, 20, bias), Linear(8, 20, bias), Linear(20, 8, bias)
+        self.relu, self.drop, self.gated = FATReLU(0.1), Dropout(0.5), gated
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.relu(self.w1(x)), self.w3(x)
+        return self.w2(self.drop(gate * up if self.gated else gate + up))
+
+
+def test_feed_forwards_are_known_by_their_shapes_whatever_they_are_called() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Sequential(
+            Linear(8, 8), Renamed(), Sequential(Linear(8, 20), Linear(8, 20), Linear(20, 8))
+        ).eval()
+        (found,) = feed_forwards(model)
+        x = torch.randn(5, 1, 8)
+    assert (found.block, found.down, found.name) == (model[1], model[1].w2, "relu")
+    fast = SparseFeedForward(model[1])
+    with torch.no_grad():
+        for token in x:
+            torch.testing.assert_close(fast(token), model[1](token), rtol=1e-4, atol=1e-6)
+        sparse = substitute(model, 0.7)
+        assert sparse[1].relu.threshold == 0.7
+        with activations(sparse) as seen:
+            sparse[1](x)
+        want = torch.where(model[1].w1(x) >= 0.7, model[1].w1(x), 0.0) * model[1].w3(x)
+        torch.testing.assert_close(seen[0], want)
 
 
 def test_refuses() -> None:
@@ -103,3 +139,10 @@ def test_refuses() -> None:
         FATReLU(-0.1)
     with pytest.raises(InputError, match="no gated feed-forward"):
         ProSparse().apply(world.model(), world.points()[0], rng=seeded(0))
+    for block, match in (
+        (Renamed(gated=False), "got a Renamed"),
+        (Sequential(Linear(8, 8)), "got a Sequential"),
+        (Renamed(bias=True), "without biases"),
+    ):
+        with pytest.raises(InputError, match=match):
+            SparseFeedForward(block.eval())

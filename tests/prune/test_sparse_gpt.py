@@ -222,7 +222,7 @@ def test_blocks_are_walked_with_the_pruned_outputs() -> None:
             for n, m in layers.items():
                 m.weight.copy_(repair(n, m.weight, grams[n], SparseGPT(sparsity=0.6)))
     for (name, a), (_, b) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10, msg=name)
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_plain_networks_are_walked_in_call_order() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from tests.language_world import llama, text
 from unweave.errors import InputError
-from unweave.tasks import CausalLM
+from unweave.tasks import CausalLM, Classify, Padded
 from unweave.tasks.language import windows
 
 
@@ -70,3 +70,11 @@ def test_refuses() -> None:
 class _Flat(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return input_ids.float()
+
+
+def test_present_is_where_the_mask_says_so() -> None:
+    ids, mask = torch.ones(2, 3, dtype=torch.long), torch.tensor([[1, 1, 0], [0, 1, 1]])
+    assert CausalLM().present((ids,)).tolist() == [[True] * 3] * 2
+    assert CausalLM().present({"input_ids": ids, "attention_mask": mask}).tolist() == (mask == 1).tolist()
+    assert isinstance(CausalLM(), Padded)
+    assert not isinstance(Classify(2), Padded)

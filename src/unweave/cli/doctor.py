@@ -15,7 +15,10 @@ from rich.console import Console
 
 from ._options import parse
 
-CORE = ("torch", "numpy", "scipy", "sklearn", "joblib", "safetensors", "matplotlib", "jinja2", "tyro", "rich")
+CORE = (
+    "torch", "numpy", "scipy", "sklearn", "joblib", "cloudpickle", "safetensors", "matplotlib", "jinja2", "tyro",
+    "rich",
+)  # fmt: skip
 EXTRAS = {
     "accelerate": "distributed", "transformers": "vision", "datasets": "vision", "PIL": "vision",
     "torch_pruning": "prune", "pyarrow": "parquet", "diffusers": "diffusion", "peft": "language",

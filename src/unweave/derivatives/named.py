@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import NonFiniteError
+from ..masks.layers import RUNNING_NORMS
 from ..masks.scope import Scope
 from ..types import Data, Task
 
@@ -33,7 +33,7 @@ def probe(model: Module, scope: Scope, norms: Norms) -> Iterator[tuple[Module, d
     weights = scope.weights(copy)
     if norms == "batch":
         for module in copy.modules():
-            if isinstance(module, _NormBase):
+            if isinstance(module, RUNNING_NORMS):
                 module.train()
     with torch.enable_grad():
         yield copy, weights

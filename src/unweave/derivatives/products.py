@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..types import Batch, Data
 from .space import Space, Weights
@@ -53,13 +52,20 @@ def example_gradients(function: Function, weights: Weights, batch: Batch) -> Wei
     Returns:
         Name -> [n, *shape].
     """
-    leaves, structure = tree_flatten(batch)
 
-    def one(at: Weights, *rows: Tensor) -> Tensor:
-        return function(at, tree_unflatten([row.unsqueeze(0) for row in rows], structure))[0]
+    def one(at: Weights, example: Batch) -> Tensor:
+        return function(at, _as_batch(example))[0]
 
-    out: Weights = vmap(grad(one), in_dims=(None, *(0 for _ in leaves)))(weights, *leaves)
+    out: Weights = vmap(grad(one), in_dims=(None, 0))(weights, batch)
     return out
+
+
+def _as_batch(example: Any) -> Batch:
+    if isinstance(example, Tensor):
+        return example.unsqueeze(0)
+    if isinstance(example, Mapping):
+        return {name: _as_batch(part) for name, part in example.items()}
+    return type(example)(_as_batch(part) for part in example)
 
 
 def gradient_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,12 +71,14 @@ def encoder_weights(encoder: Module, blocks: int = 0) -> list[Parameter]:
     Raises:
         InputError: if it has fewer blocks, or is wrapped by LoRA or quantised.
     """
-    named = dict(encoder.named_parameters())
-    odd = [n for n, p in named.items() if "lora_" in n or not p.is_floating_point()]
+    config: Any = encoder.config
+    with torch.device("meta"):
+        plain = {n for n, _ in type(encoder)(config).named_parameters()}
+    odd = [n for n, p in encoder.named_parameters() if n not in plain or not p.is_floating_point()]
     if odd:
         raise InputError(
-            f"the text encoder's {odd[0]} is of LoRA or quantised. Merge LoRA layers and load "
-            "unquantised weights first."
+            f"the text encoder's {odd[0]} is not of {type(encoder).__name__}: it is of LoRA or quantised. "
+            "Merge LoRA layers and load unquantised weights first."
         )
     tables = {id(p) for m in encoder.modules() if isinstance(m, Embedding) for p in m.parameters()}
     own = encoder

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import torch
-from joblib.externals.loky import cloudpickle_wrapper
 from torch import Tensor
 from torch.nn import Module
 from torch.utils.data import Dataset, TensorDataset
@@ -138,8 +138,7 @@ def _import(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    pickler = sys.modules[cloudpickle_wrapper.dumps.__module__]  # the copy that joblib's workers use
-    pickler.register_pickle_by_value(module)
+    cloudpickle.register_pickle_by_value(module)  # for joblib's workers
     return module
 
 

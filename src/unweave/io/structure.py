@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from ..errors import InputError
+from ..masks.layers import CONVS, RUNNING_NORMS
 
 Structure = Mapping[str, Any]
 
@@ -57,7 +56,7 @@ def _checked(model: Module, structure: Structure) -> list[tuple[Module, dict[str
     plans: list[tuple[Module, dict[str, Tensor]]] = []
     for name, record in structure["layers"].items():
         layer = modules.get(name)
-        if not isinstance(layer, (Linear, _ConvNd, _NormBase)):
+        if not isinstance(layer, (Linear, *CONVS, *RUNNING_NORMS)):
             raise InputError(
                 f"the structure names a layer {name!r}, which the model lacks or which is of no known kind."
             )
@@ -87,17 +86,17 @@ def _checked(model: Module, structure: Structure) -> list[tuple[Module, dict[str
 
 
 def _size(layer: Module, side: str) -> int:
-    if isinstance(layer, _NormBase):
+    if isinstance(layer, RUNNING_NORMS):
         return layer.num_features
     if isinstance(layer, Linear):
         return layer.out_features if side == "out" else layer.in_features
-    assert isinstance(layer, _ConvNd)
+    assert isinstance(layer, CONVS)
     return layer.out_channels if side == "out" else layer.in_channels
 
 
 def _cut_(layer: Module, sides: Mapping[str, Tensor]) -> None:
     outs, ins = sides.get("out"), sides.get("in")
-    if isinstance(layer, _NormBase):
+    if isinstance(layer, RUNNING_NORMS):
         if outs is not None:
             for name in ("weight", "bias", "running_mean", "running_var"):
                 _slice_(layer, name, 0, outs)
@@ -112,7 +111,7 @@ def _cut_(layer: Module, sides: Mapping[str, Tensor]) -> None:
     if isinstance(layer, Linear):
         layer.out_features, layer.in_features = weight.shape
     else:
-        assert isinstance(layer, _ConvNd)
+        assert isinstance(layer, CONVS)
         layer.out_channels, layer.in_channels = weight.shape[:2]
 
 

@@ -67,7 +67,8 @@ class Scope:
 def _weights(model: Module) -> Iterator[tuple[str, Module, Parameter]]:
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        weight = module._parameters.get("weight") if isinstance(module, _PRUNABLE) else None
+        own = dict(module.named_parameters(recurse=False))
+        weight = own.get("weight") if isinstance(module, _PRUNABLE) else None
         if weight is not None and id(weight) not in seen:
             seen.add(id(weight))
             yield f"{prefix}.weight" if prefix else "weight", module, weight

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..tasks import evaluating
 from ..types import Data
+from .layers import RUNNING_NORMS
 from .mask import Mask
 
 
@@ -45,7 +45,7 @@ def silence(model: Module, mask: Mask, data: Data[Any]) -> Mask:
     for name, module in copy.named_modules():
         if _parameter(name, "weight") in mask.keep:
             module.register_forward_hook(produce)
-        elif isinstance(module, _NormBase) and module.affine:
+        elif isinstance(module, RUNNING_NORMS) and module.affine:
             module.register_forward_pre_hook(read)
     with evaluating(copy):
         data.task.outputs(copy, next(iter(data.batches())))

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import Linear, Module, Parameter
+from torch.nn import Embedding, Linear, Module, Parameter
 
 from ..errors import InputError, require
 
 Part = Literal["denoiser", "text_encoder", "text_encoder_2", "vae"]
+PARTS: tuple[Part, ...] = get_args(Part)
 Layers = Literal["cross", "cross_kv", "ff_in", "ff_out", "self", "all"]
 
 LAYERS: dict[Layers, tuple[str, ...]] = {
@@ -181,13 +182,15 @@ class TextToImage(Module):
 
     def editable(self, *parts: Part) -> TextToImage:
         """A copy whose named parts (the denoiser, unless told otherwise) are its own; it shares the others."""
-        edited = copy(self)
-        edited._modules = dict(self._modules)
-        edited._buffers = dict(self._buffers)
+        own: dict[str, Any] = {part: getattr(self, part) for part in PARTS}
         for part in parts or ("denoiser",):
-            if getattr(self, part) is None:
+            if own[part] is None:
                 raise InputError(f"the pipeline has no {part}.")
-            setattr(edited, part, deepcopy(getattr(self, part)))
+            own[part] = deepcopy(own[part])
+        edited = TextToImage(
+            **own, tokenizers=self.tokenizers, scheduler=self.scheduler, index=self.index, source=self.source
+        )
+        edited.alphas_cumprod = self.alphas_cumprod
         return edited
 
     def linears(self, kind: Layers) -> dict[str, Linear]:
@@ -237,7 +240,7 @@ class TextToImage(Module):
         module = self.text_encoder if encoder == 0 else self.text_encoder_2
         limit = getattr(getattr(module, "config", None), "max_position_embeddings", None)
         if limit is None:  # T5 has no limit of its own; these are diffusers' pipelines'
-            limit = 300 if "Sigma" in str(self.index.get("_class_name", "")) else 120
+            limit = 300 if self.index.get("_class_name") == "PixArtSigmaPipeline" else 120
         return int(min(self.tokenizers[encoder].model_max_length, limit))
 
     def positions(self, prompt: str, phrase: str, encoder: int = 0) -> list[int]:
@@ -291,11 +294,21 @@ class TextToImage(Module):
         return Text(hidden.to(self.dtype), pooled=second[0].to(self.dtype))
 
     def cross_inputs(self, text: Text) -> Tensor:
-        """What `attn2.to_k` and `attn2.to_v` read of encoded prompts, [n, tokens, width]."""
+        """What `attn2.to_k` and `attn2.to_v` read of encoded prompts, [n, tokens, width].
+
+        Raises:
+            InputError: if the denoiser turns text into that in a way that is not known here.
+        """
         projection = getattr(self.denoiser, "caption_projection", None)
         if projection is None:
             projection = getattr(self.denoiser, "encoder_hid_proj", None)
         hidden: Tensor = text.hidden if projection is None else projection(text.hidden)
+        widths = {layer.in_features for layer in self.linears("cross_kv").values()}
+        if widths != {hidden.shape[-1]}:
+            raise InputError(
+                f"the cross-attention of {type(self.denoiser).__name__} reads vectors of width {sorted(widths)}; text "
+                f"reaches it {hidden.shape[-1]} wide, by a projection that is not known here."
+            )
         return hidden
 
     def forward(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
@@ -481,12 +494,12 @@ def _embedded(encoder: Module, embeddings: Tensor | None) -> Iterator[None]:
     if embeddings is None:
         yield
         return
-    inner: Any = getattr(
-        encoder, "encoder", None
-    )  # T5's stack reads a table of its own, tied to the shared one
-    read: Any = getattr(inner, "embed_tokens", None) or encoder.get_input_embeddings()  # type: ignore[operator]
-    hook = read.register_forward_hook(lambda *_: embeddings)
+    table = encoder.get_input_embeddings().weight  # type: ignore[operator]
+    # T5's stack reads a table of its own, tied to the shared one
+    tied = [m for m in encoder.modules() if isinstance(m, Embedding) and m.weight is table]
+    hooks = [m.register_forward_hook(lambda *_: embeddings) for m in tied]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError
+from ..masks.layers import RUNNING_NORMS
 from ..paper import Paper
 
 
@@ -58,7 +58,7 @@ class MultiSampleDropout(Module):
             )
         if samples < 1:
             raise InputError(f"MultiSampleDropout: samples must be at least 1; got {samples}.")
-        if any(isinstance(m, _NormBase) for m in head.modules()):
+        if any(isinstance(m, RUNNING_NORMS) for m in head.modules()):
             raise InputError(
                 "MultiSampleDropout: the head holds batch normalisation, whose statistics would come from correlated "
                 "copies. Put it before the dropout."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,25 +16,24 @@ from ..derivatives import spaced
 from ..errors import InputError
 from ..masks.scope import Scope
 from ..progress import progress
-from ..tasks import evaluating
-from ..types import Data
+from ..tasks import Padded, evaluating
+from ..types import Batch, Data, Task
+from ._blocks import Chain, Run, Stop
 
 Layer = tuple[str, Module, Parameter]
 Visit = Callable[[str, Module, Parameter, Tensor], None]
-"""(name, layer, weight, gram): gram [in, in] is the sum of x x^T over all inputs x of the layer."""
+"""(name, layer, weight, gram): gram [in, in] is the sum of x x^T over all inputs x of the layer, padding left out."""
 
-
-class _Stop(Exception):  # noqa: N818 - not an error: it ends a forward pass that has shown enough
-    pass
+_UNUSED = "{}: the layer of {} is never called by the model. Leave it out of the scope."
 
 
 def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, visit: Visit) -> None:
     """Show `visit` each layer in scope, in the order of the forward pass; it changes the layer's weight in place.
 
     In a model with a list of equal blocks (a transformer), just the layers in the blocks are visited (not embeddings
-    or heads): the blocks' inputs are kept and passed on block by block, so that one block's layers are in use at a
-    time. Layers of one block see the inputs they have before any of them is changed. Other models, and transformers
-    whose head the scope names in `only`, are run once for each layer.
+    or heads), a block at a time: its layers see the inputs they have before any of them is changed, and the model
+    does not run the blocks before it again where it needs no more than the last one's answer. Other models, and
+    transformers whose head the scope names in `only`, are run once for each layer.
 
     Args:
         who: named in errors.
@@ -46,83 +45,44 @@ def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, 
 
     Raises:
         EmptyDataError: if there is no example.
-        InputError: if a layer is of another kind, or the model never calls it.
+        InputError: if a layer is of another kind, the model never calls it, or what it reads holds padding that
+            cannot be told from text.
     """
     data.require_examples(who)
-    chosen = spaced(data, examples)
     layers = scope.layers(model)
     for name, layer, _ in layers:
         if not isinstance(layer, (Linear, Conv2d)) or getattr(layer, "groups", 1) > 1:
             raise InputError(
                 f"{who} takes Linear and ungrouped Conv2d layers; {name} is of another kind. Leave it out of the scope."
             )
-    blocks = _blocks(model, layers)
-    if blocks is not None and scope.only:
-        inside = {id(m) for m in blocks.modules()}
-        if any(id(layer) not in inside for _, layer, _ in layers):
-            blocks = None
+    blocks = list(_blocks(model, layers) or ())
+    if scope.only and any(not _inside(blocks, [entry]) for entry in layers):
+        blocks = []
+    run = partial(data.task.outputs, model)
     with evaluating(model):
-        if blocks is None:
-            _one_by_one(who, model, chosen, layers, visit)
+        batches = list(spaced(data, examples).batches())
+        if blocks:
+            groups, once = [_inside([block], layers) for block in blocks], False
         else:
-            _block_by_block(who, model, chosen, layers, blocks, visit)
+            groups, once = _in_call_order(who, run, batches[0], layers)
+        chain = Chain(run, batches, blocks)
+        with progress(who, len(groups)) as bar:
+            for i, group in enumerate(groups):
+                grams: dict[str, Tensor] = {}
+                for k, batch in enumerate(batches):
+                    with _watching(who, group, padding(data.task, batch), grams, once):
+                        chain.read(k, i)
+                for name, layer, weight in group:
+                    if name not in grams:
+                        raise InputError(_UNUSED.format(who, name))
+                    visit(name, layer, weight, grams.pop(name))
+                chain.move(i)
+                bar.advance()
 
 
-def _one_by_one(who: str, model: Module, data: Data[Any], layers: list[Layer], visit: Visit) -> None:
-    order = _call_order(who, model, data, layers)
-    with progress(who, len(order)) as bar:
-        for name, layer, weight in order:
-            with _watching([(name, layer, weight)], last=True) as grams:
-                for batch in data.batches():
-                    try:
-                        data.task.outputs(model, batch)
-                    except _Stop:
-                        continue
-            visit(name, layer, weight, grams[name])
-            bar.advance()
-
-
-def _block_by_block(
-    who: str, model: Module, data: Data[Any], layers: list[Layer], blocks: ModuleList, visit: Visit
-) -> None:
-    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def keep(_: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # a cache of keys would grow with each time that the block is run
-        forget = {key: None for key in kwargs if key.startswith("past_key")} | {"use_cache": False}
-        inputs.append((args, {key: forget.get(key, value) for key, value in kwargs.items()}))
-        raise _Stop
-
-    hook = blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        for batch in data.batches():
-            try:
-                data.task.outputs(model, batch)
-            except _Stop:
-                continue
-    finally:
-        hook.remove()
-    with progress(who, len(blocks)) as bar:
-        for block in blocks:
-            inside = {id(m) for m in block.modules()}
-            mine = [entry for entry in layers if id(entry[1]) in inside]
-            with _watching(mine) as grams:
-                for args, kwargs in inputs:
-                    block(*args, **kwargs)
-            for name, layer, weight in mine:
-                if name not in grams:
-                    raise InputError(
-                        f"{who}: the layer of {name} is never called. Leave it out of the scope."
-                    )
-                visit(name, layer, weight, grams.pop(name))
-            for i, (args, kwargs) in enumerate(inputs):
-                out = block(*args, **kwargs)
-                hidden = out[0] if isinstance(out, tuple) else out
-                if args:
-                    inputs[i] = ((hidden, *args[1:]), kwargs)
-                else:
-                    inputs[i] = ((), {**kwargs, "hidden_states": hidden})
-            bar.advance()
+def _inside(modules: Sequence[Module], layers: list[Layer]) -> list[Layer]:
+    parts = {id(part) for module in modules for part in module.modules()}
+    return [entry for entry in layers if id(entry[1]) in parts]
 
 
 def _blocks(model: Module, layers: list[Layer]) -> ModuleList | None:
@@ -138,48 +98,69 @@ def _blocks(model: Module, layers: list[Layer]) -> ModuleList | None:
     return best
 
 
-def _call_order(who: str, model: Module, data: Data[Any], layers: list[Layer]) -> list[Layer]:
-    called: list[str] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda *_, name=name: called.append(name))
-        for name, layer, _ in layers
-    ]
+def _in_call_order(who: str, run: Run, batch: Batch, layers: list[Layer]) -> tuple[list[list[Layer]], bool]:
+    """The layers one by one in the order of their first calls; and whether none is called twice."""
+    called: list[Module] = []
+    hooks = [layer.register_forward_pre_hook(lambda m, _: called.append(m)) for _, layer, _ in layers]
     try:
-        data.task.outputs(model, next(data.batches()))
+        run(batch)
     finally:
         for hook in hooks:
             hook.remove()
-    seen = Counter(called)
-    for name, _, _ in layers:
-        if not seen[name]:
-            raise InputError(
-                f"{who}: the layer of {name} is never called by the model. Leave it out of the scope."
-            )
-    first = {name: called.index(name) for name in seen}
-    return sorted(layers, key=lambda entry: first[entry[0]])
+    for name, layer, _ in layers:
+        if layer not in called:
+            raise InputError(_UNUSED.format(who, name))
+    ordered = sorted(layers, key=lambda entry: called.index(entry[1]))
+    return [[entry] for entry in ordered], len(called) == len(layers)
 
 
 @contextmanager
-def _watching(layers: list[Layer], last: bool = False) -> Iterator[dict[str, Tensor]]:
-    grams: dict[str, Tensor] = {}
+def _watching(
+    who: str, layers: list[Layer], present: Tensor | None, grams: dict[str, Tensor], once: bool
+) -> Iterator[None]:
+    """Add to the grams what these layers read in the block at positions that are `present`; `once`, then stop."""
 
     def add(name: str, layer: Module, args: tuple[Tensor, ...]) -> None:
-        rows = inputs_of(layer, args[0])
+        rows = inputs_of(layer, without_padding(who, name, layer, args[0], present))
         if name not in grams:
             grams[name] = torch.zeros(rows.shape[1], rows.shape[1], dtype=rows.dtype, device=rows.device)
         grams[name].addmm_(rows.T, rows)
-        if last:
-            raise _Stop
+        if once:
+            raise Stop
 
     hooks = [
         layer.register_forward_pre_hook(lambda m, args, name=name: add(name, m, args))
         for name, layer, _ in layers
     ]
     try:
-        yield grams
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def padding(task: Task, batch: Batch) -> Tensor | None:
+    """Which positions of a batch hold text, bool [n, t]; None if all do, or the task knows no padding."""
+    if not isinstance(task, Padded):
+        return None
+    present = task.present(batch)
+    return None if bool(present.all()) else present
+
+
+def without_padding(who: str, name: str, layer: Module, inputs: Tensor, present: Tensor | None) -> Tensor:
+    """What a layer reads at positions that hold text: inputs [n, t, in] or [n t, in] -> [m, in].
+
+    Raises:
+        InputError: if there is padding, and the inputs are of another shape.
+    """
+    if present is None:
+        return inputs
+    if not isinstance(layer, Linear) or inputs.shape[:-1] not in (present.shape, (present.numel(),)):
+        raise InputError(
+            f"{who}: some of the batch's {list(present.shape)} positions are padding, which cannot be told from text "
+            f"in what {name} reads, {list(inputs.shape)}. Leave it out of the scope, or give texts of one length."
+        )
+    return inputs.flatten(end_dim=-2)[present.flatten().to(inputs.device)]
 
 
 def inputs_of(layer: Any, inputs: Tensor) -> Tensor:
@@ -187,13 +168,19 @@ def inputs_of(layer: Any, inputs: Tensor) -> Tensor:
     wide = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
     if isinstance(layer, Linear):
         return wide.reshape(-1, wide.shape[-1])
-    if layer.padding_mode != "zeros":
-        wide = F.pad(wide, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
-        padding: Any = 0
-    else:
-        padding = layer.padding
-    if isinstance(padding, str):
-        wide = F.pad(wide, layer._reversed_padding_repeated_twice) if padding == "same" else wide
-        padding = 0
-    columns = F.unfold(wide, layer.kernel_size, dilation=layer.dilation, padding=padding, stride=layer.stride)
+    wide = padded(layer, wide)
+    columns = F.unfold(wide, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+
+
+def padded(layer: Any, inputs: Tensor) -> Tensor:
+    """What a convolution reads [n, channels, ...], with the border that it puts around."""
+    if layer.padding == "valid":
+        return inputs
+    if layer.padding == "same":
+        gaps = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        sides = [(gap // 2, gap - gap // 2) for gap in gaps]
+    else:
+        sides = [(p, p) for p in layer.padding]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(inputs, [width for side in reversed(sides) for width in side], mode=mode)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
+from ..masks.layers import BATCH_NORMS
 from ..masks.mask import Mask
 from ..tasks import evaluating
 from ..types import Data
@@ -61,7 +61,7 @@ def recalibrate_(model: Module, data: Data[Any], *, share: float = 1.0) -> Modul
         data: read in order.
         share: of its batches to read, in (0, 1].
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:
         return model
     momenta = [m.momentum for m in norms]

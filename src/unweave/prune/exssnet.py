@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -26,6 +25,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from ..errors import InputError
 from ..fit import Loop, fit_
 from ..fit.recipe import mean_loss
+from ..masks.layers import BATCH_NORMS
 from ..masks.mask import Mask
 from ..masks.scope import Scope
 from ..paper import Paper
@@ -200,7 +200,7 @@ class ExSSNeT:
 def _fresh(backbone: Module) -> Module:
     copy = deepcopy(backbone)
     for module in copy.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             module.reset_running_stats()
     return copy.train()
 

@@ -85,7 +85,7 @@ class MoSA:
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if no module is named by `targets`, or one changes the width.
+            InputError: if no module is named by `targets`, or one changes the width; if `head` names no parameter.
         """
         data.require_examples("MoSA")
         adapted = self.insert(model, data, rng=child(rng))
@@ -95,6 +95,11 @@ class MoSA:
             p.requires_grad_(".adapter." in f".{name}" or bool(self.head and re.fullmatch(self.head, name)))
             if p.requires_grad:
                 trained.append(p)
+        if self.head and not any(re.fullmatch(self.head, name) for name in wanted):
+            raise InputError(
+                f"MoSA.head {self.head!r} names no parameter, so no head would be trained; the last are "
+                f"{', '.join(list(wanted)[-4:])}. Name the classifier's, or set head='' to train the adapters alone."
+            )
         optimizer = AdamW(trained, self.lr, weight_decay=self.weight_decay)
         schedule = warm_cosine(optimizer, self.epochs * data.steps)
         fit_(

@@ -27,6 +27,7 @@ from ..paper import Paper
 from ..random import child
 from ..tasks import evaluating
 from ..types import Batch, Data
+from ._sparse_feed_forward import FeedForward, feed_forward
 
 
 class FATReLU(Module):
@@ -116,7 +117,7 @@ class ProSparse:
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if the model has no gated feed-forward (gate_proj, up_proj, down_proj, act_fn).
+            InputError: if the model has no gated feed-forward.
         """
         data.require_examples("ProSparse")
         sparse = substitute(model)
@@ -142,20 +143,17 @@ class ProSparse:
         return set_threshold_(sparse, self.threshold)
 
 
-def feed_forwards(model: Module) -> list[Any]:
+def feed_forwards(model: Module) -> list[FeedForward]:
     """The gated feed-forwards of a model, in order.
 
     Raises:
         InputError: if it has none.
     """
-    found = [
-        m
-        for m in model.modules()
-        if all(hasattr(m, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn"))
-    ]
+    found = [made for m in model.modules() if (made := feed_forward(m)) is not None]
     if not found:
         raise InputError(
-            f"{type(model).__name__} has no gated feed-forward (gate_proj, up_proj, down_proj and act_fn, as Llama's)."
+            f"{type(model).__name__} has no gated feed-forward: a module with two linear layers to another width, one "
+            "back, and an activation, as Llama's."
         )
     return found
 
@@ -167,8 +165,8 @@ def substitute(model: Module, threshold: float = 0.0) -> Module:
 
 def set_threshold_(model: Module, threshold: float) -> Module:
     """Give every feed-forward a FATReLU with this threshold, in place."""
-    for block in feed_forwards(model):
-        block.act_fn = FATReLU(threshold)
+    for found in feed_forwards(model):
+        setattr(found.block, found.name, FATReLU(threshold))
     return model
 
 
@@ -177,8 +175,8 @@ def activations(model: Module) -> Iterator[list[Tensor]]:
     """Collect x1 = act(gate) * up of every feed-forward that is called in the block, [..., d_ff]."""
     seen: list[Tensor] = []
     hooks = [
-        block.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        for block in feed_forwards(model)
+        found.down.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        for found in feed_forwards(model)
     ]
     try:
         yield seen

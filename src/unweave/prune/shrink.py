@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from ..errors import InputError, require
 from ..io.structure import restructure_
+from ..masks.layers import CONVS, RUNNING_NORMS, TRANSPOSED
 from ..masks.mask import Mask
 
 _EQUAL = 1e-4  # largest difference of outputs, relative to the largest output, in float32
@@ -159,7 +158,7 @@ def _graph(tp: Any, model: Module, inputs: Any) -> Any:
 
 def _layers(model: Module) -> Iterator[tuple[str, Module]]:
     for name, module in model.named_modules():
-        if isinstance(module, (Linear, _ConvNd)):
+        if isinstance(module, (Linear, *CONVS)):
             yield name, module
 
 
@@ -178,7 +177,7 @@ def _removable(
     left: dict[str, str] = {}
     for name, rows in dead.items():
         layer: Any = modules[name]
-        if isinstance(layer, _ConvNd) and (layer.groups > 1 or layer.transposed):
+        if isinstance(layer, TRANSPOSED) or getattr(layer, "groups", 1) > 1:
             left[name] = "grouped and transposed convolutions are not cut"
             continue
         remove = tp.prune_linear_out_channels if isinstance(layer, Linear) else tp.prune_conv_out_channels
@@ -187,7 +186,8 @@ def _removable(
         why = ""
         items: list[tuple[str, str, list[tuple[int, int]]]] = []
         for item in graph.get_pruning_group(layer, remove, idxs=candidates):
-            target, side = item.dep.target.module, item.dep.handler.__name__
+            target = item.dep.target.module
+            side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
             owner = names.get(id(target))
             if owner is None:
                 operation = item.dep.target.name
@@ -195,20 +195,14 @@ def _removable(
                     why = "its channels run through a padded or sliced shortcut, or are added to a bare "
                     "parameter"
                 continue
-            if not isinstance(target, (Linear, _ConvNd, _NormBase)):
+            if not isinstance(target, (Linear, *CONVS, *RUNNING_NORMS)):
                 why = f"its channels run through {owner} ({type(target).__name__}), which mixes them"
                 continue
-            if isinstance(target, _ConvNd) and (target.groups > 1 or target.transposed):
+            if isinstance(target, TRANSPOSED) or getattr(target, "groups", 1) > 1:
                 why = f"its channels run through the grouped or transposed convolution {owner}"
                 continue
-            reads = reads or side == "prune_in_channels"
-            items.append(
-                (
-                    owner,
-                    "in" if side == "prune_in_channels" else "out",
-                    list(zip(item.idxs, item.root_idxs, strict=True)),
-                )
-            )
+            reads = reads or side == "in"
+            items.append((owner, side, list(zip(item.idxs, item.root_idxs, strict=True))))
         if not why and not reads:
             why = "its channels are the model's output"
         if why:
@@ -217,7 +211,7 @@ def _removable(
         blocked = {
             root
             for owner, side, pairs in items
-            if side == "out" and not isinstance(modules[owner], _NormBase)
+            if side == "out" and not isinstance(modules[owner], RUNNING_NORMS)
             for index, root in pairs
             if owner not in dead or not bool(dead[owner][index])
         }
@@ -265,7 +259,7 @@ def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:
             continue
         layer: Any = modules[name]
         if (
-            isinstance(layer, _ConvNd)
+            isinstance(layer, CONVS)
             and layer.padding_mode == "zeros"
             and layer.padding not in ("valid", (0,) * len(layer.kernel_size))
         ):
@@ -299,7 +293,7 @@ def _record(model: Module, gone: Gone) -> dict[str, dict[str, dict[str, Any]]]:
     layers: dict[str, dict[str, dict[str, Any]]] = {}
     for name, sides in gone.items():
         weight: Any = (
-            modules[name].weight if not isinstance(modules[name], _NormBase) else modules[name].running_mean
+            modules[name].weight if not isinstance(modules[name], RUNNING_NORMS) else modules[name].running_mean
         )
         for side, indices in sides.items():
             size = weight.shape[0 if side == "out" else 1]

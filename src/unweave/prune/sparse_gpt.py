@@ -28,9 +28,9 @@ from ._layerwise import walk
 class SparseGPT:
     """Prune layer by layer against the outputs of the layers before, already pruned, and repair what stays.
 
-    Weights that are zero already stay zero and count towards the sparsity. The factor U of H^-1 = U^T U comes from one
-    Cholesky of H with its rows and columns reversed and a triangular inverse, where the paper takes a Cholesky, an
-    inverse and another Cholesky: the same numbers for half the work.
+    Weights that are zero already stay zero and count towards the sparsity; padding of texts does not count. The factor
+    U of H^-1 = U^T U comes from one Cholesky of H with its rows and columns reversed and a triangular inverse, where
+    the paper takes a Cholesky, an inverse and another Cholesky: the same numbers for half the work.
 
     Attributes:
         sparsity: share of each layer's weights to remove, in [0, 1); N:M patterns set their own.

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError, NonFiniteError
 from ..masks.budgets import Global
+from ..masks.layers import RUNNING_NORMS
 from ..masks.mask import Mask
 from ..masks.patterns import Pattern, Unstructured
 from ..masks.scope import Scope
@@ -62,7 +62,7 @@ class SynFlow:
                 if tensor.is_floating_point():
                     tensor.abs_()
             for module in flow.modules():
-                if isinstance(module, _NormBase) and module.running_mean is not None:
+                if isinstance(module, RUNNING_NORMS) and module.running_mean is not None:
                     module.running_mean.zero_()
         weights = self.scope.weights(flow)
         batch = next(iter(data.subset([0]).batches()))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.nn import Linear, Module, Parameter
 
@@ -23,7 +24,7 @@ from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
 from ..types import Data
-from ._layerwise import walk
+from ._layerwise import padded, padding, walk, without_padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Wanda:
 
     The paper goes layer by layer and shows each layer the outputs of already pruned ones, as `WandaPrune` does;
     here all layers see the dense network's, so that one pass suffices. Convolutions count each kernel position as
-    an input of its own.
+    an input of its own; padding of texts does not count.
 
     Attributes:
         examples: how many calibration examples, evenly spaced through the data (the paper: 128 sequences).
@@ -54,16 +55,19 @@ class Wanda:
 
         Raises:
             EmptyDataError: if there is no example.
-            InputError: if a layer in scope is never called by the model.
+            InputError: if a layer in scope is never called by the model, or reads padding that cannot be told from
+                text.
         """
         data.require_examples("Wanda")
         copy = deepcopy(model).eval()
         layers = self.scope.layers(copy)
         energy: dict[str, Tensor] = {}
+        present: Tensor | None = None
 
         def watch(name: str) -> Any:
             def add(layer: Module, args: tuple[Tensor, ...]) -> None:
-                energy[name] = energy.get(name, 0) + _input_energy(layer, args[0])
+                read = without_padding("Wanda", name, layer, args[0], present)
+                energy[name] = energy.get(name, 0) + _input_energy(layer, read)
 
             return add
 
@@ -71,6 +75,7 @@ class Wanda:
         try:
             with torch.no_grad():
                 for batch in spaced(data, self.examples).batches():
+                    present = padding(data.task, batch)
                     data.task.outputs(copy, batch)
         finally:
             for hook in hooks:
@@ -86,6 +91,8 @@ class Wanda:
 @dataclass(frozen=True, kw_only=True)
 class WandaPrune:
     """Prune by Wanda layer by layer, each against the outputs of the layers before, already pruned; no repair.
+
+    Padding of texts does not count.
 
     Attributes:
         sparsity: share of each output's weights to remove, in [0, 1); N:M patterns set their own.
@@ -132,7 +139,8 @@ def _input_energy(layer: Any, inputs: Tensor) -> Tensor:
     squares = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32)).square()
     if isinstance(layer, Linear):
         return squares.reshape(-1, squares.shape[-1]).sum(0)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(layer.kernel_size) - 1]
     with torch.enable_grad():
         weight = torch.zeros_like(layer.weight, dtype=squares.dtype, requires_grad=True)
-        summed = layer._conv_forward(squares, weight, None).sum()
-        return torch.autograd.grad(summed, weight)[0]
+        out = convolve(padded(layer, squares), weight, None, layer.stride, 0, layer.dilation, layer.groups)
+        return torch.autograd.grad(out.sum(), weight)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ __all__ = [
     "CausalLM",
     "Classify",
     "Labelled",
+    "Padded",
     "Perturbing",
     "Representing",
     "accuracy",
@@ -64,6 +65,15 @@ class Perturbing(Labelled, Protocol):
 
     def replace_inputs(self, batch: Batch, inputs: Tensor) -> Batch:
         """The same batch with other inputs."""
+        ...
+
+
+@runtime_checkable
+class Padded(Task, Protocol):
+    """A task whose examples are filled up to one length."""
+
+    def present(self, batch: Batch) -> Tensor:
+        """Which positions are of the example itself, not padding, bool [n, t]."""
         ...
 
 

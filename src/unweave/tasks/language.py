@@ -56,6 +56,12 @@ class CausalLM:
             counted &= batch["attention_mask"][:, :-1].to(counted.device) != 0
         return counted
 
+    def present(self, batch: Batch) -> Tensor:
+        """Which positions hold a token of the text and not padding, bool [n, t]."""
+        if isinstance(batch, Mapping) and "attention_mask" in batch:
+            return torch.as_tensor(batch["attention_mask"] != 0)
+        return torch.ones_like(self.ids(batch), dtype=torch.bool)
+
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, t, vocabulary]."""
         first = next(model.parameters(), None)

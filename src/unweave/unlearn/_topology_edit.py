@@ -11,11 +11,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 from torch.nn import Conv1d, Conv2d, Conv3d, Linear, Module
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
 from ..masks import select
 from ..masks.budgets import Budget
+from ..masks.layers import BATCH_NORMS
 from ..masks.mask import Mask
 from ..masks.patterns import Pattern
 from ..masks.silence import silence
@@ -267,9 +267,9 @@ def woken(model: Module, grown: Module, data: Data[Any]) -> dict[str, Tensor]:
             continue
         channels = before[prefix] & ~after[prefix]
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if isinstance(module, _BatchNorm) and tensor.ndim == 1:
+            if isinstance(module, BATCH_NORMS) and tensor.ndim == 1:
                 fresh[f"{prefix}.{name}" if prefix else name] = channels
-            elif name == "weight" and not isinstance(module, _BatchNorm):
+            elif name == "weight" and not isinstance(module, BATCH_NORMS):
                 slices = channels.view(1, -1, *[1] * (tensor.ndim - 2)).expand(tensor.shape)
                 fresh[f"{prefix}.{name}" if prefix else name] = slices
     return fresh
@@ -294,7 +294,7 @@ def _constant_inputs(model: Module, data: Data[Any]) -> dict[str, Tensor]:
             handles.append(module.register_forward_pre_hook(watch(name, module.in_features)))
         elif isinstance(module, (Conv1d, Conv2d, Conv3d)) and module.groups == 1:
             handles.append(module.register_forward_pre_hook(watch(name, module.in_channels)))
-        elif isinstance(module, _BatchNorm):
+        elif isinstance(module, BATCH_NORMS):
             handles.append(module.register_forward_pre_hook(watch(name, module.num_features)))
     try:
         with evaluating(model):

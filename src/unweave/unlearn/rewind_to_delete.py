@@ -30,12 +30,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError
 from ..fit import Loop, fit_
 from ..fit.recipe import mean_loss, warm_cosine
 from ..io.checkpoint import load_into
+from ..masks.layers import RUNNING_NORMS
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
@@ -177,7 +177,7 @@ class RewindToDelete:
         return noise
 
     def _check_certifiable(self, model: Module, hold: Mask) -> None:
-        if any(isinstance(module, _NormBase) for module in model.modules()):
+        if any(isinstance(module, RUNNING_NORMS) for module in model.modules()):
             raise InputError(
                 "RewindToDelete certifies losses of single examples; with batch normalisation a loss "
                 "depends on its batch. Leave the constants out."

@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,6 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..errors import InputError
 from ..fit import Loop, fit_
 from ..fit.batches import cycled
+from ..masks.layers import RUNNING_NORMS
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
@@ -198,7 +198,7 @@ class _norms_frozen:
     """Batch normalisation in eval mode inside the block, if `frozen`."""
 
     def __init__(self, model: Module, frozen: bool) -> None:
-        self.norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training] if frozen else []
+        self.norms = [m for m in model.modules() if isinstance(m, RUNNING_NORMS) and m.training] if frozen else []
 
     def __enter__(self) -> None:
         for norm in self.norms:
