@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module, resources
 from typing import Any
 
@@ -91,8 +90,7 @@ SETTINGS = ("recipe", "checkpoint")
 """Fields of a method that the user must have."""
 
 
-@lru_cache
-def needs_of(kind: Any) -> tuple[str, ...]:
+def needs_of(kind: type[Any]) -> tuple[str, ...]:
     """What a method's code reads, found in its source: nothing is typed by hand, so nothing can be out of date.
 
     That is which of `PARTS` its class or a function of its module takes from what it is given, which abilities it asks

@@ -252,7 +252,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def members(protocol: type[Any]) -> tuple[str, ...]:
-    """What a protocol asks for: names of its methods and attributes, inherited ones too, in the order of the alphabet."""
+    """What a protocol asks for: names of its methods and attributes, inherited ones too, sorted."""
     return tuple(sorted(get_protocol_members(protocol)))
 
 
