@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from claims.data import fashion_mnist
 from unweave import Data, Mask, Supervised, seeded
 from unweave.embedded.digits import digits, of_tensors
 from unweave.embedded.nets import mlp
 from unweave.masks import select
-from unweave.optim import SAM
-from unweave.optim._sharpness import norm
+from unweave.optim.two_pass import climb_, come_back_, two_passes
+from unweave.optim.vectors import norm
+from unweave.optim.wrapper import Closure, Wrapper
 from unweave.prune import SNIP, Global, Unstructured
 from unweave.tasks import predict, read_labels
 
@@ -103,18 +104,28 @@ def gain(rows: list[dict[str, float]], name: str, label: str) -> float:
     return mean(rows, f"{name}, {label}") - sgd(rows, name)
 
 
-class RandomDirection(SAM):
+class RandomDirection(Wrapper):
     """The control: SAM with a random direction in place of the gradient, of the same length."""
 
-    def ascent(self, weights: list[Tensor]) -> tuple[list[Tensor], float]:
-        rng = seeded(self.backwards)
+    def __init__(self, params: Any, *, rho: float, **keywords: Any) -> None:
+        super().__init__(params, SGD, keywords, rho=rho)
+
+    def step(self, closure: Closure | None = None) -> Tensor:
+        return two_passes(self, closure, self._climb, self._descend)
+
+    def _climb(self) -> None:
+        weights, rng = self.trained(), seeded(self.backwards)
         drawn = [
             torch.randn(w.shape, generator=rng).masked_fill(w == 0, 0)
             if w.ndim > 1
             else torch.randn(w.shape, generator=rng)
             for w in weights
         ]
-        return drawn, norm(drawn)
+        climb_(self, drawn, norm(drawn))
+
+    def _descend(self) -> None:
+        come_back_(self)
+        self.base.step()
 
 
 def make(cls: Any, **settings: Any) -> Maker:

@@ -146,7 +146,7 @@ def _rows() -> list[OptimizerRow]:
             make=optim.SOAP,
             closure="optional",
             bad=(
-                (lambda p: optim.SOAP(p, lr=0.0), "lr > 0"),
+                (lambda p: optim.SOAP(p, lr=0.0), "lr must be above 0"),
                 (lambda p: optim.SOAP(p, precondition_frequency=0), "precondition_frequency"),
             ),
         ),

@@ -161,7 +161,7 @@ def _rows() -> list[PlainRow]:
             name="MultiSampleDropout",
             run=_dropped,
             off=partial(_dropped, p=1e-9),
-            bad=((lambda: optim.MultiSampleDropout(torch.nn.Linear(2, 2), p=1.0), "p must be in"),),
+            bad=((lambda: optim.MultiSampleDropout(torch.nn.Linear(2, 2), p=1.0), "p must be at least 0 and below 1"),),
         ),
         PlainRow(
             name="PASER",

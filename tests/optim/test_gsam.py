@@ -33,11 +33,11 @@ def test_the_radius_follows_the_learning_rate() -> None:
     weights = parameters()
     optimizer = GSAM(weights, lr=0.1, rho=0.3, rho_min=0.1)
     closure_of(weights)()
-    assert set(optimizer.rhos()) == {0.3}
+    assert set(optimizer.radii()) == {0.3}
     optimizer.param_groups[0]["lr"] = 0.05
-    assert optimizer.rhos()[0] == pytest.approx(0.2)
+    assert optimizer.radii()[0] == pytest.approx(0.2)
     optimizer.param_groups[0]["lr"] = 0.0
-    assert optimizer.rhos()[0] == pytest.approx(0.1)
+    assert optimizer.radii()[0] == pytest.approx(0.1)
 
 
 def test_agrees_with_pytorch_optimizer_whose_closure_is_another() -> None:

@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW
 
 from tests.optim.problem import assert_near, closure_of, gradient_at, parameters
 from unweave import seeded
-from unweave.optim import PerpGrad, nlm_cosine
+from unweave.optim import PerpGrad
 from unweave.optim.perp_grad import orthogonal
 
 
@@ -62,12 +62,3 @@ def test_a_single_number_can_still_move() -> None:
     w.grad = torch.tensor([1.0])
     PerpGrad([w], base=SGD, lr=0.1, vectors=True).step()
     assert w.item() == pytest.approx(1.9)
-
-
-def test_the_cosine_of_naive_loss_minimisation() -> None:
-    w = torch.randn(3, 3, generator=seeded(0), requires_grad=True)
-    for scale, cosine in ((-2.0, 1.0), (3.0, -1.0)):
-        w.grad = scale * w.detach()
-        assert nlm_cosine([w]) == pytest.approx(cosine)
-    w.grad = orthogonal(w, torch.ones(3, 3))
-    assert nlm_cosine([w]) == pytest.approx(0, abs=1e-6)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.nn import Linear, Sequential, Tanh
 import unweave.optim as o
-from tests import test_fit_resume as t
+from tests.fit import test_fit_resume as t
 from unweave import fit_, seeded
 from unweave.io.nested import save_nested
 from unweave.fit.recipe import mean_loss

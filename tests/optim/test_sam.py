@@ -14,7 +14,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.fit.recipe import mean_loss
 from unweave.optim import GSAM, S2SAM, SAM, ZOSAM, CrAM, LookSAM
-from unweave.optim._sharpness import dot, norm
+from unweave.optim.vectors import dot, norm
 
 
 def test_a_step_by_hand() -> None:

@@ -19,7 +19,9 @@ from torch.nn import Module
 from ..errors import InputError
 from ..fit import Objective, Step
 from ..paper import Paper
-from ..tasks import predict, read_labels
+from ..random import draw_seed, require_generator
+from ..settings import Count, SomeShare, Whole, settings
+from ..tasks import Labelled, Perturbing, predict, read_labels, requires
 from ..types import Batch, Data
 
 
@@ -38,7 +40,7 @@ class Chosen:
     represents: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DataEfficientAugmentation:
     """Choose what to augment, by gradients, and train with it.
 
@@ -47,7 +49,7 @@ class DataEfficientAugmentation:
     to its size. Greedy choice is lazy and within 1 - 1/e of the best.
 
     Attributes:
-        budget: share of the examples to choose, in (0, 1]; at least one a class.
+        budget: share of the examples to choose; at least one a class.
         method: "facility" (the paper's), "loss" (largest losses) or "random".
         shares: "equal" or "proportional" budgets of classes.
         every: epochs between two choices.
@@ -55,11 +57,11 @@ class DataEfficientAugmentation:
         weighted: weigh augmented examples by what they stand for; the published default gives them equal weights.
     """
 
-    budget: float = 0.1
+    budget: SomeShare = 0.1
     method: Literal["facility", "loss", "random"] = "facility"
     shares: Literal["equal", "proportional"] = "equal"
-    every: int = 2
-    warm: int = 1
+    every: Count = 2
+    warm: Whole = 1
     weighted: bool = False
 
     paper: ClassVar[Paper] = Paper(
@@ -71,27 +73,14 @@ class DataEfficientAugmentation:
     )
     needs: ClassVar[tuple[str, ...]] = ("labels",)
 
-    def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
-            raise InputError(
-                f"DataEfficientAugmentation.budget must be in (0, 1]; got {self.budget}. It is a share."
-            )
-        if self.method not in ("facility", "loss", "random"):
-            raise InputError(
-                f'DataEfficientAugmentation.method must be "facility", "loss" or "random"; got {self.method!r}.'
-            )
-        if self.every < 1 or self.warm < 0:
-            raise InputError(
-                f"DataEfficientAugmentation needs every >= 1 and warm >= 0; got {self.every} and {self.warm}."
-            )
-
     def choose(self, model: Module, data: Data[Any], *, rng: Generator) -> Chosen:
         """The subset for this model.
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if the budget is below the number of classes.
+            InputError: if its task has no labels, or the budget is below the number of classes.
         """
+        requires(data.task, Labelled, "DataEfficientAugmentation")
         data.require_examples("DataEfficientAugmentation")
         logits, labels = predict(model, data), read_labels(data)
         gradients = logits.softmax(1)
@@ -104,6 +93,7 @@ class DataEfficientAugmentation:
         Raises:
             InputError: if a gradient is not finite, or the budget is below the number of classes.
         """
+        require_generator(rng)
         if not bool(gradients.isfinite().all()):
             raise InputError(
                 "DataEfficientAugmentation: a gradient is not finite; the model's answers are not."
@@ -154,10 +144,14 @@ class DataEfficientAugmentation:
             data: trained on; its task must be `Perturbing`.
             augment: inputs -> inputs, drawing from torch's global generator.
             rng: draws random subsets and the order of augmented examples.
+
+        Raises:
+            InputError: if the task is not.
         """
+        requires(data.task, Perturbing, "DataEfficientAugmentation")
         task, state = data.task, _State()
         per_epoch = data.steps
-        seed = int(torch.randint(2**62, (), generator=rng))
+        seed = draw_seed(rng)
 
         def loss(model: Module, batch: Batch) -> Tensor:
             plain: Tensor = task.losses(model, batch).mean()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ._degradation import Degradation, corruption_degradation
 from .aaer import AAER
 from .asam import ASAM
 from .cram import CrAM
+from .degradation import Degradation, corruption_degradation
 from .esam import ESAM
 from .fair_sam import FairSAM, GroupWeights
 from .gsam import GSAM
 from .look_sam import LookSAM
 from .m_sam import MSAM, Modalities
 from .multi_sample_dropout import MultiSampleDropout
-from .perp_grad import PerpGrad, nlm_cosine
+from .perp_grad import PerpGrad
 from .s2_sam import S2SAM
 from .sam import SAM
 from .soap import SOAP
@@ -41,7 +41,6 @@ __all__ = [
     "StableMaxCrossEntropy",
     "SubGM",
     "corruption_degradation",
-    "nlm_cosine",
     "softmax_collapse_rate",
     "stable_max",
 ]

@@ -18,6 +18,8 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..paper import Paper
+from ..settings import Count, NonNegative, Number, Positive, checked, settings
+from ..tasks import Perturbing, requires
 from ..types import Batch, Data
 
 
@@ -36,7 +38,7 @@ class Watch:
     moved_normal: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class AAER:
     """Single-step adversarial training with the penalty on abnormal adversarial examples.
 
@@ -45,7 +47,7 @@ class AAER:
     that only the penalty on logits acts: `ce_grad=False` does that. Both passes run in train mode, as published.
 
     Attributes:
-        eps: budget in pixels' units (largest change of any pixel), above 0.
+        eps: budget in pixels' units (largest change of any pixel).
         attack: "rs" starts within the budget, steps by 1.25 eps and clips to it; "n" starts within twice the budget,
             steps by eps and does not clip.
         alpha: step; None is the attack's own.
@@ -57,19 +59,22 @@ class AAER:
         high: largest pixel.
         mean: by channel, if inputs are standardised; else empty.
         std: by channel, if inputs are standardised; else empty.
+
+    Raises:
+        InputError: if a setting is out of its range, low is not below high, or mean and std differ in length.
     """
 
-    eps: float = 8 / 255
+    eps: Positive = 8 / 255
     attack: Literal["rs", "n"] = "rs"
-    alpha: float | None = None
-    weight: float = 1.0
-    loss_weight: float = 2.5
-    logit_weight: float = 1.5
+    alpha: Positive | None = None
+    weight: NonNegative = 1.0
+    loss_weight: NonNegative = 2.5
+    logit_weight: NonNegative = 1.5
     ce_grad: bool = True
-    low: float = 0.0
-    high: float = 1.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    low: Number = 0.0
+    high: Number = 1.0
+    mean: tuple[Number, ...] = ()
+    std: tuple[Positive, ...] = ()
 
     paper: ClassVar[Paper] = Paper(
         "Eliminating Catastrophic Overfitting Via Abnormal Adversarial Examples Regularization", "Lin, Yu, Liu",
@@ -78,15 +83,11 @@ class AAER:
     needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     def __post_init__(self) -> None:
-        if not self.eps > 0 or not self.low < self.high:
+        if not self.low < self.high:
+            raise InputError(f"AAER.low must be below high; got {self.low} and {self.high}.")
+        if len(self.mean) != len(self.std):
             raise InputError(
-                f"AAER needs eps > 0 and low < high; got {self.eps}, {self.low} and {self.high}."
-            )
-        if min(self.weight, self.loss_weight, self.logit_weight) < 0:
-            raise InputError("AAER: weights must be at least 0.")
-        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
-            raise InputError(
-                f"AAER: mean and std must have one number a channel, std positive; got {self.mean}, {self.std}."
+                f"AAER.mean and std must have one number a channel; got {self.mean} and {self.std}."
             )
 
     def objective(self, data: Data[Any], watch: Watch | None = None) -> Callable[[Module, Batch], Tensor]:
@@ -95,7 +96,11 @@ class AAER:
         Args:
             data: its task must be `Perturbing`.
             watch: notes what each step saw.
+
+        Raises:
+            InputError: if the task is not.
         """
+        requires(data.task, Perturbing, "AAER")
         task = data.task
 
         def loss(model: Module, batch: Batch) -> Tensor:
@@ -115,7 +120,7 @@ class AAER:
         """Logits and losses at the random start, and the attack: a perturbation of x's shape, in x's units.
 
         Raises:
-            InputError: if an input lies outside the box.
+            InputError: if an input lies outside the box, or has other channels than mean and std.
         """
         scale, low, high = self._units(x)
         if bool((x < low - 1e-4).any()) or bool((x > high + 1e-4).any()):
@@ -161,20 +166,25 @@ class AAER:
 
     def _units(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels' units a unit of x, and the box in x's units."""
+        if len(self.std) > 1 and x.shape[1] != len(self.std):
+            raise InputError(
+                f"AAER.mean and std are of {len(self.std)} channels; the inputs have {x.shape[1]}."
+            )
         shape = (1, -1, *[1] * (x.ndim - 2))
         std = x.new_tensor(self.std or (1.0,)).view(shape)
         mean = x.new_tensor(self.mean or (0.0,)).view(shape)
         return std, (self.low - mean) / std, (self.high - mean) / std
 
 
+@checked
 def pgd(
     answer: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Tensor,
     how: AAER,
     *,
-    steps: int = 10,
-    alpha: float | None = None,
+    steps: Count = 10,
+    alpha: Positive | None = None,
 ) -> Tensor:
     """Projected gradient descent within the same budget and box: the attack to evaluate with; returns x attacked."""
     scale, low, high = how._units(x)

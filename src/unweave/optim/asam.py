@@ -7,19 +7,21 @@ Networks", ICML 2021, arXiv 2102.11600, eq. 8: eps = rho T^2 g / ||T g|| with T 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from ..errors import InputError
 from ..paper import Paper
-from ._sharpness import norm
-from .sam import SAM
+from ..settings import Range, checked
+from .two_pass import Rho, climb_, come_back_, two_passes
+from .vectors import norm
+from .wrapper import Closure, Wrapper
 
 
-class ASAM(SAM):
+@final
+class ASAM(Wrapper):
     """SAM whose perturbation of a weight is in proportion to the weight.
 
     T = |w| + eta for tensors of two and more dimensions (weights of layers), and 1 for all others (biases, norms), as
@@ -30,34 +32,48 @@ class ASAM(SAM):
         params: parameters or groups; a group may have its own `rho`.
         base: makes the optimiser that steps.
         rho: radius; the paper uses 0.5 (CIFAR-10) and 1.0 (CIFAR-100), ten to twenty times SAM's.
-        eta: added to |w|, at least 0.
+        eta: added to |w|.
         foreach: move all tensors at once.
         keywords: for the base, such as lr and momentum.
 
     Raises:
-        InputError: if rho or eta is negative, or `step` gets no closure.
+        InputError: if a setting is out of its range, or `step` gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
         "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural Networks",
         "Kwon, Kim, Park, Choi", "ICML", 2021, "2102.11600",
     )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.5, eta: float = 0.01,
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.5,
+        eta: Annotated[float, Range(at_least=0, why="It is added to the size of each weight.")] = 0.01,
         foreach: bool = True, **keywords: Any,
     ) -> None:  # fmt: skip
-        if eta < 0:
-            raise InputError(
-                f"ASAM: eta must be at least 0; got {eta}. It is added to the size of each weight."
-            )
-        super().__init__(params, base, rho=rho, foreach=foreach, **keywords)
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
         self.eta = eta
 
-    def ascent(self, weights: list[Tensor]) -> tuple[list[Tensor], float]:
-        """T^2 g and ||T g||."""
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Perturb in proportion to the weights, look again, step.
+
+        Returns:
+            The loss at the weights before the step.
+        """
+        return two_passes(self, closure, self.first_step, self.second_step)
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        """Move to the perturbed weights, by the gradients that are there."""
+        weights = self.trained()
         sizes = [w.abs() + self.eta if w.ndim > 1 else None for w in weights]
-        gradients = [w.grad for w in weights if w.grad is not None]
-        scaled = [g if t is None else t * g for t, g in zip(sizes, gradients, strict=True)]
-        length = norm(scaled)
-        return [s if t is None else torch.mul(t, s) for t, s in zip(sizes, scaled, strict=True)], length
+        scaled = [g if t is None else t * g for t, g in zip(sizes, self.gradients(weights), strict=True)]
+        squared = [s if t is None else t * s for t, s in zip(sizes, scaled, strict=True)]
+        climb_(self, squared, norm(scaled, foreach=self.foreach))
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        """Go back to the weights before `first_step` and step by the gradients that are there now."""
+        come_back_(self)
+        self.base.step()

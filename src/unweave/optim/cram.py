@@ -7,7 +7,7 @@ CrAM+: the gradient at C_k(w + rho g), where C_k zeroes the smallest share k of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ from ..errors import InputError
 from ..masks.threshold import kth_largest
 from ..paper import Paper
 from ..random import seeded
-from ._sharpness import copies
-from .sam import SAM
+from ..settings import Part, Whole, checked
+from .two_pass import Rho, climb_, come_back_, two_passes
+from .vectors import copies
+from .wrapper import Closure, Wrapper
 
 
-class CrAM(SAM):
+@final
+class CrAM(Wrapper):
     """Step by the gradient at the weights as pruning would leave them after an ascent.
 
     The ascent is w + rho g, without dividing by ||g||, as in the paper. Tensors of two and more dimensions are
@@ -35,10 +38,14 @@ class CrAM(SAM):
         plus: add the plain gradient (CrAM+), which keeps the dense model good; the sum is about twice as long as
             either, so that CrAM+ wants a smaller learning rate.
         seed: of the draws; step t draws from seed and t alone.
+        foreach: move all tensors at once.
         keywords: for the base, such as lr and momentum.
 
+    Attributes:
+        drawn: steps that have drawn a sparsity.
+
     Raises:
-        InputError: if rho is negative or a sparsity outside [0, 1), or `step` gets no closure.
+        InputError: if a setting is out of its range, there is no sparsity, or `step` gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -48,48 +55,51 @@ class CrAM(SAM):
         2023,
         "2207.14200",
     )
+    needs: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ("drawn",)
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05,
-        sparsities: tuple[float, ...] = (0.5, 0.7, 0.9), plus: bool = True, seed: int = 0, **keywords: Any,
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.05,
+        sparsities: tuple[Part, ...] = (0.5, 0.7, 0.9), plus: bool = True, seed: Whole = 0, foreach: bool = True,
+        **keywords: Any,
     ) -> None:  # fmt: skip
-        if not sparsities or not all(0 <= s < 1 for s in sparsities):
-            raise InputError(f"CrAM: sparsities must be one or more shares in [0, 1); got {sparsities}.")
-        super().__init__(params, base, rho=rho, **keywords)
+        if not sparsities:
+            raise InputError("CrAM.sparsities must be one or more shares; got none.")
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
         self.sparsities, self.plus, self.seed = sparsities, plus, seed
-        self._steps = 0
+        self.drawn = 0
         self._left: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Ascend, prune, look again, step.
+
+        Returns:
+            The loss at the weights before the step.
+        """
+        return two_passes(self, closure, self.first_step, self.second_step)
 
     @torch.no_grad()
     def first_step(self) -> None:
         """Move to the weights after the ascent, compressed to a sparsity drawn for this step."""
         weights = self.trained()
-        self.keep(weights)
-        clean = copies(p.grad for p in weights if p.grad is not None)
-        drawn = int(torch.randint(len(self.sparsities), (), generator=seeded(self.seed + self._steps)))
-        self._steps += 1
-        self.move(weights, clean, self.rhos())
-        self._left = list(zip(weights, clean, _compress_(weights, self.sparsities[drawn]), strict=True))
+        clean = copies(self.gradients(weights))
+        at = int(torch.randint(len(self.sparsities), (), generator=seeded(self.seed + self.drawn)))
+        self.drawn += 1
+        climb_(self, clean, None)
+        self._left = list(zip(weights, clean, _compress_(weights, self.sparsities[at]), strict=True))
 
-    def combine(self) -> None:
-        """Mask the gradient as the weights were; CrAM+ adds the plain one."""
-        for p, clean, alive in self._left:
-            assert p.grad is not None
+    @torch.no_grad()
+    def second_step(self) -> None:
+        """Go back and step by the gradients there are now, masked as the weights were; CrAM+ adds the plain ones."""
+        come_back_(self)
+        left, self._left = self._left, []
+        for g, (_, clean, alive) in zip(self.gradients([p for p, _, _ in left]), left, strict=True):
             if alive is not None:
-                p.grad.masked_fill_(~alive, 0)
+                g.masked_fill_(~alive, 0)
             if self.plus:
-                p.grad.add_(clean)
-        self._left = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the base optimiser and our own."""
-        return {**super().state_dict(), "drawn": self._steps}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Read back what `state_dict` gave."""
-        rest = dict(state_dict)
-        self._steps = rest.pop("drawn")
-        super().load_state_dict(rest)
+                g.add_(clean)
+        self.base.step()
 
 
 def _compress_(weights: list[Tensor], sparsity: float) -> list[Tensor | None]:

@@ -8,7 +8,7 @@ measured by the Corrupted Degradation Disparity, is the paper's; the rules of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from torch.optim import SGD, Optimizer
 
 from ..errors import InputError
 from ..paper import Paper
+from ..settings import NonNegative, Part, Range, checked
 from ..types import Batch
-from ._sharpness import Closure
-from .sam import SAM
+from .two_pass import Rho, climb_, come_back_, two_passes
+from .vectors import norm
+from .wrapper import Closure, Wrapper
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(losses at the weights [n], losses at the perturbed weights [n], groups [n]) -> weights [n]."""
@@ -39,27 +41,31 @@ class GroupWeights:
         counts: training examples of each group, [K]; none may be 0.
         rule: see above.
         eta: rate of the rules that learn.
-        smooth: of the running means of losses, in [0, 1).
+        smooth: of the running means of losses, for the rules that learn.
         cap: largest weight before scaling.
         where: "both" passes are weighted, or only the "ascent" or the "descent".
 
     Raises:
-        InputError: if a group has no training example, or a batch's groups are no integers from 0 to K - 1.
+        InputError: if a setting is out of its range or does nothing with this rule, a group has no training example, or
+            a batch's groups are no integers from 0 to K - 1.
     """
 
+    @checked
     def __init__(
         self, read: Callable[[Batch], Tensor], losses: Callable[[Module, Batch], Tensor], counts: Tensor, *,
-        rule: Literal["groupdro", "degradation", "reweigh"] | Rule = "groupdro", eta: float = 0.01, smooth: float = 0.9,
-        cap: float = 10.0, where: Literal["both", "ascent", "descent"] = "both",
+        rule: Literal["groupdro", "degradation", "reweigh"] | Rule = "groupdro", eta: NonNegative = 0.01,
+        smooth: Part = 0.9, cap: Annotated[float, Range(at_least=1)] = 10.0,
+        where: Literal["both", "ascent", "descent"] = "both",
     ) -> None:  # fmt: skip
         empty = (counts <= 0).nonzero().flatten().tolist()
         if empty or counts.ndim != 1:
             raise InputError(
                 f"GroupWeights: groups {empty} have no training example; every group needs some."
             )
-        if not 0 <= smooth < 1 or eta < 0 or cap < 1:
+        self.learns = rule in ("groupdro", "degradation")
+        if not self.learns and (eta, smooth) != (0.01, 0.9):
             raise InputError(
-                f"GroupWeights needs smooth in [0, 1), eta >= 0 and cap >= 1; got {smooth}, {eta}, {cap}."
+                f"GroupWeights.eta and smooth are for rules that learn; {rule!r} does not. Leave them out."
             )
         self.read, self.losses, self.counts, self.rule = read, losses, counts.double(), rule
         self.eta, self.smooth, self.cap, self.where = eta, smooth, cap, where
@@ -107,7 +113,7 @@ class GroupWeights:
         return found.long().cpu()
 
     def _learn(self, clean: Tensor, perturbed: Tensor, groups: Tensor) -> None:
-        if callable(self.rule) or self.rule == "reweigh":
+        if not self.learns:
             return
         signal = perturbed - clean if self.rule == "degradation" else perturbed
         for g in groups.unique().tolist():  # type: ignore[no-untyped-call]
@@ -116,7 +122,8 @@ class GroupWeights:
         self.q = self.q / self.q.sum()
 
 
-class FairSAM(SAM):
+@final
+class FairSAM(Wrapper):
     """SAM on losses weighed by group, with the weights learnt from the perturbed losses.
 
     With weights of 1 it is SAM; with rho = 0 it is the base optimiser on the weighted loss, in two passes.
@@ -126,44 +133,58 @@ class FairSAM(SAM):
         weights: whose `objective` is being minimised.
         base: makes the optimiser that steps.
         rho: radius of the perturbation.
+        foreach: move all tensors at once.
         keywords: for the base, such as lr and momentum.
 
     Raises:
-        InputError: if rho is negative or not finite, or `step` gets no closure.
+        InputError: if a setting is out of its range, or `step` gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
         "FairSAM: Fair Classification on Corrupted Images Through Sharpness-Aware Minimization",
         "Dai, Ji, Ma, Wu", "TMLR", 2026, "2503.22934",
     )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ("fair",)
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], weights: GroupWeights, base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05,
-        **keywords: Any,
+        self, params: Iterable[Any], weights: GroupWeights, base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.05,
+        foreach: bool = True, **keywords: Any,
     ) -> None:  # fmt: skip
-        super().__init__(params, base, rho=rho, **keywords)
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
         self.weights = weights
 
+    @property
+    def fair(self) -> list[Tensor]:
+        """What the weights have learnt: each group's weight and running mean."""
+        return [self.weights.q, self.weights.mean]
+
+    @fair.setter
+    def fair(self, learnt: list[Tensor]) -> None:
+        self.weights.q, self.weights.mean = (t.clone() for t in learnt)
+
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """Look, perturb, look again with fresh weights, step."""
-        again, calls = self.needed(closure), [0]
+        """Perturb, look again with fresh weights, step.
 
-        def counted() -> Tensor:
-            calls[0] += 1
-            self.weights.descending = calls[0] > 1
-            return again()
-
+        Returns:
+            The weighted loss at the weights before the step.
+        """
         try:
-            return super().step(counted)
+            return two_passes(self, closure, self.first_step, self.second_step)
         finally:
             self.weights.descending = False
 
-    def state_dict(self) -> dict[str, Any]:
-        """With what the weights have learnt."""
-        return {**super().state_dict(), "fair": [self.weights.q, self.weights.mean]}
+    @torch.no_grad()
+    def first_step(self) -> None:
+        """Move to the perturbed weights, by the gradients that are there; the weights of examples descend from now."""
+        gradients = self.gradients(self.trained())
+        climb_(self, gradients, norm(gradients, foreach=self.foreach))
+        self.weights.descending = True
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Read back what `state_dict` gave."""
-        rest = dict(state_dict)
-        self.weights.q, self.weights.mean = (t.clone() for t in rest.pop("fair"))
-        super().load_state_dict(rest)
+    @torch.no_grad()
+    def second_step(self) -> None:
+        """Go back to the weights before `first_step` and step by the gradients that are there now."""
+        self.weights.descending = False
+        come_back_(self)
+        self.base.step()

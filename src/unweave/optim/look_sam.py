@@ -7,18 +7,21 @@ algorithm 1: g_v is the part of SAM's gradient orthogonal to g; other steps use 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from ..errors import InputError
 from ..paper import Paper
-from ._sharpness import Closure, Sharpness, check_rho, copies, dot, norm
+from ..settings import NonNegative, Range, checked
+from .two_pass import Rho, climb_, come_back_, two_passes
+from .vectors import copies, dot, norm, shift_
+from .wrapper import Closure, Wrapper
 
 
-class LookSAM(Sharpness):
+@final
+class LookSAM(Wrapper):
     """SAM at 1 + 1/k of the base optimiser's price.
 
     The projection is over all parameters as one vector, as in the paper; `pytorch_optimizer.LookSAM` (4.1) projects
@@ -35,59 +38,74 @@ class LookSAM(Sharpness):
         keywords: for the base, such as lr and momentum.
 
     Raises:
-        InputError: if rho is negative or k below 1, or `step` gets no closure.
+        InputError: if a setting is out of its range, or `step` gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
         "Towards Efficient and Scalable Sharpness-Aware Minimization", "Liu, Mai, Chen, Hsieh, You", "CVPR", 2022,
         "2203.02714",
     )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05, k: int = 5,
-        alpha: float = 0.7, foreach: bool = True, **keywords: Any,
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.05,
+        k: Annotated[int, Range(at_least=1, why="SAM is done at every k-th step.")] = 5, alpha: NonNegative = 0.7,
+        foreach: bool = True, **keywords: Any,
     ) -> None:  # fmt: skip
-        if k < 1:
-            raise InputError(f"LookSAM: k must be at least 1; got {k}. SAM is done at every k-th step.")
-        check_rho("LookSAM", rho)
-        super().__init__(params, base, settings={"rho": rho}, foreach=foreach, **keywords)
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
         self.k, self.alpha = k, alpha
+        self._clean: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """SAM's step, or one along the remembered direction."""
-        again = self.needed(closure)
-        loss = self.gradient(again)
-        weights = self.trained()
-        done = next((int(self.state[p]["step"]) for p in weights if "step" in self.state[p]), 0)
-        if done % self.k == 0:
-            self._look(again, weights)
-        else:
-            self._reuse(weights)
-        for p in weights:
-            self.state[p]["step"] = torch.tensor(float(done + 1))
-        self.base.step()
+        """SAM's step, or one along the remembered direction.
+
+        Returns:
+            The loss at the weights before the step.
+        """
+        if self._done() % self.k == 0:
+            return two_passes(self, closure, self._climb, self._descend)
+        loss = self.gradient(self.needed(closure))
+        self._reuse(self.trained())
+        self._step()
         return loss
 
-    def _look(self, closure: Closure, weights: list[Tensor]) -> None:
-        clean = copies(p.grad for p in weights if p.grad is not None)
-        self.perturb()
-        try:
-            self.gradient(closure)
-        finally:
-            self.restore()
-        perturbed = [p.grad for p in weights if p.grad is not None]
+    def _done(self) -> int:
+        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+
+    def _climb(self) -> None:
+        weights = self.trained()
+        gradients = self.gradients(weights)
+        self._clean = list(zip(weights, copies(gradients), strict=True))
+        climb_(self, gradients, norm(gradients, foreach=self.foreach))
+
+    def _descend(self) -> None:
+        come_back_(self)
+        weights, clean = [p for p, _ in self._clean], [g for _, g in self._clean]
+        self._clean = []
+        perturbed = self.gradients(weights)
         square = dot(clean, clean)
         along = dot(perturbed, clean) / square if square else 0.0
         for p, here, there in zip(weights, clean, perturbed, strict=True):
             self.state[p]["apart"] = there - along * here
+        self._step()
 
     def _reuse(self, weights: list[Tensor]) -> None:
-        known = [p for p in weights if "apart" in self.state[p] and p.grad is not None]
-        gradients = [p.grad for p in known if p.grad is not None]
+        known = [p for p in weights if "apart" in self.state[p]]
+        gradients = self.gradients(known)
         # a mask may have changed since
-        apart = [self.state[p]["apart"].masked_fill((p.grad == 0) & (p == 0), 0) for p in known]
-        length = norm(apart)
+        apart = [
+            self.state[p]["apart"].masked_fill((g == 0) & (p == 0), 0)
+            for p, g in zip(known, gradients, strict=True)
+        ]
+        length = norm(apart, foreach=self.foreach)
         if length > 0:
-            scale = self.alpha * norm(p.grad for p in weights if p.grad is not None) / length
-            self.move(gradients, apart, [scale] * len(known))
+            scale = self.alpha * norm(self.gradients(weights), foreach=self.foreach) / length
+            shift_(gradients, apart, [scale] * len(known), foreach=self.foreach)
+
+    def _step(self) -> None:
+        done = torch.tensor(self._done() + 1.0)
+        for p in self.trained():
+            self.state[p]["step"] = done.clone()
+        self.base.step()

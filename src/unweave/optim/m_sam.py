@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from math import factorial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,12 @@ from torch.optim import SGD, Optimizer
 
 from ..errors import InputError
 from ..paper import Paper
+from ..settings import checked
 from ..tasks import evaluating
 from ..types import Batch
-from ._sharpness import Closure, copies
-from .sam import SAM
+from .two_pass import Rho, climb_, come_back_
+from .vectors import copies, norm
+from .wrapper import Closure, Wrapper
 
 
 class Modalities:
@@ -43,6 +45,7 @@ class Modalities:
         shares: v, one a modality, of the last step's batch; for `decomposition="sample"` one row an example.
     """
 
+    @checked
     def __init__(
         self,
         names: Sequence[str],
@@ -137,7 +140,8 @@ class Modalities:
         return {n: inputs[n] for n in self.names}, labels.long()
 
 
-class MSAM(SAM):
+@final
+class MSAM(Wrapper):
     """SAM for the dominant modality's share of the loss, a plain gradient for the rest.
 
     As the paper writes it ("batch"), every share is the whole loss times a number: the ascent is exactly SAM's, and the
@@ -151,10 +155,12 @@ class MSAM(SAM):
         base: makes the optimiser that steps.
         rho: radius of the perturbation.
         decomposition: "batch" (the paper), "sample" or "encoder".
+        foreach: move all tensors at once.
         keywords: for the base, such as lr and momentum.
 
     Raises:
-        InputError: if rho is negative, or "encoder" is asked for without groups of every modality.
+        InputError: if a setting is out of its range, "encoder" is asked for without groups of every modality, or `step`
+            gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -162,16 +168,14 @@ class MSAM(SAM):
         "Learning",
         "Nowdeh, Ji, Ma, Afghah", "NeurIPS", 2025, "2510.24919",
     )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], modalities: Modalities, base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05,
-        decomposition: Literal["batch", "sample", "encoder"] = "batch", **keywords: Any,
+        self, params: Iterable[Any], modalities: Modalities, base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.05,
+        decomposition: Literal["batch", "sample", "encoder"] = "batch", foreach: bool = True, **keywords: Any,
     ) -> None:  # fmt: skip
-        if decomposition not in ("batch", "sample", "encoder"):
-            raise InputError(
-                f'MSAM: decomposition must be "batch", "sample" or "encoder"; got {decomposition!r}.'
-            )
-        super().__init__(params, base, rho=rho, **keywords)
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
         self.modalities, self.decomposition = modalities, decomposition
         modalities.by_sample = decomposition == "sample"
         tagged = {group.get("modality") for group in self.param_groups}
@@ -183,39 +187,50 @@ class MSAM(SAM):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """Look, perturb by the dominant part, look again, step by both."""
-        again, ours = self.needed(closure), self.modalities
-        ours.part = "all"
+        """Look, perturb by the dominant part, look again, step by both.
+
+        Returns:
+            The loss at the weights before the step.
+        """
+        again = self.needed(closure)
+        self.modalities.part = "all"
         try:
             loss = self.gradient(again)
-            ours.part = "again"  # shares are those at the weights before the step
+            self.modalities.part = "again"  # shares are those at the weights before the step
             weights = self.trained()
-            whole = copies(p.grad for p in weights if p.grad is not None)
-            share = float(ours.shares[ours.dominant]) if ours.shares.ndim == 1 else 1.0
-            rest = [g * (1 - share) for g in whole]
-            if self.decomposition == "sample":
-                ours.part = "dominant"
-                self.gradient(again)
-                rest = [g - p.grad for g, p in zip(whole, weights, strict=True) if p.grad is not None]
-            elif self.decomposition == "encoder":
-                self._leave_others()
-            self.first_step()
+            share, rest = self._split(again, weights)
+            self._climb()
             try:
                 self.gradient(again)
             finally:
-                self.restore()
+                come_back_(self)
         finally:
-            ours.part = "all"
-        for p, plain in zip(weights, rest, strict=True):
-            assert p.grad is not None
-            p.grad.mul_(share).add_(plain)
+            self.modalities.part = "all"
+        for perturbed, plain in zip(self.gradients(weights), rest, strict=True):
+            perturbed.mul_(share).add_(plain)
         self.base.step()
         return loss
 
-    def _leave_others(self) -> None:
+    def _split(self, closure: Closure, weights: list[Tensor]) -> tuple[float, list[Tensor]]:
+        """The dominant part's share of the loss that is perturbed, and the plain gradient of all else.
+
+        "sample" leaves the gradients of the dominant part in the parameters, for the ascent.
+        """
+        shares, whole = self.modalities.shares, copies(self.gradients(weights))
+        if self.decomposition != "sample":
+            share = float(shares[self.modalities.dominant])
+            return share, [g * (1 - share) for g in whole]
+        self.modalities.part = "dominant"
+        self.gradient(closure)
+        return 1.0, [g - part for g, part in zip(whole, self.gradients(weights), strict=True)]
+
+    def _climb(self) -> None:
         name = self.modalities.names[self.modalities.dominant]
-        for group in self.param_groups:
-            if group.get("modality") != name:
-                for p in group["params"]:
-                    if p.grad is not None:
-                        p.grad.zero_()
+        if self.decomposition == "encoder":
+            for group in self.param_groups:
+                if group.get("modality") != name:
+                    for p in group["params"]:
+                        if p.grad is not None:
+                            p.grad.zero_()
+        gradients = self.gradients(self.trained())
+        climb_(self, gradients, norm(gradients, foreach=self.foreach))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn import Module
 from ..errors import InputError
 from ..masks.layers import RUNNING_NORMS
 from ..paper import Paper
+from ..settings import Count, Range, checked
 
 
 class MultiSampleDropout(Module):
@@ -27,11 +28,11 @@ class MultiSampleDropout(Module):
 
     Args:
         head: the layers after the dropout, [n, ...] -> [n, classes]; without batch normalisation.
-        p: share of the features zeroed, in [0, 1).
-        samples: M, at least 1; the paper uses 8.
+        p: share of the features zeroed.
+        samples: M; the paper uses 8.
 
     Raises:
-        InputError: if p or samples is out of range, or the head holds batch normalisation, whose statistics M
+        InputError: if a setting is out of its range, or the head holds batch normalisation, whose statistics M
             correlated copies would spoil.
 
     Example:
@@ -50,14 +51,15 @@ class MultiSampleDropout(Module):
     )
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, head: Module, *, p: float = 0.5, samples: int = 8) -> None:
+    @checked
+    def __init__(
+        self,
+        head: Module,
+        *,
+        p: Annotated[float, Range(at_least=0, below=1, why="It is the share of features zeroed.")] = 0.5,
+        samples: Count = 8,
+    ) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise InputError(
-                f"MultiSampleDropout: p must be in [0, 1); got {p}. It is the share of features zeroed."
-            )
-        if samples < 1:
-            raise InputError(f"MultiSampleDropout: samples must be at least 1; got {samples}.")
         if any(isinstance(m, RUNNING_NORMS) for m in head.modules()):
             raise InputError(
                 "MultiSampleDropout: the head holds batch normalisation, whose statistics would come from correlated "
@@ -66,7 +68,7 @@ class MultiSampleDropout(Module):
         if p == 0 and samples > 1:
             warnings.warn(
                 "MultiSampleDropout with p = 0: all copies are alike; samples = 1 does the same.",
-                stacklevel=2,
+                stacklevel=3,
             )
         self.head, self.p, self.samples = head, p, samples
 
@@ -80,6 +82,7 @@ class MultiSampleDropout(Module):
         answers: Tensor = self.head(dropped.flatten(0, 1))
         return answers.view(self.samples, len(features), *answers.shape[1:])
 
+    @checked
     def loss(
         self,
         features: Tensor,

@@ -7,17 +7,21 @@ and Accurate Sparse Training", NeurIPS 2024.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from ..paper import Paper
-from ._sharpness import Closure, Sharpness, check_rho, every_parameter, norm
+from ..settings import checked
+from .two_pass import Rho
+from .vectors import norm, shift_
+from .wrapper import Closure, Wrapper
 
 
-class S2SAM(Sharpness):
+@final
+class S2SAM(Wrapper):
     """SAM at the base optimiser's price: eps = rho g / ||g|| with g from the step before.
 
     The first step perturbs nothing. Weights that died since the last step (their value is zero in a tensor of two and
@@ -32,41 +36,49 @@ class S2SAM(Sharpness):
         keywords: for the base, such as lr and momentum.
 
     Raises:
-        InputError: if rho is negative or not finite, or `step` gets no closure.
+        InputError: if a setting is out of its range, or `step` gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
         "A Single-Step, Sharpness-Aware Minimization is All You Need to Achieve Efficient and Accurate Sparse Training",
         "Ji, Li, Fu, Afghah, Guo, Yuan, Ma", "NeurIPS", 2024, "",
     )  # fmt: skip
+    needs: ClassVar[tuple[str, ...]] = ()
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05, foreach: bool = True,
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.05, foreach: bool = True,
         **keywords: Any,
     ) -> None:  # fmt: skip
-        check_rho("S2SAM", rho)
-        super().__init__(params, base, settings={"rho": rho}, foreach=foreach, **keywords)
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """Perturb by the last gradient, look once, step."""
+        """Perturb by the last gradient, look once, step.
+
+        Returns:
+            The loss at the perturbed weights.
+        """
         again = self.needed(closure)
-        weights = [p for p in every_parameter(self.param_groups) if "last" in self.state[p]]
-        self.keep(weights)
-        last = [self.state[p]["last"].masked_fill((p == 0) & (p.ndim > 1), 0) for p in weights]
-        length = norm(last)
-        if length > 0:
-            rho = {id(p): g["rho"] for g in self.param_groups for p in g["params"]}
-            self.move(weights, last, [rho[id(p)] / (length + 1e-12) for p in weights])
+        self._climb()
         try:
             loss = self.gradient(again)
         finally:
             self.restore()
-        for p in self.trained():
-            assert p.grad is not None
-            if "last" in self.state[p]:
-                self.state[p]["last"].copy_(p.grad)
-            else:
-                self.state[p]["last"] = p.grad.detach().clone()
+        self.remember(self.trained())
         self.base.step()
         return loss
+
+    def _climb(self) -> None:
+        known = [
+            (p, group["rho"])
+            for group in self.param_groups
+            for p in group["params"]
+            if p.requires_grad and "last" in self.state[p]
+        ]
+        weights = [p for p, _ in known]
+        self.keep(weights)
+        last = [self.state[p]["last"].masked_fill((p == 0) & (p.ndim > 1), 0) for p in weights]
+        length = norm(last, foreach=self.foreach)
+        if length > 0:
+            shift_(weights, last, [rho / (length + 1e-12) for _, rho in known], foreach=self.foreach)

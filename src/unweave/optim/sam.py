@@ -7,17 +7,21 @@ arXiv 2010.01412, algorithm 1 with eq. 2 for p = 2: eps = rho g / ||g||, the ste
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from ..paper import Paper
-from ._sharpness import Closure, Sharpness, check_rho
+from ..settings import checked
+from .two_pass import Rho, climb_, come_back_, two_passes
+from .vectors import norm
+from .wrapper import Closure, Wrapper
 
 
-class SAM(Sharpness):
+@final
+class SAM(Wrapper):
     """Step by the gradient at w + rho g / ||g||: two forward and two backward passes.
 
     All parameters with a gradient are one vector. A gradient of zero moves nothing in the first pass; rho = 0 is the
@@ -28,12 +32,12 @@ class SAM(Sharpness):
     Args:
         params: parameters or groups; a group may have its own `rho`.
         base: makes the optimiser that steps, called with the parameters and the further keywords.
-        rho: radius of the perturbation, at least 0; the paper uses 0.05.
+        rho: radius of the perturbation; the paper uses 0.05.
         foreach: move all tensors at once; False goes one by one, with the same bits.
         keywords: for the base, such as lr and momentum.
 
     Raises:
-        InputError: if rho is negative or not finite, or `step` gets no closure.
+        InputError: if a setting is out of its range, or `step` gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -42,42 +46,29 @@ class SAM(Sharpness):
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05, foreach: bool = True,
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.05, foreach: bool = True,
         **keywords: Any,
     ) -> None:  # fmt: skip
-        check_rho(type(self).__name__, rho)
-        super().__init__(params, base, settings={"rho": rho}, foreach=foreach, **keywords)
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
 
-    @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Perturb, look again, step.
 
         Returns:
             The loss at the weights before the step.
         """
-        again = self.needed(closure)
-        loss = self.gradient(again)
-        self.first_step()
-        try:
-            self.gradient(again)
-        except BaseException:
-            self.restore()
-            raise
-        self.second_step()
-        return loss
+        return two_passes(self, closure, self.first_step, self.second_step)
 
     @torch.no_grad()
     def first_step(self) -> None:
         """Move to the perturbed weights, by the gradients that are there; for loops that call backward themselves."""
-        self.perturb()
+        gradients = self.gradients(self.trained())
+        climb_(self, gradients, norm(gradients, foreach=self.foreach))
 
     @torch.no_grad()
     def second_step(self) -> None:
         """Go back to the weights before `first_step` and step by the gradients that are there now."""
-        self.restore()
-        self.combine()
+        come_back_(self)
         self.base.step()
-
-    def combine(self) -> None:
-        """Make the gradients at the perturbed weights into what the base steps by; SAM takes them as they are."""

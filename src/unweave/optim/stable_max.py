@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..paper import Paper
+from ..settings import checked
 
 
 def stable_max(logits: Tensor, dim: int = -1) -> Tensor:
@@ -39,7 +40,7 @@ class StableMaxCrossEntropy(Module):
         dtype: in which it is computed.
 
     Raises:
-        InputError: if `reduction` is none of these, or `forward` gets labels that are no class numbers.
+        InputError: if a setting is none of these, or `forward` gets labels that are no class numbers.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -51,14 +52,13 @@ class StableMaxCrossEntropy(Module):
     )
     needs: ClassVar[tuple[str, ...]] = ("labels",)
 
+    @checked
     def __init__(
         self, *, reduction: Literal["mean", "sum", "none"] = "mean", dtype: torch.dtype = torch.float64
     ) -> None:
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise InputError(
-                f'StableMaxCrossEntropy: reduction must be "mean", "sum" or "none"; got {reduction!r}.'
-            )
+        if not dtype.is_floating_point:
+            raise InputError(f"StableMaxCrossEntropy.dtype must be a floating type; got {dtype}.")
         self.reduction, self.dtype = reduction, dtype
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ sub-gradients from a small spectral start.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..paper import Paper
+from ..settings import Count, Inner, NonNegative, Part, Positive, Range, settings
 
 
 class Measurements(Protocol):
@@ -34,15 +35,22 @@ class Measurements(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Dense:
     """Measurement matrices, all in memory.
 
     Attributes:
         matrices: A, [m, d1, d2].
+
+    Raises:
+        InputError: if they are not of three dimensions.
     """
 
     matrices: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrices.ndim != 3:
+            raise InputError(f"Dense.matrices must be [m, d1, d2]; got {[*self.matrices.shape]}.")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,7 +66,7 @@ class Dense:
         return (weights @ self.matrices.flatten(1)).view(self.shape)
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Entries:
     """Some entries of the matrix seen directly; the theory does not cover them.
 
@@ -66,11 +74,20 @@ class Entries:
         rows: of the entries, [m].
         columns: of the entries, [m].
         shape: of X.
+
+    Raises:
+        InputError: if rows and columns are not [m] both.
     """
 
     rows: Tensor
     columns: Tensor
-    shape: tuple[int, int]
+    shape: tuple[Count, Count]
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 1 or self.rows.shape != self.columns.shape:
+            raise InputError(
+                f"Entries.rows and columns must be [m] both; got {[*self.rows.shape]} and {[*self.columns.shape]}."
+            )
 
     def of(self, x: Tensor) -> Tensor:
         """The entries of X."""
@@ -102,7 +119,7 @@ class Recovered:
     steps: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SubGM:
     """Minimise mean |<A_i, U U^T> - y_i| by sub-gradients, from alpha times the spectral start.
 
@@ -119,21 +136,24 @@ class SubGM:
         alpha: scale of the start; the smaller the better the recovery, at log(1/alpha) more steps.
         step: "geometric" (with outliers), "polyak" (in proportion to the loss; without noise) or "constant".
         eta: first step, at unit scale.
-        decay: factor a step of the geometric rule, in (0, 1).
-        hold: share of the steps before the geometric rule begins, in [0, 1).
+        decay: factor a step of the geometric rule.
+        plateau: share of the steps before the geometric rule begins.
         steps: at most.
         tolerance: the geometric rule stops below eta times this.
         symmetric: X is positive semidefinite; False allows any shape and sign.
+
+    Raises:
+        InputError: if a setting is out of its range, or belongs to the geometric rule and another is set.
     """
 
-    rank: int | None = None
-    alpha: float = 1e-6
+    rank: Annotated[int, Range(at_least=1, why="None allows any rank.")] | None = None
+    alpha: Positive = 1e-6
     step: Literal["geometric", "polyak", "constant"] = "geometric"
-    eta: float = 0.3
-    decay: float = 0.99
-    hold: float = 0.0
-    steps: int = 2000
-    tolerance: float = 1e-8
+    eta: Positive = 0.3
+    decay: Inner = 0.99
+    plateau: Part = 0.0
+    steps: Count = 2000
+    tolerance: NonNegative = 1e-8
     symmetric: bool = True
 
     paper: ClassVar[Paper] = Paper(
@@ -143,13 +163,12 @@ class SubGM:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0 or not self.eta > 0 or not 0 < self.decay < 1 or self.steps < 1:
+        rule = ("decay", "plateau", "tolerance")
+        idle = [name for name in rule if getattr(self, name) != getattr(type(self), name)]
+        if self.step != "geometric" and idle:
             raise InputError(
-                "SubGM needs alpha > 0, eta > 0, decay in (0, 1) and steps >= 1; got "
-                f"{self.alpha}, {self.eta}, {self.decay} and {self.steps}."
+                f"SubGM.{idle[0]} is of the geometric rule and does nothing with step={self.step!r}. Leave it out."
             )
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"SubGM.rank must be at least 1; got {self.rank}. None allows any rank.")
 
     @torch.no_grad()
     def recover(self, measurements: Measurements, y: Tensor) -> Recovered:
@@ -187,7 +206,7 @@ class SubGM:
             else:
                 u, v = u - eta * slope @ v, v - eta * slope.T @ u
             done = t + 1
-            if self.step == "geometric" and t >= self.hold * self.steps:
+            if self.step == "geometric" and t >= self.plateau * self.steps:
                 eta *= self.decay
                 if eta < self.eta * self.tolerance:
                     break

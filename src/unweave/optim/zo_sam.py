@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -18,12 +18,16 @@ from torch.optim import SGD, Optimizer
 
 from ..errors import InputError
 from ..paper import Paper
-from ._sharpness import Closure, Sharpness, check_rho, norm, put_back_, together
+from ..settings import Range, Whole, checked
+from .two_pass import Rho
+from .vectors import copy_, norm
+from .wrapper import Closure, Wrapper
 
 _PRIME = 1_000_003
 
 
-class ZOSAM(Sharpness):
+@final
+class ZOSAM(Wrapper):
     """SAM with 2 m forward passes in place of its first backward pass.
 
     With m = 1, eps is a random direction of length rho that points uphill: only the sign of the difference matters, not
@@ -45,13 +49,14 @@ class ZOSAM(Sharpness):
             about as long as the perturbation.
         directions: "gaussian", the paper's; "rademacher" (signs); or "guided".
         seed: of the directions; step t draws from seed and t alone, the same on every process.
+        foreach: move all tensors at once.
         keywords: for the base, such as lr and momentum.
 
     Attributes:
         skipped: steps without a perturbation, because no probe changed the loss.
 
     Raises:
-        InputError: if rho is negative, m below 1 or delta not positive, no weight lives, or `step` gets no closure.
+        InputError: if a setting is out of its range, no weight lives, or `step` gets no closure.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -59,24 +64,19 @@ class ZOSAM(Sharpness):
         "Ji, Li, Deng, Afghah, Ma", "arXiv", 2026, "2603.13115",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ("skipped",)
 
+    @checked
     def __init__(
-        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: float = 0.05, m: int = 1,
-        delta: float | None = None, directions: Literal["gaussian", "rademacher", "guided"] = "gaussian", seed: int = 0,
+        self, params: Iterable[Any], base: Callable[..., Optimizer] = SGD, *, rho: Rho = 0.05,
+        m: Annotated[int, Range(at_least=1, why="It is the number of directions a step.")] = 1,
+        delta: Annotated[float, Range(above=0, why="It is the size of the probes.")] | None = None,
+        directions: Literal["gaussian", "rademacher", "guided"] = "gaussian", seed: Whole = 0, foreach: bool = True,
         **keywords: Any,
     ) -> None:  # fmt: skip
-        check_rho("ZOSAM", rho)
-        if m < 1:
-            raise InputError(f"ZOSAM: m must be at least 1; got {m}. It is the number of directions a step.")
-        if delta is not None and not delta > 0:
-            raise InputError(f"ZOSAM: delta must be positive; got {delta}. It is the size of the probes.")
-        if directions not in ("gaussian", "rademacher", "guided"):
-            raise InputError(
-                f'ZOSAM: directions must be "gaussian", "rademacher" or "guided"; got {directions!r}.'
-            )
         if m > 1:
-            warnings.warn(f"ZOSAM with m = {m} costs {3 + 2 * m} forward passes a step, SAM 6.", stacklevel=2)
-        super().__init__(params, base, settings={"rho": rho}, **keywords)
+            warnings.warn(f"ZOSAM with m = {m} costs {3 + 2 * m} forward passes a step, SAM 6.", stacklevel=3)
+        super().__init__(params, base, keywords, rho=rho, foreach=foreach)
         self.m, self.delta, self.directions, self.seed = m, delta, directions, seed
         self.skipped = 0
 
@@ -99,27 +99,12 @@ class ZOSAM(Sharpness):
         finally:
             self.restore()
         if self.directions == "guided":
-            for p in self.trained():
-                assert p.grad is not None
-                if "last" in self.state[p]:
-                    self.state[p]["last"].copy_(p.grad)
-                else:
-                    self.state[p]["last"] = p.grad.detach().clone()
+            self.remember(self.trained())
         self.base.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Of the base optimiser and our own."""
-        return {**super().state_dict(), "skipped": self.skipped}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Read back what `state_dict` gave."""
-        rest = dict(state_dict)
-        self.skipped = rest.pop("skipped")
-        super().load_state_dict(rest)
-
     def _climb(self, closure: Closure, rho: list[float], delta: float) -> Tensor:
-        weights, saved = self._moved, self._saved
+        weights, saved = self._kept, self._values
         slopes: list[float] = []
         for i in range(self.m):
             for old, u in zip(saved, self._direction(weights, saved, i, weights), strict=True):
@@ -131,14 +116,14 @@ class ZOSAM(Sharpness):
             slopes.append((float(up) - float(down)) / (2 * delta))
             if i == 0:
                 loss = (up + down) / 2
-        self._perturb(together(slopes, weights[0].device), rho)
+        self._perturb(_over_processes(slopes, weights[0].device), rho)
         return loss
 
     def _perturb(self, slopes: list[float], rho: list[float]) -> None:
-        weights, saved = self._moved, self._saved
+        weights, saved = self._kept, self._values
         if not any(slopes):
             self.skipped += 1
-            put_back_(weights, saved)
+            copy_(weights, saved, foreach=self.foreach)
             return
         if self.m == 1:
             # the mirrored probe still lies in the weights: saved - weights is delta u
@@ -179,3 +164,13 @@ class ZOSAM(Sharpness):
             if self.directions == "rademacher":
                 u.sign_()
             yield u.masked_fill_(old == 0, 0) if old.ndim > 1 else u
+
+
+def _over_processes(values: list[float], device: torch.device) -> list[float]:
+    """Mean of each value over the processes of a distributed training; the values themselves in one process."""
+    group = torch.distributed
+    if not group.is_available() or not group.is_initialized() or group.get_world_size() == 1:
+        return values
+    mean = torch.tensor(values, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    group.all_reduce(mean)
+    return [float(v) / group.get_world_size() for v in mean]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -12,7 +13,10 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..random import child, seeded
+from ..settings import Count, Range, checked
 from ..tasks import evaluating
+
+Severity = Annotated[float, Range(at_least=0, why="It is how strong the corruption is.")]
 
 CORRUPTIONS: Mapping[str, Callable[[Tensor, float, Generator], Tensor]] = {
     "gaussian": lambda x, s, rng: x + s * torch.randn(x.shape, generator=rng),
@@ -46,16 +50,17 @@ class Degradation:
     overall: float
 
 
+@checked
 def corruption_degradation(
     model: Module,
     images: Tensor,
     labels: Tensor,
     groups: Tensor,
     *,
-    corruptions: Mapping[str, tuple[float, ...]],
+    corruptions: Mapping[str, tuple[Severity, ...]],
     prepare: Callable[[Tensor], Tensor] = lambda x: x,
     rng: Generator,
-    repeats: int = 200,
+    repeats: Count = 200,
 ) -> Degradation:
     """Corrupted Degradation Disparity (CDD) of a classifier.
 
@@ -64,24 +69,29 @@ def corruption_degradation(
         images: in [0, 1], [n, ...]; corrupted in this space, each always by the same noise.
         labels: [n].
         groups: [n], from 0.
-        corruptions: name in `CORRUPTIONS` -> severities.
+        corruptions: name in `CORRUPTIONS` -> severities, one or more.
         prepare: what the model wants done to pixels, such as standardising.
         rng: of the noise and of the bootstrap.
         repeats: bootstrap samples.
 
     Raises:
-        InputError: if a corruption is unknown, an image lies outside [0, 1], or groups are no integers.
+        InputError: if a corruption is unknown, none is given, an image lies outside [0, 1], or groups are no integers
+            from 0.
     """
     unknown = [name for name in corruptions if name not in CORRUPTIONS]
     if unknown:
         raise InputError(f"there is no corruption {', '.join(unknown)}; there are {', '.join(CORRUPTIONS)}.")
-    if float(images.min()) < -1e-6 or float(images.max()) > 1 + 1e-6 or groups.is_floating_point():
-        raise InputError("corruption_degradation takes images in [0, 1] and integer groups.")
+    if float(images.min()) < -1e-6 or float(images.max()) > 1 + 1e-6:
+        raise InputError("corruption_degradation takes images in [0, 1].")
+    if groups.is_floating_point() or int(groups.min()) < 0:
+        raise InputError("corruption_degradation takes groups that are integers from 0.")
+    if not any(corruptions.values()):
+        raise InputError(f"corruption_degradation got no severity of a corruption; got {dict(corruptions)}.")
     count = int(groups.max()) + 1
     sizes = torch.bincount(groups, minlength=count)
     if int(sizes.min()) < 30:
         warnings.warn(
-            f"a group has {int(sizes.min())} test examples; its degradation is mostly noise.", stacklevel=2
+            f"a group has {int(sizes.min())} test examples; its degradation is mostly noise.", stacklevel=3
         )
     noise = child(rng)
     seed = int(torch.randint(2**31, (), generator=noise))
