@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.contract import world
-from tests.unlearn.test_un_pruning import Still, assert_equal, line, request, sparse, tiny
+from tests.unlearn.test_unprune import Still, assert_equal, line, request, sparse, tiny
 from unweave import Mask, seeded
 from unweave.errors import InputError
 from unweave.unlearn import Continue, ShortRetrain

@@ -15,7 +15,7 @@ from ..paper import Paper
 from ..types import Request
 from ._topology_edit import Origin, Rule, initial_like
 from ._train import check_request
-from .un_pruning import PAPER
+from .unprune import PAPER
 
 
 @dataclass(frozen=True, kw_only=True)

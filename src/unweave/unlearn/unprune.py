@@ -6,7 +6,7 @@ unlearner that keeps the mask leaves their trace there. The goal is the mask and
 retained examples from the same initial weights, then prune by the same rule", for a small share of that cost,
 around any unlearner.
 
-Three ways, in the order in which they came near that goal in our checks (docs/methods/unlearn/un-pruning.md):
+Three ways, in the order in which they came near that goal in our checks (docs/methods/unlearn/unprune.md):
 "scout" and "rewind" are ours; "paper" follows the article's Algorithm 1, of which we know reviewers'
 descriptions.
 """
