@@ -86,7 +86,7 @@ def test_named_layer_and_refusals() -> None:
         classifier(Two(), 3, "tail")
     with pytest.raises(InputError, match="the model has: none"):
         classifier(nn.Sequential(nn.Conv1d(1, 1, 1)), 3)
-    with pytest.raises(InputError, match="lr must be positive"):
+    with pytest.raises(InputError, match="lr must be above 0"):
         BoundaryExpand(lr=0.0)
     with pytest.raises(EmptyDataError, match="BoundaryExpand"):
         STRONG.apply(world.model(), replace(request, forget=request.forget.subset([])), rng=seeded(0))

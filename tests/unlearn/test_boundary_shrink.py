@@ -98,9 +98,9 @@ def test_leaves_norm_statistics_and_the_range_is_the_data_s() -> None:
 
 def test_refuses() -> None:
     for settings, message in [
-        ({"step": 0.0}, "step must be positive; got 0.0"),
+        ({"step": 0.0}, "step must be above 0; got 0.0"),
         ({"low": 1.0, "high": 0.0}, "low must lie below high"),
-        ({"lr": -1.0}, "lr must be positive"),
+        ({"lr": -1.0}, "lr must be above 0"),
     ]:
         with pytest.raises(InputError, match=message):
             BoundaryShrink(**settings)
@@ -117,7 +117,10 @@ def test_refuses() -> None:
     class Plain:
         losses, outputs = Classify.losses, Classify.outputs
 
-    with pytest.raises(InputError, match="moves inputs, which Plain cannot do"):
+    with pytest.raises(
+        InputError,
+        match="BoundaryShrink needs a task that is Perturbing .*Plain has no classes, inputs, labels",
+    ):
         STRONG.apply(
             world.model(), replace(request, forget=replace(request.forget, task=Plain())), rng=seeded(0)
         )  # type: ignore[arg-type]

@@ -178,17 +178,17 @@ def test_crossing() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"scale": 0.0}, r"Influence.scale must be positive; got 0.0"),
-        ({"scale": float("nan")}, "scale must be positive"),
-        ({"scale": "best"}, "a number, 'retain' or 'heldout'; got 'best'"),
-        ({"inverse": "lu"}, "'woodfisher' or 'cg'; got 'lu'"),
-        ({"curvature": "k"}, "'ggn' or 'hessian'"),
-        ({"samples": 0}, "samples must be at least 1; got 0"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"damping": -1.0}, "damping must be positive; got -1.0"),
-        ({"slack": 0.0}, "slack must be positive"),
-        ({"tolerance": 0.0}, "tolerance must be positive"),
-        ({"memory_gib": float("inf")}, "memory_gib must be positive"),
+        ({"scale": 0.0}, 'Influence.scale must be above 0, or "retain" or "heldout"; got 0.0'),
+        ({"scale": float("nan")}, "scale must be above 0"),
+        ({"scale": "best"}, "got 'best'"),
+        ({"inverse": "lu"}, '"woodfisher" or "cg"; got'),
+        ({"curvature": "k"}, '"ggn" or "hessian"; got'),
+        ({"samples": 0}, "samples must be a whole number at least 1; got 0"),
+        ({"steps": 0}, "steps must be a whole number at least 1; got 0"),
+        ({"damping": -1.0}, "damping must be above 0, or None; got -1.0"),
+        ({"slack": 0.0}, "slack must be above 0"),
+        ({"inverse": "cg", "tolerance": 1.0}, "tolerance must be above 0 and below 1"),
+        ({"memory_gib": float("inf")}, "memory_gib must be above 0"),
     ],
 )
 def test_refuses(fields: dict, message: str) -> None:

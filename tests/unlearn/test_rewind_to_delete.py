@@ -15,7 +15,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, IntegrityError
 from unweave.io.checkpoint import save_model
 from unweave.unlearn import RewindToDelete
-from unweave.unlearn import rewind_to_delete as module
+from unweave.unlearn import _train
 from unweave.unlearn.rewind_to_delete import sensitivity
 
 CONSTANTS: dict[str, Any] = {
@@ -139,7 +139,7 @@ def test_certified_run_takes_full_batches_and_its_own_noise(
         sizes.append(data.batch_size)
         return fit_(model, data, *args, **settings)
 
-    monkeypatch.setattr(module, "fit_", spy)
+    monkeypatch.setattr(_train, "fit_", spy)
     path = earlier(tmp_path)
     method = RewindToDelete(checkpoint=path, epochs=2, lr=0.01, **CONSTANTS)
     plain = RewindToDelete(
@@ -164,10 +164,10 @@ def test_starts_at_the_checkpoint_not_at_the_model(tmp_path: Path) -> None:
 def test_refuses(tmp_path: Path) -> None:
     for settings, message in [
         ({"checkpoint": ""}, "must name a file"),
-        ({"noise": -1.0}, "noise must not be negative"),
+        ({"noise": -1.0}, "noise must be at least 0"),
         ({"schedule": "steps"}, "schedule must be"),
-        ({"epsilon": 1.0}, "missing: smoothness, gradient_bound, steps_before, delta"),
-        ({**CONSTANTS, "epsilon": 2.0}, "epsilon must be positive .epsilon at most 1"),
+        ({"epsilon": 1.0}, "lacks smoothness, gradient_bound, steps_before, delta for a certificate"),
+        ({**CONSTANTS, "epsilon": 2.0}, "epsilon must be above 0 and at most 1"),
         ({**CONSTANTS, "momentum": 0.9}, "Set momentum=0"),
         ({**CONSTANTS, "noise": 0.1}, "noise=0"),
     ]:

@@ -13,7 +13,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import SFRon
-from unweave.unlearn.sfron import Interleaved, adaptive_weights, saliency
+from unweave.unlearn.sfron import Interleaved, adaptive_weights, fisher_mask
 
 STRONG = SFRon(lr=0.05, epochs=4)
 
@@ -30,8 +30,8 @@ def test_exact() -> None:
     torch.testing.assert_close(weights, torch.tensor([12 / 7, 6 / 7, 3 / 7]))
     assert not weights.requires_grad
     assert adaptive_weights(torch.tensor([3.0, 0.1]), 0.0).tolist() == [1.0, 1.0]
-    chosen = saliency({"w": torch.tensor([2.0, 1.0, 0.0, 1.0])}, {"w": torch.tensor([1.0, 2.0, 0.0, 1.0])})
-    assert chosen["w"].tolist() == [True, False, True, True]
+    chosen = fisher_mask({"w": torch.tensor([2.0, 1.0, 0.0, 1.0])}, {"w": torch.tensor([1.0, 2.0, 0.0, 1.0])})
+    assert chosen.keep["w"].tolist() == [True, False, True, True]
 
 
 def test_order_of_steps_and_restart() -> None:
@@ -121,10 +121,10 @@ def test_resumes_to_the_same_bits(tmp_path) -> None:
 def test_refuses() -> None:
     for settings, message in [
         ({"epochs": 0}, "epochs"),
-        ({"every": 0}, "every must be at least 1; got 0"),
-        ({"clip": 0.0}, "clip must be positive"),
-        ({"coefficient": -1.0}, "coefficient must not be negative"),
-        ({"exponent": -1.0}, "exponent must not be negative"),
+        ({"every": 0}, "every must be a whole number at least 1; got 0. It is the retain steps"),
+        ({"clip": 0.0}, "clip must be above 0"),
+        ({"coefficient": -1.0}, "coefficient must be at least 0"),
+        ({"exponent": -1.0}, "exponent must be at least 0"),
     ]:
         with pytest.raises(InputError, match=message):
             SFRon(**settings)  # type: ignore[arg-type]

@@ -146,7 +146,7 @@ def test_scouts_mask_owes_nothing_to_the_deleted_examples() -> None:
     assert Mask.of(saw_all) != Mask.of(saw_other)
     a, b = (Mask.of(method.apply(model, data, rng=seeded(5))) for model in (saw_all, saw_other))
     assert a == b
-    rewind = replace(method, mode="rewind")
+    rewind = replace(method, mode="rewind", scout_epochs=6)
     a, b = (Mask.of(rewind.apply(model, data, rng=seeded(5))) for model in (saw_all, saw_other))
     assert a != b
 
@@ -155,9 +155,7 @@ def test_scouts_mask_owes_nothing_to_the_deleted_examples() -> None:
 def test_counts_are_the_models_own(mode: Any) -> None:
     recipe = tiny(prune=Prune(budget=Uniform(0.7)))
     model, data = sparse(recipe), world.request()
-    method = Unprune(
-        unlearn=Continue(recipe=recipe, lr=0.3), recipe=recipe, mode=mode, scout_epochs=3, recover_epochs=1
-    )
+    method = Unprune(unlearn=Continue(recipe=recipe, lr=0.3), recipe=recipe, mode=mode, recover_epochs=1)
     kept = Mask.of(method.apply(model, data, rng=seeded(3)))
     for name, alive in Mask.of(model).keep.items():
         assert int(kept.keep[name].sum()) == int(alive.sum())
@@ -285,7 +283,7 @@ def test_keeps_an_n_m_pattern() -> None:
     kept = Mask.of(method.apply(model, data, rng=seeded(0)))
     for alive in kept.keep.values():
         assert (alive.view(alive.shape[0], -1, 4).sum(-1) == 2).all()
-    gradual = replace(method, mode="rewind", growth=0.5)
+    gradual = replace(method, mode="rewind", scout_epochs=6, growth=0.5)
     with pytest.raises(InputError, match="N:M"):
         gradual.apply(model, data, rng=seeded(0))
 
@@ -350,11 +348,11 @@ def test_refuses() -> None:
         ({"rounds": 0}, "rounds must be"),
         ({"rewind": -0.1}, "rewind must be"),
         ({"mode": "paper", "rewind": 0.5}, "mode='rewind'"),
-        ({"init": "zero"}, "not read in mode='scout'"),
+        ({"init": "zero"}, "init is not read in mode='scout'; got 'zero'"),
         ({"stretch": 0.5}, "stretch must be"),
         ({"scout_epochs": 0}, "scout_epochs must be"),
-        ({"scout_epochs": 4, "scout_of": 3}, "scout_of must not"),
-        ({"recover_epochs": -1}, "recover_epochs must not"),
+        ({"scout_epochs": 4, "scout_of": 3}, "scout_of must be at least scout_epochs; got 3 of 4"),
+        ({"recover_epochs": -1}, "recover_epochs must be a whole number at least 0"),
     ):
         with pytest.raises(InputError, match=match):
             make(**bad)

@@ -38,18 +38,26 @@ class Paired:
         self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[Batch, Batch]]:
         """Yield pairs of batches; see `Data.batches`."""
-        cycled = self._cycle(child(rng) if rng is not None else None, start, part)
-        for first in self.main.batches(rng, start=start, part=part):
-            yield first, next(cycled)
-
-    def _cycle(self, rng: Generator | None, start: int, part: tuple[int, int]) -> Iterator[Batch]:
         self.other.require_examples("Paired")
-        per_cycle = self.other.steps
-        for _ in range(start // per_cycle):
-            list(self.other.batches(rng, start=per_cycle))  # draws that cycle's order, reads nothing
-        yield from self.other.batches(rng, start=start % per_cycle, part=part)
-        while True:
-            yield from self.other.batches(rng, part=part)
+        seconds = cycled(self.other, child(rng) if rng is not None else None, start, part)
+        for first in self.main.batches(rng, start=start, part=part):
+            yield first, next(seconds)
+
+
+def cycled(data: Data[Any], rng: Generator | None, start: int, part: tuple[int, int]) -> Iterator[Batch]:
+    """Batches of `data` without end, reshuffled each cycle.
+
+    Args:
+        data: at least one example.
+        rng: drawn from once a cycle; None reads in order.
+        start: batches to skip without reading them.
+        part: see `Data.batches`.
+    """
+    for _ in range(start // data.steps):
+        list(data.batches(rng, start=data.steps))  # draws that cycle's order, reads nothing
+    yield from data.batches(rng, start=start % data.steps, part=part)
+    while True:
+        yield from data.batches(rng, part=part)
 
 
 @dataclass(frozen=True)
