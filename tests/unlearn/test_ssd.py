@@ -118,3 +118,16 @@ def test_refuses() -> None:
         model[1].weight[0, 0] = torch.inf
     with pytest.raises(NonFiniteError, match="the loss of the model .* is nan"):
         SSD().apply(model, request, rng=seeded(0))
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_refused() -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] + self.weight.abs().sqrt()
+
+    with pytest.raises(NonFiniteError, match="a gradient of weight is not finite"):
+        SSD().apply(Root(), world.request(), rng=seeded(0))
