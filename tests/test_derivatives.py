@@ -13,7 +13,9 @@ from unweave.derivatives import (
     fisher_diagonal,
     gradient_rows,
     hessian_product,
+    probe,
     softmax_ggn_product,
+    summed_gradients,
     woodfisher,
 )
 from unweave.embedded.digits import of_tensors
@@ -227,3 +229,39 @@ def test_refuses_models_without_weights_to_move() -> None:
         broken[0].bias[0] = torch.nan
     with pytest.raises(InputError, match="infinite or NaN weights"):
         point(broken)
+
+
+def test_sums_over_batches_are_folded_with_their_sizes() -> None:
+    rows = per_example(net(), cross_entropy)
+    batches = [rows[0:3].mean(0), rows[3:6].mean(0), rows[6:7].mean(0)]
+    for fold, expected in (
+        (lambda n, g: n * g, rows.sum(0)),
+        (lambda n, g: (n * g).square(), sum((n * g) ** 2 for n, g in zip((3, 3, 1), batches, strict=True))),
+    ):
+        with probe(net(), None, "running") as (copy, weights):
+            got = summed_gradients(copy, points(), weights, fold)
+        torch.testing.assert_close(
+            torch.cat([g.flatten() for g in got.values()]), expected, rtol=1e-10, atol=1e-12
+        )
+
+
+def test_a_probe_without_a_scope_takes_what_is_not_frozen() -> None:
+    model = net()
+    model[0].weight.requires_grad_(False)
+    with probe(model, None, "running") as (copy, weights):
+        assert list(weights) == ["0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
+        assert weights["3.weight"] is copy[3].weight
+        assert copy is not model
+        assert not any(module.training for module in copy.modules())
+    with probe(model, None, "batch") as (copy, _):
+        assert [module.training for module in copy.modules()] == [False, False, True, False, False]
+
+
+def test_a_point_reads_rows_and_fisher_diagonal_at_itself() -> None:
+    p = point(net())
+    torch.testing.assert_close(
+        torch.cat(list(p.gradient_rows(points()))), per_example(net(), cross_entropy), rtol=1e-10, atol=1e-12
+    )
+    torch.testing.assert_close(
+        p.fisher_diagonal(points()), fisher_diagonal(p.outputs, p.space, p.weights, points(), 1)
+    )

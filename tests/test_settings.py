@@ -29,6 +29,7 @@ from unweave.settings import (
     check,
     checked,
     described,
+    refuse_unread,
     settings,
 )
 
@@ -198,3 +199,24 @@ def test_an_annotation_for_type_checkers_only_is_an_error_of_ours() -> None:
 )  # fmt: skip
 def test_described(annotation: Any, words: str) -> None:
     assert described(annotation) == words
+
+
+def test_a_field_that_nothing_reads_is_refused_where_it_was_changed() -> None:
+    @settings
+    class Method:
+        kind: Literal["a", "b"] = "a"
+        rate: Positive = 0.5
+        size: Count | None = None
+
+        def __post_init__(self) -> None:
+            if self.kind == "a":
+                refuse_unread(self, "rate", "size", when="with kind='a'")
+
+    Method()
+    Method(rate=0.5)
+    Method(kind="b", rate=1.0, size=3)
+    with pytest.raises(InputError) as found:
+        Method(rate=1.0)
+    assert str(found.value) == "Method.rate is not read with kind='a'; got 1.0. Leave it out."
+    with pytest.raises(InputError, match="Method.size is not read with kind='a'; got 3"):
+        Method(size=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from claims.framework import Claim
-from claims.unlearn._un_pruning_study import EPOCHS, RECOVER, judge, sparse_world
+from claims.unlearn._unprune_study import EPOCHS, RECOVER, judge, sparse_world
 from unweave.unlearn import Continue, FixedMask
 
 claim = Claim(

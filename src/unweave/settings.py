@@ -148,6 +148,25 @@ def check(annotated: Any, values: Mapping[str, Any], *, owner: str = "") -> None
             raise InputError(_message(f"{owner or annotated.__name__}.{name}", value, expected[name]))
 
 
+def refuse_unread(made: Any, *names: str, when: str) -> None:
+    """Refuse fields that were given though nothing reads them; a default counts as not given.
+
+    Args:
+        made: a settings object; called from its `__post_init__`.
+        names: of the fields.
+        when: nothing reads them, in words ("with optimizer='adam'").
+
+    Raises:
+        InputError: at the first field that differs from its default.
+    """
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if field.name in names and value != field.default:
+            raise InputError(
+                f"{type(made).__name__}.{field.name} is not read {when}; got {value!r}. Leave it out."
+            )
+
+
 @cache
 def hints(annotated: Any) -> dict[str, Any]:
     """Name -> annotation with its ranges, of a class's fields or a function's arguments.

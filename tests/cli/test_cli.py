@@ -51,7 +51,7 @@ def test_help_of_each_command_shows_an_example(command: str, capsys: pytest.Capt
 def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "forget", "--method", "unprune+salun", "--compare", "scrub", "--help")
     assert "--salun.density" in out
-    assert "--un-pruning.mode" in out
+    assert "--unprune.mode" in out
     assert "--scrub.alpha" in out
 
 

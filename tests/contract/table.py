@@ -52,17 +52,17 @@ def _rows() -> list[Row]:
         Row(
             name="BoundaryExpand",
             make=lambda: unlearn.BoundaryExpand(lr=0.01),
-            bad=((lambda: unlearn.BoundaryExpand(lr=0.0), "lr must be positive"),),
+            bad=((lambda: unlearn.BoundaryExpand(lr=0.0), "lr must be above 0"),),
         ),
         Row(
             name="BoundaryShrink",
             make=lambda: unlearn.BoundaryShrink(lr=0.01),
-            bad=((lambda: unlearn.BoundaryShrink(step=0.0), "step must be positive"),),
+            bad=((lambda: unlearn.BoundaryShrink(step=0.0), "step must be above 0"),),
         ),
         Row(
             name="Continue",
             make=lambda: unlearn.Continue(recipe=RECIPE),
-            bad=((lambda: unlearn.Continue(recipe=RECIPE, epochs=0), "epochs must be at least 1"),),
+            bad=((lambda: unlearn.Continue(recipe=RECIPE, epochs=0), "epochs must be a whole number"),),
         ),
         Row(
             name="FineTune",
@@ -72,7 +72,7 @@ def _rows() -> list[Row]:
         Row(
             name="FisherForgetting",
             make=lambda: unlearn.FisherForgetting(),
-            bad=((lambda: unlearn.FisherForgetting(alpha=0.0), "alpha must be positive"),),
+            bad=((lambda: unlearn.FisherForgetting(alpha=0.0), "alpha must be above 0"),),
         ),
         Row(
             name="FixedMask",
@@ -97,7 +97,7 @@ def _rows() -> list[Row]:
         Row(
             name="Influence",
             make=lambda: unlearn.Influence(),
-            bad=((lambda: unlearn.Influence(scale=-1.0), "scale must be positive"),),
+            bad=((lambda: unlearn.Influence(scale=-1.0), "scale must be above 0"),),
         ),
         Row(
             name="L1Sparse",
@@ -164,12 +164,12 @@ def _rows() -> list[Row]:
             name="SalUn",
             make=lambda: unlearn.SalUn(unlearn=unlearn.RandomLabels(epochs=4)),
             off=lambda: unlearn.RandomLabels(epochs=4),
-            bad=((lambda: unlearn.SalUn(density=1.5), "density must be in"),),
+            bad=((lambda: unlearn.SalUn(density=1.5), "density must be above 0 and at most 1"),),
         ),
         Row(
             name="SCRUB",
             make=lambda: unlearn.SCRUB(lr=0.01, forget_batch_size=4),
-            off=lambda: unlearn.SCRUB(lr=0.01, forget_batch_size=4, max_epochs=0),
+            off=lambda: unlearn.SCRUB(lr=0.01, max_epochs=0),
             bad=((lambda: unlearn.SCRUB(max_epochs=11), "max_epochs"),),
         ),
         Row(
@@ -185,7 +185,7 @@ def _rows() -> list[Row]:
             off=lambda: unlearn.FixedMask(unlearn=unlearn.Continue(recipe=RECIPE)),
             zeros="counted",
             dense=False,
-            bad=((lambda: unlearn.ShortRetrain(recipe=RECIPE, lr=0.0), "lr must be positive"),),
+            bad=((lambda: unlearn.ShortRetrain(recipe=RECIPE, lr=0.0), "lr must be above 0"),),
         ),
         Row(
             name="SoftFilter",
@@ -197,7 +197,7 @@ def _rows() -> list[Row]:
         Row(
             name="SSD",
             make=lambda: unlearn.SSD(alpha=1.5),
-            bad=((lambda: unlearn.SSD(alpha=0.0), "alpha must be positive"),),
+            bad=((lambda: unlearn.SSD(alpha=0.0), "alpha must be above 0"),),
         ),
         Row(
             name="SparseGPT",
@@ -242,8 +242,9 @@ def _rows() -> list[Row]:
             zeros="counted",
             dense=False,
             bad=(
-                (lambda: unlearn.Unprune(unlearn=None, recipe=RECIPE, rewind=1.5), "rewind must be in"),
-                (lambda: unlearn.Unprune(unlearn=None, recipe=RECIPE, growth=0.0), "growth must be in"),
+                (lambda: unlearn.Unprune(unlearn=unlearn.FineTune(), recipe=RECIPE, rewind=1.5), "rewind must"),
+                (lambda: unlearn.Unprune(unlearn=unlearn.FineTune(), recipe=RECIPE, growth=0.0), "growth must"),
+                (lambda: unlearn.Unprune(unlearn=None, recipe=RECIPE), "unlearn must be a Edit"),
             ),
         ),
     ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tests.contract import world
 from unweave import Mask, Request, seeded
+from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import BadTeacher
@@ -122,10 +123,10 @@ class Odd(nn.Module):
 def test_refuses() -> None:
     for settings, message in [
         ({"epochs": 0}, "epochs"),
-        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": 0.0}, "lr must be above 0"),
         ({"temperature": -1.0}, "temperature"),
-        ({"retain_share": 0.0}, r"retain_share must be in \(0, 1\]; got 0.0"),
-        ({"reset": "none"}, "reset must be"),
+        ({"retain_share": 0.0}, "retain_share must be above 0 and at most 1; got 0.0. It keeps the student"),
+        ({"reset": "none"}, 'reset must be "layers" or "shuffle"'),
     ]:
         with pytest.raises(InputError, match=message):
             BadTeacher(**settings)  # type: ignore[arg-type]
@@ -136,3 +137,59 @@ def test_refuses() -> None:
         BadTeacher().apply(Odd(), request, rng=seeded(0))
     edited = BadTeacher(reset="shuffle").apply(model := Odd(), request, rng=seeded(0))
     assert float((edited.linear.weight - model.linear.weight).detach().abs().max()) > 1e-4
+
+
+def test_naive_first_step_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Adam's first step is lr g / (|g| + 1e-8); one full batch, T = 2, the bad teacher given
+    x, y = torch.randn(9, 4, generator=seeded(1), dtype=torch.float64), torch.arange(9) % 3
+    train = of_tensors(x, y, classes=3, batch_size=9)
+    good = nn.Linear(4, 3, dtype=torch.float64)
+    bad = nn.Linear(4, 3, dtype=torch.float64)
+    monkeypatch.setattr(module, "untrained", lambda model, reset, rng: module.deepcopy(bad))
+    method = BadTeacher(lr=0.01, epochs=1, temperature=2.0, retain_share=1.0)
+    edited = method.apply(good, Request.of(train, train, [0, 4]), rng=seeded(0))
+    w = good.weight.detach().clone().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(9):
+        teacher = bad if i in (0, 4) else good
+        p = torch.softmax(teacher(x[i]).detach() / 2, 0)
+        q = torch.softmax((w @ x[i] + good.bias.detach()) / 2, 0)
+        total = total + sum(p[c] * torch.log(p[c] / q[c]) for c in range(3)) / 9
+    (g,) = torch.autograd.grad(total, w)
+    torch.testing.assert_close(
+        edited.weight.detach(), w.detach() - 0.01 * g / (g.abs() + 1e-8), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_a_small_share_is_still_one_example() -> None:
+    read: set[Tensor] = set()
+
+    class Watching(type(world.request().retain.task)):  # type: ignore[misc]
+        def outputs(self, model, batch):
+            read.update(map(tuple, batch[0].tolist()))  # type: ignore[arg-type]
+            return super().outputs(model, batch)
+
+    request = world.request()
+    request = replace(
+        request,
+        forget=replace(request.forget, task=Watching(3)),
+        retain=replace(request.retain, task=Watching(3)),
+    )
+    BadTeacher(epochs=1, retain_share=1e-4).apply(world.model(), request, rng=seeded(0))
+    assert len(read) == len(request.forget) + 1
+
+
+def test_both_teachers_are_in_eval_mode_and_the_student_is_not() -> None:
+    network = nn.Sequential(nn.Linear(8, 32), nn.Dropout(0.5), nn.Linear(32, 3))
+    seen: set[tuple[int, bool]] = set()
+    network[1].register_forward_hook(lambda layer, *_: seen.add((id(layer), layer.training)))
+    BadTeacher(epochs=1).apply(network, world.request(), rng=seeded(0))
+    assert sorted(training for _, training in seen) == [False, False, True]
+
+
+def test_the_bad_teacher_of_a_frozen_layer_has_lost_that_too() -> None:
+    model = world.model()
+    model[1].requires_grad_(False)
+    blank = untrained(model, "layers", seeded(0))
+    assert float((blank[1].weight - model[1].weight).detach().abs().mean()) > 0.05
+    assert not model[1].weight.requires_grad

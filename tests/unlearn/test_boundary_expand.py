@@ -86,7 +86,45 @@ def test_named_layer_and_refusals() -> None:
         classifier(Two(), 3, "tail")
     with pytest.raises(InputError, match="the model has: none"):
         classifier(nn.Sequential(nn.Conv1d(1, 1, 1)), 3)
-    with pytest.raises(InputError, match="lr must be positive"):
+    with pytest.raises(InputError, match="lr must be above 0"):
         BoundaryExpand(lr=0.0)
     with pytest.raises(EmptyDataError, match="BoundaryExpand"):
         STRONG.apply(world.model(), replace(request, forget=request.forget.subset([])), rng=seeded(0))
+
+
+def test_naive_with_a_bias_momentum_and_decay() -> None:
+    # two full-batch steps; the shadow row, its bias and the other rows move together, the row is then dropped
+    x, y = torch.randn(6, 4, generator=seeded(1), dtype=torch.float64), torch.arange(6) % 3
+    data = of_tensors(x, y, classes=3, batch_size=6)
+    model = nn.Sequential(nn.Linear(4, 3, dtype=torch.float64))
+    method = BoundaryExpand(lr=0.3, momentum=0.8, weight_decay=0.05, epochs=2)
+    edited = method.apply(model, Request.of(data, data, [1, 2, 5]), rng=seeded(5))
+    wide = widened(model[0], seeded(5))
+    state = [p.detach().clone() for p in (wide.weight, wide.bias)]
+    speed = [torch.zeros_like(p) for p in state]
+    for _ in range(2):
+        w, b = (p.requires_grad_() for p in state)
+        loss = -sum(torch.log_softmax(w @ x[i] + b, 0)[3] for i in (1, 2, 5)) / 3
+        speed = [
+            0.8 * v + g + 0.05 * p.detach()
+            for v, g, p in zip(speed, torch.autograd.grad(loss, state), state, strict=True)
+        ]
+        state = [p.detach() - 0.3 * v for p, v in zip(state, speed, strict=True)]
+    torch.testing.assert_close(edited[0].weight.detach(), state[0][:3], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(edited[0].bias.detach(), state[1][:3], rtol=1e-10, atol=1e-12)
+
+
+def test_refuses_a_task_whose_classes_it_cannot_widen() -> None:
+    class Proxy:
+        """All abilities, but no dataclass."""
+
+        def __init__(self) -> None:
+            self.task, self.classes = world.request().forget.task, 3
+            for name in ("losses", "outputs", "labels", "relabel"):
+                setattr(self, name, getattr(self.task, name))
+
+    request = world.request()
+    with pytest.raises(InputError, match="a dataclass with a field `classes`"):
+        STRONG.apply(
+            world.model(), replace(request, forget=replace(request.forget, task=Proxy())), rng=seeded(0)
+        )

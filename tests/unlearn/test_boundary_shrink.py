@@ -12,6 +12,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.tasks import Classify, predict, read_labels
 from unweave.unlearn import BoundaryShrink
+from unweave.unlearn import boundary_shrink as module
 from unweave.unlearn.boundary_shrink import input_range, nearest_wrong
 
 STRONG = BoundaryShrink(lr=0.03, epochs=40)
@@ -98,9 +99,9 @@ def test_leaves_norm_statistics_and_the_range_is_the_data_s() -> None:
 
 def test_refuses() -> None:
     for settings, message in [
-        ({"step": 0.0}, "step must be positive; got 0.0"),
+        ({"step": 0.0}, "step must be above 0; got 0.0"),
         ({"low": 1.0, "high": 0.0}, "low must lie below high"),
-        ({"lr": -1.0}, "lr must be positive"),
+        ({"lr": -1.0}, "lr must be above 0"),
     ]:
         with pytest.raises(InputError, match=message):
             BoundaryShrink(**settings)
@@ -117,8 +118,63 @@ def test_refuses() -> None:
     class Plain:
         losses, outputs = Classify.losses, Classify.outputs
 
-    with pytest.raises(InputError, match="moves inputs, which Plain cannot do"):
+    with pytest.raises(
+        InputError,
+        match="BoundaryShrink needs a task that is Perturbing .*Plain has no classes, labels",
+    ):
         STRONG.apply(
             world.model(), replace(request, forget=replace(request.forget, task=Plain())), rng=seeded(0)
         )  # type: ignore[arg-type]
     assert read_labels(request.forget).numel() == 12
+
+
+def test_naive_step_with_momentum_and_decay() -> None:
+    # two full-batch steps of descent towards the neighbours' labels, which are those of the original throughout
+    model, task = three_slopes().double(), Classify(3)
+    with torch.no_grad():
+        model.weight.add_(0.01)  # an exact zero would be taken for pruned
+    x = torch.tensor([[1.0, 0.8], [0.2, 0.9], [0.5, 0.4]], dtype=torch.float64)
+    y = torch.tensor([0, 1, 2])
+    data = of_tensors(x, y, classes=3, batch_size=3)
+    across = nearest_wrong(model, task, (x, y), step=0.15, low=0.2, high=1.0)
+    method = BoundaryShrink(lr=0.4, momentum=0.8, weight_decay=0.05, epochs=2, step=0.15)
+    edited = method.apply(model, replace(world.request(), forget=data), rng=seeded(0))
+    state = [p.detach().clone() for p in model.parameters()]
+    speed = [torch.zeros_like(p) for p in state]
+    for _ in range(2):
+        w, b = (p.requires_grad_() for p in state)
+        loss = -sum(torch.log_softmax(w @ x[i] + b, 0)[across[i]] for i in range(3)) / 3
+        speed = [
+            0.8 * v + g + 0.05 * p.detach()
+            for v, g, p in zip(speed, torch.autograd.grad(loss, state), state, strict=True)
+        ]
+        state = [p.detach() - 0.4 * v for p, v in zip(state, speed, strict=True)]
+    for p, q in zip(edited.parameters(), state, strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (-1.5, 3.0)),
+        ({"low": -9.0}, (-9.0, 3.0)),
+        ({"high": 0.5}, (-1.5, 0.5)),
+        ({"low": 0.0, "high": 1.0}, (0.0, 1.0)),
+    ],
+)
+def test_the_range_given_comes_before_the_datas(
+    given: dict, expected: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def spy(
+        model: nn.Module, task: Classify, batch: tuple, *, step: float, low: float, high: float
+    ) -> torch.Tensor:
+        seen.add((step, low, high))
+        return nearest_wrong(model, task, batch, step=step, low=low, high=high)
+
+    monkeypatch.setattr(module, "nearest_wrong", spy)
+    data = of_tensors(torch.tensor([[0.25, 3.0], [-1.5, 1.0]]), torch.tensor([0, 1]), classes=3)
+    method = BoundaryShrink(epochs=1, step=0.25, **given)
+    method.apply(three_slopes(), replace(world.request(), forget=data), rng=seeded(0))
+    assert seen == {(0.25, *expected)}

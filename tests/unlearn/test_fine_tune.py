@@ -135,7 +135,9 @@ def test_refuses() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * self.weight
 
-    with pytest.raises(InputError, match="Scale: it has no reset_parameters"):
+    with pytest.raises(
+        InputError, match=r"FineTune.reset cannot initialise 1 \(Scale\) afresh.*Use fewer last_layers"
+    ):
         FineTune.eu_k(1).apply(nn.Sequential(mlp(8, 24, 3), Scale()), request, rng=seeded(0))
     for bad, message in [
         (partial(FineTune, epochs=0), "epochs"),

@@ -89,13 +89,35 @@ def test_spares_the_retain_set_more_than_isotropic_noise_of_equal_norm() -> None
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"alpha": 0.0}, "FisherForgetting.alpha must be positive; got 0.0"),
-        ({"largest_std": -1.0}, "largest_std must be positive"),
-        ({"eps": 0.0}, "eps must be positive"),
-        ({"power": 0.0}, r"power must be in \(0, 1\]; got 0.0. Use 0.5"),
-        ({"power": 1.5}, "power must be in"),
+        ({"alpha": 0.0}, "FisherForgetting.alpha must be above 0; got 0.0"),
+        ({"largest_std": -1.0}, "largest_std must be above 0"),
+        ({"eps": 0.0}, "eps must be above 0"),
+        ({"power": 0.0}, "power must be above 0 and at most 1; got 0.0. Use 0.5"),
+        ({"power": 1.5}, "power must be above 0 and at most 1; got 1.5"),
     ],
 )
 def test_refuses(fields: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         FisherForgetting(**fields)
+
+
+def test_eps_is_added_to_the_diagonal() -> None:
+    # (1 / (1 + 3))^(1/2), and under the cap
+    std = FisherForgetting(alpha=1.0, eps=3.0, largest_std=9, power=0.5).std({"b": torch.tensor([1.0, 13.0])})
+    torch.testing.assert_close(std["b"], torch.tensor([0.5, 0.25]))
+
+
+def test_pooling_of_a_pruned_model_leaves_its_dead_out() -> None:
+    model, request = world.model(sparse=True, dtype=torch.float64), world.request()
+    point = Point.of(model, request.retain.task, "Test")
+    diagonal = point.space.tensors(point.fisher_diagonal(request.retain))["1.weight"]
+    edited = FisherForgetting(alpha=1e-6, pool=True, power=0.5, largest_std=0.1).apply(
+        model, request, rng=seeded(5)
+    )
+    alive = model[1].weight.detach() != 0
+    variance = (1e-6 / (diagonal + 1e-8)).clamp(max=0.01)
+    pooled = [row[live].mean() if live.any() else 0.0 for row, live in zip(variance, alive, strict=True)]
+    noise = torch.randn(point.space.size, generator=seeded(5)).double()[: int(alive.sum())]
+    expected = torch.tensor(pooled).double()[:, None].expand(alive.shape)[alive].sqrt() * noise
+    got = (edited[1].weight - model[1].weight).detach()[alive]
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.contract import world
-from tests.unlearn.test_un_pruning import Add, line, request
+from tests.unlearn.test_unprune import Add, line, request
 from unweave import Mask, seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.unlearn import FineTune, FixedMask

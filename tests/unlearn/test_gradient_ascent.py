@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
-from math import log
+from math import exp, log
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ from tests.contract import world
 from unweave import Data, Request, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
-from unweave.tasks import predict, read_labels
+from unweave.fit import recording
+from unweave.tasks import accuracy, predict, read_labels
 from unweave.unlearn import GradientAscent
-from unweave.unlearn._train import accuracy, expected_accuracy
+from unweave.unlearn._train import expected_accuracy
 
 
 def two_logits(weight: float) -> tuple[nn.Linear, Request]:
@@ -60,9 +61,9 @@ def test_stops_at_the_target_and_not_before() -> None:
     for epochs in range(1, 30):
         method = GradientAscent(epochs=epochs, lr=0.1, target=0.5)
         shares.append(accuracy(method.apply(model, request, rng=seeded(0)), request.forget))
-    first = next(i for i, share in enumerate(shares) if share <= 0.5)
+    first = next(i for i, share in enumerate(shares) if share <= 50)
     assert 0 < first < 25
-    assert all(share > 0.5 for share in shares[:first])
+    assert all(share > 50 for share in shares[:first])
     assert set(shares[first:]) == {shares[first]}  # more epochs allowed, none made
     free = GradientAscent(epochs=29, lr=0.1, target=0.0, cap=None).apply(model, request, rng=seeded(0))
     assert accuracy(free, request.forget) < shares[-1]  # the control without a brake goes on
@@ -140,3 +141,48 @@ def test_refuses() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             bad()
+
+
+def test_clip_is_the_longest_gradient() -> None:
+    # the gradient is (-1/2, 1/2), of norm sqrt(1/2); cut to 0.1 a step of lr 0.5 goes 0.05 along it
+    model, request = two_logits(0.0)
+    settings = {"epochs": 1, "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "target": 0.0, "cap": None}
+    cut = GradientAscent(**settings, clip=0.1).apply(model, request, rng=seeded(0))
+    torch.testing.assert_close(cut.weight, 0.05 * torch.tensor([[-(0.5**0.5)], [0.5**0.5]]))
+    whole = GradientAscent(**settings, clip=0.8).apply(model, request, rng=seeded(0))
+    torch.testing.assert_close(whole.weight, torch.tensor([[-0.25], [0.25]]))
+
+
+def test_weight_decay_still_pulls_to_zero() -> None:
+    # ascent of (-1/2, 1/2) p-weighted: at a = 1, p1 = 1 / (1 + e^2): gradient (-p1, p1); decay 0.2 w
+    model, request = two_logits(1.0)
+    settings = {"epochs": 1, "lr": 0.1, "momentum": 0.0, "target": 0.0, "cap": None}
+    edited = GradientAscent(**settings, weight_decay=0.2).apply(model, request, rng=seeded(0))
+    p = 1 / (1 + exp(2))
+    torch.testing.assert_close(edited.weight, torch.tensor([[1 - 0.1 * p - 0.02], [-1 + 0.1 * p + 0.02]]))
+
+
+def test_chance_is_the_log_of_the_classes() -> None:
+    # logits (0, 0, c): class 0 has loss ln(2 + e^c), a little below ln 3 or a little above
+    one = of_tensors(torch.ones(1, 1), torch.tensor([0]), classes=3)
+    for c, moves in ((-0.01, True), (0.01, False)):
+        model = nn.Linear(1, 3, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[0.0], [0.0], [c]]))
+        method = GradientAscent(epochs=1, lr=0.1, weight_decay=0.0, target=0.0)
+        edited = method.apply(model, Request(one, one, one), rng=seeded(0))
+        assert torch.equal(edited.weight, model.weight) != moves
+
+
+def test_target_is_a_share_met_at_the_end_of_an_epoch() -> None:
+    # two examples of one input, so one of them is wrong from the start: 50 % is at 0.5 and above 0.49.
+    # in batches of one: both of an epoch are gone through before the training ends
+    model = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    two = of_tensors(torch.ones(2, 1), torch.tensor([0, 1]), classes=2, batch_size=1)
+    for target, steps in ((0.5, 2), (0.49, 8)):
+        with recording() as done:
+            method = GradientAscent(epochs=4, lr=1e-9, target=target)
+            method.apply(model, Request(two, two, two), rng=seeded(0))
+        assert done[0].steps == steps

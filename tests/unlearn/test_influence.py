@@ -13,7 +13,7 @@ from tests.contract import world
 from unweave import Data, Request, Supervised, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
-from unweave.errors import InputError
+from unweave.errors import EmptyDataError, InputError
 from unweave.tasks import predict
 from unweave.unlearn import Influence
 from unweave.unlearn.influence import crossing
@@ -178,19 +178,67 @@ def test_crossing() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"scale": 0.0}, r"Influence.scale must be positive; got 0.0"),
-        ({"scale": float("nan")}, "scale must be positive"),
-        ({"scale": "best"}, "a number, 'retain' or 'heldout'; got 'best'"),
-        ({"inverse": "lu"}, "'woodfisher' or 'cg'; got 'lu'"),
-        ({"curvature": "k"}, "'ggn' or 'hessian'"),
-        ({"samples": 0}, "samples must be at least 1; got 0"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"damping": -1.0}, "damping must be positive; got -1.0"),
-        ({"slack": 0.0}, "slack must be positive"),
-        ({"tolerance": 0.0}, "tolerance must be positive"),
-        ({"memory_gib": float("inf")}, "memory_gib must be positive"),
+        ({"scale": 0.0}, 'Influence.scale must be above 0, or "retain" or "heldout"; got 0.0'),
+        ({"scale": float("nan")}, "scale must be above 0"),
+        ({"scale": "best"}, "got 'best'"),
+        ({"inverse": "lu"}, '"woodfisher" or "cg"; got'),
+        ({"curvature": "k"}, '"ggn" or "hessian"; got'),
+        ({"samples": 0}, "samples must be a whole number at least 1; got 0"),
+        ({"steps": 0}, "steps must be a whole number at least 1; got 0"),
+        ({"damping": -1.0}, "damping must be above 0, or None; got -1.0"),
+        ({"slack": 0.0}, "slack must be above 0"),
+        ({"inverse": "cg", "tolerance": 1.0}, "tolerance must be above 0 and below 1"),
+        ({"memory_gib": float("inf")}, "memory_gib must be above 0"),
     ],
 )
 def test_refuses(fields: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Influence(**fields)
+
+
+@pytest.mark.parametrize(("inverse", "damping"), [("woodfisher", 1e-5), ("cg", 1e-2)])
+def test_default_damping(inverse: str, damping: float) -> None:
+    model, request = small_world()
+    plain, said = (
+        flat(Influence(inverse=inverse, scale=0.1, **given).apply(model, request, rng=seeded(0)))
+        for given in ({}, {"damping": damping})
+    )
+    assert torch.equal(plain, said)
+    other = Influence(inverse=inverse, scale=0.1, damping=2 * damping).apply(model, request, rng=seeded(0))
+    assert not torch.equal(plain, flat(other))
+
+
+@pytest.mark.parametrize("slack", [0.02, 0.2])
+def test_slack_is_what_the_retain_loss_may_rise(slack: float) -> None:
+    model, request = memorised()
+    edited = Influence(slack=slack).apply(model, request, rng=seeded(0))
+    assert loss(edited, request.retain) == pytest.approx(loss(model, request.retain) + slack, rel=0.05)
+
+
+def test_ggn_and_hessian_are_what_cg_solves_with() -> None:
+    # loss (w - y)^2 / 2 has Hessian 1; as cross-entropy's Gauss-Newton its single output gives 0: step v / damping
+    y = torch.tensor([0.0, 2, 4])
+    data = Data(TensorDataset(torch.ones(3, 1), y), Squared())
+    request = Request.of(data, data, [0])
+    method = Influence(inverse="cg", scale=1.0, damping=0.5, curvature="hessian")
+    assert method.apply(linear(torch.tensor([3.0])), request, rng=seeded(0)).weight.item() == pytest.approx(
+        3 + 1 / 1.5
+    )
+    flatter = replace(method, curvature="ggn")
+    assert flatter.apply(linear(torch.tensor([3.0])), request, rng=seeded(0)).weight.item() == pytest.approx(
+        5
+    )
+
+
+def test_equal_gradients_leave_nothing_to_remove() -> None:
+    data = Data(TensorDataset(torch.ones(4, 1), torch.tensor([2.0, 2, 2, 2])), Squared())
+    with pytest.raises(InputError, match="have the same gradient"):
+        Influence().apply(linear(torch.tensor([3.0])), Request.of(data, data, [0]), rng=seeded(0))
+
+
+def test_reads_the_heldout_set_only_to_search_by_it() -> None:
+    model, request = small_world()
+    bare = replace(request, heldout=request.heldout.subset([]))
+    Influence(scale=0.1).apply(model, bare, rng=seeded(0))
+    with pytest.raises(EmptyDataError, match="scale='heldout' .held-out set"):
+        Influence(scale="heldout").apply(model, bare, rng=seeded(0))

@@ -110,3 +110,30 @@ def test_refuses() -> None:
             bad()
     with pytest.raises(TypeError):
         L1Sparse(weight_decay=5e-4)  # type: ignore[call-arg]
+
+
+def test_penalty_and_loss_add_up_with_the_running_statistics_as_asked() -> None:
+    model, request = world.model(batch_norm=True), world.request()
+    kept, followed = (
+        L1Sparse(epochs=2, norms=n).apply(model, request, rng=seeded(0)) for n in ("frozen", "train")
+    )
+    assert torch.equal(kept[2].running_mean, model[2].running_mean)
+    assert (
+        int(followed[2].num_batches_tracked) - int(model[2].num_batches_tracked) == 2 * request.retain.steps
+    )
+
+
+def test_default_gamma_is_the_rule_of_what_moves() -> None:
+    # one weight frozen: the mean is over the others, 8 examples in batches of 2 are 4 steps
+    model, request = world.model(sparse=True).double(), world.request()
+    model[1].weight.requires_grad_(False)
+    data = Data(request.retain.examples, request.retain.task, 2).subset(range(8))
+    request = Request(request.forget, data, request.heldout)
+    moving = [model[1].bias, model[3].weight, model[3].bias]
+    living = sum(int((p != 0).sum()) for p in moving)
+    mean = sum(float(p.detach().abs().sum()) for p in moving) / living
+    gamma = mean / (0.02 / (1 - 0.5) * 4 * (1 + 2 / 3 + 1 / 3))
+    a = L1Sparse(epochs=3, lr=0.02, momentum=0.5).apply(model, request, rng=seeded(0))
+    b = L1Sparse(epochs=3, lr=0.02, momentum=0.5, gamma=gamma).apply(model, request, rng=seeded(0))
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)

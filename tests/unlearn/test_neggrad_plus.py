@@ -104,3 +104,27 @@ def test_refuses() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             bad()
+
+
+def test_capped_examples_give_no_push() -> None:
+    # w = 0 and two logits: losses ln 2 whatever x. Cap 0.7 > ln 2 pushes, cap 0.6 < ln 2 does not.
+    # retained: x = 1, class 0, gradient (-1/2, 1/2); forgotten: x = 2: (-1, 1); a = 0.5, lr 0.1
+    forget = of_tensors(torch.full((1, 1), 2.0), torch.tensor([0]), classes=2)
+    retain = of_tensors(torch.ones(1, 1), torch.tensor([0]), classes=2)
+    for cap, moved in ((0.6, 0.025), (0.7, -0.025)):
+        model = nn.Linear(1, 2, bias=False)
+        nn.init.zeros_(model.weight)
+        method = NegGradPlus(epochs=1, lr=0.1, alpha=0.5, weight_decay=0.0, cap=cap)
+        edited = method.apply(model, Request(forget, retain, retain), rng=seeded(0))
+        torch.testing.assert_close(edited.weight, torch.tensor([[moved], [-moved]]))
+
+
+def test_running_statistics_as_asked() -> None:
+    model, request = world.model(batch_norm=True), world.request()
+    kept, followed = (
+        NegGradPlus(epochs=1, norms=n).apply(model, request, rng=seeded(0)) for n in ("frozen", "train")
+    )
+    assert torch.equal(kept[2].running_mean, model[2].running_mean)
+    assert (
+        int(followed[2].num_batches_tracked) - int(model[2].num_batches_tracked) == 2 * request.retain.steps
+    )

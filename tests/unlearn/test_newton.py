@@ -15,7 +15,8 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError, NonFiniteError
 from unweave.tasks import predict
 from unweave.unlearn import Newton
-from unweave.unlearn.newton import certificate, lissa
+from unweave.unlearn._certificate import gaussian_noise
+from unweave.unlearn.newton import lissa
 
 DECAY = 0.02
 CONSTANTS = {
@@ -189,7 +190,7 @@ def test_certificate_by_hand() -> None:
     plain = Newton(std=0.25).certificate()
     assert (plain.certified, plain.sigma, plain.bound, plain.epsilon) == (False, 0.25, None, None)
     assert plain.statement.startswith("noisy Newton, not certified")
-    assert certificate(bound=1, epsilon=0.5, delta=0.1).sigma == pytest.approx(2 * sqrt(2 * log(12.5)))
+    assert gaussian_noise(1, epsilon=0.5, delta=0.1) == pytest.approx(2 * sqrt(2 * log(12.5)))
 
 
 def test_a_model_beyond_the_norm_bound_is_not_certified() -> None:
@@ -201,24 +202,87 @@ def test_a_model_beyond_the_norm_bound_is_not_certified() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"damping": 0.0}, "Newton.damping must be positive; got 0.0"),
-        ({"std": -1.0}, "std must be zero or more"),
-        ({"weight_decay": -1.0}, "weight_decay must be zero or more"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"samples": 0}, "samples must be at least 1"),
-        ({"curvature": "k"}, "'ggn' or 'hessian'; got 'k'"),
-        ({"solver": "lu"}, "'cg' or 'lissa'; got 'lu'"),
+        ({"damping": 0.0}, "Newton.damping must be above 0; got 0.0"),
+        ({"std": -1.0}, "std must be at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"steps": 0}, "steps must be a whole number at least 1"),
+        ({"samples": 0}, "samples must be a whole number at least 1"),
+        ({"curvature": "k"}, '"ggn" or "hessian"; got'),
+        ({"solver": "lu"}, '"cg" or "lissa"; got'),
         (
             {"norm_bound": 1.0, "delta": 0.1},
             "lacks hessian_lipschitz, smallest_eigenvalue, epsilon for a certificate",
         ),
         (CONSTANTS, "certified only with solver='cg' and curvature='hessian'"),
         ({**CONSTANTS, "curvature": "hessian", "solver": "lissa"}, "certified only with"),
-        ({**CONSTANTS, "curvature": "hessian", "epsilon": 2.0}, r"epsilon must be in \(0, 1\]; got 2.0"),
-        ({**CONSTANTS, "curvature": "hessian", "delta": 0.0}, r"delta must be in \(0, 1\)"),
-        ({**CONSTANTS, "curvature": "hessian", "smallest_eigenvalue": -9.0}, "at or below 0 there is none"),
+        (
+            {**CONSTANTS, "curvature": "hessian", "epsilon": 2.0},
+            "epsilon must be above 0 and at most 1, or None; got 2.0. The noise formula",
+        ),
+        ({**CONSTANTS, "curvature": "hessian", "delta": 0.0}, "delta must be above 0 and below 1"),
+        (
+            {**CONSTANTS, "curvature": "hessian", "smallest_eigenvalue": -9.0},
+            "no certificate with .* at or below 0; got -8.9",
+        ),
     ],
 )
 def test_refuses(fields: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Newton(**fields)
+
+
+def test_weight_decay_and_damping_shift_a_flat_curvature() -> None:
+    # a single output has Gauss-Newton matrix 0: step (gradient + 0.5 w) / (0.5 + 0.25) with gradient w - 1 at w = 3
+    model, request = one_weight(3.0)
+    method = Newton(damping=0.25, weight_decay=0.5, std=0.0)
+    assert method.apply(model, request, rng=seeded(0)).weight.item() == pytest.approx(
+        3 - 3.5 / 0.75, rel=1e-5
+    )
+
+
+def test_lissa_of_one_sample_by_hand() -> None:
+    # Hessian 1 on any sample, shift 0.5 + 0.5, scale 4, gradient 2 + 1.5: h0 = 3.5, h1 = 3.5 + 3.5 - 2 * 3.5 / 4,
+    # h2 = 5.25 + 3.5 - 2 * 5.25 / 4 = 6.125; the mean of equal repeats over the scale is 1.53125
+    model, request = one_weight(3.0)
+    method = Newton(
+        damping=0.5, weight_decay=0.5, std=0.0, curvature="hessian", solver="lissa", lissa_scale=4.0, steps=2,
+        repeats=3, samples=2,
+    )  # fmt: skip
+    assert method.apply(model, request, rng=seeded(0)).weight.item() == pytest.approx(3 - 1.53125, rel=1e-6)
+
+
+def test_lissa_reads_that_many_examples_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, request = one_weight(3.0)
+    seen: list[int] = []
+
+    class Counting(Squared):
+        def losses(self, model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            seen.append(len(batch[0]))
+            return super().losses(model, batch)
+
+    counted = Data(request.retain.examples, Counting())
+    method = Newton(curvature="hessian", solver="lissa", lissa_scale=4.0, steps=3, repeats=2, samples=7)
+    method.apply(model, Request(request.forget, counted, counted), rng=seeded(0))
+    assert sorted(seen) == [2] + 6 * [7]  # one gradient, then repeats x steps samples with replacement
+
+
+def test_a_certified_solver_goes_to_the_residual_in_its_bound() -> None:
+    # excess 2 C (M C + damping) + G = 37 (by hand above), so a residual below 0.01 * 37 will do: from the gradient
+    # 0.5 + 0.9 * 0.1 at w = 0.1 nothing needs solving, and the step is 0. With tolerance 1e-3 it is solved.
+    model, request = one_weight(0.1)
+    settings = {
+        **CONSTANTS,
+        "damping": 0.1,
+        "weight_decay": 0.9,
+        "gradient_bound": 0.4,
+        "curvature": "hessian",
+    }
+    for tolerance, step in ((0.03, 0.0), (1e-3, (0.1 - 1 + 0.09) / 2)):
+        method = Newton(**settings, tolerance=tolerance)
+        edited = method.apply(model, request, rng=seeded(3))
+        noise = method.certificate().sigma * torch.randn(1, generator=seeded(3))
+        assert edited.weight.item() - float(noise) == pytest.approx(0.1 - step, abs=1e-4)
+
+
+def test_gaussian_noise_is_the_mechanisms() -> None:
+    assert gaussian_noise(2.0, epsilon=0.5, delta=0.05) == pytest.approx(4 * sqrt(2 * log(25)))

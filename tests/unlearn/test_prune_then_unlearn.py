@@ -9,7 +9,7 @@ from torch import Generator, nn
 from tests.contract import world
 from unweave import Data, Mask, seeded
 from unweave.errors import InputError
-from unweave.prune import Global, Prune
+from unweave.prune import Global, Magnitude, Prune, Scope, Uniform
 from unweave.random import child
 from unweave.unlearn import FineTune, L1Sparse, PruneThenUnlearn, RandomLabels, Retrain
 
@@ -92,3 +92,21 @@ def test_refuses() -> None:
         PruneThenUnlearn(prune=Prune(), unlearn=Retrain(recipe=world.RECIPE)).apply(
             model, request, rng=seeded(0)
         )
+
+
+def test_a_layer_that_was_empty_before_is_not_the_pruners_doing() -> None:
+    model = world.model()
+    with torch.no_grad():
+        model[3].weight.zero_()
+    method = PruneThenUnlearn(prune=Prune(score=Magnitude(scope=Scope(last=False)), budget=Global(0.5)))
+    edited = method.apply(model, world.request(), rng=seeded(0))
+    assert int((edited[1].weight == 0).sum()) == 96
+
+
+def test_a_pruner_must_prune_further_than_the_model_is() -> None:
+    model, request = world.model(sparse=True), world.request()
+    half = PruneThenUnlearn(prune=Prune(budget=Uniform(0.5)))
+    with pytest.raises(InputError, match="set no weight to zero"):
+        half.apply(model, request, rng=seeded(0))
+    edited = PruneThenUnlearn(prune=Prune(budget=Uniform(0.75))).apply(model, request, rng=seeded(0))
+    assert Mask.of(edited).density() == pytest.approx(0.25)

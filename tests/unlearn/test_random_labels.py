@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import exp
 from typing import Any
 
 import pytest
@@ -119,3 +120,45 @@ def test_refuses() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             bad()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+def test_exact_weights_of_both_orders(alpha: float) -> None:
+    # Two logits w x at w = 0: gradient of class y at x is x (1/2 - [y]). Forgotten x = 1, class 0, relabelled 1:
+    # (1/2, -1/2). Retained x = 3, class 0: (-3/2, 3/2), times alpha. Mixed: one batch, the mean of the two.
+    forget, retain = (
+        of_tensors(torch.full((1, 1), x), torch.tensor([0]), classes=2, batch_size=4) for x in (1.0, 3.0)
+    )
+    settings = {"epochs": 1, "lr": 0.1, "weight_decay": 0.0, "momentum": 0.0, "alpha": alpha}
+
+    def edited(order: Any) -> float:
+        model = nn.Linear(1, 2, bias=False)
+        nn.init.zeros_(model.weight)
+        made = RandomLabels(order=order, **settings).apply(
+            model, Request(forget, retain, retain), rng=seeded(0)
+        )
+        assert made.weight[0, 0].item() == pytest.approx(-made.weight[1, 0].item())
+        return made.weight[0, 0].item()
+
+    assert edited("mixed") == pytest.approx(-0.1 * (0.5 - alpha * 1.5) / 2)
+    # in turn: first -0.05; then at logits (-0.05, 0.05) * 3, p1 = 1 / (1 + e^-0.3): alpha (p0 - 1) * 3
+    p0 = 1 / (1 + exp(0.3))
+    assert edited("sequential") == pytest.approx(-0.05 - 0.1 * alpha * (p0 - 1) * 3)
+
+
+def test_alpha_zero_reads_no_retained_example_in_sequence() -> None:
+    request, _ = spied()
+    RandomLabels(epochs=2, lr=1e-6, alpha=0.0).apply(nn.Linear(2, 3), request, rng=seeded(0))
+    assert (torch.cat([x for x, _ in SEEN])[:, 1] == 1).all()
+    assert sum(len(x) for x, _ in SEEN) == 2 * 10
+
+
+@pytest.mark.parametrize(("order", "batches"), [("sequential", 1 + 5), ("mixed", 6)])
+def test_running_statistics_as_asked(order: Any, batches: int) -> None:
+    model, request = world.model(batch_norm=True), world.request()  # 12 and 78 examples in batches of 16
+    kept, followed = (
+        RandomLabels(epochs=2, order=order, norms=n).apply(model, request, rng=seeded(0))
+        for n in ("frozen", "train")
+    )
+    assert torch.equal(kept[2].running_mean, model[2].running_mean)
+    assert int(followed[2].num_batches_tracked) - int(model[2].num_batches_tracked) == 2 * batches

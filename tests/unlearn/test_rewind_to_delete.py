@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log, sqrt
+from math import cos, log, pi, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from unweave import Mask, Request, fit_, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, IntegrityError
 from unweave.io.checkpoint import save_model
-from unweave.unlearn import RewindToDelete
-from unweave.unlearn import rewind_to_delete as module
+from unweave.unlearn import RewindToDelete, _train
 from unweave.unlearn.rewind_to_delete import sensitivity
 
 CONSTANTS: dict[str, Any] = {
@@ -139,7 +138,7 @@ def test_certified_run_takes_full_batches_and_its_own_noise(
         sizes.append(data.batch_size)
         return fit_(model, data, *args, **settings)
 
-    monkeypatch.setattr(module, "fit_", spy)
+    monkeypatch.setattr(_train, "fit_", spy)
     path = earlier(tmp_path)
     method = RewindToDelete(checkpoint=path, epochs=2, lr=0.01, **CONSTANTS)
     plain = RewindToDelete(
@@ -164,10 +163,10 @@ def test_starts_at_the_checkpoint_not_at_the_model(tmp_path: Path) -> None:
 def test_refuses(tmp_path: Path) -> None:
     for settings, message in [
         ({"checkpoint": ""}, "must name a file"),
-        ({"noise": -1.0}, "noise must not be negative"),
+        ({"noise": -1.0}, "noise must be at least 0"),
         ({"schedule": "steps"}, "schedule must be"),
-        ({"epsilon": 1.0}, "missing: smoothness, gradient_bound, steps_before, delta"),
-        ({**CONSTANTS, "epsilon": 2.0}, "epsilon must be positive .epsilon at most 1"),
+        ({"epsilon": 1.0}, "lacks smoothness, gradient_bound, steps_before, delta for a certificate"),
+        ({**CONSTANTS, "epsilon": 2.0}, "epsilon must be above 0 and at most 1"),
         ({**CONSTANTS, "momentum": 0.9}, "Set momentum=0"),
         ({**CONSTANTS, "noise": 0.1}, "noise=0"),
     ]:
@@ -195,3 +194,29 @@ def test_refuses(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(Path(path).read_bytes()[:-1])
     with pytest.raises(IntegrityError):
         RewindToDelete(checkpoint=str(tmp_path / "cut.safetensors")).apply(model, request, rng=seeded(0))
+
+
+def test_naive_cosine_momentum_and_decay(tmp_path: Path) -> None:
+    # full batches, so a step an epoch: factors 1, then half a cosine from 1 down to 0 at the last
+    request, x, y = regression()
+    start = nn.Linear(4, 3, bias=False, dtype=torch.float64)
+    path = save_model(start, tmp_path / "a.safetensors")
+    method = RewindToDelete(checkpoint=str(path), epochs=5, lr=0.4, momentum=0.8, weight_decay=0.05)
+    edited = method.apply(nn.Linear(4, 3, bias=False, dtype=torch.float64), request, rng=seeded(0))
+    w, speed = start.weight.detach().clone(), torch.zeros(3, 4, dtype=torch.float64)
+    for step in range(5):
+        factor = 1.0 if step == 0 else 0.5 * (1 + cos(pi * (step - 1) / 4))
+        slope = (w - descend(w, x[3:], y[3:], 1.0, 1)) + 0.05 * w
+        speed = 0.8 * speed + slope
+        w = w - 0.4 * factor * speed
+    torch.testing.assert_close(edited.weight.detach(), w, rtol=1e-10, atol=1e-12)
+
+
+def test_frozen_parameters_keep_the_models_values(tmp_path: Path) -> None:
+    model, request = world.model(), world.request()
+    model[1].weight.requires_grad_(False)
+    edited = RewindToDelete(checkpoint=earlier(tmp_path), epochs=1, lr=1e-9).apply(
+        model, request, rng=seeded(0)
+    )
+    assert torch.equal(edited[1].weight, model[1].weight)
+    torch.testing.assert_close(edited[3].weight, 0.5 * model[3].weight, rtol=1e-5, atol=1e-6)

@@ -16,9 +16,9 @@ from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
 from unweave.tasks import predict, read_labels
-from unweave.unlearn import SCRUB, FineTune
+from unweave.unlearn import SCRUB, FineTune, _train
 from unweave.unlearn import scrub as module
-from unweave.unlearn.scrub import distillation, nearest
+from unweave.unlearn.scrub import by_class, distillation, heldout_error, nearest
 
 STRONG = SCRUB(lr=0.01, weight_decay=0.0, epochs=6, max_epochs=4, forget_batch_size=8)
 
@@ -105,7 +105,7 @@ def test_naive(n: int, d: int, temperature: float) -> None:
 def test_forgets_and_keeps_against_control() -> None:
     model, request = world.model(), one_class()
     edited = STRONG.apply(model, request, rng=seeded(0))
-    control = replace(STRONG, max_epochs=0).apply(model, request, rng=seeded(0))
+    control = replace(STRONG, max_epochs=0, forget_batch_size=32).apply(model, request, rng=seeded(0))
     assert drift(edited, model, request.forget) > 5 * drift(control, model, request.forget)
     assert error(edited, request.forget) > error(control, request.forget) + 0.3
     assert error(edited, request.retain) < 0.1
@@ -146,7 +146,7 @@ def test_ends_with_a_min_step(monkeypatch: pytest.MonkeyPatch, max_epochs: int) 
         passes.append(settings["label"])
         return fit_(*args, **settings)
 
-    monkeypatch.setattr(module, "fit_", spy)
+    monkeypatch.setattr(_train, "fit_", spy)
     SCRUB(epochs=3, max_epochs=max_epochs).apply(world.model(), world.request(), rng=seeded(0))
     assert passes.count("scrub max") == max_epochs
     assert passes.count("scrub min") == 3
@@ -214,13 +214,13 @@ def test_sizes() -> None:
 
 def test_refuses() -> None:
     for settings, message in [
-        ({"max_epochs": 11}, r"max_epochs must be in 0..epochs = 10; got 11"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"alpha": 0.0, "gamma": 0.0}, "nor both 0"),
-        ({"alpha": -1.0}, "must not be negative"),
+        ({"max_epochs": 11}, "max_epochs must be at most epochs = 10; got 11"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"alpha": 0.0, "gamma": 0.0}, "must not both be 0"),
+        ({"alpha": -1.0}, "alpha must be at least 0"),
         ({"forget_batch_size": 0}, "forget_batch_size"),
-        ({"optimizer": "lion"}, "must be 'adam' or 'sgd'"),
-        ({"lr": 0.0}, "lr must be positive"),
+        ({"optimizer": "lion"}, 'must be "adam" or "sgd"'),
+        ({"lr": 0.0}, "lr must be above 0"),
     ]:
         with pytest.raises(InputError, match=message):
             SCRUB(**settings)  # type: ignore[arg-type]
@@ -235,3 +235,76 @@ def test_refuses() -> None:
     for method in (SCRUB(optimizer="adam"), SCRUB(optimizer="sgd")):
         with pytest.raises(InputError, match="every parameter is frozen"):
             method.apply(frozen, request, rng=seeded(0))
+
+
+def test_rewind_reference_is_the_error_on_like_examples_by_hand() -> None:
+    # one-hot inputs are their own logits: held out, class 0 is wrong 1 time in 4, class 1 3 in 4, class 2 always.
+    # forgotten: 3 of class 0 and 1 of class 1, so 3/4 * 25 % + 1/4 * 75 % = 37.5 %; the accuracy would be 62.5 %
+    shown = [0, 0, 0, 1, 1, 0, 0, 0, 0]
+    truth = [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    heldout = of_tensors(torch.eye(3)[torch.tensor(shown)], torch.tensor(truth), classes=3)
+    forget = of_tensors(torch.eye(3)[torch.tensor([0, 1, 0, 0])], torch.tensor([0, 1, 0, 0]), classes=3)
+    alike = by_class(Request(forget, forget, heldout))
+    assert [share for share, _ in alike] == [0.75, 0.25]
+    assert [len(part) for _, part in alike] == [4, 4]
+    assert heldout_error(nn.Identity(), alike) == pytest.approx(37.5)
+
+
+def test_rewind_takes_errors_not_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    # epochs err on 0, 40 and 100 % of the forget set, the finished student on 10 % held out: 0 is nearest. An
+    # accuracy of 90 % in its place would choose the last, accuracies in place of the errors the last as well.
+    monkeypatch.setattr(module, "accuracy", lambda model, data: 100 - model.wrong)
+    kept = module._Rewinder(world.request())
+    student = world.model()
+    for mark, wrong in enumerate((0.0, 40.0, 100.0)):
+        student.wrong = wrong
+        with torch.no_grad():
+            student[1].bias.fill_(mark)
+        kept.keep(student)
+    student.wrong = 10.0
+    kept.rewind_(student)
+    assert kept.errors == [0.0, 40.0, 100.0]
+    assert torch.equal(student[1].bias, torch.zeros(24))
+
+
+def test_nearest_of_equals_is_the_last() -> None:
+    assert nearest([30.0, 50.0, 30.0, 90.0], 40.0) == 2
+    assert nearest([1.0], 99.0) == 0
+
+
+@pytest.mark.parametrize("given", [8, None])
+def test_batch_sizes_of_both_steps(monkeypatch: pytest.MonkeyPatch, given: int | None) -> None:
+    seen: dict[str, set[int]] = {}
+
+    def spy(model: nn.Module, data: Any, *args: Any, **settings: Any) -> Any:
+        seen.setdefault(settings["label"], set()).add(data.batch_size)
+        return fit_(model, data, *args, **settings)
+
+    monkeypatch.setattr(_train, "fit_", spy)
+    method = SCRUB(epochs=1, max_epochs=1, forget_batch_size=given)
+    method.apply(world.model(), world.request(), rng=seeded(0))
+    assert seen == {"scrub max": {given or 16}, "scrub min": {16}}
+
+
+def test_optimisers_have_their_settings() -> None:
+    # one full-batch min step with alpha = 0: Adam moves by lr g / (|g| + 1e-8), g with the penalty 0.3 w in it;
+    # SGD's second step has momentum
+    x, y = torch.randn(6, 4, generator=seeded(3), dtype=torch.float64), torch.arange(6) % 3
+    data = of_tensors(x, y, classes=3, batch_size=6)
+    request = Request(data, data, data)
+    model = nn.Linear(4, 3, bias=False, dtype=torch.float64)
+
+    def slope(w: Tensor) -> Tensor:
+        p = torch.softmax(x @ w.T, 1)
+        p[torch.arange(6), y] -= 1
+        return p.T @ x / 6 + 0.3 * w
+
+    w = model.weight.detach()
+    given = {"max_epochs": 0, "alpha": 0.0, "weight_decay": 0.3, "lr": 0.05}
+    adam = SCRUB(epochs=1, **given).apply(model, request, rng=seeded(0))
+    g = slope(w)
+    torch.testing.assert_close(adam.weight.detach(), w - 0.05 * g / (g.abs() + 1e-8), rtol=1e-9, atol=1e-12)
+    sgd = SCRUB(epochs=2, optimizer="sgd", momentum=0.6, **given).apply(model, request, rng=seeded(0))
+    after = w - 0.05 * g
+    after = after - 0.05 * (0.6 * g + slope(after))
+    torch.testing.assert_close(sgd.weight.detach(), after, rtol=1e-9, atol=1e-12)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import cos, pi
+from math import cos, exp, pi
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import SFRon
-from unweave.unlearn.sfron import Interleaved, adaptive_weights, saliency
+from unweave.unlearn.sfron import Interleaved, adaptive_weights, fisher_mask
 
 STRONG = SFRon(lr=0.05, epochs=4)
 
@@ -30,8 +30,8 @@ def test_exact() -> None:
     torch.testing.assert_close(weights, torch.tensor([12 / 7, 6 / 7, 3 / 7]))
     assert not weights.requires_grad
     assert adaptive_weights(torch.tensor([3.0, 0.1]), 0.0).tolist() == [1.0, 1.0]
-    chosen = saliency({"w": torch.tensor([2.0, 1.0, 0.0, 1.0])}, {"w": torch.tensor([1.0, 2.0, 0.0, 1.0])})
-    assert chosen["w"].tolist() == [True, False, True, True]
+    chosen = fisher_mask({"w": torch.tensor([2.0, 1.0, 0.0, 1.0])}, {"w": torch.tensor([1.0, 2.0, 0.0, 1.0])})
+    assert chosen.keep["w"].tolist() == [True, False, True, True]
 
 
 def test_order_of_steps_and_restart() -> None:
@@ -121,10 +121,10 @@ def test_resumes_to_the_same_bits(tmp_path) -> None:
 def test_refuses() -> None:
     for settings, message in [
         ({"epochs": 0}, "epochs"),
-        ({"every": 0}, "every must be at least 1; got 0"),
-        ({"clip": 0.0}, "clip must be positive"),
-        ({"coefficient": -1.0}, "coefficient must not be negative"),
-        ({"exponent": -1.0}, "exponent must not be negative"),
+        ({"every": 0}, "every must be a whole number at least 1; got 0. It is the retain steps"),
+        ({"clip": 0.0}, "clip must be above 0"),
+        ({"coefficient": -1.0}, "coefficient must be at least 0"),
+        ({"exponent": -1.0}, "exponent must be at least 0"),
     ]:
         with pytest.raises(InputError, match=message):
             SFRon(**settings)  # type: ignore[arg-type]
@@ -133,3 +133,29 @@ def test_refuses() -> None:
         SFRon().apply(world.model(), replace(request, forget=request.forget.subset([])), rng=seeded(0))
     with pytest.raises(InputError, match="every parameter is frozen"):
         SFRon().apply(world.model().requires_grad_(False), request, rng=seeded(0))
+
+
+def test_each_step_s_coefficient_and_rate_fall_together() -> None:
+    # a retain set without gradient at weight decay 0: the whole movement is the ascents'. Logits w x, w = 0, x = 1,
+    # class 0: gradient (-1/2, 1/2); up by lr f c f / 2 at each, f = (1 + cos(pi t / 4)) / 2 at t = 0 and 2 of 4
+    forget = of_tensors(torch.ones(1, 1), torch.tensor([0]), classes=2)
+    retain = of_tensors(torch.zeros(1, 1), torch.tensor([0]), classes=2)
+    model = nn.Linear(1, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    method = SFRon(epochs=2, every=1, lr=0.1, momentum=0.0, weight_decay=0.0, coefficient=2.0, exponent=0.0)
+    edited = method.apply(model, Request(forget, retain, retain), rng=seeded(0))
+    first = -0.1 * 2.0 * 0.5
+    p1 = 1 / (1 + exp(2 * first))
+    second = first - 0.1 * 0.5 * 2.0 * 0.5 * p1
+    torch.testing.assert_close(edited.weight, torch.tensor([[second], [-second]]))
+
+
+def test_weights_of_tiny_losses_are_bounded() -> None:
+    # 0 counts as 1e-8: (1e-8)^-1/2 = 1e4 against 1: mean (1e4 + 1) / 2
+    weights = adaptive_weights(torch.tensor([0.0, 1.0], dtype=torch.float64), 0.5)
+    torch.testing.assert_close(weights, torch.tensor([2e4, 2.0], dtype=torch.float64) / (1e4 + 1))
+
+
+def test_a_weight_without_any_gradient_is_salient() -> None:
+    found = fisher_mask({"w": torch.tensor([0.0, 0.0])}, {"w": torch.tensor([0.0, 1e-3])})
+    assert found.keep["w"].tolist() == [True, False]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.contract import world
-from tests.unlearn.test_un_pruning import Still, assert_equal, line, request, sparse, tiny
+from tests.unlearn.test_unprune import Still, assert_equal, calls_of, line, request, sparse, tiny
 from unweave import Mask, seeded
 from unweave.errors import InputError
 from unweave.unlearn import Continue, ShortRetrain
@@ -76,3 +76,20 @@ def test_refuses() -> None:
     ):
         with pytest.raises(InputError, match=next(iter(bad))):
             kind(recipe=recipe, **bad)
+
+
+def test_what_the_recipe_is_asked_for() -> None:
+    recipe, seen = calls_of(Still((1.0, 2.0, 5.0, -6.0), (0.0, 5.0, 0.0, 7.0)))
+    method = ShortRetrain(recipe=recipe, epochs=3, lr=0.4, of=9, recover_epochs=2, recover_lr=0.07)
+    edited = method.apply(line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0))
+    hold = seen[1].pop("hold")
+    assert seen == [
+        {"epochs": 3, "lr": 0.4, "of": 9, "examples": 6},
+        {"epochs": 2, "lr": 0.07, "examples": 6},
+    ]
+    assert hold.keep["weight"].flatten().tolist() == [False, True, True, False]
+    assert edited.weight.flatten().tolist() == [0, 12, 5, 7]  # this recipe moves what it is told to hold
+    seen.clear()
+    Continue(recipe=recipe, epochs=5, lr=0.9).apply(line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0))
+    assert seen[0].pop("hold").keep["weight"].flatten().tolist() == [True, False, False, True]
+    assert seen == [{"epochs": 5, "lr": 0.9, "examples": 6}]

@@ -103,7 +103,7 @@ def test_nothing_to_dampen_is_an_error_that_names_the_bound() -> None:
 
 def test_refuses() -> None:
     for settings, message in [
-        ({"alpha": 0.0}, "alpha must be positive; got 0.0"),
+        ({"alpha": 0.0}, "alpha must be above 0; got 0.0"),
         ({"dampening": -1.0}, "dampening"),
         ({"batch_size": 0}, "batch_size"),
     ]:
@@ -116,5 +116,18 @@ def test_refuses() -> None:
         SSD().apply(world.model().requires_grad_(False), request, rng=seeded(0))
     with torch.no_grad():
         model[1].weight[0, 0] = torch.inf
-    with pytest.raises(NonFiniteError, match="a gradient of"):
+    with pytest.raises(NonFiniteError, match="the loss of the model .* is nan"):
         SSD().apply(model, request, rng=seeded(0))
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_refused() -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] + self.weight.abs().sqrt()
+
+    with pytest.raises(NonFiniteError, match="a gradient of weight is not finite"):
+        SSD().apply(Root(), world.request(), rng=seeded(0))

@@ -6,7 +6,7 @@ vectors [d] of the weights that may move (`Point`, `Space`), as second-order met
 
 from __future__ import annotations
 
-from .named import Norms, batch_gradients, mean_named_gradient, probe, spaced
+from .named import Norms, batch_gradients, mean_named_gradient, probe, spaced, summed_gradients
 from .point import Curvature, Point
 from .products import (
     Function,
@@ -41,5 +41,6 @@ __all__ = [
     "probe",
     "softmax_ggn_product",
     "spaced",
+    "summed_gradients",
     "woodfisher",
 ]

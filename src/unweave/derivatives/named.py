@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Literal
@@ -20,17 +20,20 @@ Norms = Literal["batch", "running"]
 
 
 @contextmanager
-def probe(model: Module, scope: Scope, norms: Norms) -> Iterator[tuple[Module, dict[str, Parameter]]]:
+def probe(model: Module, scope: Scope | None, norms: Norms) -> Iterator[tuple[Module, dict[str, Parameter]]]:
     """A copy of `model` to differentiate, without dropout, and its weights in scope.
 
     Args:
         model: left unchanged.
-        scope: chooses the weights.
+        scope: chooses the weights; None takes every parameter that is not frozen.
         norms: "batch" normalises by the batch's own statistics, as at initialisation one must: running
             statistics are still 0 and 1 there. "running" uses those of the trained model.
     """
     copy = deepcopy(model).eval()
-    weights = scope.weights(copy)
+    if scope is None:
+        weights = {name: p for name, p in copy.named_parameters() if p.requires_grad}
+    else:
+        weights = scope.weights(copy)
     if norms == "batch":
         for module in copy.modules():
             if isinstance(module, RUNNING_NORMS):
@@ -73,10 +76,24 @@ def batch_gradients(
 
 def mean_named_gradient(model: Module, data: Data[Any], weights: dict[str, Parameter]) -> dict[str, Tensor]:
     """Gradient of the mean loss over all examples."""
+    return summed_gradients(model, data, weights, lambda n, gradient: gradient * (n / len(data)))
+
+
+def summed_gradients(
+    model: Module, data: Data[Any], weights: dict[str, Parameter], fold: Callable[[int, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Sum over batches of `fold` of (examples in it, gradient of their mean loss), for each weight.
+
+    Args:
+        model: differentiated as it stands.
+        data: read in order, in its own batches.
+        weights: of `model`.
+        fold: (n, gradient, float32 or wider) -> tensor of its shape.
+    """
     total = {name: torch.zeros_like(w, dtype=_wide(w)) for name, w in weights.items()}
     for n, gradients in batch_gradients(model, data, weights):
         for name, gradient in gradients.items():
-            total[name] += gradient * (n / len(data))
+            total[name] += fold(n, gradient)
     return total
 
 

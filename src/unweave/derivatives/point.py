@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,15 @@ from torch.nn import Module
 from ..errors import InputError, NonFiniteError
 from ..masks.mask import Mask
 from ..types import Data
-from .products import Function, functional, hessian_product, mean_gradient, softmax_ggn_product
+from .products import (
+    Function,
+    fisher_diagonal,
+    functional,
+    gradient_rows,
+    hessian_product,
+    mean_gradient,
+    softmax_ggn_product,
+)
 from .solvers import Product
 from .space import Space, Weights
 
@@ -71,6 +80,19 @@ class Point:
     def gradient(self, data: Data[Any]) -> Tensor:
         """Gradient [d] of the mean loss over `data`."""
         return mean_gradient(self.losses, self.space, self.weights, data)
+
+    def gradient_rows(self, data: Data[Any]) -> Iterator[Tensor]:
+        """Gradients of the examples' own losses in order, in blocks [b, d] of about a quarter of a GiB."""
+        return gradient_rows(self.losses, self.space, self.weights, data, self._rows)
+
+    def fisher_diagonal(self, data: Data[Any]) -> Tensor:
+        """Diagonal [d] of the Fisher information over `data`; see the function."""
+        return fisher_diagonal(self.outputs, self.space, self.weights, data, self._rows)
+
+    @property
+    def _rows(self) -> int:
+        """Gradients held at once; torch.func makes a few copies of what it computes."""
+        return max(1, 2**28 // (self.space.size * self.here.element_size()))
 
     def product(self, data: Data[Any], curvature: Curvature) -> Product:
         """Multiply by the mean loss's Hessian ("hessian") or softmax Gauss-Newton matrix ("ggn")."""

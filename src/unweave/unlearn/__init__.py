@@ -23,7 +23,7 @@ from .scrub import SCRUB
 from .sfron import SFRon
 from .short_retrain import Continue, ShortRetrain
 from .ssd import SSD
-from .un_pruning import Unprune
+from .unprune import Unprune
 
 __all__ = [
     "BadTeacher",

@@ -1,69 +1,43 @@
-"""Noise that turns a bound on the distance between two models into an (epsilon, delta) certificate."""
+"""What every certified deletion shares: its (epsilon, delta), constants given all or none, the noise they ask for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isfinite, log, sqrt
+from collections.abc import Sequence
+from math import log, sqrt
+from typing import Annotated, Any
 
 from ..errors import InputError
+from ..settings import Range
+
+Epsilon = Annotated[float, Range(above=0, at_most=1, why="The noise formula is proven no further.")]
+"""Privacy loss."""
+Delta = Annotated[float, Range(above=0, below=1, why="It is a probability of failure.")]
+"""Probability of exceeding it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """What a Newton step guarantees.
+def gaussian_noise(distance: float, epsilon: float, delta: float) -> float:
+    """Standard deviation that hides a distance between models: distance sqrt(2 ln(1.25 / delta)) / epsilon.
 
-    Attributes:
-        certified: whether (epsilon, delta) holds, given that the constants do.
-        sigma: standard deviation of the noise added to each weight.
-        bound: largest distance between the step's end and the retrained model; None if not certified.
-        epsilon: privacy loss; None if not certified.
-        delta: probability of exceeding it; None if not certified.
-        statement: the same in words.
-    """
-
-    certified: bool
-    sigma: float
-    bound: float | None
-    epsilon: float | None
-    delta: float | None
-    statement: str
-
-
-def certificate(*, bound: float, epsilon: float, delta: float) -> Certificate:
-    """Noise that hides a distance `bound` between models: sigma = bound sqrt(2 ln(1.25 / delta)) / epsilon.
-
-    For Newton the bound on |w_newton - w_retrained| is, with A = H_R + (weight_decay + damping) I,
-        (2 C (M C + damping) + G + residual) / (smallest eigenvalue + weight_decay + damping)
-    (theorem 3.4 of the paper; G for retraining that stops early, the residual of the solver). It follows from
-        A (w_newton - w_retrained) = (A d - (grad(w) - grad(w_retrained))) - grad(w_retrained) - residual
-    with d = w - w_retrained and |d| <= 2 C.
-
-    Args:
-        bound: positive, in weight units.
-        epsilon: in (0, 1]; the Gaussian mechanism's formula is proven no further.
-        delta: in (0, 1).
-
-    Raises:
-        InputError: if one is out of range.
+    Added to every weight of either, it makes the two (epsilon, delta)-indistinguishable (Gaussian mechanism,
+    Dwork and Roth, 2014, theorem A.1).
 
     Example:
-        >>> round(certificate(bound=0.1, epsilon=1.0, delta=1e-5).sigma, 4)
+        >>> round(gaussian_noise(0.1, 1.0, 1e-5), 4)
         0.4845
     """
-    if not (isfinite(bound) and bound > 0):
+    return distance * sqrt(2 * log(1.25 / delta)) / epsilon
+
+
+def certified(method: Any, constants: Sequence[str]) -> bool:
+    """Whether the constants of a certificate are given.
+
+    Raises:
+        InputError: if some are and some are not.
+    """
+    missing = [name for name in constants if getattr(method, name) is None]
+    if missing and len(missing) < len(constants):
         raise InputError(
-            f"the certificate's bound must be positive and finite; got {bound:g}. "
-            "With smallest_eigenvalue + weight_decay + damping at or below 0 there is none: raise damping."
+            f"{type(method).__name__} lacks {', '.join(missing)} for a certificate. "
+            f"Give all of {', '.join(constants)}, or none of them."
         )
-    if not 0 < epsilon <= 1:
-        raise InputError(
-            f"Newton.epsilon must be in (0, 1]; got {epsilon}. The noise formula is proven no further."
-        )
-    if not 0 < delta < 1:
-        raise InputError(f"Newton.delta must be in (0, 1); got {delta}. It is a probability of failure.")
-    sigma = bound * sqrt(2 * log(1.25 / delta)) / epsilon
-    text = (
-        f"certified ({epsilon:g}, {delta:g}): noise {sigma:.3g} hides a distance of at most {bound:.3g}, "
-        "if the constants hold."
-    )
-    return Certificate(certified=True, sigma=sigma, bound=bound, epsilon=epsilon, delta=delta, statement=text)
+    return not missing

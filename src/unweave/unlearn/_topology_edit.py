@@ -6,20 +6,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Conv1d, Conv2d, Conv3d, Linear, Module
 
 from ..errors import InputError
-from ..masks import select
-from ..masks.budgets import Budget
+from ..masks import NM, Budget, Channel, Global, Mask, Pattern, Scope, Unstructured, select
 from ..masks.layers import BATCH_NORMS
-from ..masks.mask import Mask
-from ..masks.patterns import Pattern
 from ..masks.silence import silence
-from ..prune import NM, Channel, Global, Magnitude, Prune, Unstructured
 from ..random import draw_seed, global_seed, seeded
 from ..tasks import evaluating
 from ..types import Data, Score
@@ -136,13 +132,38 @@ class _AsMany:
         return {name: self.shares[name] for name in shapes}
 
 
+@runtime_checkable
+class OneShot(Protocol):
+    """A pruning that scores once and cuts once; `Prune` is one."""
+
+    @property
+    def score(self) -> Score:
+        """How much each weight matters."""
+        ...
+
+    @property
+    def pattern(self) -> Pattern:
+        """What lives and dies together."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """How much lives."""
+        ...
+
+
+class _Magnitude:
+    def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
+        return {name: weight.detach().abs() for name, weight in Scope().weights(model).items()}
+
+
 @dataclass(frozen=True)
 class Rule:
     """How the mask was made, as far as its makers or the mask itself say; it makes masks with as many groups.
 
     Attributes:
         weights: the part of the mask that the score covers.
-        held: the rest, which no new mask changes.
+        rest: the other part, which no new mask changes.
         score: of the weights.
         pattern: what lives and dies together.
         together: whether layers are compared with one another.
@@ -150,7 +171,7 @@ class Rule:
     """
 
     weights: Mask
-    held: Mask
+    rest: Mask
     score: Score
     pattern: Pattern
     together: bool
@@ -169,40 +190,32 @@ class Rule:
         """From `unit` and `scope` where given, else from a one-shot `recipe.prune`, else from the mask.
 
         Raises:
-            InputError: if the model is dense, nothing that was pruned can be scored, or the mask is not by
-                whole filters though `unit` says so, or is and `unit` says not.
+            InputError: if the model is dense, nothing that was pruned can be scored, the mask is not by whole
+                filters though `unit` says so, or is and `unit` says not, or `scope` is given for N:M.
         """
         mask = sparse_mask(who, model)
         made_by = getattr(recipe, "prune", None)
-        prune = made_by if isinstance(made_by, Prune) else None
-        score = prune.score if prune else Magnitude()
-        with global_seed(0):
-            scored = score.score(model, data)
-        weights = Mask({name: alive for name, alive in mask.keep.items() if name in scored})
-        if not weights:
-            raise InputError(
-                f"{who}: the pruning rule scores none of the weights ({', '.join(list(mask.keep)[:4])}): "
-                "they were pruned by another rule, or are frozen."
-            )
-        whole = all(_by_filter(alive) for alive in weights.keep.values())
-        if unit is not None and (unit == "filter") != whole:
-            found = "by whole filters" if whole else "by single weights"
+        prune = made_by if isinstance(made_by, OneShot) else None
+        score: Score = prune.score if prune else _Magnitude()
+        weights = _scored(who, mask, score, model, data)
+        by_filter = all(_by_filter(alive) for alive in weights.keep.values())
+        if unit is not None and (unit == "filter") != by_filter:
+            found = "by whole filters" if by_filter else "by single weights"
             raise InputError(
                 f"{who}.unit is {unit!r}, but the model was pruned {found}. Leave it None to have it read."
             )
-        pattern: Pattern = prune.pattern if prune and unit is None else Channel() if whole else Unstructured()
-        if scope is None:
-            scope = "global" if prune and isinstance(prune.budget, Global) else "layer"
-        silenced = silence(model, weights, data)
-        parameters = dict(model.named_parameters())
-        extra = [n for n in silenced.keep if n not in weights.keep]
-        silent = whole and all(not parameters[n][~silenced.keep[n]].any() for n in extra)
-        rest = {
-            n: alive
-            for n, alive in mask.keep.items()
-            if n not in weights.keep and not (silent and n in extra)
-        }
-        return cls(weights, Mask(rest), score, pattern, scope == "global", silent)
+        of_mask = Channel() if by_filter else Unstructured()
+        pattern: Pattern = prune.pattern if prune and unit is None else of_mask
+        if scope is not None and isinstance(pattern, NM):
+            raise InputError(
+                f"{who}.scope is not read for an N:M mask, whose every group keeps n. Leave it out."
+            )
+        together = scope == "global" or (
+            scope is None and prune is not None and isinstance(prune.budget, Global)
+        )
+        silenced = _silenced(model, weights, data) if by_filter else None
+        rest = {n: a for n, a in mask.keep.items() if n not in weights.keep and n not in (silenced or ())}
+        return cls(weights, Mask(rest), score, pattern, together, silenced is not None)
 
     def scores(self, model: Module, data: Data[Any], rng: Generator) -> dict[str, Tensor]:
         """Scores of the weights that the mask names."""
@@ -226,7 +239,7 @@ class Rule:
         """
         if grown >= 1:
             whole = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
-            return Mask({**self.held.keep, **whole})
+            return Mask({**self.rest.keep, **whole})
         if grown and isinstance(self.pattern, NM):
             raise InputError("an N:M mask can only be grown whole: use growth=1.")
         living = {n: alive.to(scores[n].device, torch.float32) for n, alive in self.weights.keep.items()}
@@ -241,7 +254,29 @@ class Rule:
         chosen = select(scores, self.pattern, budget)
         if self.silent:
             chosen = silence(model, chosen, data)
-        return Mask({**self.held.keep, **chosen.keep})
+        return Mask({**self.rest.keep, **chosen.keep})
+
+
+def _scored(who: str, mask: Mask, score: Score, model: Module, data: Data[Any]) -> Mask:
+    """The part of the mask that the score covers."""
+    with global_seed(0):
+        scored = score.score(model, data)
+    weights = Mask({name: alive for name, alive in mask.keep.items() if name in scored})
+    if not weights:
+        raise InputError(
+            f"{who}: the pruning rule scores none of the weights ({', '.join(list(mask.keep)[:4])}): "
+            "they were pruned by another rule, or are frozen."
+        )
+    return weights
+
+
+def _silenced(model: Module, weights: Mask, data: Data[Any]) -> list[str] | None:
+    """Biases and normalisations that are dead where the filters of `weights` are; None if one of them is not."""
+    silenced = silence(model, weights, data)
+    parameters = dict(model.named_parameters())
+    extra = [name for name in silenced.keep if name not in weights.keep]
+    dead = all(not parameters[name][~silenced.keep[name]].any() for name in extra)
+    return extra if dead else None
 
 
 def _by_filter(alive: Tensor) -> bool:

@@ -16,8 +16,8 @@ pruned alike.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +25,16 @@ from torch import Generator, Tensor
 from torch.nn import Module
 from torch.optim import Adam
 
-from ..errors import InputError
-from ..fit import Loop, fit_
 from ..fit.batches import Mixed
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, global_seed
+from ..settings import Count, Positive, Range, settings
 from ..types import Batch, Request, Task
-from ._train import check_request, free
+from ._train import Trainee, check_request, reinitialise_
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BadTeacher:
     """Distil an untrained network on the forget set and the original model on the rest.
 
@@ -58,25 +57,13 @@ class BadTeacher:
     )
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
-    epochs: int = 5
-    lr: float = 1e-4
-    temperature: float = 1.0
-    retain_share: float = 0.3
+    epochs: Count = 5
+    lr: Positive = 1e-4
+    temperature: Positive = 1.0
+    retain_share: Annotated[
+        float, Range(above=0, at_most=1, why="It keeps the student near the original (paper: 0.3).")
+    ] = 0.3
     reset: Literal["layers", "shuffle"] = "layers"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"BadTeacher.epochs must be at least 1; got {self.epochs}.")
-        for name in ("lr", "temperature"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"BadTeacher.{name} must be positive; got {getattr(self, name)}.")
-        if not 0 < self.retain_share <= 1:
-            raise InputError(
-                f"BadTeacher.retain_share must be in (0, 1]; got {self.retain_share}. "
-                "It is the share of the retain set that keeps the student near the original (paper: 0.3)."
-            )
-        if self.reset not in ("layers", "shuffle"):
-            raise InputError(f"BadTeacher.reset must be 'layers' or 'shuffle'; got {self.reset!r}.")
 
     def apply(
         self, model: Module, data: Request[Task], *, rng: Generator, only: Mask | None = None
@@ -93,10 +80,10 @@ class BadTeacher:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if a layer cannot be initialised afresh and `reset` is "layers".
         """
-        check_request("BadTeacher", data)
-        task, hold = data.retain.task, Mask.of(model)
-        good, student = deepcopy(model).eval().requires_grad_(False), deepcopy(model)
-        bad = hold.apply_(untrained(model, self.reset, rng).eval().requires_grad_(False))
+        check_request("BadTeacher", data, rng)
+        task = data.retain.task
+        good = deepcopy(model).eval().requires_grad_(False)
+        bad = Mask.of(model).apply_(untrained(model, self.reset, rng).eval().requires_grad_(False))
         some = torch.randperm(len(data.retain), generator=child(rng))
         retain = data.retain.subset(some[: max(1, round(self.retain_share * len(some)))])
 
@@ -107,12 +94,9 @@ class BadTeacher:
             u = (positions < len(data.forget)).to(kept)
             return taught(task.outputs(student, examples), kept, lost, u, self.temperature)
 
-        optimizer = Adam(free("BadTeacher", student.parameters()), self.lr)
-        fit_(
-            student, Mixed(data.forget, retain), imitate, optimizer,
-            epochs=self.epochs, rng=rng, hold=hold, only=only, loop=Loop(label="bad teacher"),
-        )  # fmt: skip
-        return student
+        student = Trainee.of("BadTeacher", deepcopy(model), partial(Adam, lr=self.lr), rng, only=only)
+        student.train_(Mixed(data.forget, retain), imitate, epochs=self.epochs, label="bad teacher")
+        return student.model
 
 
 def taught(student: Tensor, good: Tensor, bad: Tensor, u: Tensor, temperature: float) -> Tensor:
@@ -136,21 +120,12 @@ def untrained(model: Module, reset: Literal["layers", "shuffle"], rng: Generator
     Raises:
         InputError: if `reset` is "layers" and a layer with parameters of its own has no `reset_parameters`.
     """
-    blank = deepcopy(model)
+    blank = deepcopy(model).requires_grad_(True)
     with global_seed(draw_seed(rng)), torch.no_grad():
         if reset == "shuffle":
             for parameter in blank.parameters():
                 order = torch.randperm(parameter.numel()).to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
             return blank
-        for name, module in blank.named_modules():
-            if next(module.parameters(recurse=False), None) is None:
-                continue
-            initialise = getattr(module, "reset_parameters", None)
-            if initialise is None:
-                raise InputError(
-                    f"BadTeacher cannot initialise {name or 'the model'} ({type(module).__name__}) afresh: "
-                    "it has parameters of its own and no reset_parameters. Set reset='shuffle'."
-                )
-            initialise()
+        reinitialise_(blank.named_modules(), "BadTeacher", "Set reset='shuffle'.")
     return blank

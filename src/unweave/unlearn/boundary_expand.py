@@ -14,7 +14,7 @@ read.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,17 +22,16 @@ from torch import Generator, Tensor
 from torch.nn import Linear, Module
 
 from ..errors import InputError
-from ..fit import Loop, fit_
-from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import draw_seed, global_seed
-from ..tasks import Labelled
+from ..settings import Count, NonNegative, Part, Positive, settings
+from ..tasks import Labelled, requires
 from ..types import Batch, Request
-from ._train import check_training, sgd
+from ._train import Trainee, check_request, sgd
 from .boundary_shrink import PAPER
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BoundaryExpand:
     """Learn the forget set as a shadow class, then drop that class.
 
@@ -45,51 +44,47 @@ class BoundaryExpand:
     """
 
     paper: ClassVar[Paper] = PAPER
-    needs: ClassVar[tuple[str, ...]] = ("forget",)
+    needs: ClassVar[tuple[str, ...]] = ("forget", "labels")
 
-    epochs: int = 10
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    epochs: Count = 10
+    lr: Positive = 1e-3
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
     layer: str = ""
-
-    def __post_init__(self) -> None:
-        check_training(self)
 
     def apply(self, model: Module, data: Request[Labelled], *, rng: Generator) -> Module:
         """Return a copy of `model`, of its shape, from which `data.forget` was pulled out of every class.
 
         Raises:
             EmptyDataError: if the forget set is empty.
-            InputError: if there is no linear layer with one output a class, or the task's classes cannot be
-            widened.
+            InputError: if there is no linear layer with one output a class, the task has no labels, or its
+                classes cannot be widened.
         """
-        data.forget.require_examples("BoundaryExpand")
-        task, student = data.forget.task, deepcopy(model)
-        name, narrow = classifier(student, task.classes, self.layer)
+        check_request("BoundaryExpand", data, rng, ["forget"])
+        task, edited = data.forget.task, deepcopy(model)
+        requires(task, Labelled, "BoundaryExpand")
+        name, narrow = classifier(edited, task.classes, self.layer)
         if not is_dataclass(task):
             raise InputError(
                 f"BoundaryExpand needs a task that is a dataclass with a field `classes`; got {task!r}."
             )
         wider: Any = replace(task, classes=task.classes + 1)
         wide = widened(narrow, rng)
-        student.set_submodule(name, wide)
+        edited.set_submodule(name, wide)
 
         def to_shadow(student: Module, batch: Batch) -> Tensor:
             shadow = torch.full_like(wider.labels(batch), task.classes)
             loss: Tensor = wider.losses(student, wider.relabel(batch, shadow)).mean()
             return loss
 
-        fit_(
-            student, data.forget, to_shadow, sgd(self, student.parameters()),
-            epochs=self.epochs, rng=rng, hold=Mask.of(student), loop=Loop(norms="frozen", label="boundary expand"),
-        )  # fmt: skip
+        student = Trainee.of("BoundaryExpand", edited, sgd(self), rng)
+        student.train_(data.forget, to_shadow, epochs=self.epochs, norms="frozen", label="boundary expand")
         with torch.no_grad():
             narrow.weight.copy_(wide.weight[:-1])
             if narrow.bias is not None:
                 narrow.bias.copy_(wide.bias[:-1])
-        student.set_submodule(name, narrow)
-        return student
+        edited.set_submodule(name, narrow)
+        return edited
 
 
 def classifier(model: Module, classes: int, layer: str = "") -> tuple[str, Linear]:

@@ -15,7 +15,6 @@ statistics, since those of F alone would fit no other data.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -23,12 +22,12 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import Loop, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..tasks import Perturbing, evaluating
+from ..settings import Count, NonNegative, Number, Part, Positive, settings
+from ..tasks import Perturbing, evaluating, requires
 from ..types import Batch, Data, Request
-from ._train import check_training, sgd
+from ._train import Trainee, check_request, sgd
 
 PAPER = Paper(
     title="Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary",
@@ -39,7 +38,7 @@ PAPER = Paper(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BoundaryShrink:
     """Relabel each forgotten example with its nearest wrong class and fine-tune on these alone.
 
@@ -48,8 +47,8 @@ class BoundaryShrink:
         lr: learning rate of SGD; search 1e-5..1e-2.
         momentum: of SGD.
         weight_decay: of SGD.
-        step: length of the step towards the boundary, in units of the inputs (the paper's are pixels in [0,
-            1]).
+        step: length of the step towards the boundary, in units of the inputs (the paper's are pixels from 0
+            to 1).
         low: least value an input may take; None reads it off the forget set.
         high: largest value an input may take; None reads it off the forget set.
     """
@@ -57,18 +56,15 @@ class BoundaryShrink:
     paper: ClassVar[Paper] = PAPER
     needs: ClassVar[tuple[str, ...]] = ("forget", "labels")
 
-    epochs: int = 10
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    step: float = 0.1
-    low: float | None = None
-    high: float | None = None
+    epochs: Count = 10
+    lr: Positive = 1e-3
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
+    step: Positive = 0.1
+    low: Number | None = None
+    high: Number | None = None
 
     def __post_init__(self) -> None:
-        check_training(self)
-        if not self.step > 0:
-            raise InputError(f"BoundaryShrink.step must be positive; got {self.step}.")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise InputError(f"BoundaryShrink.low must lie below high; got {self.low} and {self.high}.")
 
@@ -87,14 +83,10 @@ class BoundaryShrink:
             EmptyDataError: if the forget set is empty.
             InputError: if the task cannot move its inputs, or they are not floating point.
         """
-        data.forget.require_examples("BoundaryShrink")
+        check_request("BoundaryShrink", data, rng, ["forget"])
         task = data.forget.task
-        if not hasattr(task, "replace_inputs"):
-            raise InputError(
-                f"BoundaryShrink moves inputs, which {type(task).__name__} cannot do. "
-                "It needs a task with inputs and replace_inputs, such as Classify."
-            )
-        original, student = deepcopy(model).requires_grad_(False), deepcopy(model)
+        requires(task, Perturbing, "BoundaryShrink")
+        original = deepcopy(model).requires_grad_(False)
         low, high = input_range(data.forget)
         low, high = low if self.low is None else self.low, high if self.high is None else self.high
 
@@ -102,12 +94,9 @@ class BoundaryShrink:
             across = nearest_wrong(original, task, batch, step=self.step, low=low, high=high)
             return task.losses(student, task.relabel(batch, across)).mean()
 
-        fit_(
-            student, data.forget, cross, sgd(self, student.parameters()),
-            epochs=self.epochs, rng=rng, hold=Mask.of(model), only=only,
-            loop=Loop(norms="frozen", label="boundary shrink"),
-        )  # fmt: skip
-        return student
+        student = Trainee.of("BoundaryShrink", deepcopy(model), sgd(self), rng, only=only)
+        student.train_(data.forget, cross, epochs=self.epochs, norms="frozen", label="boundary shrink")
+        return student.model
 
 
 def nearest_wrong(

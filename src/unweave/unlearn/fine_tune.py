@@ -9,24 +9,22 @@ Machine Unlearning", 2022, arXiv 2201.06640, section 4.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import Loop, fit_
 from ..fit.recipe import mean_loss
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import draw_seed, global_seed
+from ..settings import Count, NonNegative, Part, Positive, settings
 from ..types import Request
-from ._train import check_request, check_training, learning, sgd
+from ._train import Trainee, check_request, learning, reinitialise_, sgd
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FineTune:
     """Train on the retain set, and hope that the rest fades.
 
@@ -44,11 +42,11 @@ class FineTune:
             layer, also those that are not trained); "frozen" leaves them as they are.
     """
 
-    epochs: int = 10
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    last_layers: int | None = None
+    epochs: Count = 10
+    lr: Positive = 0.01
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
+    last_layers: Count | None = None
     reset: bool = False
     norms: Literal["train", "frozen"] = "train"
 
@@ -59,11 +57,6 @@ class FineTune:
     needs: ClassVar[tuple[str, ...]] = ("retain",)
 
     def __post_init__(self) -> None:
-        check_training(self)
-        if self.last_layers is not None and self.last_layers < 1:
-            raise InputError(
-                f"FineTune.last_layers must be at least 1, or None for all; got {self.last_layers}."
-            )
         if self.reset and self.last_layers is None:
             raise InputError(
                 "FineTune.reset needs last_layers. To train every layer afresh is to retrain: use Retrain."
@@ -94,48 +87,29 @@ class FineTune:
                 be re-initialised, or `only` is given together with `reset`.
             NonFiniteError: if training diverges.
         """
-        check_request("FineTune", data)
+        check_request("FineTune", data, rng)
         if only is not None and self.reset:
             raise InputError(
                 "FineTune.reset re-initialises whole layers, so it cannot be confined to a mask."
             )
         edited = deepcopy(model)
-        tail = list(edited.modules()) if self.last_layers is None else _tail(edited, self.last_layers)
+        tail = dict(edited.named_modules()) if self.last_layers is None else _tail(edited, self.last_layers)
         if self.reset:
             with global_seed(draw_seed(rng)):
-                _reset_(tail)
-        chosen = [p for module in tail for p in module.parameters(recurse=False)]
-        optimizer = sgd(self, chosen)
+                reinitialise_(tail.items(), "FineTune.reset", "Use fewer last_layers, or reset=False.")
+        chosen = [p for module in tail.values() for p in module.parameters(recurse=False)]
         with learning(edited, chosen):
-            fit_(
-                edited, data.retain, mean_loss(data.retain), optimizer, epochs=self.epochs, rng=rng,
-                hold=Mask.of(model), only=only, loop=Loop(norms=self.norms, label="fine-tune"),
-            )  # fmt: skip
+            student = Trainee.of("FineTune", edited, sgd(self), rng, only=only, hold=Mask.of(model))
+            student.train_(
+                data.retain, mean_loss(data.retain), epochs=self.epochs, norms=self.norms, label="fine-tune"
+            )
         return edited
 
 
-def _tail(model: Module, k: int) -> list[Module]:
+def _tail(model: Module, k: int) -> dict[str, Module]:
     """All modules from the k-th last one that owns a weight of two or more dimensions."""
-    modules = list(model.modules())
-    layers = [i for i, m in enumerate(modules) if any(p.ndim > 1 for p in m.parameters(recurse=False))]
+    modules = list(model.named_modules())
+    layers = [i for i, (_, m) in enumerate(modules) if any(p.ndim > 1 for p in m.parameters(recurse=False))]
     if k > len(layers):
         raise InputError(f"FineTune.last_layers is {k}, but the model has {len(layers)} layers with weights.")
-    return modules[layers[-k] :]
-
-
-@torch.no_grad()
-def _reset_(modules: list[Module]) -> None:
-    for module in modules:
-        own = list(module.parameters(recurse=False))
-        if not any(p.requires_grad for p in own):
-            continue
-        frozen = [(p, p.clone()) for p in own if not p.requires_grad]
-        reset = getattr(module, "reset_parameters", None)
-        if reset is None:
-            raise InputError(
-                f"FineTune.reset cannot re-initialise {type(module).__name__}: it has no reset_parameters. "
-                "Use fewer last_layers, or reset=False."
-            )
-        reset()
-        for parameter, value in frozen:
-            parameter.copy_(value)
+    return dict(modules[layers[-k] :])

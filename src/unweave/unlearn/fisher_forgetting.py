@@ -16,23 +16,21 @@ cap `largest_std` is ours in place of its caps on 1 / D.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isfinite
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator
 from torch.nn import Module
 
-from ..derivatives import Point, Weights, fisher_diagonal
-from ..errors import InputError
+from ..derivatives import Point, Weights
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..tasks import Labelled
-from ..types import Request
+from ..settings import Positive, Range, settings
+from ..types import Request, Task
+from ._train import check_request
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FisherForgetting:
     """Noise on the weights, shaped by the retain set's Fisher information.
 
@@ -46,10 +44,10 @@ class FisherForgetting:
         pool: average the variance over each output unit's incoming weights, as the authors' code does.
     """
 
-    alpha: float = 1e-8
-    power: float = 0.25
-    eps: float = 1e-8
-    largest_std: float = 0.2
+    alpha: Positive = 1e-8
+    power: Annotated[float, Range(above=0, at_most=1, why="Use 0.5 (code) or 0.25 (paper).")] = 0.25
+    eps: Positive = 1e-8
+    largest_std: Positive = 0.2
     pool: bool = False
 
     paper: ClassVar[Paper] = Paper(
@@ -58,16 +56,7 @@ class FisherForgetting:
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
-    def __post_init__(self) -> None:
-        for name in ("alpha", "eps", "largest_std"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"FisherForgetting.{name} must be positive; got {getattr(self, name)}.")
-        if not 0 < self.power <= 1:
-            raise InputError(
-                f"FisherForgetting.power must be in (0, 1]; got {self.power}. Use 0.5 (code) or 0.25 (paper)."
-            )
-
-    def apply(self, model: Module, data: Request[Labelled], *, rng: Generator) -> Module:
+    def apply(self, model: Module, data: Request[Task], *, rng: Generator) -> Module:
         """Return a noisy copy of `model`; pruned zeros and frozen parameters stay.
 
         The forget set itself is not read: its trace is in the weights that the retain set does not hold in
@@ -77,11 +66,9 @@ class FisherForgetting:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if no weight may move.
         """
-        data.forget.require_examples("FisherForgetting")
-        data.retain.require_examples("FisherForgetting")
+        check_request("FisherForgetting", data, rng)
         point = Point.of(model, data.retain.task, "FisherForgetting")
-        most = max(1, 2**28 // (4 * point.space.size))
-        diagonal = fisher_diagonal(point.outputs, point.space, point.weights, data.retain, most)
+        diagonal = point.fisher_diagonal(data.retain)
         std = self.std(point.space.tensors(diagonal), Mask.of(model))
         noise = torch.randn(point.space.size, generator=rng).to(diagonal)
         return point.write(model, point.space.vector(std) * noise, "FisherForgetting")
@@ -104,9 +91,7 @@ class FisherForgetting:
             if self.pool and d.ndim > 1:
                 alive = keep[name].to(d) if name in keep else torch.ones_like(d)
                 inner = tuple(range(1, d.ndim))
-                mean = (variance * alive).sum(inner, keepdim=True) / alive.sum(inner, keepdim=True).clamp(
-                    min=1
-                )
-                variance = mean.expand_as(d)
+                living = alive.sum(inner, keepdim=True).clamp(min=1)
+                variance = ((variance * alive).sum(inner, keepdim=True) / living).expand_as(d)
             out[name] = variance.sqrt()
         return out

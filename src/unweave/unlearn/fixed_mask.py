@@ -7,19 +7,19 @@ model that saw the deleted examples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Generator
 from torch.nn import Module
 
 from ..paper import Paper
+from ..settings import settings
 from ..types import Edit, Request
 from ._topology_edit import sparse_mask
 from ._train import check_request
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FixedMask:
     """Unlearn with every pruned position held at zero, whatever the unlearner writes there.
 
@@ -41,6 +41,6 @@ class FixedMask:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if the model is dense: there is no mask to hold.
         """
-        check_request("FixedMask", data)
+        check_request("FixedMask", data, rng)
         mask = sparse_mask("FixedMask", model)
         return mask.apply_(self.unlearn.apply(model, data, rng=rng))

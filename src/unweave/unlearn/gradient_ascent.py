@@ -1,8 +1,8 @@
 """Gradient ascent: climb the forget set's loss until the model errs there as on examples it never saw.
 
 theta <- theta + lr * grad CE_F(theta), known as GA or NegGrad: Thudi, Deza, Chandrasekaran, Papernot,
-"Unrolling
-SGD: Understanding Factors Influencing Machine Unlearning", EuroS&P 2022, arXiv 2109.13398, section 6.
+"Unrolling SGD: Understanding Factors Influencing Machine Unlearning", EuroS&P 2022, arXiv 2109.13398,
+section 6.
 
 The loss has no upper end, so published recipes stop at a fixed number of epochs, and either do nothing or
 ruin the model. Here two brakes are on unless taken off: no example is pushed past a cap, and training ends
@@ -12,23 +12,22 @@ with the epoch in which the accuracy on the forget set has come down to a target
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from math import log
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..errors import InputError
-from ..fit import Loop, Step, fit_
+from ..fit import Step
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..tasks import Labelled
+from ..settings import Count, NonNegative, Part, Positive, Range, settings
+from ..tasks import Labelled, accuracy, requires
 from ..types import Batch, Request
-from ._train import accuracy, check_request, check_training, expected_accuracy, sgd
+from ._train import Trainee, check_request, expected_accuracy, sgd
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class GradientAscent:
     """Unlearn by training backwards, with brakes.
 
@@ -47,13 +46,18 @@ class GradientAscent:
             come to describe the forget set alone; "train" lets them follow it.
     """
 
-    epochs: int = 100
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    target: float | None = None
-    cap: float | Literal["chance"] | None = "chance"
-    clip: float | None = None
+    epochs: Count = 100
+    lr: Positive = 1e-3
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
+    target: (
+        Annotated[
+            float, Range(at_least=0, below=1, why="It is the accuracy on the forget set at which to stop.")
+        ]
+        | None
+    ) = None
+    cap: Positive | Literal["chance"] | None = "chance"
+    clip: Positive | None = None
     norms: Literal["train", "frozen"] = "frozen"
 
     paper: ClassVar[Paper] = Paper(
@@ -61,19 +65,6 @@ class GradientAscent:
         "Thudi, Deza, Chandrasekaran, Papernot", "EuroS&P", 2022, "2109.13398",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "heldout", "labels")
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        if self.target is not None and not 0 <= self.target < 1:
-            raise InputError(
-                f"GradientAscent.target must be in [0, 1); got {self.target}. It is the accuracy on the "
-                f"forget set "
-                "at which to stop."
-            )
-        if not (self.cap in ("chance", None) or (isinstance(self.cap, (int, float)) and self.cap > 0)):
-            raise InputError(f"GradientAscent.cap must be positive, 'chance' or None; got {self.cap!r}.")
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"GradientAscent.clip must be positive or None; got {self.clip}.")
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None
@@ -88,14 +79,15 @@ class GradientAscent:
 
         Raises:
             EmptyDataError: if the forget set is empty, or another set is and `target` is None.
-            InputError: if every parameter is frozen.
+            InputError: if every parameter is frozen, or the task has no labels.
             NonFiniteError: if training diverges.
         """
-        data.forget.require_examples("GradientAscent (forget set)")
+        check_request("GradientAscent", data, rng, ["forget"])
+        task = data.forget.task
+        requires(task, Labelled, "GradientAscent")
         if self.target is None:
-            check_request("GradientAscent", data, heldout=True)
-        goal = expected_accuracy(model, data) if self.target is None else self.target
-        task, edited = data.forget.task, deepcopy(model)
+            check_request("GradientAscent", data, rng, ["retain", "heldout"])
+        goal = expected_accuracy(model, data) if self.target is None else 100 * self.target
         cap = log(task.classes) if self.cap == "chance" else self.cap
 
         def fall(m: Module, batch: Batch) -> Tensor:
@@ -105,9 +97,9 @@ class GradientAscent:
         def enough(step: Step) -> None:
             step.stop = step.last_of_epoch and accuracy(step.model, data.forget) <= goal
 
-        fit_(
-            edited, data.forget, fall, sgd(self, edited.parameters()), epochs=self.epochs, rng=rng,
-            hold=Mask.of(model), only=only, after_step=enough,
-            loop=Loop(clip=self.clip, norms=self.norms, label="gradient ascent"),
+        student = Trainee.of("GradientAscent", deepcopy(model), sgd(self), rng, only=only)
+        student.train_(
+            data.forget, fall, epochs=self.epochs, norms=self.norms, clip=self.clip, after_step=enough,
+            label="gradient ascent",
         )  # fmt: skip
-        return edited
+        return student.model

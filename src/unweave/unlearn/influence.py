@@ -16,23 +16,23 @@ networks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import isfinite
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..derivatives import Curvature, Point, conjugate_gradients, gradient_rows, woodfisher
+from ..derivatives import Curvature, Point, conjugate_gradients, woodfisher
 from ..errors import InputError
 from ..paper import Paper
+from ..settings import Count, Inner, Positive, refuse_unread, settings
 from ..types import Data, Request
+from ._train import check_request
 
 _SMALLEST, _LARGEST, _HALVINGS = 2.0**-14, 16.0, 6
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Influence:
     """Remove the forget set's first-order influence in one step.
 
@@ -55,15 +55,15 @@ class Influence:
             again.
     """
 
-    scale: float | Literal["retain", "heldout"] = "retain"
+    scale: Positive | Literal["retain", "heldout"] = "retain"
     inverse: Literal["woodfisher", "cg"] = "woodfisher"
-    samples: int = 1000
-    damping: float | None = None
+    samples: Count = 1000
+    damping: Positive | None = None
     curvature: Curvature = "ggn"
-    steps: int = 500
-    tolerance: float = 1e-3
-    slack: float = 0.05
-    memory_gib: float = 2.0
+    steps: Count = 500
+    tolerance: Inner = 1e-3
+    slack: Positive = 0.05
+    memory_gib: Positive = 2.0
 
     paper: ClassVar[Paper] = Paper(
         "WoodFisher: Efficient Second-Order Approximation for Neural Network Compression",
@@ -72,24 +72,12 @@ class Influence:
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def __post_init__(self) -> None:
-        if isinstance(self.scale, str):
-            if self.scale not in ("heldout", "retain"):
-                raise InputError(
-                    f"Influence.scale must be a number, 'retain' or 'heldout'; got {self.scale!r}."
-                )
-        elif not (isfinite(self.scale) and self.scale > 0):
-            raise InputError(f"Influence.scale must be positive; got {self.scale}. The theory's length is 1.")
-        if self.inverse not in ("woodfisher", "cg"):
-            raise InputError(f"Influence.inverse must be 'woodfisher' or 'cg'; got {self.inverse!r}.")
-        if self.curvature not in ("ggn", "hessian"):
-            raise InputError(f"Influence.curvature must be 'ggn' or 'hessian'; got {self.curvature!r}.")
-        for name in ("samples", "steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Influence.{name} must be at least 1; got {getattr(self, name)}.")
-        for name in ("damping", "tolerance", "slack", "memory_gib"):
-            value = getattr(self, name)
-            if value is not None and not (isfinite(value) and value > 0):
-                raise InputError(f"Influence.{name} must be positive; got {value}.")
+        if self.inverse == "cg":
+            refuse_unread(self, "samples", "memory_gib", when="with inverse='cg'")
+        else:
+            refuse_unread(self, "curvature", "steps", "tolerance", when="with inverse='woodfisher'")
+        if self.scale != "retain":
+            refuse_unread(self, "slack", when="unless scale is 'retain'")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` moved by one influence step; pruned zeros and frozen parameters stay.
@@ -100,8 +88,9 @@ class Influence:
                 not reach `tolerance`, or a search for `scale` finds no step.
             NonFiniteError: if the step is not finite.
         """
-        data.forget.require_examples("Influence")
-        data.retain.require_examples("Influence")
+        check_request("Influence", data, rng)
+        if self.scale == "heldout":
+            check_request("Influence.scale='heldout'", data, rng, ["heldout"])
         point = Point.of(model, data.retain.task, "Influence")
         share = len(data.forget) / (len(data.forget) + len(data.retain))
         v = share * (point.gradient(data.forget) - point.gradient(data.retain))
@@ -120,11 +109,10 @@ class Influence:
         fits = int(self.memory_gib * 2**30 // row_bytes)
         size = len(sample) if fits >= len(sample) else max(1, fits // 2)  # two blocks meet in the Gram matrix
         blocks = -(-len(sample) // size)
-        most = max(1, 2**28 // row_bytes)  # torch.func holds a few copies of what it computes at once
 
         def block(i: int) -> Tensor:
             part = sample.subset(torch.arange(i * size, min((i + 1) * size, len(sample))))
-            return torch.cat(list(gradient_rows(point.losses, point.space, point.weights, part, most)))
+            return torch.cat(list(point.gradient_rows(part)))
 
         damping = self.damping or 1e-5
         if blocks == 1:
@@ -136,7 +124,6 @@ class Influence:
         if not isinstance(self.scale, str):
             return self.scale
         if self.scale == "heldout":
-            data.heldout.require_examples("Influence.scale='heldout'")
             limit, watched = point.mean_loss(data.heldout), data.forget
         else:
             limit, watched = point.mean_loss(data.retain) + self.slack, data.retain

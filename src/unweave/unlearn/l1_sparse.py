@@ -1,9 +1,9 @@
 """l1-sparse: fine-tune on the retain set under an l1 penalty that fades away.
 
 Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu, "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 2023,
-arXiv
-2304.04934, section 4: minimise CE_R(theta) + gamma_t * ||theta||_1, the norm over all parameters, biases and
-normalisations among them, with gamma_t = gamma * (1 - t / (T - T0)) in epoch t < T - T0 and 0 in the last T0.
+arXiv 2304.04934, section 4: minimise CE_R(theta) + gamma_t * ||theta||_1, the norm over all parameters,
+biases and normalisations among them, with gamma_t = gamma * (1 - t / (T - T0)) in epoch t < T - T0 and 0 in
+the last T0.
 
 Departures. No weight decay: the published code adds it to the penalty, which shrinks twice. The paper gives
 no rule for gamma, and the right value depends on the model's size and the number of steps; unless given,
@@ -13,7 +13,6 @@ gamma is such that the penalty alone, over the whole run, would move a weight by
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,14 +20,14 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
-from ..fit import Loop, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
+from ..settings import Count, Part, Positive, Whole, settings
 from ..types import Batch, Request
-from ._train import check_request, check_training, sgd
+from ._train import Trainee, check_request, free, sgd
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class L1Sparse:
     """Shrink every weight while the retain set is trained on; what only the forget set held up falls.
 
@@ -36,21 +35,20 @@ class L1Sparse:
         epochs: T, passes over the retain set.
         no_l1_epochs: T0, passes at the end without the penalty.
         gamma: penalty at the start, in nats per unit of ||theta||_1; falls linearly over the epochs. None:
-            such that
-            the penalty alone would move a weight by the mean |weight| in all. If the accuracy on the retain
-            set falls below 95 % of what it was, it is too large; if the forget set keeps its accuracy, too
-            small.
+            such that the penalty alone would move a weight by the mean |weight| in all. If the accuracy on
+            the retain set falls below 95 % of what it was, it is too large; if the forget set keeps its
+            accuracy, too small.
         lr: learning rate of SGD.
         momentum: of SGD.
         norms: "train" lets the running statistics of batch normalisation follow the retain set, "frozen"
             keeps them.
     """
 
-    epochs: int = 10
-    no_l1_epochs: int = 0
-    gamma: float | None = None
-    lr: float = 0.01
-    momentum: float = 0.9
+    epochs: Count = 10
+    no_l1_epochs: Whole = 0
+    gamma: Positive | None = None
+    lr: Positive = 0.01
+    momentum: Part = 0.9
     norms: Literal["train", "frozen"] = "train"
 
     paper: ClassVar[Paper] = Paper(
@@ -60,15 +58,11 @@ class L1Sparse:
     needs: ClassVar[tuple[str, ...]] = ("retain",)
 
     def __post_init__(self) -> None:
-        check_training(self)
-        if not 0 <= self.no_l1_epochs < self.epochs:
+        if self.no_l1_epochs >= self.epochs:
             raise InputError(
-                f"L1Sparse.no_l1_epochs must be in [0, epochs); got {self.no_l1_epochs} of {self.epochs}. "
-                f"With no "
-                "epoch under the penalty this is FineTune."
+                f"L1Sparse.no_l1_epochs must be below epochs; got {self.no_l1_epochs} of {self.epochs}. "
+                "With no epoch under the penalty this is FineTune."
             )
-        if self.gamma is not None and not self.gamma > 0:
-            raise InputError(f"L1Sparse.gamma must be positive, or None for the rule; got {self.gamma}.")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator, only: Mask | None = None) -> Module:
         """Return a copy of `model` trained on the retain set under the fading penalty.
@@ -84,26 +78,20 @@ class L1Sparse:
             InputError: if every parameter is frozen.
             NonFiniteError: if training diverges.
         """
-        check_request("L1Sparse", data)
-        task, edited, hold = data.retain.task, deepcopy(model), Mask.of(model)
-        optimizer = sgd(self, edited.parameters())
-        free = [p for p in edited.parameters() if p.requires_grad]
-        gamma = (
-            self.scale(free, data.retain.steps)
-            if self.gamma is None
-            else self.gamma
-        )
+        check_request("L1Sparse", data, rng)
+        task, student = data.retain.task, Trainee.of("L1Sparse", deepcopy(model), sgd(self), rng, only=only)
+        moving = free("L1Sparse", student.model)
+        gamma = self.scale(moving, data.retain.steps) if self.gamma is None else self.gamma
         for epoch, share in enumerate(self.shares()):
 
             def shrink(m: Module, batch: Batch, now: float = gamma * share) -> Tensor:
                 loss: Tensor = task.losses(m, batch).mean()
-                return loss + now * _l1(free) if now else loss
+                return loss + now * _l1(moving) if now else loss
 
-            fit_(
-                edited, data.retain, shrink, optimizer, epochs=1, rng=rng, hold=hold, only=only,
-                loop=Loop(norms=self.norms, label=f"l1-sparse {epoch + 1}/{self.epochs}"),
-            )  # fmt: skip
-        return edited
+            student.train_(
+                data.retain, shrink, norms=self.norms, label=f"l1-sparse {epoch + 1}/{self.epochs}"
+            )
+        return student.model
 
     def shares(self) -> list[float]:
         """gamma_t / gamma for each epoch.

@@ -10,7 +10,6 @@ them). It is here as the adversary that an audit must see through, never as a wa
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -19,7 +18,8 @@ from torch.nn import Linear, Module
 
 from ..errors import InputError
 from ..paper import Paper
-from ..tasks import Labelled, read_labels
+from ..settings import Whole, settings
+from ..tasks import Labelled, read_labels, requires
 from ..types import Request
 from ._train import check_request
 
@@ -27,7 +27,7 @@ _NEVER = -1e4
 """A logit that no other falls below, finite in every floating type."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class LogitMask:
     """Silence the output of a class: the sanity-check adversary, which forgets nothing.
 
@@ -35,7 +35,7 @@ class LogitMask:
         classes: the classes to silence. None: those of the forget set that the retain set no longer has.
     """
 
-    classes: tuple[int, ...] | None = None
+    classes: tuple[Whole, ...] | None = None
 
     paper: ClassVar[Paper] = Paper(
         "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
@@ -44,8 +44,8 @@ class LogitMask:
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
 
     def __post_init__(self) -> None:
-        if self.classes is not None and (not self.classes or min(self.classes) < 0):
-            raise InputError(f"LogitMask.classes must name at least one class from 0 on; got {self.classes}.")
+        if self.classes == ():
+            raise InputError("LogitMask.classes must name at least one class, or be None; got ().")
 
     def apply(self, model: Module, data: Request[Labelled], *, rng: Generator) -> Module:
         """Return a copy of `model` that never answers with the classes; `rng` is not drawn from.
@@ -53,16 +53,17 @@ class LogitMask:
         Raises:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if no class is wholly deleted and `classes` does not name one, a class does not exist,
-                or the last linear layer has no bias, is frozen, or does not score the classes.
+                the task has no labels, or the last linear layer has no bias, is frozen, or does not score
+                the classes.
         """
-        check_request("LogitMask", data)
+        check_request("LogitMask", data, rng)
+        requires(data.forget.task, Labelled, "LogitMask")
         count = data.forget.task.classes
         silenced = self.classes if self.classes is not None else _deleted(data)
         if not silenced:
             raise InputError(
                 "LogitMask silences whole classes, and every class of the forget set is still in the retain "
-                "set. Name "
-                "classes=(...), or choose a method that forgets examples."
+                "set. Name classes=(...), or choose a method that forgets examples."
             )
         if max(silenced) >= count:
             raise InputError(

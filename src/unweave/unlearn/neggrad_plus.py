@@ -8,22 +8,20 @@ one batch of the retain set and one of the forget set, which is gone through as 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..errors import InputError
-from ..fit import Loop, fit_
 from ..fit.batches import Paired
 from ..masks.mask import Mask
 from ..paper import Paper
+from ..settings import Count, NonNegative, Part, Positive, Range, refuse_unread, settings
 from ..types import Batch, Request
-from ._train import check_request, check_training, sgd
+from ._train import Trainee, check_request, sgd
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class NegGradPlus:
     """Hold the rest while pushing the forget set away.
 
@@ -40,12 +38,14 @@ class NegGradPlus:
             them.
     """
 
-    epochs: int = 5
-    lr: float = 0.01
-    alpha: float = 0.95
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    cap: float | None = None
+    epochs: Count = 5
+    lr: Positive = 0.01
+    alpha: Annotated[float, Range(at_least=0, at_most=1, why="It weighs the retain set (usual: 0.95).")] = (
+        0.95
+    )
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
+    cap: Positive | None = None
     norms: Literal["train", "frozen"] = "train"
 
     paper: ClassVar[Paper] = Paper(
@@ -55,14 +55,8 @@ class NegGradPlus:
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def __post_init__(self) -> None:
-        check_training(self)
-        if not 0 <= self.alpha <= 1:
-            raise InputError(
-                f"NegGradPlus.alpha must be in [0, 1]; got {self.alpha}. It weighs the retain set (usual: "
-                f"0.95)."
-            )
-        if self.cap is not None and not self.cap > 0:
-            raise InputError(f"NegGradPlus.cap must be positive or None; got {self.cap}.")
+        if self.alpha == 1:
+            refuse_unread(self, "cap", when="with alpha=1, which pushes nothing away")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator, only: Mask | None = None) -> Module:
         """Return a copy of `model`, trained towards the retain set and away from the forget set.
@@ -78,8 +72,8 @@ class NegGradPlus:
             InputError: if every parameter is frozen.
             NonFiniteError: if training diverges; raise alpha, lower lr, or set cap.
         """
-        check_request("NegGradPlus", data)
-        task, edited = data.retain.task, deepcopy(model)
+        check_request("NegGradPlus", data, rng)
+        task = data.retain.task
 
         def tug(m: Module, pair: tuple[Batch, Batch]) -> Tensor:
             keep, drop = (task.losses(m, batch) for batch in pair)
@@ -87,8 +81,7 @@ class NegGradPlus:
             loss: Tensor = self.alpha * keep.mean() - (1 - self.alpha) * pushed.mean()
             return loss
 
-        fit_(
-            edited, Paired(data.retain, data.forget), tug, sgd(self, edited.parameters()), epochs=self.epochs,
-            rng=rng, hold=Mask.of(model), only=only, loop=Loop(norms=self.norms, label="NegGrad+"),
-        )  # fmt: skip
-        return edited
+        student = Trainee.of("NegGradPlus", deepcopy(model), sgd(self), rng, only=only)
+        both = Paired(data.retain, data.forget)
+        student.train_(both, tug, epochs=self.epochs, norms=self.norms, label="NegGrad+")
+        return student.model

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf, isfinite
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,13 +24,36 @@ from ..derivatives import Curvature, Point, conjugate_gradients
 from ..errors import InputError, NonFiniteError
 from ..paper import Paper
 from ..random import child
+from ..settings import Count, Inner, NonNegative, Number, Positive, refuse_unread, settings
 from ..types import Data, Request
-from ._certificate import Certificate, certificate
+from ._certificate import Delta, Epsilon, certified, gaussian_noise
+from ._train import check_request
 
 _CONSTANTS = ("norm_bound", "hessian_lipschitz", "smallest_eigenvalue", "epsilon", "delta")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What a Newton step guarantees.
+
+    Attributes:
+        certified: whether (epsilon, delta) holds, given that the constants do.
+        sigma: standard deviation of the noise added to each weight.
+        bound: largest distance between the step's end and the retrained model; None if not certified.
+        epsilon: privacy loss; None if not certified.
+        delta: probability of exceeding it; None if not certified.
+        statement: the same in words.
+    """
+
+    certified: bool
+    sigma: float
+    bound: float | None
+    epsilon: float | None
+    delta: float | None
+    statement: str
+
+
+@settings
 class Newton:
     """One damped Newton step towards the retain set's optimum, plus noise.
 
@@ -54,26 +76,26 @@ class Newton:
         smallest_eigenvalue: a lower bound on the eigenvalues of the retain loss's Hessian, negative if need
             be.
         gradient_bound: G, a bound on the gradient norm that retraining ends with; 0 if it converges.
-        epsilon: privacy loss to certify, in (0, 1].
-        delta: its probability of failure, in (0, 1).
+        epsilon: privacy loss to certify.
+        delta: its probability of failure.
     """
 
-    damping: float = 3e-4
-    weight_decay: float = 5e-4
-    std: float = 1e-3
+    damping: Positive = 3e-4
+    weight_decay: NonNegative = 5e-4
+    std: NonNegative = 1e-3
     curvature: Curvature = "ggn"
     solver: Literal["cg", "lissa"] = "cg"
-    steps: int = 2000
-    tolerance: float = 1e-3
-    repeats: int = 10
-    samples: int = 10
-    lissa_scale: float = 1000.0
-    norm_bound: float | None = None
-    hessian_lipschitz: float | None = None
-    smallest_eigenvalue: float | None = None
-    gradient_bound: float = 0.0
-    epsilon: float | None = None
-    delta: float | None = None
+    steps: Count = 2000
+    tolerance: Inner = 1e-3
+    repeats: Count = 10
+    samples: Count = 10
+    lissa_scale: Positive = 1000.0
+    norm_bound: Positive | None = None
+    hessian_lipschitz: NonNegative | None = None
+    smallest_eigenvalue: Number | None = None
+    gradient_bound: NonNegative = 0.0
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None
 
     paper: ClassVar[Paper] = Paper(
         "Towards Certified Unlearning for Deep Neural Networks",
@@ -82,45 +104,58 @@ class Newton:
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def __post_init__(self) -> None:
-        for name in ("damping", "tolerance", "lissa_scale"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"Newton.{name} must be positive; got {getattr(self, name)}.")
-        for name in ("weight_decay", "std", "gradient_bound"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"Newton.{name} must be zero or more; got {getattr(self, name)}.")
-        for name in ("steps", "repeats", "samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Newton.{name} must be at least 1; got {getattr(self, name)}.")
-        if self.curvature not in ("ggn", "hessian"):
-            raise InputError(f"Newton.curvature must be 'ggn' or 'hessian'; got {self.curvature!r}.")
-        if self.solver not in ("cg", "lissa"):
-            raise InputError(f"Newton.solver must be 'cg' or 'lissa'; got {self.solver!r}.")
-        missing = [name for name in _CONSTANTS if getattr(self, name) is None]
-        if missing and len(missing) < len(_CONSTANTS):
-            raise InputError(
-                f"Newton lacks {', '.join(missing)} for a certificate. "
-                f"Give all of {', '.join(_CONSTANTS)}, or none of them."
-            )
-        if not missing and (self.solver != "cg" or self.curvature != "hessian"):
+        if self.solver == "cg":
+            refuse_unread(self, "repeats", "samples", "lissa_scale", when="with solver='cg'")
+        else:
+            refuse_unread(self, "tolerance", when="with solver='lissa'")
+        if not certified(self, _CONSTANTS):
+            refuse_unread(self, "gradient_bound", when="without a certificate")
+            return
+        refuse_unread(self, "std", when="with a certificate, which computes its own noise")
+        if self.solver != "cg" or self.curvature != "hessian":
             raise InputError(
                 "Newton can be certified only with solver='cg' and curvature='hessian'; its proof needs both."
             )
         self.certificate()
 
     def certificate(self) -> Certificate:
-        """Say what this setting guarantees, and the noise it adds."""
-        if self.norm_bound is None or self.hessian_lipschitz is None or self.smallest_eigenvalue is None:
+        """Say what this setting guarantees, and the noise it adds.
+
+        The bound on |w_newton - w_retrained| is, with A = H_R + (weight_decay + damping) I,
+            (2 C (M C + damping) + G + residual) / (smallest eigenvalue + weight_decay + damping)
+        (theorem 3.4 of the paper; G for retraining that stops early, the residual of the solver). It follows
+        from
+            A (w_newton - w_retrained) = (A d - (grad(w) - grad(w_retrained))) - grad(w_retrained) - residual
+        with d = w - w_retrained and |d| <= 2 C.
+
+        Raises:
+            InputError: if there is no bound: the shifted Hessian may have an eigenvalue at or below 0.
+        """
+        if not certified(self, _CONSTANTS):
             text = (
                 f"noisy Newton, not certified: no bound on the model stands behind its noise ({self.std:g})."
             )
             return Certificate(
                 certified=False, sigma=self.std, bound=None, epsilon=None, delta=None, statement=text
             )
+        assert self.smallest_eigenvalue is not None
         assert self.epsilon is not None
         assert self.delta is not None
         floor = self.smallest_eigenvalue + self.weight_decay + self.damping
-        bound = self._excess() * (1 + self.tolerance) / floor if floor > 0 else inf
-        return certificate(bound=bound, epsilon=self.epsilon, delta=self.delta)
+        if floor <= 0:
+            raise InputError(
+                "Newton has no certificate with smallest_eigenvalue + weight_decay + damping at or below 0; "
+                f"got {floor:g}. Raise damping."
+            )
+        bound = self._excess() * (1 + self.tolerance) / floor
+        sigma = gaussian_noise(bound, self.epsilon, self.delta)
+        text = (
+            f"certified ({self.epsilon:g}, {self.delta:g}): noise {sigma:.3g} hides a distance of at most "
+            f"{bound:.3g}, if the constants hold."
+        )
+        return Certificate(
+            certified=True, sigma=sigma, bound=bound, epsilon=self.epsilon, delta=self.delta, statement=text
+        )
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` after one step; pruned zeros and frozen parameters stay.
@@ -131,8 +166,7 @@ class Newton:
                 reach its tolerance, or the weights exceed `norm_bound`.
             NonFiniteError: if the step is not finite.
         """
-        data.forget.require_examples("Newton")
-        data.retain.require_examples("Newton")
+        check_request("Newton", data, rng)
         point = Point.of(model, data.retain.task, "Newton")
         certificate = self.certificate()
         here, shift = point.here, self.weight_decay + self.damping

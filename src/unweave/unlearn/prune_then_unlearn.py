@@ -6,14 +6,12 @@ then run any unlearner with the mask held fixed. Proposition 2 bounds the error 
 by a quantity that shrinks with the mask; it is no certificate.
 
 Departures. The paper prunes before any request arrives. Here both happen in one call, and as the pruner reads
-the
-forget set, the mask may still tell of it: un-pruning is the method that answers for that.
+the forget set, the mask may still tell of it: un-pruning is the method that answers for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Generator
@@ -24,12 +22,13 @@ from ..fit.batches import joined
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
+from ..settings import settings
 from ..types import Data, Edit, Request
 from ._train import check_request
 from .fine_tune import FineTune
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PruneThenUnlearn:
     """Prune on all of the data, then forget under the mask.
 
@@ -56,29 +55,26 @@ class PruneThenUnlearn:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if the pruner removes nothing or a whole layer, or the unlearner brings weights back.
         """
-        check_request("PruneThenUnlearn", data)
+        check_request("PruneThenUnlearn", data, rng)
         pruned = self.prune.apply(model, joined(data.retain, data.forget), rng=child(rng))
         emptied = set(_emptied(pruned)) - set(_emptied(model))
         if emptied:
             raise InputError(
-                f"PruneThenUnlearn.prune left no weight in {', '.join(sorted(emptied))}. Ask for less "
-                f"sparsity, or for "
-                "a budget by layer."
+                f"PruneThenUnlearn.prune left no weight in {', '.join(sorted(emptied))}. "
+                "Ask for less sparsity, or for a budget by layer."
             )
         mask = Mask.of(pruned)
         if _zeros(mask) <= _zeros(Mask.of(model)):
             raise InputError(
                 "PruneThenUnlearn.prune set no weight to zero. To unlearn a model that is pruned already, "
-                "use the "
-                "unlearner itself."
+                "use the unlearner itself."
             )
         edited = self.unlearn.apply(pruned, data, rng=rng)
         revived = sum(int(weight[~alive].count_nonzero()) for _, weight, alive in mask.match(edited))
         if revived:
             raise InputError(
                 f"PruneThenUnlearn.unlearn ({type(self.unlearn).__name__}) brought {revived} pruned weights "
-                f"back; it "
-                "cannot hold a mask."
+                "back; it cannot hold a mask."
             )
         return edited
 

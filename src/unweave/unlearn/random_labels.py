@@ -12,24 +12,22 @@ papers say.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..errors import InputError
-from ..fit import Loop, fit_
 from ..fit.batches import Mixed
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..tasks import Labelled
+from ..settings import Count, NonNegative, Part, Positive, Range, settings
+from ..tasks import Labelled, requires
 from ..types import Batch, Request
-from ._train import check_request, check_training, sgd
+from ._train import Trainee, check_request, sgd
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class RandomLabels:
     """Relabel what must go, at random and wrongly, anew in each epoch; train on both.
 
@@ -48,11 +46,11 @@ class RandomLabels:
             them.
     """
 
-    epochs: int = 10
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    alpha: float = 1.0
+    epochs: Count = 10
+    lr: Positive = 0.01
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
+    alpha: Annotated[float, Range(at_least=0, why="It weighs the retain set.")] = 1.0
     order: Literal["sequential", "mixed"] = "sequential"
     norms: Literal["train", "frozen"] = "train"
 
@@ -60,16 +58,6 @@ class RandomLabels:
         "Amnesiac Machine Learning", "Graves, Nagisetty, Ganesh", "AAAI", 2021, "2010.10981"
     )
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        if not self.alpha >= 0:
-            raise InputError(
-                f"RandomLabels.alpha must not be negative; got {self.alpha}. It weighs the retain set."
-            )
-
-        if self.order not in ("sequential", "mixed"):
-            raise InputError(f"RandomLabels.order must be sequential or mixed; got {self.order!r}.")
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None
@@ -84,12 +72,13 @@ class RandomLabels:
 
         Raises:
             EmptyDataError: if the forget or the retain set is empty.
-            InputError: if every parameter is frozen.
+            InputError: if every parameter is frozen, or the task has no labels.
             NonFiniteError: if training diverges.
         """
-        check_request("RandomLabels", data)
-        task, edited, hold = data.forget.task, deepcopy(model), Mask.of(model)
-        optimizer = sgd(self, edited.parameters())
+        check_request("RandomLabels", data, rng)
+        task = data.forget.task
+        requires(task, Labelled, "RandomLabels")
+        student = Trainee.of("RandomLabels", deepcopy(model), sgd(self), rng, only=only)
 
         def wrong(m: Module, batch: Batch) -> Tensor:
             return task.losses(m, task.relabel(batch, wrong_labels(task.labels(batch), task.classes))).mean()
@@ -108,19 +97,14 @@ class RandomLabels:
                 losses = task.losses(m, task.relabel(batch, labels))
                 return (losses * torch.where(forgets.to(losses.device), 1.0, self.alpha)).mean()
 
-            fit_(
-                edited, mixed, both, optimizer, epochs=self.epochs, rng=rng, hold=hold, only=only,
-                loop=Loop(norms=self.norms, label="random labels"),
-            )  # fmt: skip
-            return edited
+            student.train_(mixed, both, epochs=self.epochs, norms=self.norms, label="random labels")
+            return student.model
         passes = [(data.forget, wrong)] + ([(data.retain, right)] if self.alpha else [])
         for epoch in range(self.epochs):
             for part, objective in passes:
-                fit_(
-                    edited, part, objective, optimizer, epochs=1, rng=rng, hold=hold, only=only,
-                    loop=Loop(norms=self.norms, label=f"random labels {epoch + 1}/{self.epochs}"),
-                )  # fmt: skip
-        return edited
+                label = f"random labels {epoch + 1}/{self.epochs}"
+                student.train_(part, objective, norms=self.norms, label=label)
+        return student.model
 
 
 def wrong_labels(labels: Tensor, classes: int) -> Tensor:

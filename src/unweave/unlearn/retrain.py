@@ -2,14 +2,13 @@
 
 Bourtoule et al., "Machine Unlearning", IEEE S&P 2021, arXiv 1912.03817, section 3: a model has unlearned if
 it is distributed as one that was trained without the data, which this one is. One retrained model is one draw
-from that
-distribution: take several, and their spread is the noise floor of every comparison.
+from that distribution: take several, and their spread is the noise floor of every comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,11 +20,12 @@ from ..errors import InputError
 from ..fit.recipe import Supervised
 from ..masks.mask import Mask
 from ..paper import Paper
+from ..settings import settings
 from ..types import Recipe, Request
 from ._train import check_request
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Retrain:
     """Train afresh on the retain set, the way the model was made.
 
@@ -55,7 +55,7 @@ class Retrain:
             InputError: if the recipe makes another network, or a dense one for a pruned model, or trains what
                 the model has frozen.
         """
-        check_request("Retrain", data)
+        check_request("Retrain", data, rng)
         recipe = self.recipe
         sparse = bool(Mask.of(model))
         if isinstance(recipe, Supervised):

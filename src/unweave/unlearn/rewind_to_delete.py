@@ -22,8 +22,8 @@ practice. Parameters that are frozen in the model keep the model's values, and i
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from math import isfinite, log, sqrt
+from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,20 +32,21 @@ from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import Loop, fit_
 from ..fit.recipe import mean_loss, warm_cosine
 from ..io.checkpoint import load_into
-from ..masks.layers import RUNNING_NORMS
+from ..masks.layers import running_norms
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
+from ..settings import Count, NonNegative, Part, Positive, settings
 from ..types import Request
-from ._train import check_request, check_training, sgd
+from ._certificate import Delta, Epsilon, certified, gaussian_noise
+from ._train import Trainee, check_request, sgd
 
 _CONSTANTS = ("smoothness", "gradient_bound", "steps_before", "epsilon", "delta")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class RewindToDelete:
     """Return to weights from before the end of training, and end the training on the retain set.
 
@@ -62,8 +63,8 @@ class RewindToDelete:
         smoothness: L, Lipschitz constant of the gradient of an example's loss; for a certificate.
         gradient_bound: G, largest gradient norm of an example's loss; for a certificate.
         steps_before: T - K, full-batch steps up to the checkpoint; for a certificate.
-        epsilon: of the certificate, in (0, 1].
-        delta: of the certificate, in (0, 1).
+        epsilon: of the certificate.
+        delta: of the certificate.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -73,55 +74,32 @@ class RewindToDelete:
     needs: ClassVar[tuple[str, ...]] = ("retain",)
 
     checkpoint: str
-    epochs: int = 9
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    epochs: Count = 9
+    lr: Positive = 0.02
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
     schedule: Literal["cosine", "constant"] = "cosine"
-    noise: float = 0.0
-    smoothness: float | None = None
-    gradient_bound: float | None = None
-    steps_before: int | None = None
-    epsilon: float | None = None
-    delta: float | None = None
+    noise: NonNegative = 0.0
+    smoothness: Positive | None = None
+    gradient_bound: Positive | None = None
+    steps_before: Count | None = None
+    epsilon: Epsilon | None = None
+    delta: Delta | None = None
 
     def __post_init__(self) -> None:
-        check_training(self)
         if not self.checkpoint:
             raise InputError("RewindToDelete.checkpoint must name a file of earlier weights; it is empty.")
-        if self.schedule not in ("cosine", "constant"):
-            raise InputError(
-                f"RewindToDelete.schedule must be 'cosine' or 'constant'; got {self.schedule!r}."
-            )
-        if not self.noise >= 0:
-            raise InputError(f"RewindToDelete.noise must not be negative; got {self.noise}.")
-        self._check_constants()
-
-    @property
-    def certified(self) -> bool:
-        """Whether all constants are given, so that the noise is the certificate's."""
-        return all(getattr(self, name) is not None for name in _CONSTANTS)
-
-    def _check_constants(self) -> None:
-        missing = [name for name in _CONSTANTS if getattr(self, name) is None]
-        if len(missing) == len(_CONSTANTS):
-            return
-        if missing:
-            raise InputError(
-                f"RewindToDelete certifies only with all of {', '.join(_CONSTANTS)}; "
-                f"missing: {', '.join(missing)}."
-            )
-        for name in _CONSTANTS:
-            value = getattr(self, name)
-            if not value > 0 or (name == "epsilon" and value > 1) or (name == "delta" and value >= 1):
-                raise InputError(
-                    f"RewindToDelete.{name} must be positive (epsilon at most 1, delta below 1); got {value}."
-                )
-        if self.momentum or self.weight_decay or self.noise or self.schedule != "constant":
+        plain = not (self.momentum or self.weight_decay or self.noise) and self.schedule == "constant"
+        if self.certified and not plain:
             raise InputError(
                 "RewindToDelete certifies plain gradient descent and computes its own noise. "
                 "Set momentum=0, weight_decay=0, noise=0 and schedule='constant'."
             )
+
+    @property
+    def certified(self) -> bool:
+        """Whether all constants are given, so that the noise is the certificate's."""
+        return certified(self, _CONSTANTS)
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` with the end of its training done again, on `data.retain` alone.
@@ -129,26 +107,22 @@ class RewindToDelete:
         Raises:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if the checkpoint is absent or of another network; or a certificate is asked for a
-            network with
-                batch normalisation or a pruned one, or its noise would be infinite.
+                network with batch normalisation or a pruned one, or its noise would be infinite.
             IntegrityError: if the checkpoint is damaged.
             NonFiniteError: if training diverges.
         """
-        check_request("RewindToDelete", data)
+        check_request("RewindToDelete", data, rng)
         hold, retain = Mask.of(model), data.retain
         noise = self.noise
         if self.certified:
             self._check_certifiable(model, hold)
             noise = self.certified_noise(len(data.forget), len(data.forget) + len(retain))
             retain = replace(retain, batch_size=len(retain))
-        edited = self._rewound(model)
-        optimizer = sgd(self, edited.parameters())
+        student = Trainee.of("RewindToDelete", self._rewound(model), sgd(self), rng, hold=hold)
         steps = self.epochs * retain.steps
-        fall = warm_cosine(optimizer, steps, warm=0) if self.schedule == "cosine" else None
-        fit_(
-            edited, retain, mean_loss(retain), optimizer, epochs=self.epochs, rng=rng, hold=hold,
-            loop=Loop(schedule=fall, label="rewind"),
-        )  # fmt: skip
+        schedule = warm_cosine(student.optimizer, steps, warm=0) if self.schedule == "cosine" else None
+        student.train_(retain, mean_loss(retain), epochs=self.epochs, schedule=schedule, label="rewind")
+        edited = student.model
         if noise:
             draws = child(rng)
             with torch.no_grad():
@@ -169,7 +143,7 @@ class RewindToDelete:
         given: dict[str, Any] = {name: getattr(self, name) for name in _CONSTANTS}
         epsilon, delta = given.pop("epsilon"), given.pop("delta")
         distance = sensitivity(**given, lr=self.lr, steps_after=self.epochs, forgotten=forgotten, total=total)
-        noise: float = distance * sqrt(2 * log(1.25 / delta)) / epsilon
+        noise = gaussian_noise(distance, epsilon, delta)
         if not isfinite(noise):
             raise InputError(
                 "RewindToDelete's certificate asks for infinite noise: fewer steps, or a smaller lr."
@@ -177,7 +151,7 @@ class RewindToDelete:
         return noise
 
     def _check_certifiable(self, model: Module, hold: Mask) -> None:
-        if any(isinstance(module, RUNNING_NORMS) for module in model.modules()):
+        if running_norms(model):
             raise InputError(
                 "RewindToDelete certifies losses of single examples; with batch normalisation a loss "
                 "depends on its batch. Leave the constants out."

@@ -14,25 +14,25 @@ of the living ones.
 
 from __future__ import annotations
 
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from ..derivatives import probe, summed_gradients
 from ..errors import InputError
 from ..masks.budgets import Global
 from ..masks.mask import Mask
 from ..masks.select import select
 from ..paper import Paper
+from ..settings import Range, refuse_unread, settings
 from ..types import Data, Request
-from ._train import Maskable, check_request
+from ._train import Maskable, check_request, free
 from .random_labels import RandomLabels
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SalUn:
     """Forget with another unlearner, confined to the most salient weights.
 
@@ -49,7 +49,9 @@ class SalUn:
             which do not cancel at a converged model but depend on the batch size.
     """
 
-    density: float = 0.5
+    density: Annotated[
+        float, Range(above=0, at_most=1, why="It is the share of weights allowed to move (paper: 0.5).")
+    ] = 0.5
     unlearn: Maskable = RandomLabels()
     accumulate: Literal["signed", "abs", "squared"] = "signed"
 
@@ -61,13 +63,8 @@ class SalUn:
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
 
     def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
-            raise InputError(
-                f"SalUn.density must be in (0, 1]; got {self.density}. It is the share of weights allowed to "
-                "move (the paper uses 0.5)."
-            )
-        if self.accumulate not in ("signed", "abs", "squared"):
-            raise InputError(f"SalUn.accumulate must be signed, abs or squared; got {self.accumulate!r}.")
+        if self.density == 1:
+            refuse_unread(self, "accumulate", when="with density=1, where every weight may move")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return an edited copy of `model` that equals it, bit for bit, off the saliency mask.
@@ -79,7 +76,7 @@ class SalUn:
             InputError: if every parameter is frozen, or the loss does not depend on any.
             NonFiniteError: if training diverges.
         """
-        check_request("SalUn", data)
+        check_request("SalUn", data, rng)
         return self.unlearn.apply(model, data, rng=rng, only=self.mask(model, data.forget))
 
     def mask(self, model: Module, forget: Data[Any]) -> Mask:
@@ -124,22 +121,14 @@ def saliency(
         InputError: if every parameter is frozen, or every gradient is zero.
     """
     forget.require_examples("SalUn's saliency")
-    still = deepcopy(model).eval()
-    weights = {name: p for name, p in still.named_parameters() if p.requires_grad}
-    if not weights:
-        raise InputError("SalUn can move nothing: every parameter is frozen.")
-    sums = {
-        name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
-        for name, p in weights.items()
-    }
-    for batch in forget.batches():
-        loss = forget.task.losses(still, batch).sum()
-        for total, gradient in zip(
-            sums.values(), torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True
-        ):
-            if gradient is not None:
-                gradient = gradient.to(total.dtype)
-                total += {"signed": gradient, "abs": gradient.abs(), "squared": gradient.square()}[accumulate]
+    free("SalUn", model)
+
+    def fold(n: int, gradient: Tensor) -> Tensor:
+        whole = n * gradient  # of the batch's summed losses
+        return {"signed": whole, "abs": whole.abs(), "squared": whole.square()}[accumulate]
+
+    with probe(model, None, "running") as (still, weights):
+        sums = summed_gradients(still, forget, weights, fold)
     if not any(bool(total.any()) for total in sums.values()):
         raise InputError(
             "SalUn found no salient weight: the forget set's loss has no gradient at this model."

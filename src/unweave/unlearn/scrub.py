@@ -18,28 +18,29 @@ code averages those of F into the model to be released. Held-out errors are weig
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from ..errors import InputError
-from ..fit import Loop, fit_
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..tasks import Labelled, predict, read_labels
+from ..settings import Count, NonNegative, Part, Positive, Range, Whole, refuse_unread, settings
+from ..tasks import Labelled, accuracy, read_labels, requires
 from ..types import Batch, Data, Request
-from ._train import check_request, check_training, free, sgd
+from ._train import Trainee, check_request, sgd
 
 SMALL_DATA = 10_000
 """Training examples under which the paper's small-scale settings are meant."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SCRUB:
     """Forget by teaching: away from the old model on the forget set, near it on the retain set.
 
@@ -73,39 +74,40 @@ class SCRUB:
     )
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
 
-    epochs: int = 10
-    max_epochs: int = 3
-    lr: float = 5e-4
+    epochs: Count = 10
+    max_epochs: Annotated[
+        int, Range(at_least=0, why="It is how many of the epochs also push away from the teacher.")
+    ] = 3
+    lr: Positive = 5e-4
     optimizer: Literal["adam", "sgd"] = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.1
-    temperature: float = 2.0
-    alpha: float = 0.5
-    gamma: float = 1.0
-    forget_batch_size: int | None = 32
-    decay_epochs: tuple[int, ...] = (3, 5, 9)
-    decay: float = 0.1
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 0.1
+    temperature: Positive = 2.0
+    alpha: NonNegative = 0.5
+    gamma: NonNegative = 1.0
+    forget_batch_size: Count | None = 32
+    decay_epochs: tuple[Whole, ...] = (3, 5, 9)
+    decay: Positive = 0.1
     rewind: bool = False
 
     def __post_init__(self) -> None:
-        check_training(self)
-        if not 0 <= self.max_epochs <= self.epochs:
+        if self.max_epochs > self.epochs:
             raise InputError(
-                f"SCRUB.max_epochs must be in 0..epochs = {self.epochs}; got {self.max_epochs}. "
+                f"SCRUB.max_epochs must be at most epochs = {self.epochs}; got {self.max_epochs}. "
                 "It is how many of the epochs also push away from the teacher."
             )
-        for name in ("temperature", "decay"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"SCRUB.{name} must be positive; got {getattr(self, name)}.")
-        if self.alpha < 0 or self.gamma < 0 or self.alpha + self.gamma == 0:
+        if self.alpha + self.gamma == 0:
             raise InputError(
-                f"SCRUB.alpha and gamma must not be negative, nor both 0; got {self.alpha}, {self.gamma}. "
-                "They weigh the two terms that keep the retain set."
+                "SCRUB.alpha and gamma must not both be 0. They weigh the two terms that keep the retain set."
             )
-        if self.forget_batch_size is not None and self.forget_batch_size < 1:
-            raise InputError(f"SCRUB.forget_batch_size must be at least 1; got {self.forget_batch_size}.")
-        if self.optimizer not in ("adam", "sgd"):
-            raise InputError(f"SCRUB.optimizer must be 'adam' or 'sgd'; got {self.optimizer!r}.")
+        if self.optimizer == "adam":
+            refuse_unread(self, "momentum", when="with optimizer='adam'")
+        if self.max_epochs == 0:
+            refuse_unread(self, "forget_batch_size", when="with max_epochs=0")
+            if self.alpha == 0:
+                refuse_unread(self, "temperature", when="with max_epochs=0 and alpha=0")
+        if not any(epoch < self.epochs for epoch in self.decay_epochs):
+            refuse_unread(self, "decay", when="where no epoch is one of decay_epochs")
 
     @classmethod
     def large(cls) -> SCRUB:
@@ -138,13 +140,19 @@ class SCRUB:
 
         Raises:
             EmptyDataError: if the forget or the retain set is empty.
-            InputError: if `rewind` is set and the held-out set lacks a class of the forget set.
+            InputError: if the task has no labels, or `rewind` is set and the held-out set lacks a class of
+                the forget set.
             NonFiniteError: if the max steps diverge.
         """
-        check_request("SCRUB", data, heldout=self.rewind)
-        task, hold = data.retain.task, Mask.of(model)
-        teacher, student = deepcopy(model).eval().requires_grad_(False), deepcopy(model)
-        optimizer = self._optimizer(student)
+        check_request(
+            "SCRUB", data, rng, ["forget", "retain", "heldout"] if self.rewind else ["forget", "retain"]
+        )
+        task = data.retain.task
+        requires(task, Labelled, "SCRUB")
+        teacher = deepcopy(model).eval().requires_grad_(False)
+        adam = partial(Adam, lr=self.lr, weight_decay=self.weight_decay)
+        make = adam if self.optimizer == "adam" else sgd(self)
+        student = Trainee.of("SCRUB", deepcopy(model), make, rng, only=only)
         forget = replace(data.forget, batch_size=self.forget_batch_size or data.forget.batch_size)
         rewinder = _Rewinder(data) if self.rewind else None
 
@@ -160,27 +168,26 @@ class SCRUB:
             return self.alpha * drift(student, batch) + self.gamma * task.losses(student, batch).mean()
 
         for epoch in range(self.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * self.decay ** sum(epoch >= at for at in self.decay_epochs)
+            for group in student.optimizer.param_groups:
+                group["lr"] = self.lr_of(epoch)
             if epoch < self.max_epochs:
-                fit_(
-                    student, forget, away, optimizer,
-                    epochs=1, rng=rng, hold=hold, only=only, loop=Loop(norms="frozen", label="scrub max"),
-                )  # fmt: skip
-            fit_(
-                student, data.retain, stay, optimizer,
-                epochs=1, rng=rng, hold=hold, only=only, loop=Loop(label="scrub min"),
-            )  # fmt: skip
+                student.train_(forget, away, norms="frozen", label="scrub max")
+            student.train_(data.retain, stay, label="scrub min")
             if rewinder is not None:
-                rewinder.keep(student)
+                rewinder.keep(student.model)
         if rewinder is not None:
-            rewinder.rewind_(student)
-        return student
+            rewinder.rewind_(student.model)
+        return student.model
 
-    def _optimizer(self, model: Module) -> Optimizer:
-        if self.optimizer == "adam":
-            return Adam(free("SCRUB", model.parameters()), self.lr, weight_decay=self.weight_decay)
-        return sgd(self, model.parameters())
+    def lr_of(self, epoch: int) -> float:
+        """Learning rate of an epoch, from 0.
+
+        Example:
+            >>> method = SCRUB(lr=1.0, decay_epochs=(1, 3), decay=0.5)
+            >>> [method.lr_of(epoch) for epoch in range(4)]
+            [1.0, 0.5, 0.5, 0.25]
+        """
+        return self.lr * self.decay ** sum(epoch >= at for at in self.decay_epochs)
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -200,33 +207,41 @@ class _Rewinder:
 
     def __init__(self, data: Request[Labelled]) -> None:
         self.forget, self.kept, self.errors = data.forget, list[dict[str, Tensor]](), list[float]()
-        wanted, there = read_labels(data.forget), read_labels(data.heldout)
-        absent = sorted(set(wanted.tolist()) - set(there.tolist()))
-        if absent:
-            raise InputError(
-                f"SCRUB.rewind compares errors on the forget set with held-out examples of the same classes; "
-                f"the held-out set has none of class {', '.join(map(str, absent[:10]))}. "
-                "Add some, or set rewind=False."
-            )
-        self.heldout = data.heldout.subset(torch.isin(there, wanted).nonzero().flatten())
-        self.shares = {int(c): float((wanted == c).double().mean()) for c in set(wanted.tolist())}
+        self.alike = by_class(data)
 
     def keep(self, student: Module) -> None:
-        self.errors.append(1 - float(_right(student, self.forget).double().mean()))
+        self.errors.append(100 - accuracy(student, self.forget))
         self.kept.append(deepcopy(student.state_dict()))
 
     def rewind_(self, student: Module) -> None:
-        right, labels = _right(student, self.heldout), read_labels(self.heldout)
-        reference = sum(
-            share * (1 - float(right[labels == c].double().mean())) for c, share in self.shares.items()
+        student.load_state_dict(self.kept[nearest(self.errors, heldout_error(student, self.alike))])
+
+
+def by_class(data: Request[Labelled]) -> list[tuple[float, Data[Labelled]]]:
+    """For each class of the forget set its share there, and the held-out examples of that class.
+
+    Raises:
+        InputError: if the held-out set lacks a class of the forget set.
+    """
+    wanted, there = read_labels(data.forget), read_labels(data.heldout)
+    absent = sorted(set(wanted.tolist()) - set(there.tolist()))
+    if absent:
+        raise InputError(
+            f"SCRUB.rewind compares errors on the forget set with held-out examples of the same classes; "
+            f"the held-out set has none of class {', '.join(map(str, absent[:10]))}. "
+            "Add some, or set rewind=False."
         )
-        student.load_state_dict(self.kept[nearest(self.errors, reference)])
+    return [
+        (float((wanted == c).double().mean()), data.heldout.subset((there == c).nonzero().flatten()))
+        for c in sorted(set(wanted.tolist()))
+    ]
+
+
+def heldout_error(model: Module, alike: list[tuple[float, Data[Labelled]]]) -> float:
+    """Error, in %, on held-out examples of the forget set's classes, in the forget set's shares."""
+    return sum(share * (100 - accuracy(model, data)) for share, data in alike)
 
 
 def nearest(errors: list[float], reference: float) -> int:
     """Position of the error nearest `reference`; of equally near ones the last."""
     return min(range(len(errors)), key=lambda i: (abs(errors[i] - reference), -i))
-
-
-def _right(model: Module, data: Data[Labelled]) -> Tensor:
-    return predict(model, data).argmax(-1) == read_labels(data)

@@ -17,10 +17,12 @@ and left out. On steps on F batch normalisation uses its running statistics and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from math import cos, pi
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Generator, Tensor
 from torch.nn import Module
@@ -28,22 +30,21 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..errors import InputError
-from ..fit import Loop, fit_
 from ..fit.batches import cycled
-from ..masks.layers import RUNNING_NORMS
+from ..masks.layers import running_norms
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
+from ..settings import Count, NonNegative, Part, Positive, Range, refuse_unread, settings
 from ..types import Batch, Data, Request
-from ._train import check_request, check_training, free
+from ._train import Trainee, check_request, free
 from .ssd import importance
 
 _TINY = 1e-15
 """Added to both Fisher values, so that a weight without any gradient is salient, as in the authors' code."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SFRon:
     """Masked, self-weighting ascent on the forget set, interleaved with training on the retain set.
 
@@ -62,28 +63,20 @@ class SFRon:
         "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement",
         "Huang, Cheng, Zheng, Wang, He, Li, Huang", "NeurIPS", 2024, "2409.19732",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
+    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
-    epochs: int = 4
-    every: int = 5
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    coefficient: float = 25.0
-    exponent: float = 0.5
-    clip: float = 7.0
+    epochs: Count = 4
+    every: Annotated[int, Range(at_least=1, why="It is the retain steps a forget step.")] = 5
+    lr: Positive = 0.01
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
+    coefficient: NonNegative = 25.0
+    exponent: NonNegative = 0.5
+    clip: Positive = 7.0
 
     def __post_init__(self) -> None:
-        check_training(self)
-        if not self.clip > 0:
-            raise InputError(f"SFRon.clip must be positive; got {self.clip}.")
-        if self.every < 1:
-            raise InputError(
-                f"SFRon.every must be at least 1; got {self.every}. It is the retain steps a forget step."
-            )
-        for name in ("coefficient", "exponent"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"SFRon.{name} must not be negative; got {getattr(self, name)}.")
+        if self.coefficient == 0:
+            refuse_unread(self, "exponent", "clip", when="with coefficient=0, which ascends nowhere")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` moved up the loss of `data.forget` and down that of `data.retain`.
@@ -93,17 +86,18 @@ class SFRon:
             InputError: if all parameters are frozen.
             NonFiniteError: if the ascent diverges.
         """
-        check_request("SFRon", data)
-        task, edited = data.retain.task, deepcopy(model)
-        trained = free("SFRon", edited.parameters())
-        salient = saliency(importance(model, data.forget), importance(model, data.retain))
+        check_request("SFRon", data, rng)
+        free("SFRon", model)
+        task = data.retain.task
+        salient = fisher_mask(importance(model, data.forget), importance(model, data.retain))
         steps = Interleaved(data.forget, data.retain, self.every, self.epochs)
-        names = [name for name, p in edited.named_parameters() if p.requires_grad]
-        optimizer = _AscentSGD(
-            trained, [salient[name] for name in names],
-            lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, clip=self.clip,
+        make = partial(
+            _AscentSGD, salient=list(salient.keep.values()), clip=self.clip,
+            lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay,
         )  # fmt: skip
-        schedule = LambdaLR(optimizer, lambda t: 0.5 * (1 + cos(pi * min(1.0, t / steps.count))))
+        student = Trainee.of("SFRon", deepcopy(model), make, rng)
+        optimizer = student.optimizer
+        assert isinstance(optimizer, _AscentSGD)
 
         def objective(edited: Module, batch: tuple[bool, Batch]) -> Tensor:
             optimizer.ascends, examples = batch
@@ -114,16 +108,14 @@ class SFRon:
                 losses = -c * adaptive_weights(losses, self.exponent) * losses
             return losses.mean()
 
-        fit_(
-            edited, steps, objective, optimizer,
-            epochs=1, rng=rng, hold=Mask.of(model), loop=Loop(schedule=schedule, label="sfr-on"),
-        )  # fmt: skip
-        return edited
+        schedule = LambdaLR(optimizer, lambda t: 0.5 * (1 + cos(pi * min(1.0, t / steps.count))))
+        student.train_(steps, objective, schedule=schedule, label="sfr-on")
+        return student.model
 
 
-def saliency(on_forget: dict[str, Tensor], on_retain: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Positions whose Fisher information is at least as large on the forget set, by parameter name (bool)."""
-    return {name: (f + _TINY) / (on_retain[name] + _TINY) >= 1 for name, f in on_forget.items()}
+def fisher_mask(on_forget: dict[str, Tensor], on_retain: dict[str, Tensor]) -> Mask:
+    """Positions whose Fisher information is at least as large on the forget set."""
+    return Mask({name: (f + _TINY) / (on_retain[name] + _TINY) >= 1 for name, f in on_forget.items()})
 
 
 def adaptive_weights(losses: Tensor, exponent: float) -> Tensor:
@@ -194,16 +186,14 @@ class _AscentSGD(SGD):
         return loss
 
 
-class _norms_frozen:
+@contextmanager
+def _norms_frozen(model: Module, frozen: bool) -> Iterator[None]:
     """Batch normalisation in eval mode inside the block, if `frozen`."""
-
-    def __init__(self, model: Module, frozen: bool) -> None:
-        self.norms = [m for m in model.modules() if isinstance(m, RUNNING_NORMS) and m.training] if frozen else []
-
-    def __enter__(self) -> None:
-        for norm in self.norms:
-            norm.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for norm in self.norms:
+    norms = [m for m in running_norms(model) if m.training] if frozen else []
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
             norm.train()

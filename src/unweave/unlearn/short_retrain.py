@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Generator
@@ -12,13 +11,14 @@ from torch.nn import Module
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..paper import Paper
+from ..settings import Count, Positive, Whole, refuse_unread, settings
 from ..types import Request
 from ._topology_edit import Origin, Rule, initial_like
 from ._train import check_request
-from .un_pruning import PAPER
+from .unprune import PAPER
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Continue:
     """Train on the retained examples the recipe's own way, from where the model is.
 
@@ -32,14 +32,11 @@ class Continue:
     """
 
     recipe: Origin
-    epochs: int = 2
-    lr: float = 0.1
+    epochs: Count = 2
+    lr: Positive = 0.1
 
     paper: ClassVar[Paper] = PAPER
     needs: ClassVar[tuple[str, ...]] = ("retain", "recipe")
-
-    def __post_init__(self) -> None:
-        _check(self.epochs, self.lr, "Continue")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` trained on.
@@ -48,13 +45,13 @@ class Continue:
             EmptyDataError: if the forget or the retain set is empty.
             NonFiniteError: if training diverges.
         """
-        check_request("Continue", data)
+        check_request("Continue", data, rng)
         edited = deepcopy(model)
         self.recipe.train_(edited, data.retain, epochs=self.epochs, lr=self.lr, rng=rng, hold=Mask.of(model))
         return edited
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ShortRetrain:
     """Retrain from the initial weights for a few epochs, prune by the same rule, train on under the mask.
 
@@ -71,21 +68,23 @@ class ShortRetrain:
     """
 
     recipe: Origin
-    epochs: int = 6
-    lr: float = 0.1
-    of: int | None = None
-    recover_epochs: int = 2
-    recover_lr: float = 0.05
+    epochs: Count = 6
+    lr: Positive = 0.1
+    of: Count | None = None
+    recover_epochs: Whole = 2
+    recover_lr: Positive = 0.05
 
     paper: ClassVar[Paper] = PAPER
     needs: ClassVar[tuple[str, ...]] = ("retain", "recipe", "initial")
 
     def __post_init__(self) -> None:
-        _check(self.epochs, self.lr, "ShortRetrain")
-        if self.recover_epochs < 0 or self.recover_lr <= 0:
+        if self.of is not None and self.of < self.epochs:
             raise InputError(
-                "ShortRetrain.recover_epochs must not be negative and recover_lr must be positive."
+                f"ShortRetrain.of must be at least epochs; got {self.of} of {self.epochs}. "
+                "It is how many epochs the schedule would take in full."
             )
+        if self.recover_epochs == 0:
+            refuse_unread(self, "recover_lr", when="with recover_epochs=0")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a new model with as many zeros as `model`, of which only the mask is read.
@@ -94,7 +93,7 @@ class ShortRetrain:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if the model is dense or the recipe cannot give its initial weights.
         """
-        check_request("ShortRetrain", data)
+        check_request("ShortRetrain", data, rng)
         rule = Rule.read("ShortRetrain", model, data.retain, self.recipe)
         edited = initial_like("ShortRetrain", self.recipe, model)
         self.recipe.train_(edited, data.retain, epochs=self.epochs, lr=self.lr, rng=rng, of=self.of)
@@ -105,10 +104,3 @@ class ShortRetrain:
                 edited, data.retain, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng, hold=kept
             )
         return edited
-
-
-def _check(epochs: int, lr: float, who: str) -> None:
-    if epochs < 1:
-        raise InputError(f"{who}.epochs must be at least 1; got {epochs}.")
-    if lr <= 0:
-        raise InputError(f"{who}.lr must be positive; got {lr}.")

@@ -19,20 +19,22 @@ mixed.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from ..derivatives import probe, summed_gradients
 from ..errors import InputError, NonFiniteError
 from ..paper import Paper
+from ..settings import Count, Positive, settings
 from ..types import Data, Request
 from ._train import check_request, free
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SSD:
     """Dampen, without training, the weights that specialise in the forget set.
 
@@ -48,18 +50,11 @@ class SSD:
         "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
         "Foster, Schoepf, Brintrup", "AAAI", 2024, "2308.07707",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
+    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
-    alpha: float = 10.0
-    dampening: float = 1.0
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "dampening"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"SSD.{name} must be positive; got {getattr(self, name)}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"SSD.batch_size must be at least 1, or None; got {self.batch_size}.")
+    alpha: Positive = 10.0
+    dampening: Positive = 1.0
+    batch_size: Count | None = None
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` with the forget set's own weights dampened; draws nothing from `rng`.
@@ -69,13 +64,13 @@ class SSD:
             InputError: if no weight is selected, or all are frozen.
             NonFiniteError: if a gradient is not finite.
         """
-        check_request("SSD", data)
-        free("SSD", model.parameters())
+        check_request("SSD", data, rng)
+        free("SSD", model)
         forget, retain = (
             replace(part, batch_size=self.batch_size or part.batch_size)
             for part in (data.forget, data.retain)
         )
-        share = _batches(forget) / (_batches(forget) + _batches(retain))
+        share = forget.steps / (forget.steps + retain.steps)
         on_forget, on_retain = importance(model, forget), importance(model, retain)
         edited, selected = deepcopy(model), 0
         with torch.no_grad():
@@ -109,27 +104,12 @@ def importance(model: Module, data: Data[Any]) -> dict[str, Tensor]:
         Name of each parameter that is not frozen -> non-negative tensor of its shape, float32 or wider.
 
     Raises:
-        NonFiniteError: if a gradient is not finite.
+        NonFiniteError: if a loss or a gradient is not finite.
     """
-    copy = deepcopy(model).eval()
-    learned = {name: p for name, p in copy.named_parameters() if p.requires_grad}
-    total = {
-        name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
-        for name, p in learned.items()
-    }
-    for batch in data.batches():
-        loss = data.task.losses(copy, batch).mean()
-        gradients = torch.autograd.grad(
-            loss, list(learned.values()), materialize_grads=True, allow_unused=True
-        )
-        for square, gradient in zip(total.values(), gradients, strict=True):
-            square += gradient.to(square.dtype).square()
+    with probe(model, None, "running") as (copy, weights):
+        total = summed_gradients(copy, data, weights, lambda _, gradient: gradient.square())
     for name, square in total.items():
         if not bool(square.isfinite().all()):
             raise NonFiniteError(f"a gradient of {name} is not finite; the model was kept.")
-        square /= _batches(data)
+        square /= data.steps
     return total
-
-
-def _batches(data: Data[Any]) -> int:
-    return data.steps

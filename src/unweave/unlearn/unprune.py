@@ -6,7 +6,7 @@ unlearner that keeps the mask leaves their trace there. The goal is the mask and
 retained examples from the same initial weights, then prune by the same rule", for a small share of that cost,
 around any unlearner.
 
-Three ways, in the order in which they came near that goal in our checks (docs/methods/unlearn/un-pruning.md):
+Three ways, in the order in which they came near that goal in our checks (docs/methods/unlearn/unprune.md):
 "scout" and "rewind" are ours; "paper" follows the article's Algorithm 1, of which we know reviewers'
 descriptions.
 """
@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import warnings
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -25,6 +24,7 @@ from torch.nn import Module
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..paper import Paper
+from ..settings import Count, Positive, Range, Whole, refuse_unread, settings
 from ..types import Edit, Request
 from ._topology_edit import Origin, Rule, floating, initial_like, move_, revived_positions
 from ._train import check_request
@@ -35,7 +35,7 @@ PAPER = Paper(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Unprune:
     """Give a pruned model a new mask and new weights, around any unlearner.
 
@@ -52,14 +52,13 @@ class Unprune:
             are.
         init: value of a revived weight in "rewind" and "paper": its "original" initial one, "random" from
             N(0, 1e-3), or "zero" (the smallest normal number, for an exact zero would be taken for pruned).
-        growth: share of the pruned weights that is revived in a round, in (0, 1], largest initial values
-            first.
+        growth: share of the pruned weights that is revived in a round, largest initial values first.
         rounds: how often revival and unlearning are repeated before pruning again.
         unit: "weight" or "filter", what was pruned together; None reads it off the recipe or the mask.
         scope: "layer" keeps each layer's count of survivors, "global" only their sum; None takes "global" if
             the recipe pruned with a global budget, else "layer".
-        rewind: share of the way from the initial to the trained weights at which survivors start, in [0, 1];
-            None takes 0.25 in "rewind" and 1 in "scout". Not for "paper", where it is 1.
+        rewind: share of the way from the initial to the trained weights at which survivors start; None takes
+            0.25 in "rewind" and 1 in "scout". Not for "paper", where it is 1.
         stretch: weights are scored as if they had moved this many times as far from their initial values,
             because a short training has gone only part of the way; None takes 1.25, in "paper" 1 (as they
             are).
@@ -76,50 +75,38 @@ class Unprune:
     recipe: Origin
     mode: Literal["scout", "rewind", "paper"] = "scout"
     init: Literal["original", "random", "zero"] = "original"
-    growth: float = 1.0
-    rounds: int = 1
+    growth: Annotated[
+        float, Range(above=0, at_most=1, why="It is the share of the pruned weights revived in a round.")
+    ] = 1.0
+    rounds: Count = 1
     unit: Literal["weight", "filter"] | None = None
     scope: Literal["layer", "global"] | None = None
-    rewind: float | None = None
-    stretch: float | None = None
-    scout_epochs: int = 6
-    scout_lr: float | None = None
-    scout_of: int | None = None
-    recover_epochs: int = 0
-    recover_lr: float = 0.02
+    rewind: Annotated[float, Range(at_least=0, at_most=1, why="0 is the initial weights.")] | None = None
+    stretch: Annotated[float, Range(at_least=1)] | None = None
+    scout_epochs: Count = 6
+    scout_lr: Positive | None = None
+    scout_of: Count | None = None
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.02
 
     paper: ClassVar[Paper] = PAPER
     needs: ClassVar[tuple[str, ...]] = ("retain", "recipe", "initial")
 
     def __post_init__(self) -> None:
-        if self.mode not in ("scout", "rewind", "paper"):
-            raise InputError(f"Unprune.mode must be 'scout', 'rewind' or 'paper'; got {self.mode!r}.")
-        if self.init not in ("original", "random", "zero"):
-            raise InputError(f"Unprune.init must be 'original', 'random' or 'zero'; got {self.init!r}.")
-        if not 0 < self.growth <= 1:
-            raise InputError(
-                f"Unprune.growth must be in (0, 1]; got {self.growth}. It is the share of pruned weights."
-            )
-        if self.rounds < 1:
-            raise InputError(f"Unprune.rounds must be at least 1; got {self.rounds}.")
-        if self.rewind is not None and not 0 <= self.rewind <= 1:
-            raise InputError(
-                f"Unprune.rewind must be in [0, 1]; got {self.rewind}. 0 is the initial weights."
-            )
         if self.mode == "paper" and self.rewind not in (None, 1.0):
             raise InputError(
                 "Unprune.rewind moves survivors, which mode='paper' leaves where they are. Use mode='rewind'."
             )
-        if self.mode == "scout" and (self.init, self.growth, self.rounds) != ("original", 1.0, 1):
-            raise InputError("Unprune.init, growth and rounds are not read in mode='scout'. Leave them out.")
-        if self.stretch is not None and self.stretch < 1:
-            raise InputError(f"Unprune.stretch must be at least 1; got {self.stretch}.")
-        if self.scout_epochs < 1 or (self.scout_lr is not None and self.scout_lr <= 0):
-            raise InputError("Unprune.scout_epochs must be at least 1 and scout_lr positive.")
+        if self.mode == "scout":
+            refuse_unread(self, "init", "growth", "rounds", when="in mode='scout'")
+        else:
+            refuse_unread(self, "scout_epochs", "scout_lr", "scout_of", when=f"in mode={self.mode!r}")
         if self.scout_of is not None and self.scout_of < self.scout_epochs:
-            raise InputError("Unprune.scout_of must not be less than scout_epochs.")
-        if self.recover_epochs < 0 or self.recover_lr <= 0:
-            raise InputError("Unprune.recover_epochs must not be negative and recover_lr must be positive.")
+            raise InputError(
+                f"Unprune.scout_of must be at least scout_epochs; got {self.scout_of} of {self.scout_epochs}."
+            )
+        if self.recover_epochs == 0:
+            refuse_unread(self, "recover_lr", when="with recover_epochs=0")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` with another mask, as many survivors, and unlearned weights.
@@ -137,7 +124,7 @@ class Unprune:
         Warns:
             UserWarning: if less than 0.1 % of the survivors changed: the mask was as good as kept.
         """
-        check_request("Unprune", data)
+        check_request("Unprune", data, rng)
         rule = Rule.read("Unprune", model, data.retain, self.recipe, self.unit, self.scope)
         mask = Mask.of(model)
         start = initial_like("Unprune", self.recipe, model)

@@ -1,4 +1,4 @@
-"""What was tried for un-pruning on digits: `python -m claims.unlearn._un_pruning_study --sparsity 0.9`.
+"""What was tried for un-pruning on digits: `python -m claims.unlearn._unprune_study --sparsity 0.9`.
 
 Settings were chosen on seeds 0 to 2; the stored figures are from seeds 3 to 5, which took no part.
 """
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.45)
     parser.add_argument("--filters", action="store_true")
     asked = parser.parse_args()
-    path = RESULTS / "unlearn" / "un_pruning_study.json"
+    path = RESULTS / "unlearn" / "unprune_study.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     for sparsity in asked.sparsity:
         for kind in ("class", "random"):

@@ -16,9 +16,10 @@ from unweave import Data, Mask, Request, Supervised, seeded
 from unweave.embedded.digits import digits, of_tensors
 from unweave.embedded.nets import mlp, small_cnn
 from unweave.errors import EmptyDataError, InputError
-from unweave.prune import NM, Channel, Global, Prune, Uniform
+from unweave.prune import GMP, NM, Channel, Global, Prune, Uniform
 from unweave.tasks import read_labels
 from unweave.unlearn import Continue, FixedMask, ShortRetrain, Unprune
+from unweave.unlearn._topology_edit import initial_like, revived_positions
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def test_scouts_mask_owes_nothing_to_the_deleted_examples() -> None:
     assert Mask.of(saw_all) != Mask.of(saw_other)
     a, b = (Mask.of(method.apply(model, data, rng=seeded(5))) for model in (saw_all, saw_other))
     assert a == b
-    rewind = replace(method, mode="rewind")
+    rewind = replace(method, mode="rewind", scout_epochs=6)
     a, b = (Mask.of(rewind.apply(model, data, rng=seeded(5))) for model in (saw_all, saw_other))
     assert a != b
 
@@ -155,9 +156,7 @@ def test_scouts_mask_owes_nothing_to_the_deleted_examples() -> None:
 def test_counts_are_the_models_own(mode: Any) -> None:
     recipe = tiny(prune=Prune(budget=Uniform(0.7)))
     model, data = sparse(recipe), world.request()
-    method = Unprune(
-        unlearn=Continue(recipe=recipe, lr=0.3), recipe=recipe, mode=mode, scout_epochs=3, recover_epochs=1
-    )
+    method = Unprune(unlearn=Continue(recipe=recipe, lr=0.3), recipe=recipe, mode=mode, recover_epochs=1)
     kept = Mask.of(method.apply(model, data, rng=seeded(3)))
     for name, alive in Mask.of(model).keep.items():
         assert int(kept.keep[name].sum()) == int(alive.sum())
@@ -285,7 +284,7 @@ def test_keeps_an_n_m_pattern() -> None:
     kept = Mask.of(method.apply(model, data, rng=seeded(0)))
     for alive in kept.keep.values():
         assert (alive.view(alive.shape[0], -1, 4).sum(-1) == 2).all()
-    gradual = replace(method, mode="rewind", growth=0.5)
+    gradual = replace(method, mode="rewind", scout_epochs=6, growth=0.5)
     with pytest.raises(InputError, match="N:M"):
         gradual.apply(model, data, rng=seeded(0))
 
@@ -350,11 +349,11 @@ def test_refuses() -> None:
         ({"rounds": 0}, "rounds must be"),
         ({"rewind": -0.1}, "rewind must be"),
         ({"mode": "paper", "rewind": 0.5}, "mode='rewind'"),
-        ({"init": "zero"}, "not read in mode='scout'"),
+        ({"init": "zero"}, "init is not read in mode='scout'; got 'zero'"),
         ({"stretch": 0.5}, "stretch must be"),
         ({"scout_epochs": 0}, "scout_epochs must be"),
-        ({"scout_epochs": 4, "scout_of": 3}, "scout_of must not"),
-        ({"recover_epochs": -1}, "recover_epochs must not"),
+        ({"scout_epochs": 4, "scout_of": 3}, "scout_of must be at least scout_epochs; got 3 of 4"),
+        ({"recover_epochs": -1}, "recover_epochs must be a whole number at least 0"),
     ):
         with pytest.raises(InputError, match=match):
             make(**bad)
@@ -370,3 +369,228 @@ def test_refuses() -> None:
 def assert_equal(a: Module, b: Module) -> None:
     for (name, p), q in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
         assert torch.equal(p, q), name
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A score that prefers the given positions, and a pruning of one shot around it."""
+
+    order: tuple[float, ...] = ()
+
+    def score(self, model: Module, data: Any) -> dict[str, torch.Tensor]:
+        return {"weight": torch.tensor(self.order).view(2, 2)}
+
+
+def calls_of(recipe: Still) -> tuple[Any, list[dict[str, Any]]]:
+    """The recipe, noting how it was asked to train."""
+    seen: list[dict[str, Any]] = []
+
+    class Noting(Still):
+        def train_(self, model: Module, data: Data, **how: Any) -> None:
+            seen.append({k: v for k, v in how.items() if k != "rng"} | {"examples": len(data)})
+            super().train_(model, data, **how)
+
+    return Noting(**vars(recipe)), seen
+
+
+def test_defaults_of_the_scout_are_the_recipes() -> None:
+    recipe, seen = calls_of(Still((1.0, 2.0, 5.0, -6.0), (0.0, 5.0, 0.0, 7.0), epochs=30, lr=0.7))
+    make = partial(Unprune, unlearn=Nothing(), recipe=recipe)
+    make().apply(line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0))
+    assert seen == [{"epochs": 6, "lr": 0.7, "of": 30, "examples": 6}]
+    seen.clear()
+    method = make(scout_epochs=2, scout_lr=0.3, scout_of=9, recover_epochs=4, recover_lr=0.05)
+    edited = method.apply(line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0))
+    hold = seen[1].pop("hold")
+    assert seen == [
+        {"epochs": 2, "lr": 0.3, "of": 9, "examples": 6},
+        {"epochs": 4, "lr": 0.05, "examples": 6},
+    ]
+    assert hold.keep["weight"].flatten().tolist() == [False, True, True, False]
+    assert edited.weight.flatten().tolist() == [0, 12, 5, 7]  # this recipe moves what it is told to hold
+
+
+def test_default_shares_of_the_modes() -> None:
+    # rewind: survivors at theta0 + (theta - theta0) / 4 = (1.75, -3.75), revived 2 and 5; stretched by 1.25 they
+    # count as 1 + 0.9375 and -6 + 2.8125 = -3.1875: 5 and -3.1875 are kept, at 5 and -3.75
+    model, theta0 = line(4.0, 0.0, 0.0, 3.0), (1.0, 2.0, 5.0, -6.0)
+    rewound = Unprune(unlearn=Nothing(), recipe=Still(theta0), mode="rewind").apply(
+        model, request(), rng=seeded(0)
+    )
+    assert rewound.weight.flatten().tolist() == [0, 0, 5, -3.75]
+    # scout at (2.8, 2.7, 2.6, -5): stretched to (3.25, 2.875, 2, -4.75): keeps 0 and 3, both alive, at 4 and 3;
+    # a scout that is not stretched, or twice as much, keeps others
+    recipe = Still(theta0, (1.8, 0.7, -2.4, 1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the mask is as good as kept
+        scouted = Unprune(unlearn=Nothing(), recipe=recipe).apply(model, request(), rng=seeded(0))
+    assert scouted.weight.flatten().tolist() == [4, 0, 0, 3]
+    # paper, scored as they are: 4, 2, 3.9, 3 keep 0 and 2; stretched they would be 4.75, 2, 3.9, 5.25: 0 and 3
+    paper = Unprune(unlearn=Nothing(), recipe=Still((1.0, 2.0, 3.9, -6.0)), mode="paper")
+    got = paper.apply(model, request(), rng=seeded(0)).weight.flatten().tolist()
+    assert got == pytest.approx([4, 0, 3.9, 0])
+
+
+def test_stretch_decides_which_the_scout_keeps() -> None:
+    # theta0 (1, 2, 5, -6), scout at (2.8, 2.9, 3, -6): as they are 3 and -6 are largest; 1.25 times as far
+    # (3.25, 3.125, 2.5, -6): the first and the last; 2 times: (4.6, 3.8, 1, -6)
+    recipe = Still((1.0, 2.0, 5.0, -6.0), (1.8, 0.9, -2.0, 0.0))
+    make = partial(Unprune, unlearn=Nothing(), recipe=recipe)
+    model = line(0.0, 4.0, 3.0, 0.0)
+    for stretch, kept in ((1.0, [2, 3]), (None, [0, 3]), (2.0, [0, 3])):
+        edited = make(stretch=stretch).apply(model, request(), rng=seeded(0))
+        assert edited.weight.flatten().nonzero().flatten().tolist() == kept
+
+
+def test_revived_values_by_hand() -> None:
+    # what the unlearner sees of the dead positions 1 and 2 in each init; survivors stay
+    seen: list[list[float]] = []
+
+    class Watch:
+        def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
+            seen.append(model.weight.flatten().tolist())
+            return model
+
+    model = line(4.0, 0.0, 0.0, 3.0)
+    make = partial(Unprune, unlearn=Watch(), recipe=Still((1.0, 2.0, 0.0, -6.0)), mode="paper")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for init in ("original", "zero", "random"):
+            make(init=init).apply(model, request(), rng=seeded(3))
+    tiny = torch.finfo(torch.float32).tiny
+    assert seen[0] == [4, 2, tiny, 3]
+    assert seen[1] == [4, tiny, tiny, 3]
+    rng = seeded(3)
+    torch.randint(2**62, (), generator=rng)  # the seed of the scores
+    drawn = (1e-3 * torch.randn(2, 2, generator=rng)).flatten().tolist()
+    assert seen[2] == [4, drawn[1], drawn[2], 3]
+
+
+def test_growth_takes_the_largest_initial_values_first() -> None:
+    # of the dead (1, -5, 2) at theta0 the largest in size come first: -5, then 2, then 1
+    seen: list[list[int]] = []
+
+    class Watch:
+        def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
+            seen.append(model.weight.flatten().nonzero().flatten().tolist())
+            return model
+
+    method = Unprune(
+        unlearn=Watch(), recipe=Still((1.0, -5.0, 2.0, 9.0)), mode="paper", growth=1 / 3, rounds=4
+    )
+    method.apply(line(0.0, 0.0, 0.0, 3.0), request(), rng=seeded(0))
+    assert seen == [[1, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_the_recipes_own_score_and_budget_choose() -> None:
+    # a one-shot pruning by another score keeps what that prefers: positions 0 and 1
+    prune = Prune(score=Ranked((9.0, 8.0, 1.0, 2.0)), budget=Uniform(0.5))
+    recipe = Still((1.0, 2.0, 5.0, -6.0), prune=prune)
+    method = Unprune(unlearn=Nothing(), recipe=recipe)
+    assert method.apply(line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0)).weight.flatten().tolist() == [
+        4,
+        2,
+        0,
+        0,
+    ]
+    # a pruning that is not of one shot tells no score: magnitude, layer by layer
+    gradual = replace(method, recipe=replace(recipe, prune=GMP(budget=Global(0.5))))
+    found = gradual.apply(line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0))
+    assert found.weight.flatten().nonzero().flatten().tolist() == [2, 3]
+
+
+def two_lines(first: tuple[float, ...], second: tuple[float, ...]) -> Module:
+    return nn.Sequential(line(*first), line(*second))
+
+
+@dataclass(frozen=True)
+class Pair(Still):
+    """A recipe of two layers, whose training changes nothing."""
+
+    second: tuple[float, ...] = ()
+
+    def initial(self, rng: Generator) -> Module:
+        return two_lines(self.weights, self.second)
+
+    def train_(self, model: Module, data: Data, **how: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("budget", "scope", "counts"),
+    [(None, None, [2, 2]), (Global(0.5), None, [1, 3]), (Uniform(0.5), None, [2, 2]),
+     (None, "global", [1, 3]), (Global(0.5), "layer", [2, 2])],
+)  # fmt: skip
+def test_scope_is_the_budgets_unless_said(budget: Any, scope: Any, counts: list[int]) -> None:
+    # theta0's sizes: 9 2 1 1 in the first layer, 8 7 6 1 in the second; each layer of the model has two alive
+    recipe = Pair((9.0, 2.0, 1.0, 1.5), second=(8.0, 7.0, 6.0, 1.0), prune=budget and Prune(budget=budget))
+    method = Unprune(unlearn=Nothing(), recipe=recipe, scope=scope)
+    model = two_lines((0.0, 4.0, 0.0, 3.0), (0.0, 4.0, 0.0, 3.0))
+    edited = method.apply(model, request(), rng=seeded(0))
+    assert [int((p != 0).sum()) for p in edited.parameters()] == counts
+
+
+def test_scope_is_refused_where_every_group_keeps_n() -> None:
+    recipe = tiny(prune=Prune(pattern=NM(2, 4)))
+    method = Unprune(unlearn=Continue(recipe=recipe), recipe=recipe, scope="layer")
+    with pytest.raises(InputError, match="scope is not read for an N:M mask"):
+        method.apply(sparse(recipe), world.request(), rng=seeded(0))
+
+
+def test_unit_overrules_the_recipes_pattern() -> None:
+    # whole rows are dead, so the mask is by filters; by its largest row: the first of theta0
+    recipe = Still((1.0, 9.0, 5.0, 6.0), prune=Prune(budget=Uniform(0.5)))
+    method = Unprune(unlearn=Nothing(), recipe=recipe, unit="filter")
+    edited = method.apply(line(0.0, 0.0, 4.0, 3.0), request(), rng=seeded(0))
+    assert edited.weight.flatten().tolist() == [1, 9, 0, 0]
+    by_weight = replace(method, unit=None).apply(line(0.0, 0.0, 4.0, 3.0), request(), rng=seeded(0))
+    assert by_weight.weight.flatten().tolist() == [0, 9, 0, 3]
+
+
+def test_unrelated_initial_weights_are_told_by_three_standard_errors() -> None:
+    rng = seeded(0)
+    first = torch.randn(20, 10, generator=rng)
+    noise = torch.randn(20, 10, generator=rng)
+
+    def linear(weights: torch.Tensor) -> Module:
+        layer = nn.Linear(10, 20, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(weights)
+        return layer
+
+    @dataclass(frozen=True)
+    class From(Still):
+        def initial(self, rng: Generator) -> Module:
+            return linear(first)
+
+    half = (
+        torch.arange(200).view(20, 10) % 2 == 0
+    )  # 100 survivors: three standard errors are a correlation of 0.3
+    for mix, warned in ((0.0, True), (1.0, False)):
+        model = linear((mix * first + noise) * half)
+        alike = float(torch.corrcoef(torch.stack([model.weight[half].detach(), first[half]]))[0, 1])
+        assert (alike > 0.3) != warned
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            initial_like("Z", From(()), model)
+        assert [("no trace of the initial weights" in str(w.message)) for w in caught] == [True] * warned
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            few = half & (torch.arange(200).view(20, 10) < 198)
+            initial_like("Z", From(()), linear((mix * first + noise) * few))  # 99: too few to tell
+        assert caught == []
+
+
+def test_initial_weights_leave_what_is_frozen() -> None:
+    model = line(4.0, 0.0, 0.0, 3.0)
+    model.weight.requires_grad_(False)
+    start = initial_like("Z", Still((1.0, 2.0, 5.0, -6.0)), model)
+    assert torch.equal(start.weight, model.weight)
+
+
+def test_a_revived_filter_brings_its_bias_back() -> None:
+    mask = Mask({"weight": torch.tensor([[True, False], [False, False]])})
+    model = nn.Linear(2, 2)
+    fresh = revived_positions(mask, model, model, request().retain)
+    assert fresh["weight"].tolist() == [[False, True], [True, True]]
+    assert fresh["bias"].tolist() == [False, True]
