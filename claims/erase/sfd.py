@@ -10,7 +10,7 @@ import torch
 from claims.erase._world import DATA, GUIDANCE, SEEDS, STEPS, mean, original, request, the_judge
 from claims.framework import Claim
 from unweave import seeded
-from unweave.audit.drawing.erasure import frechet
+from unweave.audit.drawing.figures import frechet
 from unweave.embedded.drawn_digits import prompt, real_images
 from unweave.erase import SFD, TextToImage, one_step
 

@@ -16,7 +16,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MODULES = {
-    "unweave.audit.erasure": ("unweave.audit.drawing.erasure",),
+    "unweave.audit.erasure": (
+        "unweave.audit.drawing.run",
+        "unweave.audit.drawing.drawn",
+        "unweave.audit.drawing.figures",
+    ),
     "unweave.audit.intervals": ("unweave.statistics",),
     "unweave.audit.report": ("unweave.report.audits",),
     "unweave.batches": ("unweave.fit.batches",),

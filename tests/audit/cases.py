@@ -7,7 +7,7 @@ import math
 import random
 from typing import Any
 
-from unweave.audit.result import Audit, Control, Outcome, Rates, Verdict
+from unweave.audit.result import Audit, Check, ClassifierOutcome, Control, Rates, Rows, Samples, Verdict
 from unweave.types import Measurement
 
 LEAVE_ONE_OUT = Rates(
@@ -22,6 +22,20 @@ CONTROLS = (
     Control(name="original model", expected="not forgotten", got="not forgotten", passed=True),
     Control(name="fresh retrained model", expected="forgotten", got="forgotten", passed=True),
 )
+CHECKS = (
+    Check(
+        name="relearn time", half="memory", power=True, passed=True, position=0.91, accepted=(0.5, math.inf)
+    ),
+    Check(
+        name="representation probe",
+        half="memory",
+        power=True,
+        passed=False,
+        position=0.2,
+        accepted=(0.5, math.inf),
+    ),
+    Check(name="mask overlap", half="memory", power=False, passed=None),
+)
 RUN: dict[str, Any] = {
     "model": "ResNet-20, 95 % pruned, trained on CIFAR-10 (subset)",
     "request": "500 of 16,000 training examples, ids from delete.txt",
@@ -34,19 +48,21 @@ RUN: dict[str, Any] = {
     "hashes": {"model.safetensors": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
     "stages": {"read": 0.8, "edit": 38.2, "oracles": 3296.4, "audit": 12.1},
 }
-REASON: dict[Outcome, str] = {
+REASON: dict[ClassifierOutcome, str] = {
     "forgotten": "Its position is 0.97, inside the range in which 95 % of retrained models lie (0.71 to 1.28).",
     "not forgotten": "Its position is 0.08, inside the range of models that hold the data (-0.22 to 0.25).",
     "over-forgotten": "Its position is 2.45, far beyond the range in which retrained models lie (0.71 to 1.28).",
     "collapsed": "Its held-out accuracy is 41.3 %, against 88.1 % (± 0.4) for retrained models.",
     "inconclusive": "No retrained model was given or made, so there is nothing to compare it with.",
 }
-POSITION: dict[Outcome, float | None] = {
+POSITION: dict[ClassifierOutcome, float | None] = {
     "forgotten": 0.97, "not forgotten": 0.08, "over-forgotten": 2.45, "collapsed": 1.9, "inconclusive": None,
 }  # fmt: skip
 
 
-def audit(outcome: Outcome = "forgotten", *, method: str = "unprune + salun", sparse: bool = False) -> Audit:
+def audit(
+    outcome: ClassifierOutcome = "forgotten", *, method: str = "unprune + salun", sparse: bool = False
+) -> Audit:
     """An audit with this outcome; `sparse` adds a mask layer by layer."""
     place, compared = POSITION[outcome], outcome != "inconclusive"
     draw = random.Random(outcome)
@@ -76,7 +92,14 @@ def audit(outcome: Outcome = "forgotten", *, method: str = "unprune + salun", sp
                 "edited": dense * draw.uniform(0.9, 1.1), "original": dense,
                 "iou_original": draw.uniform(0.6, 0.8), "iou_oracle": draw.uniform(0.3, 0.5),
             }  # fmt: skip
+    panels: list[Rows | Samples] = [
+        Samples(name="scores", unit="nats", samples=scores),
+        Rows(name="classes", unit="%", rows=per_class),
+    ]
+    if layers:
+        panels.append(Rows(name="layers", unit="share", rows=layers))
     return Audit(
+        kind="classifier",
         method=method,
         verdict=Verdict(
             outcome=outcome,
@@ -84,6 +107,7 @@ def audit(outcome: Outcome = "forgotten", *, method: str = "unprune + salun", sp
             position=place,
             accepted=(0.71, 1.28) if compared else None,
             rejected=(-0.22, 0.25) if compared else None,
+            checks=CHECKS if compared else (),
             caveats=()
             if compared
             else ("Without retrained models, forgetting cannot be told from a change of any kind.",),
@@ -91,9 +115,7 @@ def audit(outcome: Outcome = "forgotten", *, method: str = "unprune + salun", sp
         controls=CONTROLS if compared else (),
         rates=LEAVE_ONE_OUT if compared else None,
         measurements=_measurements(p, compared, drop),
-        scores=scores,
-        per_class=per_class,
-        layers=layers,
+        panels=tuple(panels),
     )
 
 
@@ -142,6 +164,7 @@ ODD = "<script>alert('x')</script> & \"q\" | `a` *b* [c](http://evil.example)"
 def hostile() -> Audit:
     """User text that would be markup, and figures that are not finite."""
     return Audit(
+        kind="classifier",
         method=ODD,
         verdict=Verdict(
             outcome="inconclusive",
@@ -149,7 +172,9 @@ def hostile() -> Audit:
             position=math.inf,
             accepted=(-math.inf, 1.5),
             rejected=(0.2, math.inf),
+            checks=(Check(name=ODD, half="answers", power=True, passed=True, position=math.nan),),
             caveats=(ODD,),
+            next_step=ODD,
         ),  # fmt: skip
         controls=(Control(name=ODD, expected="forgotten", got="inconclusive", passed=False),),
         rates=None,
@@ -165,9 +190,19 @@ def hostile() -> Audit:
                 note=ODD,
             ),
         ),
-        scores={"edited": [math.inf, -math.inf, math.nan, 1.0], "original": []},
-        per_class={ODD: {"edited": math.nan}, "x" * 200: {"edited": 50.0, "original": 50.0}},
-        layers={ODD: {"edited": 0.0, "original": 0.0}},
+        panels=(
+            Samples(
+                name="scores",
+                unit=ODD,
+                samples={"edited": [math.inf, -math.inf, math.nan, 1.0], "original": []},
+            ),
+            Rows(
+                name="classes",
+                unit=ODD,
+                rows={ODD: {"edited": math.nan}, "x" * 200: {"edited": 50.0, "original": 50.0}},
+            ),
+            Rows(name="layers", unit=ODD, rows={ODD: {"edited": 0.0, "original": 0.0}}),
+        ),
     )
 
 

@@ -11,12 +11,15 @@ from torch import Tensor
 
 pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
 
+from tests.audit import cases
 from tests.erase.pipelines import CONCEPTS, pipeline
 from unweave import seeded
-from unweave.audit.drawing.erasure import Drawn, audit_erasure, changed_share, draw, frechet, in_turn
+from unweave.audit.drawing.drawn import Drawn, changed_share, draw, in_turn
+from unweave.audit.drawing.figures import frechet
+from unweave.audit.drawing.run import audit_erasure
 from unweave.erase import SFD, UCE, Concepts
 from unweave.errors import InputError
-from unweave.report.erasures import erasure_from_json, erasure_json, render_erasure
+from unweave.report.audits import from_json, render_html, render_markdown, to_json
 from unweave.types import Measurement
 
 ASKED = Concepts(erase=("cat",), preserve=("dog", "church"))
@@ -49,7 +52,7 @@ def judged(
     edited: Drawn, original: Drawn | None = None, oracles: tuple[Drawn, ...] = (), judge: object = None
 ):
     return audit_erasure(
-        ASKED, edited, original or drawn(1.0), oracles, judge=judge or Eye(), changed=0.1, seconds=1.0, rng=seeded(0)
+        ASKED, edited, original or drawn(1.0), oracles, judge=judge or Eye(), changed=0.1, seconds=1.0
     )  # fmt: skip
 
 
@@ -65,8 +68,8 @@ def judged(
     ],
 )
 def test_verdicts(edited: Drawn, verdict: str) -> None:
-    assert judged(edited).verdict == verdict
-    assert judged(edited, oracles=(drawn(0.0), drawn(0.05))).verdict == verdict
+    assert judged(edited).verdict.outcome == verdict
+    assert judged(edited, oracles=(drawn(0.0), drawn(0.05))).verdict.outcome == verdict
 
 
 @pytest.mark.parametrize(
@@ -85,33 +88,33 @@ def test_what_an_attack_brings_back_was_hidden(low: float, never: float | None, 
     )
     found = audit_erasure(
         ASKED, drawn(0.0), drawn(1.0), (drawn(0.0),),
-        judge=Eye(), changed=0.1, seconds=1.0, attacks=(attack,), rng=seeded(0),
+        judge=Eye(), changed=0.1, seconds=1.0, attacks=(attack,),
     )  # fmt: skip
-    assert found.verdict == verdict
-    assert ("hidden, not gone" in found.reason) == (verdict == "not erased")
+    assert found.verdict.outcome == verdict
+    assert ("hidden, not gone" in found.verdict.reason) == (verdict == "not erased")
 
 
 def test_an_edit_is_measured_by_the_retrained() -> None:
     # where pipelines that never saw a cat draw something the judge calls one, so may the edited
     edited, oracle = drawn(0.25), drawn(0.25)
-    assert judged(edited).verdict == "not erased"
-    assert judged(edited, oracles=(oracle,)).verdict == "erased"
+    assert judged(edited).verdict.outcome == "not erased"
+    assert judged(edited, oracles=(oracle,)).verdict.outcome == "erased"
 
 
 def test_controls_can_fail() -> None:
     blind = judged(drawn(0.0), original=drawn(0.2))
-    assert blind.verdict == "inconclusive"
-    assert blind.controls[0][1] is False
+    assert blind.verdict.outcome == "inconclusive"
+    assert blind.controls[0].passed is False
     useless = judged(drawn(0.0), oracles=(drawn(0.95),))
-    assert useless.verdict == "inconclusive"
-    assert "retrained pipelines do not draw" in useless.reason
+    assert useless.verdict.outcome == "inconclusive"
+    assert "images of the retrained pipelines" in useless.verdict.reason
 
 
 def test_without_a_judge_nothing_is_concluded() -> None:
     images = Drawn(images=drawn(0.0).images)
-    found = audit_erasure(ASKED, images, images, judge=None, changed=0.1, seconds=1.0, rng=seeded(0))
-    assert found.verdict == "inconclusive"
-    assert "--judge" in found.reason
+    found = audit_erasure(ASKED, images, images, judge=None, changed=0.1, seconds=1.0)
+    assert found.verdict.outcome == "inconclusive"
+    assert found.verdict.next_step == "Give --judge."
     assert [m.name for m in found.measurements] == [
         "weights changed",
         "time of the edit",
@@ -180,18 +183,41 @@ def test_erases_one_after_the_other_from_what_is_left() -> None:
     assert changed_share(steps[1][1], steps[0][1]) > 0
 
 
-def test_the_page_and_the_json() -> None:
-    audits = [judged(drawn(0.1), oracles=(drawn(0.0),)), judged(drawn(1.0))]
-    text = erasure_json(audits, {"cat": {"cat": 0.0}})
-    assert erasure_from_json(text) == audits
-    page = render_erasure(
-        audits, {"before": drawn(1.0), "after": drawn(0.1)}, request="Erase <cat>", run={"seed": 0},
-        turns={"cat": {"cat": 0.0}},
+def images(*groups: tuple[str, Drawn]) -> dict[str, dict[str, Tensor]]:
+    return {name: dict(d.images) for name, d in groups}
+
+
+def test_the_page_the_json_and_the_markdown() -> None:
+    first = audit_erasure(
+        ASKED, drawn(0.1), drawn(1.0), (drawn(0.0),), judge=Eye(), changed=0.1, seconds=1.0, turns={"cat": {"cat": 7.0}},
     )  # fmt: skip
+    audits = (first, judged(drawn(1.0)))
+    assert from_json(to_json(audits)) == audits
+    assert [a.passed for a in audits] == [first.verdict.outcome == "erased", False]
+    assert first.rows("concepts")["cat"] == {"original": 100.0, "edited": 10.0, "oracle": 0.0}
+    run = {"request": "Erase <cat>", "seed": 0}
+    page = render_html(audits, run, drawn=images(("before", drawn(1.0)), ("after", drawn(0.1))))
     assert page.count("data:image/png;base64,") == 6
     assert "Erase &lt;cat&gt;" in page
-    assert "One after the other" in page
+    for wanted in (
+        "What it draws",
+        "Concept by concept",
+        "One after the other",
+        "Erasure audit",
+        "after cat",
+    ):
+        assert wanted in page
+    assert f'<section class="verdict {first.verdict.outcome.replace(" ", "-")}"' in page
     assert "http" not in page.replace("http-equiv", "")
+    text = render_markdown(audits, run)
+    assert text.startswith(f"# {first.word.symbol} {first.verdict.outcome.capitalize()}\n")
+    assert "| erased concepts drawn | 10.0 %" in text
+
+
+def test_a_report_is_about_one_kind_of_model() -> None:
+    for render in (render_html, render_markdown):
+        with pytest.raises(InputError, match="one kind of model; got audits of classifier and drawing"):
+            render([judged(drawn(0.0)), cases.audit()], {})
 
 
 def test_a_generator_of_one_step_draws_in_one() -> None:

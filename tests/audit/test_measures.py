@@ -10,19 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from unweave.audit.classifier.klom import klom, klom_of
+from unweave.audit.classifier.lira import lira, taken_for_members
 from unweave.audit.classifier.membership import (
     auc,
     best_threshold,
     confidence_attack,
-    hit_rate_at,
     svc_attack,
     threshold_attack,
 )  # fmt: skip
 from unweave.audit.classifier.probe import class_mean_probe, linear_probe
 from unweave.audit.classifier.relearn import mean_loss_of, relearn_steps
 from unweave.audit.classifier.scores import Answers, Parts, confidence, confidence_of
-from unweave.audit.classifier.ulira import lira, ulira, ulira_of
 from unweave.audit.classifier.utility import against_each_other, average_gap, tug_of_war
 from unweave.audit.cost import cost
 from unweave.audit.rates import published
@@ -129,12 +127,11 @@ def test_best_threshold_is_the_best_of_all() -> None:
         assert balanced(best_threshold(a, b)) == pytest.approx(best)
 
 
-def test_auc_and_hit_rate_count_pairs() -> None:
+def test_auc_counts_pairs() -> None:
     draw = np.random.default_rng(0)
     a, b = draw.normal(1, 1, 20).round(1), draw.normal(0, 1, 30).round(1)
     pairs = [1.0 if x > y else 0.5 if x == y else 0.0 for x, y in product(a, b)]
     assert auc(a, b) == pytest.approx(np.mean(pairs))
-    assert hit_rate_at(np.array([5.0, 3.0, 1.0]), np.arange(4.0), 0.25) == pytest.approx(2 / 3)
 
 
 ATTACKS = [
@@ -149,7 +146,7 @@ def test_attacks_find_members_whatever_the_ratio_and_say_when_they_cannot(attack
     for n, m in ((2000, 500), (500, 2000)):
         found = attack(draw.normal(2, 1, n), draw.normal(0, 1, m), draw.normal(2, 1, 400), rng=seeded(0))
         assert found.member > 0.75
-        assert found.accuracy == pytest.approx(0.84, abs=0.03)  # Phi(1)
+        assert found.balanced_accuracy == pytest.approx(0.84, abs=0.03)  # Phi(1)
         blind = attack(draw.normal(0, 1, n), draw.normal(0, 1, m), draw.normal(0, 1, 400), rng=seeded(0))
         assert blind.powerless
         assert not found.powerless
@@ -175,7 +172,7 @@ def test_attacks_refuse_too_little() -> None:
         threshold_attack(np.zeros(3), np.zeros(9), np.zeros(1), rng=seeded(0))
 
 
-# LiRA, U-LiRA, KLOM
+# LiRA
 
 
 def test_lira_by_hand() -> None:
@@ -198,31 +195,11 @@ def test_lira_beats_a_global_threshold_where_examples_differ() -> None:
     assert per_example - auc(phi[0][truth], phi[0][~truth]) > 0.08
 
 
-def test_ulira_is_a_coin_toss_for_retrained_models_and_not_for_others() -> None:
-    draw = np.random.default_rng(0)
-    hard = draw.normal(0, 3, 400)
-    group = lambda shift: hard + shift + draw.normal(0, 1, (10, 400))  # noqa: E731
-    assert ulira_of(group(0), group(0))[0] == pytest.approx(0.5, abs=0.05)
-    assert ulira_of(group(2), group(0))[0] == pytest.approx(0.84, abs=0.03)
-
-
-def test_klom_by_hand_and_its_floor() -> None:
-    # the two bins of {0, 1}: unlearned (1/2, 1/2), oracles (3/4, 1/4)
-    u, o = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([[0.0], [0.0], [0.0], [1.0]])
-    expected = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
-    assert klom_of(u, o, bins=2) == pytest.approx([expected])
-    assert klom_of(o, o, bins=2) == pytest.approx([0.0])
-    # a bin the oracles never fill counts as 1e-5
-    assert klom_of(np.ones((4, 1)), np.zeros((4, 1)), bins=2) == pytest.approx([np.log(1e5)])
-
-
-def test_groups_of_models_are_refused_when_too_small() -> None:
-    data = of_logits(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
-    request = Request.of(data, data, [0])
-    with pytest.raises(InputError, match="at least 3 unlearned models and 3 oracles; got 1 and 2"):
-        ulira([Logits()], [Logits()] * 2, request)
-    with pytest.raises(InputError, match="4 oracles; got 2 and 3"):
-        klom([Logits()] * 2, [Logits()] * 3, data, rng=seeded(0))
+def test_lira_takes_for_members_what_holders_answer_likelier() -> None:
+    # three examples; holders lie at 4, oracles at 0, with equal spread: the ratio turns at 2
+    holders, oracles = np.array([[3.0] * 3, [5.0] * 3]), np.array([[-1.0] * 3, [1.0] * 3])
+    assert taken_for_members(np.array([2.1, 1.9, 9.0]), holders, oracles) == pytest.approx(2 / 3)
+    assert taken_for_members(np.array([2.0, 0.0, 0.0]), holders, oracles) == 0.0
 
 
 # figures

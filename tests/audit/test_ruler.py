@@ -108,7 +108,9 @@ def test_lost_utility_is_collapse_unless_models_that_hold_the_data_are_as_low() 
     oracle = sample(4, member=0, seed=13)
     worse = Sample(oracle.forget, oracle.place, oracle.utility - [0.0, 6.0], oracle.floor)
     assert outcomes(worse) == ["collapsed"] * 4
-    low_held = Sample(RULER.held.forget, RULER.held.place, RULER.held.utility - [0.0, 6.0], RULER.held.floor)
+    low_held = Sample(
+        RULER.holders.forget, RULER.holders.place, RULER.holders.utility - [0.0, 6.0], RULER.holders.floor
+    )
     assert "collapsed" not in outcomes(worse, Ruler(low_held, RULER.oracles))
 
 
@@ -131,7 +133,7 @@ def test_nothing_to_see_is_inconclusive() -> None:
 def test_too_few_oracles_accept_nothing_and_say_so(oracles: int) -> None:
     some = sample(2, member=0, seed=2)
     few = Ruler(
-        RULER.held, Sample(some.forget[:oracles], some.place[:oracles], some.utility[:oracles], some.floor)
+        RULER.holders, Sample(some.forget[:oracles], some.place[:oracles], some.utility[:oracles], some.floor)
     )
     for i in range(5):
         verdict = decide(few, sample(5, member=0, seed=15).only(i)).verdict
@@ -140,14 +142,16 @@ def test_too_few_oracles_accept_nothing_and_say_so(oracles: int) -> None:
 
 
 def test_one_oracle_is_enough_to_see_that_the_data_are_there() -> None:
-    ruler = Ruler(RULER.held, sample(1, member=0, seed=2))
+    ruler = Ruler(RULER.holders, sample(1, member=0, seed=2))
     assert outcomes(sample(10, member=1, seed=16), ruler).count("not forgotten") >= 8
 
 
 def test_a_failing_control_stops_the_verdict() -> None:
     # the "original" has in truth forgotten: it must be called not forgotten, and cannot be
     odd = sample(1, member=0, seed=17)
-    held = [np.concatenate([getattr(odd, f), getattr(RULER.held, f)]) for f in ("forget", "place", "utility")]
+    held = [
+        np.concatenate([getattr(odd, f), getattr(RULER.holders, f)]) for f in ("forget", "place", "utility")
+    ]
     decision = decide(Ruler(Sample(*held, odd.floor), RULER.oracles), sample(1, member=0, seed=18))
     assert decision.verdict.outcome == "inconclusive"
     assert "original model" in decision.verdict.reason
@@ -188,10 +192,10 @@ def test_a_class_never_named_but_still_scored_is_not_forgotten() -> None:
     oracles = Sample(
         RULER.oracles.forget, RULER.oracles.place, RULER.oracles.utility, RULER.oracles.floor, noisy
     )
-    ruler = Ruler(with_trace(RULER.held, 0.97), oracles)
+    ruler = Ruler(with_trace(RULER.holders, 0.97), oracles)
     edited = sample(5, member=0, seed=22)
     assert set(outcomes(with_trace(edited, 0.95), ruler)) == {"not forgotten"}
-    assert ruler.judge(with_trace(edited.only(0), 0.97)).position == pytest.approx(0.0)
+    assert ruler.find(with_trace(edited.only(0), 0.97)).position == pytest.approx(0.0)
     assert set(outcomes(with_trace(edited, 0.70), ruler)) == {"forgotten"}
     assert set(outcomes(with_trace(edited, 0.50), ruler)) == {"forgotten"}
 

@@ -36,7 +36,7 @@ def test_writes_a_pipeline_an_audit_and_a_page(here: Path, capsys: pytest.Captur
     )  # fmt: skip
     assert main(command) == 3  # the judge calls everything a cat
     told = json.loads(capsys.readouterr().out)
-    assert told["audits"][0]["verdict"] == "not erased"
+    assert told["audits"][0]["verdict"]["outcome"] == "not erased"
     assert {f.name for f in (here / "run").iterdir()} == {
         "model",
         "audit.json",
@@ -181,7 +181,8 @@ def test_one_after_the_other_with_methods_that_train(here: Path, capsys: pytest.
     )  # fmt: skip
     assert main(command) == 3
     told = json.loads(capsys.readouterr().out)
-    assert told["in turn"] == {"cat": {"cat": 100.0, "bird": 0.0}, "bird": {"cat": 100.0, "bird": 0.0}}
+    turns = {p["name"]: p["rows"] for p in told["audits"][0]["panels"]}["turns"]
+    assert turns == {"cat": {"cat": 100.0, "bird": 0.0}, "bird": {"cat": 100.0, "bird": 0.0}}
     memory = {m["name"]: m for m in told["audits"][0]["measurements"]}["peak memory of the edit"]
     assert memory["unit"] == "MiB"
     assert [a["method"] for a in told["audits"]] == ["esd", "concept-ablation"]

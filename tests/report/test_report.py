@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 
 from tests.audit import browser as web
 from tests.audit import cases
+from unweave.audit.result import OUTCOMES as KINDS
+from unweave.audit.result import Rows, Samples
 from unweave.errors import InputError
-from unweave.report import pictures, words
+from unweave.report import marks, pictures, words
 from unweave.report.audits import from_json, render_html, render_markdown, to_json
 
-OUTCOMES = tuple(words.MEANING)
+WORDS = KINDS["classifier"]
+OUTCOMES = tuple(WORDS)
 
 
 class Page(HTMLParser):
@@ -66,7 +69,7 @@ def test_json_is_strict_where_figures_are_not_finite() -> None:
     assert read.verdict.accepted == (-math.inf, 1.5)
     assert read.verdict.rejected == (0.2, math.inf)
     assert read.measurements[0].direction == cases.ODD
-    assert math.isnan(read.scores["edited"][0])
+    assert math.isnan(read.samples("scores")["edited"][0])
 
 
 def test_json_names_each_measurement_in_full() -> None:
@@ -92,7 +95,7 @@ def test_json_names_each_measurement_in_full() -> None:
     ("change", "message"),
     [
         (lambda r: r.update(format="other"), "must be 'unweave audit'"),
-        (lambda r: r.update(version=2), "version 2"),
+        (lambda r: r.update(version=3), "version 3"),
         (lambda r: r["audits"][0].pop("verdict"), "incomplete or damaged"),
         (lambda r: r["audits"][0]["verdict"].update(outcome="fine"), "unknown outcome"),
         (lambda r: r["audits"][0]["verdict"].update(accepted=[1.0]), "incomplete or damaged"),
@@ -116,10 +119,17 @@ def test_text_that_is_no_audit_is_refused(text: str) -> None:
         from_json(text)
 
 
+def small():
+    """An audit with little of everything, so that a value drawn at random is soon one of each kind."""
+    found = cases.audit(sparse=True)
+    scores = Samples(name="scores", unit="nats", samples={"edited": [1.0]})
+    return dataclasses.replace(found, panels=(scores, *found.panels[1:]))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_json_with_one_value_replaced_is_read_or_refused(data) -> None:
-    record = json.loads(to_json([dataclasses.replace(cases.audit(sparse=True), scores={"edited": [1.0]})]))
+    record = json.loads(to_json([small()]))
     node, key = record, "audits"
     while data.draw(st.booleans()) and isinstance(node[key], dict | list) and node[key]:
         node = node[key]
@@ -153,7 +163,7 @@ def test_verdict_comes_first_with_word_shape_and_meaning(outcome) -> None:
     page = render_html([audit], cases.RUN, [cases.PUBLISHED])
     text = Page(page).text
     assert Page(page).stack == ["html"] or Page(page).stack == []
-    found = [text.index(p) for p in (words.SYMBOL[outcome], words.MEANING[outcome], audit.verdict.reason)]
+    found = [text.index(p) for p in (WORDS[outcome].symbol, WORDS[outcome].meaning, audit.verdict.reason)]
     assert found == sorted(found)
     assert max(found) < text.index("Can this verdict be trusted?") < text.index("Caveats and limits")
     if "The evidence in pictures" in text:
@@ -164,13 +174,13 @@ def test_verdict_comes_first_with_word_shape_and_meaning(outcome) -> None:
         )
     assert f'<section class="verdict {outcome.replace(" ", "-")}"' in page
     markdown = render_markdown([audit], cases.RUN, [cases.PUBLISHED])
-    assert markdown.startswith(f"# {words.SYMBOL[outcome]} {outcome.capitalize()}\n")
+    assert markdown.startswith(f"# {WORDS[outcome].symbol} {outcome.capitalize()}\n")
 
 
 def test_every_outcome_has_its_own_word_shape_and_colour() -> None:
     page = render_html([cases.audit()], cases.RUN, [])
     colours = {o: re.search(rf"--{o.replace(' ', '-')}: (#\w+)", page)[1] for o in OUTCOMES}
-    assert len(set(colours.values())) == len(set(words.SYMBOL.values())) == len(OUTCOMES)
+    assert len(set(colours.values())) == len({w.symbol for w in WORDS.values()}) == len(OUTCOMES)
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
@@ -268,7 +278,7 @@ def test_further_methods_are_compared_on_one_line() -> None:
 
 
 def test_a_mark_lies_where_its_value_is() -> None:
-    scale = pictures.Scale(0.0, 4.0)
+    scale = marks.Scale(0.0, 4.0)
     assert [scale.at(v) for v in (0, 1, 4, 9, -math.inf)] == [2, 26, 98, 98, 2]
     assert scale.ticks(4) == [0, 1, 2, 3, 4]
     drawn = pictures.dumbbells(
@@ -291,7 +301,11 @@ def test_histogram_bars_count_the_examples() -> None:
 
 def test_many_rows_are_cut_to_those_that_differ_most_and_the_table_keeps_all() -> None:
     many = {f"class {k}": {"edited": 50.0 + (20 if k == 77 else 0), "oracle": 50.0} for k in range(100)}
-    page = render_html([dataclasses.replace(cases.audit(), per_class=many)], cases.RUN, [])
+    page = render_html(
+        [dataclasses.replace(cases.audit(), panels=(Rows(name="classes", unit="%", rows=many),))],
+        cases.RUN,
+        [],
+    )
     assert "the 24 of 100 rows that differ most" in page
     assert "class 77: retrained models 50.0, edited model 70.0" in page
     assert '<th scope="row">class 63</th>' in page

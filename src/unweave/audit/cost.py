@@ -38,7 +38,7 @@ def cost(seconds: Mapping[str, float] | None) -> tuple[Measurement, ...]:
             direction="lower is better",
             n=1,
             oracle_mean=retrain,
-            note="the retrained column is one retraining",
+            note="the retrained column is one retraining" if retrain is not None else "",
         )
     ]
     if retrain:
@@ -53,6 +53,18 @@ def cost(seconds: Mapping[str, float] | None) -> tuple[Measurement, ...]:
             )
         )
     return tuple(found)
+
+
+def memory_cost(peak: int | None) -> Measurement:
+    """Measurement of the memory that an edit needed beyond the model itself, in bytes; None where it is not known."""
+    return Measurement(
+        name="peak memory of the edit",
+        value=None if peak is None else peak / 2**20,
+        unit="MiB",
+        direction="lower is better",
+        n=1,
+        note="beyond the model itself" if peak is not None else "read on Linux and on GPUs only",
+    )
 
 
 @dataclass

@@ -1,13 +1,67 @@
-"""What an audit returns: plain frozen records, ready for JSON and for the report's pictures."""
+"""What an audit finds, whatever kind of model it looked at: plain frozen records, ready for JSON and for the report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..errors import InputError
+from ..shown import place
 from ..types import Measurement
+from .notebook import fragment
 
-Outcome = Literal["forgotten", "not forgotten", "over-forgotten", "collapsed", "inconclusive"]
+Kind = Literal["classifier", "drawing"]
+"""Kinds of model, one auditor each: classifiers, and pipelines that draw what a text asks for."""
+ClassifierOutcome = Literal["forgotten", "not forgotten", "over-forgotten", "collapsed", "inconclusive"]
+DrawingOutcome = Literal["erased", "not erased", "damaged", "inconclusive"]
+Outcome = Literal[ClassifierOutcome, DrawingOutcome]
+
+
+@dataclass(frozen=True)
+class Word:
+    """An outcome for somebody who has read nothing else.
+
+    Attributes:
+        meaning: one sentence.
+        symbol: a shape, so that outcomes can be told apart without colour.
+    """
+
+    meaning: str
+    symbol: str
+
+
+OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
+    "classifier": {
+        "forgotten": Word(
+            "On the deleted examples, this model answers like models that never saw them.", "✓"
+        ),
+        "not forgotten": Word(
+            "On the deleted examples, this model still answers like models trained on them.", "✕"
+        ),
+        "over-forgotten": Word(
+            "This model answers the deleted examples worse than models that never saw them. "
+            "That is a trace too: it can show which examples were deleted.",
+            "▲",
+        ),
+        "collapsed": Word(
+            "This model lost abilities it should have kept, so nothing can be said for its forgetting.", "■"
+        ),
+        "inconclusive": Word(
+            "The evidence does not decide whether this model has forgotten the deleted examples.", "?"
+        ),
+    },
+    "drawing": {
+        "erased": Word(
+            "Asked for an erased concept, this pipeline draws it no more often than one that never saw it.",
+            "✓",
+        ),
+        "not erased": Word("Asked for an erased concept, this pipeline still draws it.", "✕"),
+        "damaged": Word("This pipeline lost concepts that it should have kept.", "■"),
+        "inconclusive": Word("The evidence does not decide whether the concepts are gone.", "?"),
+    },
+}
+"""Kind of model -> its outcomes."""
+_SAID = {True: "✓", False: "✕", None: "?"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +90,65 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The relative verdict: nearer to models that hold the data, or to models retrained without it?
+class Check:
+    """One test that the verdict rests on beside the position of the answers.
 
     Attributes:
-        outcome: one of five words.
+        name: of the measurement that it reads.
+        half: "answers", or "memory" for what lies under them.
+        power: whether these reference models could have shown a difference. A test without power neither
+            flags a model nor clears it.
+        passed: whether the model came out like one that never saw the data; None without power.
+        position: 0 where models that hold the data lie, 1 where retrained ones do; None where the figure has no
+            such scale.
+        accepted: interval of `position` that passes.
+    """
+
+    name: str
+    half: Literal["answers", "memory"]
+    power: bool
+    passed: bool | None
+    position: float | None = None
+    accepted: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.power == (self.passed is None):
+            raise InputError(
+                f"{self.name}: a test passes or fails if it has power, and does neither if it has none; got "
+                f"power={self.power}, passed={self.passed}."
+            )
+
+    @property
+    def symbol(self) -> str:
+        """✓ passed, ✕ failed, ? without power."""
+        return _SAID[self.passed]
+
+    @property
+    def sentence(self) -> str:
+        """What came out, in words."""
+        like = {
+            True: "like a retrained model",
+            False: "like a model that holds the data",
+            None: "cannot tell here",
+        }
+        at = "" if self.position is None or not self.power else f" (position {place(self.position)})"
+        return f"{self.name}: {like[self.passed]}{at}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer: like models that hold the data, or like models that never saw it?
+
+    Attributes:
+        outcome: a word of `OUTCOMES` for the kind of model.
         reason: one or two sentences for a lay reader, with the figures that decided.
-        position: 0 = where models trained with the data lie on average, 1 = where retrained ones lie; None without
-            oracles.
+        position: of the answers. 0 = where models trained with the data lie on average, 1 = where retrained ones
+            lie; None where it was not measured.
         accepted: interval of `position` in which a fresh retrained model would lie (95 %).
         rejected: the same for a model that still holds the data.
+        checks: the other tests.
         caveats: what cannot be concluded, one sentence each.
+        next_step: what would decide, where this does not.
     """
 
     outcome: Outcome
@@ -54,47 +156,137 @@ class Verdict:
     position: float | None = None
     accepted: tuple[float, float] | None = None
     rejected: tuple[float, float] | None = None
+    checks: tuple[Check, ...] = ()
     caveats: tuple[str, ...] = ()
+    next_step: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason, and the next step where there is one."""
+        return f"{self.reason} {self.next_step}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A model whose answer is known, put through the same verdict.
+    """A case whose answer is known, looked at before the edited model is.
 
     Attributes:
-        name: "original model", "fresh retrained model", ...
-        expected: outcome it must get.
-        got: outcome it got.
-        passed: whether they agree.
+        name: "original model", "8 retrained models, each judged by the others", ...
+        expected: what must come out: an outcome, or in words ("anything but forgotten", "at least 50 %").
+        got: what came out.
+        passed: whether they agree. Where a control fails, the verdict is inconclusive.
     """
 
     name: str
-    expected: Outcome
-    got: Outcome
+    expected: str
+    got: str
     passed: bool
+
+    @property
+    def symbol(self) -> str:
+        """✓ passed, ✕ failed."""
+        return _SAID[self.passed]
+
+    @property
+    def sentence(self) -> str:
+        """What came out, and what had to."""
+        called = "called " if any(self.got in outcomes for outcomes in OUTCOMES.values()) else ""
+        due = "as it must be" if self.passed else f"but must be {called}{self.expected}"
+        return f"{self.name}: {called}{self.got}, {due}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Figures that a picture shows: one value a label and series.
+
+    Attributes:
+        name: "classes" (accuracy on held-out examples of each), "layers" (densities "edited" and "original",
+            overlaps "iou_original" and "iou_oracle", as shares), "concepts" (images that show the one asked for)
+            or "turns" (the same after each erasure).
+        unit: of every value.
+        rows: label -> series ("edited", "original", "oracle", ...) -> value.
+    """
+
+    name: Literal["classes", "layers", "concepts", "turns"]
+    unit: str
+    rows: dict[str, dict[str, float]] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Figures that a picture shows: one value an example and series.
+
+    Attributes:
+        name: "scores": how sure a model is of the right answer.
+        unit: of every value.
+        samples: series ("edited", "original", "oracle", "holders") -> a value an example, in one order.
+    """
+
+    name: Literal["scores"]
+    unit: str
+    samples: dict[str, list[float]] = field(repr=False)
+
+
+Panel = Rows | Samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Everything the audit of one edited model found.
+    """Everything the audit of one edited model found. Shows itself in a notebook.
 
     Attributes:
+        kind: of model.
         method: what was audited, in words ("unprune + salun").
         verdict: the answer.
         controls: run before the answer is given.
-        rates: leave-one-out error rates of this run's verdict; None without enough oracles.
+        rates: leave-one-out error rates of this run's verdict; None where they are not known.
         measurements: every figure; names are unique.
-        scores: per-example scores of the forget set (logit-scaled confidence), by "edited", "original", "oracle"
-            (mean over oracles), "held" (mean over models that hold the data); one float an example.
-        per_class: class -> accuracy in % on held-out examples, by "edited", "original", "oracle".
-        layers: for sparse models, parameter -> density of "edited", "original", and "iou_original", "iou_oracle".
+        panels: what the pictures of this kind of model show; names are unique.
+
+    Raises:
+        InputError: if the outcome is none of this kind of model.
     """
 
+    kind: Kind
     method: str
     verdict: Verdict
-    controls: tuple[Control, ...]
-    rates: Rates | None
-    measurements: tuple[Measurement, ...]
-    scores: dict[str, list[float]] = field(repr=False, default_factory=dict)
-    per_class: dict[str, dict[str, float]] = field(repr=False, default_factory=dict)
-    layers: dict[str, dict[str, float]] = field(repr=False, default_factory=dict)
+    controls: tuple[Control, ...] = ()
+    rates: Rates | None = None
+    measurements: tuple[Measurement, ...] = ()
+    panels: tuple[Panel, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = OUTCOMES.get(self.kind, {})
+        if self.verdict.outcome not in known:
+            raise InputError(
+                f"unknown outcome {self.verdict.outcome!r}: a {self.kind} audit has {', '.join(known) or 'none'}."
+            )
+
+    @property
+    def passed(self) -> bool:
+        """Whether what was to go is gone."""
+        return self.verdict.outcome in ("forgotten", "erased")
+
+    @property
+    def word(self) -> Word:
+        """The outcome's meaning and symbol."""
+        return OUTCOMES[self.kind][self.verdict.outcome]
+
+    @property
+    def tested(self) -> list[tuple[str, str]]:
+        """Symbol and sentence of each control, then of each check."""
+        return [
+            *((c.symbol, c.sentence) for c in self.controls),
+            *((c.symbol, c.sentence) for c in self.verdict.checks),
+        ]
+
+    def rows(self, name: str) -> dict[str, dict[str, float]]:
+        """Label -> series -> value of a panel; empty where the audit has no such panel."""
+        return next((p.rows for p in self.panels if isinstance(p, Rows) and p.name == name), {})
+
+    def samples(self, name: str) -> dict[str, list[float]]:
+        """Series -> values of a panel; empty where the audit has no such panel."""
+        return next((p.samples for p in self.panels if isinstance(p, Samples) and p.name == name), {})
+
+    def _repr_html_(self) -> str:
+        return fragment(self)

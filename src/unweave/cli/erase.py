@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +17,9 @@ from rich.table import Table
 from torch import Tensor
 
 from ..audit.cost import peak_memory
-from ..audit.drawing.erasure import Drawn, Erasure, Judge, audit_erasure, changed_share, draw, in_turn
+from ..audit.drawing.drawn import Drawn, Judge, changed_share, draw, in_turn
+from ..audit.drawing.run import audit_erasure
+from ..audit.result import Audit
 from ..catalogue import find
 from ..erase import Concepts, TextToImage
 from ..errors import InputError
@@ -27,7 +29,7 @@ from ..io.files import write_text
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..io.runs import RunFolder
 from ..report import words
-from ..report.erasures import erasure_from_json, erasure_json, render_erasure
+from ..report.audits import from_json, render_html, to_json
 from ..types import Edit, Measurement
 from ._attack import ATTACKS, attack_all, attacks_of, figures_of
 from ._judges import ClassifierJudge, DigitsJudge, WrittenJudge
@@ -148,31 +150,27 @@ def run(argv: Sequence[str]) -> int:
                 found_by = figures_of(stage.paths[0].read_text(encoding="utf-8"))
         with folder.stage("audit", "audit.json", "report.html") as stage:
             if stage.todo:
-                audits, drawn, turns = _audit(
-                    asked, concepts, original, edited, oracles, judge, real, edits, costs, found_by, stage.rng
+                audits, drawn = _audit(
+                    asked, concepts, original, edited, oracles, judge, real, costs, found_by
                 )
-                write_text(stage.paths[0], erasure_json(audits, turns))
+                write_text(stage.paths[0], to_json(audits))
                 told = {k: folder.record[k] for k in ("settings", "seed", "versions", "hardware", "inputs")}
                 request = (
                     f"Erase {', '.join(concepts.erase)} from {asked.pipeline or 'the small world of digits'}"
                 )
                 write_text(
                     stage.paths[1],
-                    render_erasure(
-                        audits,
-                        drawn,
-                        request=request,
-                        run={"command": " ".join(command), **told},
-                        turns=turns,
+                    render_html(
+                        audits, {"request": request, "command": " ".join(command), **told}, drawn=drawn
                     ),
                 )
             text = stage.paths[0].read_text(encoding="utf-8")
-    found = erasure_from_json(text)
+    found = from_json(text)
     if asked.json:
         sys.stdout.write(text)
     else:
         show(at)
-    return 0 if found[0].verdict == "erased" else 3
+    return 0 if found[0].passed else 3
 
 
 def _edit(name: str, asked: Any) -> Edit[Concepts]:
@@ -264,11 +262,9 @@ def _audit(
     oracles: list[TextToImage],
     judge: Judge | None,
     real: Tensor | None,
-    edits: dict[str, Edit[Concepts]],
     costs: dict[str, dict[str, Any]],
     attacks: dict[str, list[Measurement]],
-    rng: torch.Generator,
-) -> tuple[list[Erasure], dict[str, Drawn], dict[str, dict[str, float]] | None]:
+) -> tuple[list[Audit], dict[str, Mapping[str, Tensor]]]:
     def look(model: TextToImage, label: str) -> Drawn:
         return _look(model, asked, concepts, judge, label)
 
@@ -287,24 +283,23 @@ def _audit(
             seconds=costs[name]["seconds"],
             memory=costs[name]["bytes"],
             attacks=attacks.get(name, ()),
+            turns=costs[name].get("turns"),
             method=name,
-            rng=rng,
         )
         for name in edited
     ]
-    drawn = {"before": before, **after, **({"retrained": never[0]} if never else {})}
-    turns = costs[next(iter(edits))].get("turns")
-    return audits, drawn, turns
+    looks = {"before": before, **after, **({"retrained": never[0]} if never else {})}
+    return audits, {name: look.images for name, look in looks.items()}
 
 
 def show(folder: Path) -> None:
     """Print a finished run's audits."""
-    audits = erasure_from_json((folder / "audit.json").read_text(encoding="utf-8"))
+    audits = from_json((folder / "audit.json").read_text(encoding="utf-8"))
     out = Console(highlight=False, soft_wrap=True)
     first = audits[0]
-    out.print(f"{first.verdict.capitalize()}. {first.reason}\n", markup=False)
-    for text, passed in first.controls:
-        out.print(f"  {'✓' if passed else '✕'} {text}", markup=False)
+    out.print(f"{first.verdict.outcome.capitalize()}. {first.verdict.why}\n", markup=False)
+    for symbol, sentence in first.tested:
+        out.print(f"  {symbol} {sentence}", markup=False)
     for audit in audits:
         table = Table(box=None, pad_edge=False)
         for heading in (audit.method, "edited", "original", "retrained", "unit"):

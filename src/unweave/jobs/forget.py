@@ -156,7 +156,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
                     for name, model in edited.items():
                         audits.append(
                             audit(
-                                model, request, original=original, held=held, oracles=oracles, method=name,
+                                model, request, original=original, holders=held, oracles=oracles, method=name,
                                 seconds=_seconds(cost.get(name), retrain), rng=seeded(job.seed), quick=job.quick,
                             )
                         )  # fmt: skip
@@ -218,7 +218,7 @@ def estimate(job: Job) -> dict[str, float]:
                 model,
                 request,
                 original=original,
-                held=reference[1],
+                holders=reference[1],
                 oracles=reference[0],
                 method=name,
                 rng=seeded(job.seed),

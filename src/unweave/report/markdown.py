@@ -7,31 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..audit.result import Audit, Rates
-from ..errors import InputError
 from . import words
 
 
-def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequence[Rates]) -> str:
+def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequence[Rates] = ()) -> str:
     """The report as Markdown; arguments as in `render_html`.
 
     Raises:
-        InputError: if there is no audit.
+        InputError: if there is no audit, or they are of several kinds.
     """
-    if not audits:
-        raise InputError("A report needs at least one audit; got none.")
-    first = audits[0]
+    first = words.require_one_kind(audits)
     verdict = first.verdict
-    lines = [f"# {words.SYMBOL[verdict.outcome]} {verdict.outcome.capitalize()}", ""]
+    lines = [f"# {first.word.symbol} {verdict.outcome.capitalize()}", ""]
     if run.get("request"):
         lines += [f"Request: {_plain(run['request'])}", ""]
     lines += [
-        f"**{words.MEANING[verdict.outcome]}** {_plain(verdict.reason)}",
+        f"**{first.word.meaning}** {_plain(verdict.why)}",
         "",
         "## Can this verdict be trusted?",
         "",
     ]
-    for control in first.controls:
-        lines.append(f"- {'✓' if control.passed else '✕'} {_plain(words.control_sentence(control))}")
+    lines += [f"- {symbol} {_plain(sentence)}" for symbol, sentence in first.tested]
     if not first.controls:
         lines.append("- No control was run.")
     lines += _rates([(r, True) for r in published] + ([(first.rates, False)] if first.rates else []))
@@ -50,7 +46,7 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
             took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
             where = words.place(audit.verdict.position)
             lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} | {where} | {took} |")
-        lines += ["", *(f"- {_plain(a.method)}: {_plain(a.verdict.reason)}" for a in audits[1:]), ""]
+        lines += ["", *(f"- {_plain(a.method)}: {_plain(a.verdict.why)}" for a in audits[1:]), ""]
     elif verdict.position is not None:
         lines += [
             "Position between models trained on the data (0) and retrained ones (1): "

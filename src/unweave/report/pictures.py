@@ -1,73 +1,20 @@
-"""The report's pictures: rows of a label, an SVG track and a figure, drawn without a plotting library.
-
-Every horizontal position is a percentage and every vertical one a pixel, so that a track fills
-a phone's width as well as a desk's without its text shrinking. Colours come from the page's style sheet; each
-series also has its own shape.
-"""
+"""The report's pictures, drawn without a plotting library; see `marks` for what they are made of."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from ..audit.result import Audit
+from ..shown import number, place, ratio, seconds, value_text
 from ..types import Measurement
-from .words import SYMBOL, number, place, ratio, seconds, value_text
-
-SERIES = {
-    "original": "original model",
-    "held": "models that hold the data",
-    "edited": "edited model",
-    "oracle": "retrained models",
-}
-"""Series name -> words in a legend."""
+from . import marks
+from .marks import Scale
 
 _MOST_ROWS = 24
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A stretch of the number line laid over a track's width.
-
-    Attributes:
-        low: value near the left edge.
-        high: value near the right edge.
-    """
-
-    low: float
-    high: float
-
-    @classmethod
-    def around(cls, values: Iterable[float], *, least: float = 1e-9) -> Scale:
-        """Just wide enough for all finite values."""
-        finite = [v for v in values if math.isfinite(v)] or [0.0]
-        low, high = min(finite), max(finite)
-        if high - low < least:
-            middle, half = (low + high) / 2, max(least, abs(low) * 0.05, 0.5) / 2
-            return cls(middle - half, middle + half)
-        return cls(low, high)
-
-    def at(self, value: float) -> float:
-        """Percentage of the width, between 2 and 98; values outside land on the edge."""
-        share = (value - self.low) / (self.high - self.low)
-        return 2 + 96 * min(1.0, max(0.0, share))
-
-    def holds(self, value: float) -> bool:
-        """Whether `value` lies on the track."""
-        slack = 1e-9 * (self.high - self.low)
-        return self.low - slack <= value <= self.high + slack
-
-    def ticks(self, about: int = 5) -> list[float]:
-        """Round values that cut the stretch in about `about` parts."""
-        raw = (self.high - self.low) / about
-        base = 10.0 ** math.floor(math.log10(raw))
-        step = next(base * k for k in (1, 2, 2.5, 5, 10) if base * k >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        return [round(k * step, 12) for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def position(audits: Sequence[Audit]) -> Markup | None:
@@ -83,39 +30,43 @@ def position(audits: Sequence[Audit]) -> Markup | None:
     for audit, where in placed:
         v = audit.verdict
         shapes = [
-            _band(scale, band, css, 36)
-            for band, css in ((v.rejected, "held"), (v.accepted, "oracle"))
+            marks.band(scale, band, css, 36)
+            for band, css in ((v.rejected, "holders"), (v.accepted, "oracle"))
             if band
         ]
-        shapes += [_rule(scale.at(0), 36), _rule(scale.at(1), 36), _mark(scale, where, "edited", 18)]
+        shapes += [
+            marks.rule(scale.at(0), 36),
+            marks.rule(scale.at(1), 36),
+            marks.mark(scale, where, "edited", 18),
+        ]
         says = f"{audit.method}: position {place(where)}, {v.outcome}"
         outcome = Markup('<span class="tag {}">{} {}</span>').format(
-            _slug(v.outcome), SYMBOL[v.outcome], v.outcome
+            marks.slug(v.outcome), audit.word.symbol, v.outcome
         )
         rows.append(
-            _row(
-                Markup("{} {}").format(_strong(audit.method), outcome),
-                _svg(shapes, 36, says),
+            marks.row(
+                Markup("{} {}").format(marks.strong(audit.method), outcome),
+                marks.svg(shapes, 36, says),
                 place(where),
             )
         )
-    rows.append(_axis([_tick(scale, v, text) for v, text in ((0.0, "0"), (1.0, "1"))]))
-    key = _legend({"edited": "edited model"})
+    rows.append(marks.axis([marks.tick_at(scale, v, text) for v, text in ((0.0, "0"), (1.0, "1"))]))
+    key = marks.entries({"edited": "edited model"})
     bands = {
-        "held": "where 95 % of models that hold the data lie",
+        "holders": "where 95 % of models that hold the data lie",
         "oracle": "where 95 % of models retrained without it lie",
     }
     swatches = Markup("").join(
         Markup('<li><span class="swatch {}"></span>{}</li>').format(css, text)
         for css, text in bands.items()
-        if any((a.verdict.rejected if css == "held" else a.verdict.accepted) for a, _ in placed)
+        if any((a.verdict.rejected if css == "holders" else a.verdict.accepted) for a, _ in placed)
     )
     return Markup('<ul class="legend">{}{}</ul>{}').format(key, swatches, Markup("").join(rows))
 
 
 def scores(values: Mapping[str, Sequence[float]]) -> Markup | None:
     """A histogram a model of the forget set's scores, one under the other; None without scores."""
-    shown = {name: [v for v in values.get(name, ()) if math.isfinite(v)] for name in SERIES}
+    shown = {name: [v for v in values.get(name, ()) if math.isfinite(v)] for name in marks.SERIES}
     shown = {name: found for name, found in shown.items() if found}
     if not shown:
         return None
@@ -139,7 +90,7 @@ def scores(values: Mapping[str, Sequence[float]]) -> Markup | None:
         middle = median(found)
         shapes = []
         if few:
-            shapes = [_mark(scale, v, name, 26) for v in found]
+            shapes = [marks.mark(scale, v, name, 26) for v in found]
         else:
             width = 96 / len(bars[name])
             for k, part in enumerate(bars[name]):
@@ -156,10 +107,10 @@ def scores(values: Mapping[str, Sequence[float]]) -> Markup | None:
                 scale.at(middle)
             )
         )
-        says = f"{SERIES[name]}: scores of {len(found)} deleted examples, median {number(middle)}"
-        label = Markup("{}<small>median {}</small>").format(_keyed(name), number(middle))
-        rows.append(_row(label, _svg(shapes, 58, says), None))
-    rows.append(_axis(_ticks(scale), "less sure of the right answer ← → surer"))
+        says = f"{marks.SERIES[name]}: scores of {len(found)} deleted examples, median {number(middle)}"
+        label = Markup("{}<small>median {}</small>").format(marks.keyed(name), number(middle))
+        rows.append(marks.row(label, marks.svg(shapes, 58, says), None))
+    rows.append(marks.axis(marks.ticks(scale), "less sure of the right answer ← → surer"))
     return Markup("").join(rows)
 
 
@@ -192,12 +143,7 @@ def dumbbells(
     kept = {label: row for label, row in kept.items() if row}
     if not kept:
         return None
-    chosen = list(kept)
-    if len(chosen) > _MOST_ROWS:
-        a, b = apart
-        gap = {k: abs(row[a] - row[b]) if a in row and b in row else -1.0 for k, row in kept.items()}
-        largest = set(sorted(chosen, key=lambda k: -gap[k])[:_MOST_ROWS])
-        chosen = [k for k in chosen if k in largest]
+    chosen = _most_apart(kept, *apart)
     scale = Scale.around([*ends, *(v for k in chosen for v in kept[k].values())])
     ending = ".weight" if all(k.endswith(".weight") for k in chosen) else ""
     present = {s: words for s, words in names.items() if any(s in kept[k] for k in chosen)}
@@ -211,12 +157,16 @@ def dumbbells(
                 min(spots), max(spots)
             ),
         ]
-        shapes += [_mark(scale, row[s], _style(s), 13) for s in present if s in row]
+        shapes += [marks.mark(scale, row[s], marks.style(s), 13) for s in present if s in row]
         says = f"{label}: " + ", ".join(
             f"{words} {number(row[s])}" for s, words in present.items() if s in row
         )
-        out.append(_row(_strong(label.removesuffix(ending)), _svg(shapes, 26, says), number(row.get(figure))))
-    out.append(_axis(_ticks(scale), unit))
+        out.append(
+            marks.row(
+                marks.strong(label.removesuffix(ending)), marks.svg(shapes, 26, says), number(row.get(figure))
+            )
+        )
+    out.append(marks.axis(marks.ticks(scale), unit))
     more = len(kept) - len(chosen)
     note = (
         Markup(
@@ -225,8 +175,15 @@ def dumbbells(
         if more
         else ""
     )
-    legend = Markup('<ul class="legend">{}</ul>').format(_legend(present))
+    legend = Markup('<ul class="legend">{}</ul>').format(marks.entries(present))
     return Markup('{}<div class="tight">{}</div>{}').format(legend, Markup("").join(out), note)
+
+
+def _most_apart(rows: Mapping[str, Mapping[str, float]], a: str, b: str) -> list[str]:
+    """Labels of all rows, or of as many as a picture holds: those where series `a` and `b` differ most."""
+    gap = {k: abs(row[a] - row[b]) if a in row and b in row else -1.0 for k, row in rows.items()}
+    largest = set(sorted(rows, key=lambda k: -gap[k])[:_MOST_ROWS])
+    return [label for label in rows if label in largest]
 
 
 def costs(edits: Mapping[str, float], retrain: float | None) -> Markup | None:
@@ -244,8 +201,10 @@ def costs(edits: Mapping[str, float], retrain: float | None) -> Markup | None:
         )
         less = ratio(took, retrain) if retrain and css == "edited" else ""
         says = f"{label}: {seconds(took)}{', ' + less if less else ''}"
-        text = Markup("{}<small>{}</small>").format(_strong(label), less) if less else _strong(label)
-        rows.append(_row(text, _svg([shape], 28, says), seconds(took)))
+        text = (
+            Markup("{}<small>{}</small>").format(marks.strong(label), less) if less else marks.strong(label)
+        )
+        rows.append(marks.row(text, marks.svg([shape], 28, says), seconds(took)))
     return Markup("").join(rows)
 
 
@@ -275,7 +234,7 @@ def spreads(
         middle = sum(values) / len(values)
         shapes = [Markup('<line class="track" x1="2%" x2="98%" y1="13" y2="13"/>')]
         if zero:
-            shapes.append(_rule(scale.at(0.0), 26))
+            shapes.append(marks.rule(scale.at(0.0), 26))
         shapes += [
             Markup('<circle class="spread" cx="{:.2f}%" cy="13" r="3.5"/>').format(scale.at(v))
             for v in values
@@ -291,8 +250,8 @@ def spreads(
             )
         )
         says = f"{label}: {len(values)} runs, mean {number(middle)}"
-        out.append(_row(_strong(label), _svg(shapes, 26, says), number(middle)))
-    out.append(_axis(_ticks(scale), unit))
+        out.append(marks.row(marks.strong(label), marks.svg(shapes, 26, says), number(middle)))
+    out.append(marks.axis(marks.ticks(scale), unit))
     return Markup('<div class="tight">{}</div>').format(Markup("").join(out))
 
 
@@ -320,9 +279,9 @@ def curve(values: Sequence[float], *, words: str, unit: str = "") -> Markup | No
         '<polyline class="curve" points="{2}"/></svg>'
     ).format(height, f"{words}: from {number(drawn[0])} to {number(drawn[-1])}", points)
     label = Markup("{}<small>begins {}</small><small>ends {}</small>").format(
-        _strong(f"loss{', ' + unit if unit else ''}"), number(drawn[0]), number(drawn[-1])
+        marks.strong(f"loss{', ' + unit if unit else ''}"), number(drawn[0]), number(drawn[-1])
     )
-    return _row(label, line, None) + _axis([], words)
+    return marks.row(label, line, None) + marks.axis([], words)
 
 
 def strip(m: Measurement) -> Markup:
@@ -338,112 +297,17 @@ def strip(m: Measurement) -> Markup:
     scale = Scale.around([*there.values(), *ends, *(band or ())])
     shapes = [Markup('<line class="track" x1="2%" x2="98%" y1="12" y2="12"/>')]
     if band:
-        shapes.append(_band(scale, band, "oracle", 24))
+        shapes.append(marks.band(scale, band, "oracle", 24))
     if len(ends) == 2:
         shapes.append(
             Markup('<line class="whisker" x1="{:.2f}%" x2="{:.2f}%" y1="12" y2="12"/>').format(
                 *map(scale.at, ends)
             )
         )
-    shapes += [_mark(scale, v, k, 12) for k, v in there.items()]
-    return _svg(shapes, 24, f"{m.name}: edited {value_text(m)}")
+    shapes += [marks.mark(scale, v, k, 12) for k, v in there.items()]
+    return marks.svg(shapes, 24, f"{m.name}: edited {value_text(m)}")
 
 
 def legend(names: Iterable[str] = ("original", "edited", "oracle")) -> Markup:
     """The marks of some series with their words."""
-    return Markup('<ul class="legend">{}</ul>').format(_legend({n: SERIES[n] for n in names}))
-
-
-def _style(series: str) -> str:
-    return {"iou_original": "original", "iou_oracle": "oracle"}.get(series, series)
-
-
-def _slug(outcome: str) -> str:
-    return outcome.replace(" ", "-")
-
-
-def _strong(text: str) -> Markup:
-    return Markup("<span class=name>{}</span>").format(text)
-
-
-def _keyed(series: str) -> Markup:
-    return Markup("<span class=name>{} {}</span>").format(_symbol(series), SERIES[series])
-
-
-def _symbol(series: str) -> Markup:
-    return Markup('<svg class="key" width="14" height="14" aria-hidden="true">{}</svg>').format(
-        _shape(_style(series), "7", 7)
-    )
-
-
-def _legend(names: Mapping[str, str]) -> Markup:
-    return Markup("").join(Markup("<li>{} {}</li>").format(_symbol(s), words) for s, words in names.items())
-
-
-def _shape(series: str, x: str, y: float) -> Markup:
-    inner = {
-        "original": '<rect class="mark original" x="-5" y="-5" width="10" height="10"/>',
-        "held": '<path class="mark held" d="M-5,5 L0,-5 L5,5 Z"/>',
-        "oracle": '<path class="mark oracle" d="M0,-7 L7,0 L0,7 L-7,0 Z"/>',
-        "edited": '<circle class="mark edited" r="5.5"/>',
-    }[series]
-    # a nested svg can be placed by percentage, a path cannot
-    return Markup('<svg class="spot" x="{}" y="{}" overflow="visible">{}</svg>').format(x, y, Markup(inner))
-
-
-def _mark(scale: Scale, value: float, series: str, y: float) -> Markup:
-    x = f"{scale.at(value):.2f}%"
-    if scale.holds(value):
-        return _shape(series, x, y)
-    turn = "M-7,-6 L5,0 L-7,6 Z" if value > scale.high else "M7,-6 L-5,0 L7,6 Z"
-    return Markup(
-        '<svg class="spot" x="{}" y="{}" overflow="visible"><path class="mark {}" d="{}"/></svg>'
-    ).format(x, y, series, turn)
-
-
-def _band(scale: Scale, ends: tuple[float, float], css: str, height: int) -> Markup:
-    low, high = scale.at(ends[0]), scale.at(ends[1])
-    return Markup('<rect class="band {}" x="{:.2f}%" y="3" width="{:.2f}%" height="{}" rx="3"/>').format(
-        css, low, max(0.5, high - low), height - 6
-    )
-
-
-def _rule(x: float, height: int) -> Markup:
-    return Markup('<line class="rule" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="{1}"/>').format(x, height)
-
-
-def _tick(scale: Scale, value: float, text: str) -> Markup:
-    x = scale.at(value)
-    anchor = "start" if x < 12 else "end" if x > 88 else "middle"
-    return Markup(
-        '<line class="base" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="4"/>'
-        '<text x="{0:.2f}%" y="17" text-anchor="{1}">{2}</text>'
-    ).format(x, anchor, text)
-
-
-def _ticks(scale: Scale) -> list[Markup]:
-    return [_tick(scale, v, f"{v:g}".replace("-", "−")) for v in scale.ticks(4)]
-
-
-def _axis(ticks: Sequence[Markup], words: str = "") -> Markup:
-    note = Markup("<div class=words>{}</div>").format(words) if words else ""
-    line = Markup('<line class="base" x1="2%" x2="98%" y1="0" y2="0"/>')
-    svg = Markup('<svg width="100%" height="22" aria-hidden="true">{}{}</svg>').format(
-        line, Markup("").join(ticks)
-    )
-    return Markup('<div class="row axis"><div></div><div>{}{}</div><div></div></div>').format(svg, note)
-
-
-def _row(label: str | Markup, track: Markup, figure: str | None) -> Markup:
-    last = (
-        Markup('<div class="figure">{}</div>').format(figure) if figure is not None else Markup("<div></div>")
-    )
-    return Markup('<div class="row"><div class="label">{}</div><div>{}</div>{}</div>').format(
-        label, track, last
-    )
-
-
-def _svg(shapes: Sequence[Markup], height: int, says: str) -> Markup:
-    return Markup('<svg width="100%" height="{}" role="img" aria-label="{}">{}</svg>').format(
-        height, escape(says), Markup("").join(shapes)
-    )
+    return Markup('<ul class="legend">{}</ul>').format(marks.entries({n: marks.SERIES[n] for n in names}))

@@ -30,18 +30,19 @@ class Attack:
 
     Attributes:
         member: share of the targets taken for members.
-        accuracy: balanced accuracy on members and non-members it was not fitted on; 0.5 is a coin.
+        balanced_accuracy: share right of members and of non-members it was not fitted on, averaged; 0.5 is a
+            coin.
         n: targets.
     """
 
     member: float
-    accuracy: float
+    balanced_accuracy: float
     n: int
 
     @property
     def powerless(self) -> bool:
         """Whether its answers mean nothing."""
-        return self.accuracy < POWER
+        return self.balanced_accuracy < POWER
 
 
 def threshold_attack(members: Floats, others: Floats, targets: Floats, *, rng: Generator) -> Attack:
@@ -136,13 +137,6 @@ def auc(members: Floats, others: Floats) -> float:
     n, m = len(members), len(others)
     ranks = rankdata(np.concatenate([members, others]))
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def hit_rate_at(members: Floats, others: Floats, false_alarms: float) -> float:
-    """Share of members found when at most this share of non-members is taken for members; [n] and [m]."""
-    allowed = int(false_alarms * len(others))
-    cut = np.sort(others)[::-1][allowed]
-    return float((members > cut).mean())
 
 
 def _fitted(model: Any, members: Floats, others: Floats, targets: Floats, rng: Generator) -> Attack:

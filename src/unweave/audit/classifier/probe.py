@@ -16,7 +16,7 @@ from torch.nn import Module
 from ...errors import InputError
 from ...random import draw_seed
 from ...statistics import Floats
-from ...tasks import predict, read_labels
+from ...tasks import Labelled, Representing, predict, read_labels, requires
 from ...types import Data, Request
 from .membership import auc
 from .scores import Parts
@@ -41,8 +41,8 @@ def class_mean_probe(model: Module, request: Request[Any], parts: Parts) -> tupl
         InputError: if the task shows no representation or has no labels.
     """
     task = request.forget.task
-    if not hasattr(task, "features") or not hasattr(task, "labels"):
-        raise InputError("the probe needs a task with `features` and `labels`.")
+    requires(task, Representing, "the class-mean probe")
+    requires(task, Labelled, "the class-mean probe")
     (forget, own), (retain, others) = (_unit(model, data) for data in (request.forget, request.retain))
     asked, truth = _unit(model, parts.gone) if parts.gone is not None else (forget, own)
     kinds = np.unique(np.concatenate([own, others]))
@@ -70,8 +70,7 @@ def linear_probe(model: Module, ours: Data[Any], others: Data[Any], *, rng: Gene
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if not hasattr(ours.task, "features"):
-        raise InputError("the probe needs a task with `features`.")
+    requires(ours.task, Representing, "the linear probe")
     if min(len(ours), len(others)) < 4:
         raise InputError(
             f"the linear probe needs at least 4 examples a side; got {len(ours)} and {len(others)}."

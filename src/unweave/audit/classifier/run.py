@@ -12,24 +12,29 @@ from torch import Generator
 from torch.nn import Module
 
 from ...masks.mask import Mask
+from ...moved import renamed
 from ...random import child, draw_seed
 from ...types import Data, Measurement, Request
 from ..cost import cost
-from ..result import Audit
-from .figures import NEAR, Figures
+from ..result import Audit, Verdict
+from .compared import NEAR, Compared
+from .figures import accuracies, memberships, separations, summaries
+from .memory import check_of, probes, relearning, remembers
+from .panels import panels
 from .scores import Parts
 from .topology import Topology, chance, topology
-from .verdict import NO_ORACLE
+from .verdict import GIVE_ORACLES, NO_ORACLE
 
 _APART = 0.03  # overlap above chance from which two masks are taken to come from the same initial weights
 
 
+@renamed(held="holders")
 def audit(
     edited: Module,
     request: Request[Any],
     *,
     original: Module,
-    held: Sequence[Module] = (),
+    holders: Sequence[Module] = (),
     oracles: Sequence[Module] = (),
     method: str = "",
     seconds: Mapping[str, float] | None = None,
@@ -45,14 +50,13 @@ def audit(
         edited: the model in question; no model is changed.
         request: what was to be forgotten.
         original: the model before the edit.
-        held: further models trained with the forget set by the same recipe, with other seeds.
+        holders: further models trained with the forget set by the same recipe, with other seeds.
         oracles: models trained by the same recipe without the forget set. With none, the report says what
             cannot be concluded; with one or two, nothing can be called forgotten.
         method: what was done to `edited`, in words.
         seconds: wall clock of the "edit" and of one "retrain".
         rng: governs samples of large parts, splits of the attacks, bootstraps and relearning.
-        quick: fewer examples, orders and oracles in the costly figures; the verdict's reference models stay
-            the same.
+        quick: fewer examples, orders and oracles in the costly figures, not in the verdict.
 
     Returns:
         The verdict with its controls, leave-one-out error rates and every measurement.
@@ -61,37 +65,44 @@ def audit(
         EmptyDataError: if a part of the request is empty.
     """
     small = _reduced(request, child(rng), most=1000 if quick else 2000)
-    holders = [original, *(model for model in held if model is not original)]
-    figures = Figures(
-        small, Parts.of(small), edited, holders, list(oracles), quick=quick, seed=draw_seed(rng)
+    everyone = [original, *(model for model in holders if model is not original)]
+    compared = Compared(
+        small, Parts.of(small), edited, everyone, list(oracles), quick=quick, seed=draw_seed(rng)
     )
-    decision = figures.decide()
-    shape, missing = _topology(original, edited, oracles)
-    hidden = [*figures.probes(), figures.relearning()]
-    verdict = decision.verdict
-    if verdict.outcome != "not forgotten":
-        flags = tuple(flag for m in hidden if (flag := _remembers(m)))
-        verdict = replace(verdict, caveats=(*verdict.caveats, *flags))
-        if flags and verdict.outcome == "forgotten":
-            reason = f"Its answers pass, but the layers under them do not. {verdict.reason} {flags[0]}"
-            verdict = replace(verdict, outcome="inconclusive", reason=reason)
+    decision = compared.decide()
+    shape, absent = _topology(original, edited, oracles)
+    hidden = [*probes(compared), relearning(compared)]
     return Audit(
+        kind="classifier",
         method=method,
-        verdict=verdict,
+        verdict=_with_memory(decision.verdict, hidden),
         controls=decision.controls,
         rates=decision.rates,
         measurements=(
-            *figures.accuracies(),
-            *figures.summaries(),
-            *figures.membership(),
+            *accuracies(compared),
+            *summaries(compared),
+            *memberships(compared),
+            *separations(compared),
             *hidden,
-            *(shape.measurements if shape else missing),
+            *(shape.measurements if shape else absent),
             *cost(seconds),
         ),
-        scores=figures.scores(),
-        per_class=figures.per_class(),
-        layers=shape.layers if shape else {},
+        panels=panels(compared, shape),
     )
+
+
+def _with_memory(verdict: Verdict, hidden: Sequence[Measurement]) -> Verdict:
+    """The verdict on the answers, with what the figures under them add: they can take "forgotten" back."""
+    checks = tuple(map(check_of, hidden))
+    flags = tuple(remembers(m) for m, check in zip(hidden, checks, strict=True) if check.passed is False)
+    verdict = replace(verdict, checks=checks)
+    if verdict.outcome == "not forgotten":
+        return verdict
+    verdict = replace(verdict, caveats=(*verdict.caveats, *flags))
+    if flags and verdict.outcome == "forgotten":
+        reason = f"Its answers pass, but the layers under them do not. {verdict.reason} {flags[0]}"
+        verdict = replace(verdict, outcome="inconclusive", reason=reason)
+    return verdict
 
 
 def _reduced(request: Request[Any], rng: Generator, most: int) -> Request[Any]:
@@ -115,7 +126,7 @@ def _topology(
     mask, others = Mask.of(original), [Mask.of(model) for model in oracles]
     if not mask:
         return None, ()
-    note = NO_ORACLE
+    note = f"{NO_ORACLE} {GIVE_ORACLES}"
     if others:
         # masks of models from different initial weights overlap by chance alone
         same = fmean(mask.iou(m) - chance(mask, m) for m in others if m) > _APART if any(others) else False
@@ -127,26 +138,4 @@ def _topology(
         )
     return None, (
         Measurement(name="mask overlap", value=None, unit="IoU", direction=NEAR, n=len(others), note=note),
-    )
-
-
-def _remembers(m: Measurement) -> str:
-    """A sentence where a figure under the outputs lies nearer to the original's than to the oracles'.
-
-    Half way must be four of the oracles' standard deviations off: one fresh oracle in fifty is there by
-    chance where only four set them.
-    """
-    if m.value is None or m.original is None or m.oracle_mean is None or m.oracle_spread is None:
-        return ""
-    gap = m.original - m.oracle_mean
-    if abs(gap) < 8 * m.oracle_spread + 1e-9 or (m.value - m.oracle_mean) / gap < 0.5:
-        return ""
-    what = (
-        "relearns the forget set much sooner than a retrained model"
-        if m.name == "relearn time"
-        else "still holds the deleted data under its last layer"
-    )
-    return (
-        f"The model {what} ({m.name}: {m.value:.3g} {m.unit}, original {m.original:.3g}, retrained "
-        f"{m.oracle_mean:.3g} ± {m.oracle_spread:.2g}): its answers may have changed more than its memory."
     )

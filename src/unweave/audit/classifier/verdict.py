@@ -24,22 +24,26 @@ class Decision:
 
 NO_ORACLE = (
     "Without a retrained model it cannot be said how a model that never saw the examples would answer them, "
-    "so neither forgetting nor its absence can be shown. Give oracles, or a recipe to train them with."
+    "so neither forgetting nor its absence can be shown."
 )
+GIVE_ORACLES = "Give oracles, or a recipe to train them with."
 
 
 def decide(ruler: Ruler, edited: Sample) -> Decision:
     """Judge one model, after the controls.
 
     Args:
-        ruler: its first held model is the original.
+        ruler: its first holder is the original.
         edited: the model in question, which is not among the ruler's.
     """
-    k, m = len(ruler.held), len(ruler.oracles)
+    k, m = len(ruler.holders), len(ruler.oracles)
     if m == 0:
-        return Decision(Verdict(outcome="inconclusive", reason=NO_ORACLE, caveats=(NO_ORACLE,)), (), None)
-    held, oracles = ruler.left_out_outcomes
-    got = held[0] if held else ruler.judge(ruler.held.only(0)).outcome
+        verdict = Verdict(
+            outcome="inconclusive", reason=NO_ORACLE, caveats=(NO_ORACLE,), next_step=GIVE_ORACLES
+        )
+        return Decision(verdict, (), None)
+    holders, oracles = ruler.left_out_outcomes
+    got = holders[0] if holders else ruler.find(ruler.holders.only(0)).outcome
     controls = [
         Control(name="original model", expected="not forgotten", got=got, passed=got == "not forgotten")
     ]
@@ -48,7 +52,7 @@ def decide(ruler: Ruler, edited: Sample) -> Decision:
         got = "forgotten" if accepted / m >= PASS else others.most_common(1)[0][0]
         name = f"{m} retrained models, each judged by the others ({accepted} accepted)"
         controls.append(Control(name=name, expected="forgotten", got=got, passed=got == "forgotten"))
-    found = ruler.judge(edited)
+    found = ruler.find(edited)
     outcome, reason = found.outcome, found.reason
     failed = [c for c in controls if not c.passed]
     # too few oracles to judge one of their own may still be enough to see that the data are there
@@ -67,11 +71,11 @@ def decide(ruler: Ruler, edited: Sample) -> Decision:
         rejected=ruler.rejected if k > 1 else None,
         caveats=tuple(_few(k, m)),
     )
-    rates = rates_of(held, oracles, "leave-one-out, this run") if held and oracles else None
+    rates = rates_of(holders, oracles, "leave-one-out, this run") if holders and oracles else None
     return Decision(verdict, tuple(controls), rates)
 
 
-def _few(held: int, oracles: int) -> list[str]:
+def _few(holders: int, oracles: int) -> list[str]:
     said = []
     if oracles < 3:
         several = "one retrained model does" if oracles == 1 else "two retrained models do"
@@ -79,7 +83,7 @@ def _few(held: int, oracles: int) -> list[str]:
             f"With fewer than three retrained models nothing can be called forgotten: {several} not show how "
             "far such models differ."
         )
-    if held == 1:
+    if holders == 1:
         said.append(
             "Only the original holds the data here, so how far such models differ is not known. Train more "
             "of them with other seeds."

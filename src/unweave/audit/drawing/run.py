@@ -1,0 +1,86 @@
+"""Has a text-to-image pipeline forgotten its concepts? Drawn, judged, and set beside the original and a retrained one.
+
+All pipelines draw the same prompts from the same noise. A judge names what it sees; its word is as good as its own
+accuracy on the original's images, which is the first control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ...erase import Concepts
+from ...types import Measurement
+from ..cost import cost, memory_cost
+from ..result import Audit, Rows, Verdict
+from .drawn import Drawn, Judge
+from .figures import Compared, by_concept, distance, drawn_concepts
+from .verdict import controls_of, decide
+
+
+def audit_erasure(
+    concepts: Concepts,
+    edited: Drawn,
+    original: Drawn,
+    oracles: Sequence[Drawn] = (),
+    *,
+    judge: Judge | None,
+    real: Tensor | None = None,
+    changed: float,
+    seconds: float,
+    memory: int | None = None,
+    attacks: Sequence[Measurement] = (),
+    turns: Mapping[str, Mapping[str, float]] | None = None,
+    method: str = "edit",
+    margin: float = 5.0,
+) -> Audit:
+    """Compare an edited pipeline's images with the original's and with those of pipelines that never saw the concepts.
+
+    Args:
+        concepts: erased and preserved.
+        edited: images of the edited pipeline.
+        original: images of the pipeline before the edit.
+        oracles: images of pipelines retrained without the concepts.
+        judge: that named the images; without one nothing is concluded.
+        real: real images of preserved concepts, to measure quality against; the original's unless given.
+        changed: share of the pipeline's weights that the edit changed.
+        seconds: the edit took.
+        memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
+        attacks: attack success rates; where one, for sure, exceeds the retrained pipelines' under the same attack by
+            more than `margin`, the concept is hidden and not gone.
+        turns: concept -> erased concept -> % of its images that show it after that erasure, where the concepts were
+            erased one after the other.
+        method: name of the edit.
+        margin: points by which the drawing of erased and kept concepts may differ unnoticed.
+
+    Returns:
+        The audit: `inconclusive` without a judge, or where the judge does not know the original's images.
+    """
+    c = Compared(concepts, edited, original, oracles)
+    panels: list[Rows] = []
+    figures: list[Measurement] = []
+    controls = () if judge is None else controls_of(c, margin)
+    if judge is not None:
+        panels.append(Rows(name="concepts", unit="%", rows=by_concept(c)))
+        figures += [*drawn_concepts(c), distance(c, judge, real)]
+    if turns:
+        panels.append(Rows(name="turns", unit="%", rows={step: dict(row) for step, row in turns.items()}))
+    weights = Measurement(
+        name="weights changed", value=100 * changed, unit="%", direction="as few as needed", n=1
+    )
+    return Audit(
+        kind="drawing",
+        method=method,
+        verdict=_UNSEEN if judge is None else decide(c, controls, attacks, margin),
+        controls=controls,
+        measurements=(*figures, *attacks, weights, *cost({"edit": seconds}), memory_cost(memory)),
+        panels=tuple(panels),
+    )
+
+
+_UNSEEN = Verdict(
+    outcome="inconclusive",
+    reason="No judge was given, so nobody has looked at the images.",
+    next_step="Give --judge.",
+)

@@ -1,0 +1,51 @@
+"""Images on a page, in the page itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+
+import torch
+from markupsafe import Markup
+from torch import Tensor
+
+from ..errors import require
+
+
+def grids(drawn: Mapping[str, Mapping[str, Tensor]], most: int = 8) -> Markup | None:
+    """A row of strips a concept; None without images.
+
+    Args:
+        drawn: column ("before", a method, "retrained") -> concept -> images [n, channels, height, width], about -1
+            to 1.
+        most: images of each concept and column.
+    """
+    rows = []
+    for concept in next(iter(drawn.values()), {}):
+        cells = Markup("").join(
+            Markup('<figure><figcaption>{}</figcaption><img alt="{}" src="{}" width="{}"></figure>').format(
+                name,
+                f"{len(images[concept][:most])} images of {concept}, {name}",
+                *_strip(images[concept][:most]),
+            )
+            for name, images in drawn.items()
+            if concept in images
+        )
+        rows.append(Markup("<h4>{}</h4><div class=pictures>{}</div>").format(concept, cells))
+    return Markup("").join(rows) if rows else None
+
+
+def _strip(images: Tensor) -> tuple[str, int]:
+    """Images beside one another as a PNG data address, and its width in pixels on the page."""
+    image = require("PIL.Image", extra="diffusion", purpose="the report's pictures")
+    n, channels, height, width = images.shape
+    scale = max(1, 48 // height)
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = torch.nn.functional.pad(pixels, (0, 1, 0, 1), value=255)
+    row = pixels.permute(1, 2, 0, 3).reshape(channels, height + 1, n * (width + 1))
+    array = row[0].numpy() if channels == 1 else row[:3].permute(1, 2, 0).contiguous().numpy()
+    held = io.BytesIO()
+    image.fromarray(array).save(held, "PNG")
+    shown = min(n * (width + 1) * scale, 700)
+    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}", shown
