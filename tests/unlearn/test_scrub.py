@@ -143,7 +143,7 @@ def test_ends_with_a_min_step(monkeypatch: pytest.MonkeyPatch, max_epochs: int) 
     passes: list[str] = []
 
     def spy(*args: Any, **settings: Any) -> Any:
-        passes.append(settings["label"])
+        passes.append(settings["loop"].label)
         return fit_(*args, **settings)
 
     monkeypatch.setattr(_train, "fit_", spy)
@@ -277,7 +277,7 @@ def test_batch_sizes_of_both_steps(monkeypatch: pytest.MonkeyPatch, given: int |
     seen: dict[str, set[int]] = {}
 
     def spy(model: nn.Module, data: Any, *args: Any, **settings: Any) -> Any:
-        seen.setdefault(settings["label"], set()).add(data.batch_size)
+        seen.setdefault(settings["loop"].label, set()).add(data.batch_size)
         return fit_(model, data, *args, **settings)
 
     monkeypatch.setattr(_train, "fit_", spy)

@@ -375,7 +375,6 @@ def _refuse_other(
 
 _ABSENT = "(not given)"
 _MOST = 5
-_MOST = 5
 
 
 def _show(values: Mapping[str, Any], key: str) -> str:
@@ -387,7 +386,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: tree} if prefix else {}
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        name = str(key) if str(key).isprintable() else repr(key)
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
     return flat
 
 
