@@ -96,7 +96,7 @@ def measure(name: str, folder: Path | None, jobs: int, refs: int, fresh: int, ha
     what, train, heldout, recipe, classes = setting(name, folder)
     labels, sets, started = read_labels(train), len(classes), time.monotonic()
     n = refs + fresh
-    held = build_models(
+    every_holder = build_models(
         recipe, train, range(seed, seed + sets * n), jobs=jobs, label="models that hold the data"
     )
     results = []
@@ -125,7 +125,7 @@ def measure(name: str, folder: Path | None, jobs: int, refs: int, fresh: int, ha
                 jobs=jobs,
                 label="half",
             )
-            holders = held[j * n : (j + 1) * n]
+            holders = every_holder[j * n : (j + 1) * n]
             blends = [
                 Blend(a, b)
                 for a, b in zip(holders[refs : refs + halves], oracles[refs : refs + halves], strict=True)
@@ -139,7 +139,7 @@ def measure(name: str, folder: Path | None, jobs: int, refs: int, fresh: int, ha
                 )
 
             ruler = Ruler(samples(holders[:refs]), samples(oracles[:refs]))
-            left_out.append([control.passed for control in decide(ruler, ruler.held.only(0)).controls])
+            left_out.append([control.passed for control in decide(ruler, ruler.holders.only(0)).controls])
             for models, into in (
                 (holders[refs:], unedited),
                 (oracles[refs:], retrained),

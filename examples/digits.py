@@ -17,8 +17,10 @@ request = Request.of(train, heldout, range(0, 900, 10))
 edited = L1Sparse().apply(model, request, rng=seeded(1))
 
 oracles = build_models(recipe, request.retain, range(100, 106))  # retrained without the 90
-held = build_models(recipe, train, range(200, 206))  # trained with them
-found = audit(edited, request, original=model, oracles=oracles, held=held, method="l1-sparse", rng=seeded(2))
+holders = build_models(recipe, train, range(200, 206))  # trained with them
+found = audit(
+    edited, request, original=model, oracles=oracles, holders=holders, method="l1-sparse", rng=seeded(2)
+)
 
 print(found.verdict.outcome, "-", found.verdict.reason)
 for m in found.measurements[:4]:

@@ -43,7 +43,7 @@ def outcomes(group: Sample, ruler: Ruler = RULER) -> list[str]:
 
 
 def test_exact_position_without_noise() -> None:
-    # one example: held phi 3, oracles 1, no spread; matching leaves phi alone as all controls agree
+    # one example: holder's phi 3, oracles 1, no spread; matching leaves phi alone as all controls agree
     control = np.tile([0.0, 1.0, 2.0, 3.0], (2, 1))
     make = lambda phi: Sample.of(np.full((2, 1), phi), control, np.full((2, 2), 90.0), 10)  # noqa: E731
     ruler = Ruler(make(3.0), make(1.0))
@@ -62,12 +62,12 @@ def test_models_that_keep_part_of_the_forget_set_are_not_accepted(kept: float) -
 
 
 def test_forgetting_half_too_much_does_not_pay_for_keeping_the_other_half() -> None:
-    held, oracle = sample(10, member=1, seed=6), sample(10, member=0, seed=7)
-    mixed = held.forget.copy()
-    mixed[:, : N // 2] = 2 * oracle.forget[:, : N // 2] - held.forget[:, : N // 2]
+    holders, oracle = sample(10, member=1, seed=6), sample(10, member=0, seed=7)
+    mixed = holders.forget.copy()
+    mixed[:, : N // 2] = 2 * oracle.forget[:, : N // 2] - holders.forget[:, : N // 2]
     # the plain mean over the forget set is an oracle's
     assert abs(mixed.mean() - oracle.forget.mean()) < 0.1
-    assert "forgotten" not in outcomes(Sample(mixed, held.place, held.utility, held.floor))
+    assert "forgotten" not in outcomes(Sample(mixed, holders.place, holders.utility, holders.floor))
 
 
 def test_a_tenth_of_a_class_remembered_is_not_accepted() -> None:
@@ -97,8 +97,8 @@ def test_pushed_far_below_retrained_models_is_over_forgotten() -> None:
 def test_probabilities_far_under_chance_are_all_alike() -> None:
     floor = log(0.01 / 0.99)
     shifted = {"gap": 12.0, "shift": -16.0}
-    held, oracle = (sample(8, member=m, seed=s, **shifted) for m, s in ((1, 1), (0, 2)))
-    ruler = Ruler(held, oracle)
+    holders, oracle = (sample(8, member=m, seed=s, **shifted) for m, s in ((1, 1), (0, 2)))
+    ruler = Ruler(holders, oracle)
     assert oracle.floor == pytest.approx(floor)
     never = Sample(np.full((1, N), -100.0), oracle.place[:1], oracle.utility[:1], oracle.floor)
     assert decide(ruler, never).verdict.outcome == "forgotten"
@@ -108,14 +108,16 @@ def test_lost_utility_is_collapse_unless_models_that_hold_the_data_are_as_low() 
     oracle = sample(4, member=0, seed=13)
     worse = Sample(oracle.forget, oracle.place, oracle.utility - [0.0, 6.0], oracle.floor)
     assert outcomes(worse) == ["collapsed"] * 4
-    low_held = Sample(RULER.held.forget, RULER.held.place, RULER.held.utility - [0.0, 6.0], RULER.held.floor)
-    assert "collapsed" not in outcomes(worse, Ruler(low_held, RULER.oracles))
+    low_holders = Sample(
+        RULER.holders.forget, RULER.holders.place, RULER.holders.utility - [0.0, 6.0], RULER.holders.floor
+    )
+    assert "collapsed" not in outcomes(worse, Ruler(low_holders, RULER.oracles))
 
 
 def test_a_model_that_holds_the_data_is_told_so_before_its_small_losses() -> None:
-    held = sample(3, member=1, seed=23)
-    less = Sample(held.forget, held.place, held.utility - [0.0, 6.0], held.floor)
-    ruined = Sample(held.forget, held.place, held.utility - [0.0, 40.0], held.floor)
+    holders = sample(3, member=1, seed=23)
+    less = Sample(holders.forget, holders.place, holders.utility - [0.0, 6.0], holders.floor)
+    ruined = Sample(holders.forget, holders.place, holders.utility - [0.0, 40.0], holders.floor)
     assert outcomes(less) == ["not forgotten"] * 3
     assert "accuracy on held-out examples" in decide(RULER, less.only(0)).verdict.reason
     assert outcomes(ruined) == ["collapsed"] * 3
@@ -131,7 +133,7 @@ def test_nothing_to_see_is_inconclusive() -> None:
 def test_too_few_oracles_accept_nothing_and_say_so(oracles: int) -> None:
     some = sample(2, member=0, seed=2)
     few = Ruler(
-        RULER.held, Sample(some.forget[:oracles], some.place[:oracles], some.utility[:oracles], some.floor)
+        RULER.holders, Sample(some.forget[:oracles], some.place[:oracles], some.utility[:oracles], some.floor)
     )
     for i in range(5):
         verdict = decide(few, sample(5, member=0, seed=15).only(i)).verdict
@@ -140,15 +142,17 @@ def test_too_few_oracles_accept_nothing_and_say_so(oracles: int) -> None:
 
 
 def test_one_oracle_is_enough_to_see_that_the_data_are_there() -> None:
-    ruler = Ruler(RULER.held, sample(1, member=0, seed=2))
+    ruler = Ruler(RULER.holders, sample(1, member=0, seed=2))
     assert outcomes(sample(10, member=1, seed=16), ruler).count("not forgotten") >= 8
 
 
 def test_a_failing_control_stops_the_verdict() -> None:
     # the "original" has in truth forgotten: it must be called not forgotten, and cannot be
     odd = sample(1, member=0, seed=17)
-    held = [np.concatenate([getattr(odd, f), getattr(RULER.held, f)]) for f in ("forget", "place", "utility")]
-    decision = decide(Ruler(Sample(*held, odd.floor), RULER.oracles), sample(1, member=0, seed=18))
+    holders = [
+        np.concatenate([getattr(odd, f), getattr(RULER.holders, f)]) for f in ("forget", "place", "utility")
+    ]
+    decision = decide(Ruler(Sample(*holders, odd.floor), RULER.oracles), sample(1, member=0, seed=18))
     assert decision.verdict.outcome == "inconclusive"
     assert "original model" in decision.verdict.reason
     assert not decision.controls[0].passed
@@ -188,7 +192,7 @@ def test_a_class_never_named_but_still_scored_is_not_forgotten() -> None:
     oracles = Sample(
         RULER.oracles.forget, RULER.oracles.place, RULER.oracles.utility, RULER.oracles.floor, noisy
     )
-    ruler = Ruler(with_trace(RULER.held, 0.97), oracles)
+    ruler = Ruler(with_trace(RULER.holders, 0.97), oracles)
     edited = sample(5, member=0, seed=22)
     assert set(outcomes(with_trace(edited, 0.95), ruler)) == {"not forgotten"}
     assert ruler.judge(with_trace(edited.only(0), 0.97)).position == pytest.approx(0.0)

@@ -27,7 +27,7 @@ def build(data, seeds):
 
 
 @pytest.fixture(scope="module")
-def held():
+def holders():
     return build(digits()[0], range(5))
 
 
@@ -45,14 +45,14 @@ def at_random():
     return request, build(request.retain, range(20, 26))
 
 
-def judge(edited, held, case, **settings):
+def judge(edited, holders, case, **settings):
     request, oracles = case
     oracles = settings.pop("oracles", oracles[:5])
     return audit(
         edited,
         request,
-        original=held[0],
-        held=held[1:],
+        original=holders[0],
+        holders=holders[1:],
         oracles=oracles,
         rng=seeded(0),
         quick=True,
@@ -65,9 +65,9 @@ def value(found, name):
 
 
 @pytest.mark.parametrize("kind", ["one_class", "at_random"])
-def test_retrained_passes_and_original_does_not(kind, held, request) -> None:
+def test_retrained_passes_and_original_does_not(kind, holders, request) -> None:
     case = request.getfixturevalue(kind)
-    passed, failed = judge(case[1][5], held, case), judge(held[0], held, case)
+    passed, failed = judge(case[1][5], holders, case), judge(holders[0], holders, case)
     assert (passed.verdict.outcome, failed.verdict.outcome) == ("forgotten", "not forgotten")
     assert all(control.passed for control in (*passed.controls, *failed.controls))
     assert passed.rates is not None
@@ -84,9 +84,9 @@ def test_retrained_passes_and_original_does_not(kind, held, request) -> None:
     assert value(passed, "average gap").value < value(failed, "average gap").value / 3
 
 
-def test_a_masked_logit_looks_perfect_and_the_representation_tells(held, one_class) -> None:
-    masked = LogitMask().apply(held[0], one_class[0], rng=seeded(0))
-    found = judge(masked, held, one_class)
+def test_a_masked_logit_looks_perfect_and_the_representation_tells(holders, one_class) -> None:
+    masked = LogitMask().apply(holders[0], one_class[0], rng=seeded(0))
+    found = judge(masked, holders, one_class)
     assert value(found, "accuracy on forgotten examples").value == 0.0
     assert value(found, "accuracy on retained examples").value > 99
     probe = value(found, "representation probe, class means")
@@ -96,7 +96,8 @@ def test_a_masked_logit_looks_perfect_and_the_representation_tells(held, one_cla
     assert "layers under them do not" in found.verdict.reason
     assert any("under its last layer" in caveat for caveat in found.verdict.caveats)
     assert not any(
-        "under its last layer" in caveat for caveat in judge(one_class[1][5], held, one_class).verdict.caveats
+        "under its last layer" in caveat
+        for caveat in judge(one_class[1][5], holders, one_class).verdict.caveats
     )
 
 
@@ -121,21 +122,21 @@ class Blend(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["one_class", "at_random"])
-def test_neither_less_confidence_nor_half_the_way_is_forgetting(kind, held, request) -> None:
+def test_neither_less_confidence_nor_half_the_way_is_forgetting(kind, holders, request) -> None:
     case = request.getfixturevalue(kind)
-    for edited in (Cooler(held[0], 2.0), Blend(held[0], case[1][5])):
-        assert judge(edited, held, case).verdict.outcome == "not forgotten"
+    for edited in (Cooler(holders[0], 2.0), Blend(holders[0], case[1][5])):
+        assert judge(edited, holders, case).verdict.outcome == "not forgotten"
 
 
-def test_a_ruined_model_is_collapsed(held, at_random) -> None:
+def test_a_ruined_model_is_collapsed(holders, at_random) -> None:
     ruined = mlp(64, 48, 10)
-    found = judge(ruined, held, at_random)
+    found = judge(ruined, holders, at_random)
     assert found.verdict.outcome == "collapsed"
     assert "accuracy on retained examples" in found.verdict.reason
 
 
-def test_without_oracles_the_report_says_what_cannot_be_concluded(held, at_random) -> None:
-    found = judge(at_random[1][0], held, at_random, oracles=[])
+def test_without_oracles_the_report_says_what_cannot_be_concluded(holders, at_random) -> None:
+    found = judge(at_random[1][0], holders, at_random, oracles=[])
     assert found.verdict.outcome == "inconclusive"
     assert found.verdict.position is None
     assert found.rates is None
@@ -146,31 +147,31 @@ def test_without_oracles_the_report_says_what_cannot_be_concluded(held, at_rando
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_or_two_oracles_accept_nothing(count, held, at_random) -> None:
-    found = judge(at_random[1][5], held, at_random, oracles=at_random[1][:count])
+def test_one_or_two_oracles_accept_nothing(count, holders, at_random) -> None:
+    found = judge(at_random[1][5], holders, at_random, oracles=at_random[1][:count])
     assert found.verdict.outcome == "inconclusive"
     assert "fewer than three" in " ".join(found.verdict.caveats)
 
 
-def test_the_original_alone_serves_with_a_caveat(held, at_random) -> None:
-    assert judge(at_random[1][5], held[:1], at_random).verdict.outcome == "forgotten"
-    found = judge(held[1], held[:1], at_random)
+def test_the_original_alone_serves_with_a_caveat(holders, at_random) -> None:
+    assert judge(at_random[1][5], holders[:1], at_random).verdict.outcome == "forgotten"
+    found = judge(holders[1], holders[:1], at_random)
     assert found.verdict.outcome == "not forgotten"
     assert any("Only the original holds the data" in caveat for caveat in found.verdict.caveats)
 
 
-def test_repeats_and_changes_no_model(held, one_class) -> None:
+def test_repeats_and_changes_no_model(holders, one_class) -> None:
     model = one_class[1][5].train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     a, b = (
-        judge(model, held, one_class, method="x", seconds={"edit": 1.0, "retrain": 4.0}) for _ in range(2)
+        judge(model, holders, one_class, method="x", seconds={"edit": 1.0, "retrain": 4.0}) for _ in range(2)
     )
     assert a == b
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     names = [m.name for m in a.measurements]
     assert len(names) == len(set(names))
-    assert set(a.scores) == {"edited", "original", "held", "oracle"}
+    assert set(a.scores) == {"edited", "original", "holders", "oracle"}
     assert {len(phi) for phi in a.scores.values()} == {len(one_class[0].forget)}
     assert set(a.per_class) == {str(c) for c in range(10)}
     assert a.per_class["3"]["edited"] == 0.0
@@ -194,24 +195,24 @@ def sparse(model: nn.Module, seed: int) -> nn.Module:
     return pruned.eval()
 
 
-def test_masks_are_compared_only_if_they_can_be(held, at_random) -> None:
+def test_masks_are_compared_only_if_they_can_be(holders, at_random) -> None:
     request, oracles = at_random
     same = audit(
-        sparse(oracles[0], 1), request, original=sparse(held[0], 1), oracles=[sparse(o, 1) for o in oracles[:3]],
+        sparse(oracles[0], 1), request, original=sparse(holders[0], 1), oracles=[sparse(o, 1) for o in oracles[:3]],
         rng=seeded(0), quick=True,
     )  # fmt: skip
     assert value(same, "mask overlap").value == 1.0
     assert same.layers
     other = audit(
-        sparse(oracles[0], 1), request, original=sparse(held[0], 1),
+        sparse(oracles[0], 1), request, original=sparse(holders[0], 1),
         oracles=[sparse(o, 2 + i) for i, o in enumerate(oracles[:3])], rng=seeded(0), quick=True,
     )  # fmt: skip
     assert value(other, "mask overlap").value is None
     assert "init_seed" in value(other, "mask overlap").note
 
 
-def test_refuses_an_empty_part(held, at_random) -> None:
+def test_refuses_an_empty_part(holders, at_random) -> None:
     request, _ = at_random
     empty = replace(request, forget=request.forget.subset([]))
     with pytest.raises(EmptyDataError, match="audit's forget set needs at least one example"):
-        audit(held[0], empty, original=held[0], rng=seeded(0))
+        audit(holders[0], empty, original=holders[0], rng=seeded(0))

@@ -92,7 +92,7 @@ def test_json_names_each_measurement_in_full() -> None:
     ("change", "message"),
     [
         (lambda r: r.update(format="other"), "must be 'unweave audit'"),
-        (lambda r: r.update(version=2), "version 2"),
+        (lambda r: r.update(version=1), "version 1"),
         (lambda r: r["audits"][0].pop("verdict"), "incomplete or damaged"),
         (lambda r: r["audits"][0]["verdict"].update(outcome="fine"), "unknown outcome"),
         (lambda r: r["audits"][0]["verdict"].update(accepted=[1.0]), "incomplete or damaged"),

@@ -85,7 +85,7 @@ class Audit:
         rates: leave-one-out error rates of this run's verdict; None without enough oracles.
         measurements: every figure; names are unique.
         scores: per-example scores of the forget set (logit-scaled confidence), by "edited", "original", "oracle"
-            (mean over oracles), "held" (mean over models that hold the data); one float an example.
+            (mean over oracles), "holders" (mean over models that hold the data); one float an example.
         per_class: class -> accuracy in % on held-out examples, by "edited", "original", "oracle".
         layers: for sparse models, parameter -> density of "edited", "original", and "iou_original", "iou_oracle".
     """

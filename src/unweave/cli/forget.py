@@ -57,7 +57,7 @@ class Selection:
         where: delete examples whose column has this value: COLUMN=VALUE.
         random: delete this many examples drawn at random, to try things out.
         oracles: models to retrain without the data, to compare with; 0 gives no verdict.
-        held: models to retrain with the data, to know how much models differ by chance.
+        holders: models to retrain with the data, to know how much models differ by chance.
         seed: governs the whole run.
         jobs: processes that train at once; 0 takes all cores.
         cache: folder of retrained models, shared between requests; UNWEAVE_CACHE or ~/.cache/unweave unless given.
@@ -76,7 +76,7 @@ class Selection:
     where: str = ""
     random: int | None = None
     oracles: int = 8
-    held: int = 8
+    holders: int = 8
     seed: int = 0
     jobs: int = 0
     cache: Path | None = None
@@ -152,7 +152,7 @@ def carry_out(
     job = Job(
         world=world, positions=positions, wording=wording, edits=edits or {}, edited=edited or {},
         model=asked.model or world.model,
-        oracles=asked.oracles, held=asked.held, seed=asked.seed, quick=asked.quick, jobs=asked.jobs or None,
+        oracles=asked.oracles, holders=asked.holders, seed=asked.seed, quick=asked.quick, jobs=asked.jobs or None,
         cache=asked.cache or default_cache(),
     )  # fmt: skip
     _ = job.request  # refuse a bad request before anything is written
@@ -166,7 +166,7 @@ def carry_out(
         "methods": list(methods), "edits": {name: described(edit) for name, edit in job.edits.items()},
         "folder": dataclasses.asdict(asked.folder), "request": wording,
         "positions": hashlib.sha256(positions.numpy().tobytes()).hexdigest(),
-        "oracles": asked.oracles, "held": asked.held, "quick": asked.quick,
+        "oracles": asked.oracles, "holders": asked.holders, "quick": asked.quick,
     }  # fmt: skip
     digest = hashlib.sha256(
         json.dumps([settings, asked.project, asked.seed, str(asked.model)]).encode()

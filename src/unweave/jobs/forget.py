@@ -54,11 +54,11 @@ class Job:
         edited: name -> weights of models edited elsewhere, instead of `edits`.
         model: weights of the model to edit; None trains it by the recipe.
         oracles: models to retrain without the data.
-        held: models to retrain with it, to know how much models differ by chance.
+        holders: models to retrain with it, to know how much models differ by chance.
         seed: governs everything.
         quick: spend less on the audit's costly figures; the verdict's reference models stay the same.
         jobs: processes for training; all cores unless given.
-        cache: folder of oracles and held models, shared between requests.
+        cache: folder of oracles and holders, shared between requests.
     """
 
     world: World
@@ -68,21 +68,23 @@ class Job:
     edited: Mapping[str, Path] = field(default_factory=dict)
     model: Path | None = None
     oracles: int = 8
-    held: int = 8
+    holders: int = 8
     seed: int = 0
     quick: bool = False
     jobs: int | None = None
     cache: Path = Path("~/.cache/unweave/models")
 
     def __post_init__(self) -> None:
-        if self.oracles < 0 or self.held < 0:
-            raise InputError(f"oracles and held must not be negative; got {self.oracles} and {self.held}.")
+        if self.oracles < 0 or self.holders < 0:
+            raise InputError(
+                f"oracles and holders must not be negative; got {self.oracles} and {self.holders}."
+            )
         if not self.edits and not self.edited:
             raise InputError("name at least one method, or one model edited elsewhere.")
-        if self.world.recipe is None and (self.oracles or self.held or self.model is None):
+        if self.world.recipe is None and (self.oracles or self.holders or self.model is None):
             raise InputError(
                 f"{self.world.name} has no recipe, so nothing can be trained: define `recipe`, or give --model and "
-                "--oracles 0 --held 0; the report then says what cannot be concluded."
+                "--oracles 0 --holders 0; the report then says what cannot be concluded."
             )
 
     @property
@@ -96,9 +98,9 @@ class Job:
         return [1_000_000 + 1000 * self.seed + i for i in range(self.oracles)]
 
     @property
-    def held_seeds(self) -> list[int]:
+    def holder_seeds(self) -> list[int]:
         """Seeds of the models that hold the data."""
-        return [2_000_000 + 1000 * self.seed + i for i in range(self.held)]
+        return [2_000_000 + 1000 * self.seed + i for i in range(self.holders)]
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
             bar.advance()
         edited |= elsewhere
         with run.stage("reference", "costs/retrain.json") as stage:
-            oracles, held, retrain = _reference(job, request, cache)
+            oracles, holders, retrain = _reference(job, request, cache)
             if stage.todo:
                 write_text(stage.paths[0], json.dumps(retrain) + "\n")
             retrain = json.loads(stage.paths[0].read_text(encoding="utf-8"))
@@ -163,7 +165,7 @@ def forget(job: Job, out: Path, *, settings: Mapping[str, Any], command: Sequenc
                     for name, model in edited.items():
                         audits.append(
                             audit(
-                                model, request, original=original, held=held, oracles=oracles, method=name,
+                                model, request, original=original, holders=holders, oracles=oracles, method=name,
                                 seconds=_seconds(cost.get(name), retrain), rng=seeded(job.seed), quick=job.quick,
                             )
                         )  # fmt: skip
@@ -207,7 +209,7 @@ def estimate(job: Job) -> dict[str, float]:
     reference: list[list[Module]] = []
     for group, data, seeds in (
         ("oracles", request.retain, job.oracle_seeds),
-        ("held", world.train, job.held_seeds),
+        ("holders", world.train, job.holder_seeds),
     ):
         absent = [s for s in seeds if not _is_cached(world.recipe, data, s, cache)]
         if absent:
@@ -225,7 +227,7 @@ def estimate(job: Job) -> dict[str, float]:
                 model,
                 request,
                 original=original,
-                held=reference[1],
+                holders=reference[1],
                 oracles=reference[0],
                 method=name,
                 rng=seeded(job.seed),
@@ -276,21 +278,21 @@ def _reference(
     job: Job, request: Request[Any], cache: Path
 ) -> tuple[list[Module], list[Module], dict[str, float]]:
     recipe = job.world.recipe
-    if recipe is None or not (job.oracles or job.held):
+    if recipe is None or not (job.oracles or job.holders):
         return [], [], {}
-    # with the retain set of another request as data, an oracle of one request is a held model of none
+    # with the retain set of another request as data, an oracle of one request is a holder of none
     oracles = build_models(
         recipe, request.retain, job.oracle_seeds, jobs=job.jobs, cache=cache, label="train oracles"
     )
-    held = build_models(
+    holders = build_models(
         recipe,
         job.world.train,
-        job.held_seeds,
+        job.holder_seeds,
         jobs=job.jobs,
         cache=cache,
         label="train models that hold the data",
     )
-    return oracles, held, training_cost(recipe, request.retain, job.oracle_seeds, cache) or {}
+    return oracles, holders, training_cost(recipe, request.retain, job.oracle_seeds, cache) or {}
 
 
 def _seconds(cost: Mapping[str, float] | None, retrain: Mapping[str, float]) -> dict[str, float] | None:

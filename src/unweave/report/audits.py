@@ -21,7 +21,7 @@ from .page import template
 __all__ = ["from_json", "render_html", "render_markdown", "to_json"]
 
 _FORMAT = "unweave audit"
-_VERSION = 1
+_VERSION = 2
 
 
 def render_html(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequence[Rates]) -> str:

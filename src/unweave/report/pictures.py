@@ -20,7 +20,7 @@ from .words import SYMBOL, number, place, ratio, seconds, value_text
 
 SERIES = {
     "original": "original model",
-    "held": "models that hold the data",
+    "holders": "models that hold the data",
     "edited": "edited model",
     "oracle": "retrained models",
 }
@@ -84,7 +84,7 @@ def position(audits: Sequence[Audit]) -> Markup | None:
         v = audit.verdict
         shapes = [
             _band(scale, band, css, 36)
-            for band, css in ((v.rejected, "held"), (v.accepted, "oracle"))
+            for band, css in ((v.rejected, "holders"), (v.accepted, "oracle"))
             if band
         ]
         shapes += [_rule(scale.at(0), 36), _rule(scale.at(1), 36), _mark(scale, where, "edited", 18)]
@@ -102,13 +102,13 @@ def position(audits: Sequence[Audit]) -> Markup | None:
     rows.append(_axis([_tick(scale, v, text) for v, text in ((0.0, "0"), (1.0, "1"))]))
     key = _legend({"edited": "edited model"})
     bands = {
-        "held": "where 95 % of models that hold the data lie",
+        "holders": "where 95 % of models that hold the data lie",
         "oracle": "where 95 % of models retrained without it lie",
     }
     swatches = Markup("").join(
         Markup('<li><span class="swatch {}"></span>{}</li>').format(css, text)
         for css, text in bands.items()
-        if any((a.verdict.rejected if css == "held" else a.verdict.accepted) for a, _ in placed)
+        if any((a.verdict.rejected if css == "holders" else a.verdict.accepted) for a, _ in placed)
     )
     return Markup('<ul class="legend">{}{}</ul>{}').format(key, swatches, Markup("").join(rows))
 
@@ -383,7 +383,7 @@ def _legend(names: Mapping[str, str]) -> Markup:
 def _shape(series: str, x: str, y: float) -> Markup:
     inner = {
         "original": '<rect class="mark original" x="-5" y="-5" width="10" height="10"/>',
-        "held": '<path class="mark held" d="M-5,5 L0,-5 L5,5 Z"/>',
+        "holders": '<path class="mark holders" d="M-5,5 L0,-5 L5,5 Z"/>',
         "oracle": '<path class="mark oracle" d="M0,-7 L7,0 L0,7 L-7,0 Z"/>',
         "edited": '<circle class="mark edited" r="5.5"/>',
     }[series]

@@ -49,6 +49,11 @@ GLOSSARY = (
         "a model trained from scratch without the deleted examples: what perfect forgetting looks like. No "
         "two come out the same, so several are trained and their spread is used as the yardstick.",
     ),
+    (
+        "Holder",
+        "a model trained anew with the deleted examples, by the same recipe; several show how far models "
+        "that hold the data differ by chance.",
+    ),
     ("Member", "an example that a model was trained on. A membership attack guesses who was a member."),
     (
         "Score of an example",

@@ -35,7 +35,7 @@ class Figures:
         request: small enough to be read by every model.
         parts: of it.
         edited: the model in question.
-        held: the original first, then further models that hold the forget set.
+        holders: the original first, then further models that hold the forget set.
         oracles: models retrained without it; may be empty.
         quick: fewer examples, orders and oracles in the figures that train something.
         seed: of splits, bootstraps and relearning, the same for every model.
@@ -46,14 +46,14 @@ class Figures:
         request: Request[Any],
         parts: Parts,
         edited: Module,
-        held: list[Module],
+        holders: list[Module],
         oracles: list[Module],
         *,
         quick: bool,
         seed: int,
     ) -> None:
         self.request, self.parts, self.quick, self.seed = request, parts, quick, seed
-        self.models = {"edited": [edited], "held": held, "oracle": oracles}
+        self.models = {"edited": [edited], "holders": holders, "oracle": oracles}
         self.answers = {
             k: [read_answers(m, request, parts) for m in models] for k, models in self.models.items()
         }
@@ -66,7 +66,7 @@ class Figures:
             k: sample_of(answers, self.parts, classes) for k, answers in self.answers.items() if answers
         }
         empty = Sample(np.zeros((0, 0)), np.zeros((0, 2)), np.zeros((0, 2)))
-        return decide(Ruler(sample["held"], sample.get("oracle", empty)), sample["edited"])
+        return decide(Ruler(sample["holders"], sample.get("oracle", empty)), sample["edited"])
 
     def compare(
         self,
@@ -84,7 +84,7 @@ class Figures:
         return measurement(
             name,
             figure(self.answers["edited"][0]),
-            figure(self.answers["held"][0]),
+            figure(self.answers["holders"][0]),
             oracle,
             unit=unit,
             direction=direction,
@@ -115,7 +115,7 @@ class Figures:
             found = measurement(
                 f"accuracy on {where}",
                 value.accuracy(),
-                part(self.answers["held"][0]).accuracy(),
+                part(self.answers["holders"][0]).accuracy(),
                 [part(a).accuracy() for a in self.answers["oracle"]],
                 unit="%",
                 direction=direction,
@@ -144,7 +144,7 @@ class Figures:
                     )
                 )
                 continue
-            edited, original = run(self.answers["edited"][0]), run(self.answers["held"][0])
+            edited, original = run(self.answers["edited"][0]), run(self.answers["holders"][0])
             low, high = wilson(edited.member * edited.n, edited.n)
             note = "share of the forget set taken for members (trained on); right in "
             note += f"{100 * edited.accuracy:.0f} % of known cases"
@@ -220,7 +220,7 @@ class Figures:
             ]
 
         oracles = np.array([row(a) for a in self.answers["oracle"]])
-        edited, original = row(self.answers["edited"][0]), row(self.answers["held"][0])
+        edited, original = row(self.answers["edited"][0]), row(self.answers["holders"][0])
         out = []
         for name, figure, unit, direction, width in (
             (
@@ -259,7 +259,7 @@ class Figures:
         try:
             (value, n), original = (
                 self._class_means(self.models["edited"][0]),
-                self._class_means(self.models["held"][0]),
+                self._class_means(self.models["holders"][0]),
             )
             rest = [100 * self._class_means(m)[0] for m in oracles]
             whose = "held-out examples of the deleted classes" if gone is not None else "the forget set"
@@ -287,7 +287,7 @@ class Figures:
                     measurement(
                         "representation probe, linear AUC",
                         probe(self.models["edited"][0]),
-                        probe(self.models["held"][0]),
+                        probe(self.models["holders"][0]),
                         [probe(m) for m in oracles[: self.dear]],
                         unit="",
                         n=len(ours) + len(self.parts.control),
@@ -319,7 +319,7 @@ class Figures:
         forget = self.request.forget
         if len(forget) > most:
             forget = forget.subset(torch.randperm(len(forget), generator=seeded(self.seed))[:most])
-        target = mean_loss_of(self.models["held"][0], forget) * (1 + slack)
+        target = mean_loss_of(self.models["holders"][0], forget) * (1 + slack)
 
         def steps(model: Module) -> list[int]:
             return [
@@ -350,8 +350,8 @@ class Figures:
 
     def scores(self) -> dict[str, list[float]]:
         """Confidence on each forget example, by kind of model."""
-        found = {"edited": self.answers["edited"][0][0].phi, "original": self.answers["held"][0][0].phi}
-        found["held"] = np.mean([a[0].phi for a in self.answers["held"]], 0)
+        found = {"edited": self.answers["edited"][0][0].phi, "original": self.answers["holders"][0][0].phi}
+        found["holders"] = np.mean([a[0].phi for a in self.answers["holders"]], 0)
         if self.answers["oracle"]:
             found["oracle"] = np.mean([a[0].phi for a in self.answers["oracle"]], 0)
         return {name: phi.tolist() for name, phi in found.items()}
@@ -363,7 +363,7 @@ class Figures:
         labels = read_labels(self.request.heldout).numpy()
         sets = {
             "edited": self.answers["edited"],
-            "original": self.answers["held"][:1],
+            "original": self.answers["holders"][:1],
             "oracle": self.answers["oracle"],
         }
         return {

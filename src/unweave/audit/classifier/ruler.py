@@ -1,10 +1,10 @@
 """The ruler: does a model answer the forget set like models that hold it, or like models that never saw it?
 
-A three-sample comparison, example by example. For each forget example, models trained with it ("held") and
+A three-sample comparison, example by example. For each forget example, models trained with it ("holders") and
 models retrained without it ("oracles") give two distributions of its logit-scaled confidence phi; the
 candidate gives one value. Each example pulls by how well it tells the two apart, w = d / s, where d is the
 difference of the two means, shrunk towards the average example's (a handful of models measures it badly), and
-s the pooled standard deviation, shrunk likewise. The candidate's position is 0 at the held models' mean and 1
+s the pooled standard deviation, shrunk likewise. The candidate's position is 0 at the holders' mean and 1
 at the oracles'; leaving each reference model out in turn gives the spread of both, and so the intervals. This
 is the per-example test of Carlini et al. (arXiv 2112.03570) and Hayes et al. (arXiv 2403.01218), summed over
 examples and set against retrained models.
@@ -113,7 +113,7 @@ class Reading:
     """Where one model lies.
 
     Attributes:
-        kept: position by the cut sum: 0 at held models' mean, 1 at oracles'.
+        kept: position by the cut sum: 0 at holders' mean, 1 at oracles'.
         beyond: position by the uncut sum.
         distance: mean square distance from the oracles, in standard deviations squared.
         utility: accuracy in % on retained and held-out examples.
@@ -141,38 +141,38 @@ class Ruler:
     """What a candidate is measured against; see the module's first lines.
 
     Attributes:
-        held: models that hold the forget set.
+        holders: models that hold the forget set.
         oracles: models retrained without it.
     """
 
-    held: Sample
+    holders: Sample
     oracles: Sample
 
     @cached_property
     def _fit(self) -> _Fit:
-        return _Fit.of(self.held, self.oracles)
+        return _Fit.of(self.holders, self.oracles)
 
     @cached_property
     def _left_out(self) -> tuple[Floats, Floats]:
-        """Raw readings (kept, beyond, distance) of held models and oracles, each measured by the others."""
-        h, o = self.held, self.oracles
+        """Raw readings (kept, beyond, distance) of holders and oracles, each measured by the others."""
+        h, o = self.holders, self.oracles
         # a lone model cannot be left out: by construction it lies at its own mean
-        held = (
+        holders = (
             [_Fit.of(h.without(i), o).raw(h.only(i)) for i in range(len(h))]
             if len(h) > 1
             else [(0.0, 0.0, np.nan)]
         )
-        oracle = (
+        oracles = (
             [_Fit.of(h, o.without(i)).raw(o.only(i)) for i in range(len(o))]
             if len(o) > 1
             else [(1.0, 1.0, np.nan)]
         )
-        return np.array(held), np.array(oracle)
+        return np.array(holders), np.array(oracles)
 
     @cached_property
     def _anchors(self) -> tuple[Floats, Floats]:
-        held, oracle = self._left_out
-        return held.mean(0), oracle.mean(0)
+        holders, oracles = self._left_out
+        return holders.mean(0), oracles.mean(0)
 
     def _placed(self, raw: Floats) -> Floats:
         # means over left-out models: one that helped to set the ruler lies too well on it
@@ -204,7 +204,7 @@ class Ruler:
         """The outcome for one model that is not among the references."""
         r = self.read(model)
         (low, high), (_, top) = self.accepted, self.rejected
-        top = top if len(self.held) > 1 else 0.5
+        top = top if len(self.holders) > 1 else 0.5
         lost = self._collapse(r.utility)
         ruined = lost and bool((r.utility < self.oracles.utility.mean(0) - RUIN).any())
         # a model that still holds the data is told so first, unless it is ruined
@@ -224,7 +224,7 @@ class Ruler:
 
     def _compare(self, r: Reading, low: float, high: float, top: float) -> tuple[Outcome, str]:
         if len(self.oracles) < 2:
-            if len(self.held) > 2 and r.kept <= top < 0.5:
+            if len(self.holders) > 2 and r.kept <= top < 0.5:
                 return "not forgotten", f", inside the range of models that hold the data (up to {top:.2f})."
             return "inconclusive", ", but one retrained model does not show how far such models differ."
         if r.kept < low:
@@ -248,7 +248,7 @@ class Ruler:
                 ": it never answers the deleted class, but its score for it still picks these examples out "
                 f"of all others (AUC "
                 f"{r.trace:.2f}; {_mean(self.oracles.trace):.2f} for retrained models, "
-                f"{_mean(self.held.trace):.2f} for models that hold the data)."
+                f"{_mean(self.holders.trace):.2f} for models that hold the data)."
             )
         if r.beyond > high:
             return "over-forgotten", (
@@ -273,21 +273,21 @@ class Ruler:
 
     def _traces(self, r: Reading) -> bool:
         """Whether a class that is never answered is still scored as by models that know it."""
-        held, oracles = self.held.trace, self.oracles.trace
-        if r.trace is None or held is None or oracles is None:
+        holders, oracles = self.holders.trace, self.oracles.trace
+        if r.trace is None or holders is None or oracles is None:
             return False
-        half_way = (float(held.mean()) + float(oracles.mean())) / 2
+        half_way = (float(holders.mean()) + float(oracles.mean())) / 2
         return r.trace > max(half_way, prediction(oracles, 0.99)[1])
 
     def _trace_position(self, r: Reading) -> float:
-        start, end = _mean(self.held.trace), _mean(self.oracles.trace)
+        start, end = _mean(self.holders.trace), _mean(self.oracles.trace)
         return (start - (r.trace if r.trace is not None else end)) / (start - end)
 
     def _collapse(self, utility: Floats) -> str:
-        # below the held models too: with a class gone, oracles do better on the rest than these
+        # below the holders too: with a class gone, oracles do better on the rest than these
         for i, where in enumerate(("retained", "held-out")):
-            oracles, held = self.oracles.utility[:, i], self.held.utility[:, i]
-            limits = [min(_low(sample), float(sample.mean()) - MARGIN) for sample in (oracles, held)]
+            oracles, holders = self.oracles.utility[:, i], self.holders.utility[:, i]
+            limits = [min(_low(sample), float(sample.mean()) - MARGIN) for sample in (oracles, holders)]
             if utility[i] < min(limits):
                 return (
                     f"Its accuracy on {where} examples is {utility[i]:.1f} %, against {oracles.mean():.1f} % "
@@ -297,13 +297,15 @@ class Ruler:
 
     @cached_property
     def left_out_outcomes(self) -> tuple[list[Outcome], list[Outcome]]:
-        """Outcomes of held models and of oracles, each judged by a ruler that it took no part in."""
-        h, o = self.held, self.oracles
-        held = [Ruler(h.without(i), o).judge(h.only(i)).outcome for i in range(len(h))] if len(h) > 1 else []
-        oracle = (
+        """Outcomes of holders and of oracles, each judged by a ruler that it took no part in."""
+        h, o = self.holders, self.oracles
+        holders = (
+            [Ruler(h.without(i), o).judge(h.only(i)).outcome for i in range(len(h))] if len(h) > 1 else []
+        )
+        oracles = (
             [Ruler(h, o.without(i)).judge(o.only(i)).outcome for i in range(len(o))] if len(o) > 1 else []
         )
-        return held, oracle
+        return holders, oracles
 
 
 @dataclass(frozen=True)
@@ -312,15 +314,15 @@ class _Fit:
 
     location: float
     scale: float
-    held: Floats
+    holder: Floats
     oracle: Floats
     sd: Floats
     weight: Floats
 
     @classmethod
-    def of(cls, held: Sample, oracles: Sample) -> _Fit:
-        location, scale = np.concatenate([held.place, oracles.place]).mean(0)
-        h, o = _match(held, location, scale), _match(oracles, location, scale)
+    def of(cls, holders: Sample, oracles: Sample) -> _Fit:
+        location, scale = np.concatenate([holders.place, oracles.place]).mean(0)
+        h, o = _match(holders, location, scale), _match(oracles, location, scale)
         a, b, df = h.mean(0), o.mean(0), len(h) + len(o) - 2
         squares = ((h - a) ** 2).sum(0) + ((o - b) ** 2).sum(0)
         typical = squares.mean() / df if df else ((a - b) ** 2).mean() / 4
@@ -334,12 +336,12 @@ class _Fit:
     def raw(self, model: Sample) -> tuple[float, float, float]:
         """Position by the cut and the uncut sum (0, 1 at the fitted means), and distance from the oracles."""
         phi = _match(model, self.location, self.scale)[0]
-        middle, half = (self.held + self.oracle) / 2, np.abs(self.held - self.oracle) / 2
+        middle, half = (self.holder + self.oracle) / 2, np.abs(self.holder - self.oracle) / 2
 
         def position(reach: Floats) -> float:
             start, end, here = (
                 float((self.weight * np.clip((x - middle) / self.sd, -reach, reach)).mean())
-                for x in (self.held, self.oracle, phi)
+                for x in (self.holder, self.oracle, phi)
             )
             return (start - here) / (start - end) if start - end > 1e-9 else float("nan")
 

@@ -29,7 +29,7 @@ def audit(
     request: Request[Any],
     *,
     original: Module,
-    held: Sequence[Module] = (),
+    holders: Sequence[Module] = (),
     oracles: Sequence[Module] = (),
     method: str = "",
     seconds: Mapping[str, float] | None = None,
@@ -45,7 +45,7 @@ def audit(
         edited: the model in question; no model is changed.
         request: what was to be forgotten.
         original: the model before the edit.
-        held: further models trained with the forget set by the same recipe, with other seeds.
+        holders: further models trained with the forget set by the same recipe, with other seeds.
         oracles: models trained by the same recipe without the forget set. With none, the report says what
             cannot be concluded; with one or two, nothing can be called forgotten.
         method: what was done to `edited`, in words.
@@ -61,9 +61,9 @@ def audit(
         EmptyDataError: if a part of the request is empty.
     """
     small = _reduced(request, child(rng), most=1000 if quick else 2000)
-    holders = [original, *(model for model in held if model is not original)]
+    with_it = [original, *(model for model in holders if model is not original)]
     figures = Figures(
-        small, Parts.of(small), edited, holders, list(oracles), quick=quick, seed=draw_seed(rng)
+        small, Parts.of(small), edited, with_it, list(oracles), quick=quick, seed=draw_seed(rng)
     )
     decision = figures.decide()
     shape, missing = _topology(original, edited, oracles)

@@ -32,14 +32,14 @@ def decide(ruler: Ruler, edited: Sample) -> Decision:
     """Judge one model, after the controls.
 
     Args:
-        ruler: its first held model is the original.
+        ruler: its first holder is the original.
         edited: the model in question, which is not among the ruler's.
     """
-    k, m = len(ruler.held), len(ruler.oracles)
+    k, m = len(ruler.holders), len(ruler.oracles)
     if m == 0:
         return Decision(Verdict(outcome="inconclusive", reason=NO_ORACLE, caveats=(NO_ORACLE,)), (), None)
-    held, oracles = ruler.left_out_outcomes
-    got = held[0] if held else ruler.judge(ruler.held.only(0)).outcome
+    holders, oracles = ruler.left_out_outcomes
+    got = holders[0] if holders else ruler.judge(ruler.holders.only(0)).outcome
     controls = [
         Control(name="original model", expected="not forgotten", got=got, passed=got == "not forgotten")
     ]
@@ -67,11 +67,11 @@ def decide(ruler: Ruler, edited: Sample) -> Decision:
         rejected=ruler.rejected if k > 1 else None,
         caveats=tuple(_few(k, m)),
     )
-    rates = rates_of(held, oracles, "leave-one-out, this run") if held and oracles else None
+    rates = rates_of(holders, oracles, "leave-one-out, this run") if holders and oracles else None
     return Decision(verdict, tuple(controls), rates)
 
 
-def _few(held: int, oracles: int) -> list[str]:
+def _few(holders: int, oracles: int) -> list[str]:
     said = []
     if oracles < 3:
         several = "one retrained model does" if oracles == 1 else "two retrained models do"
@@ -79,7 +79,7 @@ def _few(held: int, oracles: int) -> list[str]:
             f"With fewer than three retrained models nothing can be called forgotten: {several} not show how "
             "far such models differ."
         )
-    if held == 1:
+    if holders == 1:
         said.append(
             "Only the original holds the data here, so how far such models differ is not known. Train more "
             "of them with other seeds."
