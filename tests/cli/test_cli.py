@@ -75,7 +75,7 @@ def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.Captu
         (("forget", "--random", "900"), "between 1 and 899"),
         (("forget", "--ids", "absent.txt"), "absent.txt"),
         (("forget", "--ids", "a.txt", "--random", "3"), "several"),
-        (("forget", "--oracles", "-1"), "must not be negative"),
+        (("forget", "--oracles", "-1"), "--oracles must be a whole number at least 0; got -1"),
         (("audit", "--edited", "x.safetensors"), "--model is missing"),
         (("show", "."), "is not a run folder"),
         (("cite", "nothing-like-it"), "no method"),

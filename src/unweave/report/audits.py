@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from ..audit.result import Audit, Control, Outcome, Rates, Verdict
 from ..errors import InputError
+from ..io.files import strict_json
 from ..types import Measurement
 from . import pictures, words
 from .markdown import render_markdown
@@ -99,7 +100,7 @@ def to_json(audits: Sequence[Audit]) -> str:
         True
     """
     record = {"format": _FORMAT, "version": _VERSION, "audits": [dataclasses.asdict(a) for a in audits]}
-    return json.dumps(_finite(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return strict_json(record)
 
 
 def from_json(text: str) -> tuple[Audit, ...]:
@@ -131,14 +132,6 @@ def _require(audits: Sequence[Audit]) -> None:
 
 def _percent(layers: Mapping[str, Mapping[str, float]], series: Sequence[str]) -> dict[str, dict[str, float]]:
     return {name: {s: 100 * row[s] for s in series if s in row} for name, row in layers.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse(constant: str) -> Any:

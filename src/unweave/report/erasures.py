@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..audit.drawing.erasure import MEANING, Drawn, Erasure
 from ..errors import require
+from ..io.files import strict_json
 from ..types import Measurement
 from . import pictures, words
 from .page import Section, render_page
@@ -65,7 +65,7 @@ def erasure_json(audits: Sequence[Erasure], turns: Mapping[str, Mapping[str, flo
         "audits": [asdict(a) for a in audits],
         "in turn": turns,
     }
-    return json.dumps(_finite(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return strict_json(record)
 
 
 def erasure_from_json(text: str) -> list[Erasure]:
@@ -196,11 +196,3 @@ def _strip(images: Tensor) -> tuple[str, int]:
     image.fromarray(array).save(held, "PNG")
     shown = min(n * (width + 1) * scale, 700)
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}", shown
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
