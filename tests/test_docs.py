@@ -92,6 +92,7 @@ def test_python_block_runs_and_prints_what_the_page_says(
     code, printed, capsys, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     exec(compile(code, "page", "exec"), module.__dict__)

@@ -10,9 +10,23 @@ from dataclasses import dataclass
 from importlib import import_module, resources
 from typing import Any
 
+from torch.nn import Module
+from torch.optim import Optimizer
+
 from .errors import InputError
 from .paper import Paper
 
+VERBS = {
+    "apply": "Edit",
+    "score": "Score",
+    "begin": "SparseTraining",
+    "attack": "Attack",
+    "select": "Selector",
+    "build": "Recipe",
+    "measure": "Measure",
+    "objective": "Loss",
+}
+"""The verb of a protocol -> the role of what has it."""
 FAMILIES = ("unlearn", "erase", "prune", "optim", "augment")
 
 
@@ -40,6 +54,11 @@ class Method:
     def needs(self) -> tuple[str, ...]:
         """What its code reads: parts of a request, abilities of a task, a recipe, concepts to guide or preserve."""
         return needs_of(self.cls)
+
+    @property
+    def role(self) -> str:
+        """What it is used as: "Edit", "Score", "Optimizer", ...; the first of its roles, "" if it has none."""
+        return next(iter(roles_of(self.cls)), "")
 
     @property
     def summary(self) -> str:
@@ -134,6 +153,27 @@ def _name_of(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
+def roles_of(kind: type[Any]) -> tuple[str, ...]:
+    """All that objects of a class can be used as, by the protocols that it has the verbs of.
+
+    Example:
+        >>> from unweave.prune import GMP, SNIP
+        >>> roles_of(GMP), roles_of(SNIP)
+        (('Edit', 'SparseTraining'), ('Score',))
+    """
+    if issubclass(kind, Optimizer):
+        return ("Optimizer",)
+    if issubclass(kind, Module):
+        return ("Layer",)
+    return tuple(role for verb, role in VERBS.items() if callable(getattr(kind, verb, None)))
+
+
+def name_of(thing: Any) -> str:
+    """Name of a method's object as the command line knows it; of another object, its class's name with dashes."""
+    known = {method.cls: method.name for method in methods()}
+    return known.get(type(thing)) or _dashed(type(thing).__name__)
+
+
 def claim_statuses() -> dict[str, str]:
     """Claim name ("unlearn/salun") -> status, as of this release."""
     file = resources.files("unweave") / "claims.json"
@@ -149,7 +189,11 @@ def _name(cls: type[Any]) -> str:
     ]
     if len(siblings) == 1 or _plain(cls.__name__) == _plain(stem):
         return stem.replace("_", "-")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+    return _dashed(cls.__name__)
+
+
+def _dashed(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
 
 
 def _plain(name: str) -> str:

@@ -35,9 +35,11 @@ MODULES = {
     "unweave.recipe": ("unweave.fit.recipe",),
     "unweave.tasks.text_to_image": ("unweave.models.text_to_image",),
     "unweave.workflow": ("unweave.jobs.forget",),
-    "unweave.worlds": ("unweave.jobs.world", "unweave.tasks"),
+    "unweave.worlds": ("unweave.jobs.subject", "unweave.tasks"),
 }
 """Former module -> where its names are now."""
+NAMES = {"open_world": "open_subject", "World": "Subject"}
+"""Former name -> name now, in those modules."""
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -52,9 +54,9 @@ class _Finder(MetaPathFinder, Loader):
 
         def look_up(name: str) -> Any:
             for home in homes:
-                found = import_module(home)
-                if hasattr(found, name):
-                    return getattr(found, name)
+                found, now = import_module(home), NAMES.get(name, name)
+                if hasattr(found, now):
+                    return getattr(found, now)
             raise AttributeError(f"module {module.__name__!r}, now {homes[0]!r}, has no {name!r}")
 
         module.__getattr__ = look_up  # type: ignore[method-assign]

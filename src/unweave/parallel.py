@@ -131,6 +131,11 @@ def build_models(
     return parallel_map(partial(_build_cached, recipe, data, folder), seeds, jobs=jobs, label=label)
 
 
+def default_cache() -> Path:
+    """Where finished models are kept: UNWEAVE_CACHE, or ~/.cache/unweave."""
+    return Path(os.environ.get("UNWEAVE_CACHE", "~/.cache/unweave")) / "models"
+
+
 def cache_folder(recipe: Recipe, data: Data[Any], cache: Path) -> Path:
     """Where in `cache` the models of this recipe on this data lie: seed.safetensors, with seed.json beside it.
 

@@ -1,9 +1,14 @@
-"""Intervals: Wilson for shares, Student's t for a fresh model of a sample, bootstrap for everything else."""
+"""Intervals: Wilson for shares, Student's t for means and for a fresh model of a sample, bootstrap for all else.
+
+Methods that ran at the same seeds are compared seed by seed: `summarise`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import inf, sqrt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, nan, sqrt
+from statistics import fmean, stdev
 
 import numpy as np
 import numpy.typing as npt
@@ -81,3 +86,82 @@ def bootstrap(
     found = [statistic(*(s[draw.integers(len(s), size=len(s))] for s in samples)) for _ in range(repeats)]
     low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method at one seed.
+
+    Attributes:
+        method: its name.
+        seed: of the trial; trials of one seed share data order, beginnings and what else is drawn.
+        figures: name -> value; empty if it failed.
+        units: name -> unit.
+        error: why it failed; "" if it did not.
+    """
+
+    method: str
+    seed: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A figure of a method over its seeds, and against the baseline's, seed by seed.
+
+    Attributes:
+        values: one a seed, in the seeds' order.
+        mean: of the values.
+        spread: their standard deviation; NaN for one.
+        interval: 95 % interval of the mean (Student's t); NaN for one.
+        differences: from the baseline at the same seed, where both have one.
+        difference: mean of these; NaN without any.
+        difference_interval: 95 % interval of that mean.
+    """
+
+    values: Sequence[float]
+    mean: float
+    spread: float
+    interval: tuple[float, float]
+    differences: Sequence[float] = ()
+    difference: float = nan
+    difference_interval: tuple[float, float] = (nan, nan)
+
+
+def summarise(trials: Sequence[Trial], baseline: str) -> dict[str, dict[str, Summary]]:
+    """Figure -> method -> summary, with differences from `baseline`.
+
+    Raises:
+        InputError: if no trial has `baseline` as its method.
+    """
+    names = list(dict.fromkeys(t.method for t in trials))
+    if baseline not in names:
+        raise InputError(f"the baseline {baseline!r} is none of the methods compared: {', '.join(names)}.")
+    figures = dict.fromkeys(name for t in trials for name in t.figures)
+    told: dict[str, dict[str, Summary]] = {}
+    for figure in figures:
+        found = {
+            n: {t.seed: t.figures[figure] for t in trials if t.method == n and figure in t.figures}
+            for n in names
+        }
+        told[figure] = {n: _summary(found[n], found[baseline], n == baseline) for n in names if found[n]}
+    return told
+
+
+def _summary(found: Mapping[int, float], base: Mapping[int, float], itself: bool) -> Summary:
+    values = list(found.values())
+    gaps = [] if itself else [v - base[seed] for seed, v in found.items() if seed in base]
+    return Summary(
+        values=values, mean=fmean(values), spread=stdev(values) if len(values) > 1 else nan,
+        interval=_interval(values), differences=gaps, difference=fmean(gaps) if gaps else nan,
+        difference_interval=_interval(gaps),
+    )  # fmt: skip
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return (nan, nan)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    return (fmean(values) - half, fmean(values) + half)

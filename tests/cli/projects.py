@@ -38,12 +38,12 @@ def make_project(folder: Path) -> Path:
     (folder / "project.py").write_text(PROJECT)
     from unweave import seeded
     from unweave.io.checkpoint import save_model
-    from unweave.jobs.world import open_world
+    from unweave.jobs.subject import open_subject
 
-    world = open_world(str(folder / "project.py"))
+    subject = open_subject(str(folder / "project.py"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    save_model(world.recipe.build(world.train, rng=seeded(0)), folder / "model.safetensors")
+    save_model(subject.recipe.build(subject.train, rng=seeded(0)), folder / "model.safetensors")
     torch.set_num_threads(threads)
     return folder
 

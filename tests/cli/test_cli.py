@@ -17,7 +17,7 @@ FORGET = (
     "model.safetensors",
     "--oracles",
     "4",
-    "--held",
+    "--holders",
     "4",
     "--jobs",
     "1",
@@ -75,7 +75,7 @@ def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.Captu
         (("forget", "--random", "900"), "between 1 and 899"),
         (("forget", "--ids", "absent.txt"), "absent.txt"),
         (("forget", "--ids", "a.txt", "--random", "3"), "several"),
-        (("forget", "--oracles", "-1"), "must not be negative"),
+        (("forget", "--oracles", "-1"), "--oracles must be a whole number at least 0; got -1"),
         (("audit", "--edited", "x.safetensors"), "--model is missing"),
         (("show", "."), "is not a run folder"),
         (("cite", "nothing-like-it"), "no method"),
@@ -188,7 +188,7 @@ def test_forget_writes_a_whole_run(folder: Path) -> None:
 def test_audit_judges_a_model_edited_elsewhere(folder: Path) -> None:
     done = unweave(
         "audit", "project.py", "--model", "model.safetensors", "--edited", "model.safetensors", "--classes", "birch",
-        "--oracles", "4", "--held", "4", "--jobs", "1", "--json", "--out", "check", cwd=folder,
+        "--oracles", "4", "--holders", "4", "--jobs", "1", "--json", "--out", "check", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["audits"][0]["verdict"]["outcome"] == "not forgotten"
@@ -199,7 +199,7 @@ def test_without_an_oracle_nothing_is_concluded(folder: Path) -> None:
         *FORGET[:4],
         "--oracles",
         "0",
-        "--held",
+        "--holders",
         "0",
         "--where",
         "owner=3",
@@ -262,6 +262,6 @@ def test_a_shrunk_model_is_smaller_and_loads_again(folder: Path) -> None:
     assert after < 0.7 * before
     audited = unweave(
         "audit", "project.py", "--model", "small/model", "--edited", "small/model", "--classes", "ash",
-        "--oracles", "0", "--held", "0", "--out", "small-check", cwd=folder,
+        "--oracles", "0", "--holders", "0", "--out", "small-check", cwd=folder,
     )  # fmt: skip
     assert audited.returncode == 3, audited.stderr

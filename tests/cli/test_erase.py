@@ -125,11 +125,11 @@ def test_without_a_judge_it_says_so(here: Path, capsys: pytest.CaptureFixture[st
         (("--concepts", "cat", "--judge", "half.py"), r"does not define features\(images\)"),
         (("--concepts", "cat", "--judge", "broken.py"), "ZeroDivisionError"),
         (("--concepts", "cat", "--oracle", "absent"), "there is no pipeline folder absent|no absent"),
-        (("--concepts", "cat", "--images", "0"), "--images and --steps"),
+        (("--concepts", "cat", "--images", "0"), "--images must be a whole number at least 1; got 0"),
         (("--concepts", "cat", "--attack", "token-search"), "--attack needs --judge"),
         (
             ("--concepts", "cat", "--judge", "judge.py", "--attack", "token-search", "--attack-prompts", "0"),
-            "--attack-prompts must be at least 1",
+            "--attack-prompts must be a whole number at least 1; got 0",
         ),
         (
             (

@@ -21,7 +21,7 @@ REQUEST = (
     "30",
     "--oracles",
     "0",
-    "--held",
+    "--holders",
     "0",
     "--method",
 )

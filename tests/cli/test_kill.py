@@ -20,7 +20,7 @@ from tests.faults import contents, partials
 
 TIMED = ("run.json", "audit.json", "report.html", "report.md")
 REQUEST = (
-    "forget", "project.py", "--model", "model.safetensors", "--random", "30", "--oracles", "4", "--held", "3",
+    "forget", "project.py", "--model", "model.safetensors", "--random", "30", "--oracles", "4", "--holders", "3",
     "--quick",
     "--jobs", "1",
     "--method", "unprune+fine-tune", "--compare", "salun", "--out",

@@ -13,7 +13,8 @@ from tests.cli.projects import make_project, unweave
 from unweave.cli import main
 from unweave.errors import InputError
 from unweave.io.checkpoint import load_weights
-from unweave.jobs.trials import Trial, run_trials, summarise, to_json, trials_from_json
+from unweave.jobs.trials import run_trials, to_json, trials_from_json
+from unweave.statistics import Trial, summarise
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("train", "--sparse", "salun"), "neither an optimiser nor a way to prune"),
         (("train", "--sparse", "gmp", "--sparsity", "1.5"), r"sparsity must be in \[0, 1\); got 1.5"),
         (("train", "--sparsity", "0.5"), "nothing that was named prunes"),
-        (("train", "--optimizer", "sgd", "--epochs", "0"), "epochs must be at least 1; got 0"),
+        (("train", "--optimizer", "sgd", "--epochs", "0"), "epochs must be a whole number at least 1; got 0"),
         (("compare", "--methods", "recipe"), "two or more different methods"),
-        (("compare", "--methods", "recipe", "sgd", "--seeds", "0"), "--seeds must be at least 1"),
+        (
+            ("compare", "--methods", "recipe", "sgd", "--seeds", "0"),
+            "--seeds must be a whole number at least 1; got 0",
+        ),
         (("compare", "--methods", "recipe", "sgd", "--baseline", "x"), "--baseline must be one of"),
         (("compare", "--methods", "gmp", "salun"), "they cannot be compared"),
         (("compare", "--methods", "recipe", "gmp+snip"), "both a sparse training and a pruning method"),

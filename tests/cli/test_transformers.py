@@ -22,7 +22,7 @@ def test_a_class_of_images_is_forgotten(tmp_path: Path, kind: str) -> None:
     name = sorted(p.name for p in (tmp_path / "pets" / "train").iterdir())[0]
     done = unweave(
         "forget", "./model", "--data", "imagefolder:./pets", "--classes", name, "--method", "salun", "--epochs", "1",
-        "--oracles", "1", "--held", "1", "--jobs", "1", "--out", "run", cwd=tmp_path,
+        "--oracles", "1", "--holders", "1", "--jobs", "1", "--out", "run", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode in (0, 3), done.stderr
     assert f"all of class {name}" in done.stdout

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from ..shown import interval, number, oracle_text, place, unit, value_text
+from ..audit.shown import interval, number, oracle_text, place, unit, value_text
 
 if TYPE_CHECKING:
     from .result import Audit

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..audit.shown import place
 from ..errors import InputError
-from ..shown import place
 from ..types import Measurement
 from .notebook import fragment
 

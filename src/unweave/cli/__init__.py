@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -68,6 +69,17 @@ def usage() -> str:
     )
 
 
+def in_flags(message: str) -> str:
+    """A message about a job's fields in the words of the command line.
+
+    Example:
+        >>> in_flags("PruneJob.recover_epochs must be a whole number at least 0; got -1.")
+        '--recover-epochs must be a whole number at least 0; got -1.'
+    """
+    fields = r"\b(?:\w+Job|Subject|PipelineSubject)\.(\w+)"
+    return re.sub(fields, lambda found: "--" + found[1].replace("_", "-"), message)
+
+
 def _guarded(command: str, rest: Sequence[str], console: Console) -> int:
     from ..errors import UnweaveError
 
@@ -75,7 +87,7 @@ def _guarded(command: str, rest: Sequence[str], console: Console) -> int:
         code: int = import_module(f"unweave.cli.{command}").run(rest)
         return code
     except UnweaveError as error:
-        console.print(f"error: {error}", markup=False)
+        console.print(f"error: {in_flags(str(error))}", markup=False)
         return EXIT_USE
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""

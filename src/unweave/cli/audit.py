@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
-from ..jobs.world import open_world
-from ._options import parse
-from .forget import Selection, carry_out
+from ..jobs.audit import AuditJob
+from ._parse import parse
+from ._selection import Selection, carry_out, judged, subject_of
 
 EXAMPLE = (
     "  unweave audit project.py --model before.safetensors --edited after.safetensors "
@@ -34,9 +33,5 @@ Audit.__doc__ = f"{Audit.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "").p
 def run(argv: Sequence[str]) -> int:
     """Audit. Exit code 0 if the verdict is `forgotten`, else 3."""
     asked: Audit = parse(Audit, argv, command="audit", example=EXAMPLE)
-    if asked.model is None:
-        raise InputError(
-            "--model is missing: an audit compares the edited model with the one before. Give its weights."
-        )
-    world = open_world(asked.project, asked.folder)
-    return carry_out(asked, world, "audit", argv, edited={asked.edited.stem: asked.edited})
+    job = AuditJob(edited=asked.edited, method=asked.edited.stem, **judged(asked, subject_of(asked)))
+    return carry_out(job, asked, "audit", argv)

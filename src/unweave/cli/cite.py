@@ -12,7 +12,8 @@ from rich.console import Console
 
 from ..catalogue import Method, find
 from ..errors import InputError
-from ._options import chain_methods, parse
+from ._flags import chain_methods
+from ._parse import parse
 
 
 @dataclass(frozen=True)

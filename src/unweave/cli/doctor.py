@@ -13,7 +13,7 @@ from importlib import metadata, util
 
 from rich.console import Console
 
-from ._options import parse
+from ._parse import parse
 
 CORE = (
     "torch", "numpy", "scipy", "sklearn", "joblib", "cloudpickle", "safetensors", "matplotlib", "jinja2", "tyro",

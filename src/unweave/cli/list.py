@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..catalogue import FAMILIES, methods
 from ..errors import InputError
-from ._options import parse
+from ._parse import parse
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,20 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from ..errors import InputError
-from . import compare, erase, prune, train
-from ._options import parse
+from ..jobs.compare import Compared
+from ..jobs.done import Done
+from ..jobs.erase import Erased
+from ..jobs.prune import Pruned
+from ..jobs.train import Trained
+from ._parse import parse
 
-WRITTEN = {"compare.json": compare, "prune.json": prune, "train.json": train, "audit.json": erase}
-"""What a finished run leaves where there is no report.md -> the command that prints it."""
+WRITTEN: dict[str, type[Done]] = {
+    "compare.json": Compared,
+    "prune.json": Pruned,
+    "train.json": Trained,
+    "audit.json": Erased,
+}
+"""What a finished run leaves where there is no report.md -> what reads and prints it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     if asked.json and name is not None:
         sys.stdout.write((asked.folder / name).read_text(encoding="utf-8"))
     elif not report.is_file():
-        WRITTEN[str(name)].show(asked.folder)
+        WRITTEN[str(name)].read(asked.folder).show()
     elif sys.stdout.isatty():
         Console().print(Markdown(report.read_text(encoding="utf-8")))
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -230,7 +230,10 @@ def prompt(digit: int, style: int = 0, template: int = 2, numeral: int = 0) -> s
 
 
 def concepts(
-    *erase: str, preserve: Sequence[str] | None = None, guide: str = "digit", **settings: Any
+    *erase: str,
+    preserve: Sequence[str] | None = None,
+    guide: str | Mapping[str, str] = "digit",
+    **settings: Any,
 ) -> Concepts:
     """The request to erase these digits, with this world's own templates in both styles.
 

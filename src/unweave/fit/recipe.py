@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from math import cos, pi
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Generator, Tensor
 from torch.nn import Module
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..random import child, draw_seed, global_seed
+from ..settings import Count, NonNegative, Part, Positive, Whole, settings
 from ..types import Batch, Data, Edit
 from .loop import fit_
 from .training import Loop, Objective, Step, steps_of
@@ -42,7 +43,7 @@ class SparseTraining(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Supervised:
     """Train a network; with `sparse`, under a changing mask; with `prune`, prune it after and train on.
 
@@ -53,7 +54,7 @@ class Supervised:
         momentum: of SGD (Nesterov).
         weight_decay: of SGD.
         optimizer: makes another optimiser than SGD: called with (parameters, lr=...), as `partial(SAM, rho=0.05)`;
-            `momentum` and `weight_decay` are then its own business.
+            give it its own momentum and weight decay: the recipe's are then refused.
         sparse: sparse training from the first step on.
         schedule: "cosine" warms up over the first twentieth of the steps, then falls to zero; or "constant".
         augment: inputs -> inputs, drawing from torch's global generator; the task must be `Perturbing`.
@@ -62,27 +63,29 @@ class Supervised:
         recover_lr: peak learning rate after pruning.
         init_seed: seed of the initial weights; None draws them from the run's generator. Masks of two models can be
             compared only if both began at the same weights.
+
+    Raises:
+        InputError: if a field would do nothing beside the others.
     """
 
     network: Callable[[], Module]
-    epochs: int = 30
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    epochs: Count = 30
+    lr: Positive = 0.1
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
     optimizer: Callable[..., Optimizer] | None = None
     sparse: SparseTraining | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     augment: Callable[[Tensor], Tensor] | None = None
     prune: Edit[Data[Any]] | None = None
-    recover_epochs: int = 0
-    recover_lr: float = 0.02
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.02
     init_seed: int | None = None
 
+    of_own_optimizer: ClassVar[tuple[str, ...]] = ("momentum", "weight_decay")
+
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"Supervised.epochs must be at least 1; got {self.epochs}.")
-        if self.lr <= 0:
-            raise InputError(f"Supervised.lr must be positive; got {self.lr}.")
+        refuse_idle(self, self.of_own_optimizer)
 
     def initial(self, rng: Generator) -> Module:
         """The untrained network; the same one for every `rng` if `init_seed` is set."""
@@ -160,6 +163,33 @@ class Supervised:
             return loss
 
         return mean_loss
+
+
+def refuse_idle(recipe: Any, of_own_optimizer: Sequence[str]) -> None:
+    """Raise InputError if a field of a recipe would do nothing beside the others.
+
+    Args:
+        recipe: a dataclass with `optimizer`, `sparse`, `prune` and `recover_epochs`, as `Supervised`.
+        of_own_optimizer: fields that its own optimiser takes; beside another they must be at their defaults.
+    """
+    who = type(recipe).__name__
+    if recipe.sparse is not None and recipe.prune is not None:
+        raise InputError(
+            f"{who} got both a sparse training and a pruning method, as `sparse` and `prune`. Give one of them: what "
+            "is sparse from the first step on is not pruned again."
+        )
+    if recipe.recover_epochs and recipe.prune is None:
+        raise InputError(
+            f"{who}.recover_epochs is {recipe.recover_epochs}, but nothing is pruned that could recover. Give `prune`, "
+            "or leave recover_epochs 0."
+        )
+    own = {f.name: f.default for f in fields(recipe) if f.name in of_own_optimizer}
+    given = [name for name, default in own.items() if getattr(recipe, name) != default]
+    if recipe.optimizer is not None and given:
+        raise InputError(
+            f"{who} got an optimizer and {' and '.join(given)} of its own. Give these to the optimizer: "
+            f"partial(..., {', '.join(f'{name}={getattr(recipe, name)!r}' for name in given)})."
+        )
 
 
 def warm_cosine(optimizer: Optimizer, steps: int, warm: float = 0.05) -> LambdaLR:

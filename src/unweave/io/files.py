@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -205,3 +208,24 @@ def _unwritten(path: Path, error: Exception) -> StorageError:
     return StorageError(
         f"{path} could not be written ({reason}). No part-written file was left; mend that and run again."
     )
+
+
+def strict_json(record: Any) -> str:
+    """Plain records as indented JSON that every reader takes; NaN and infinity are null.
+
+    Example:
+        >>> print(strict_json({"low": float("-inf"), "n": 3}), end="")
+        {
+         "low": null,
+         "n": 3
+        }
+    """
+    return json.dumps(_finite(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -18,9 +18,10 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.data import Dataset
 
 from ..errors import InputError, IntegrityError, MissingExtraError, UnweaveError, require
-from ..fit.recipe import SparseTraining, Supervised
+from ..fit.recipe import SparseTraining, Supervised, refuse_idle
 from ..masks.mask import Mask
 from ..random import global_seed, seeded
+from ..settings import Count, NonNegative, Positive, Whole, settings
 from ..tasks.classify import Classify
 from ..types import Data, Edit
 from .checkpoint import load_into, mask_beside, nonfinite, require_zeros, save_model
@@ -50,7 +51,7 @@ class Images:
     ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TransformersRecipe:
     """Train the architecture of a transformers folder with AdamW; with `prune`, prune it and train on.
 
@@ -68,27 +69,27 @@ class TransformersRecipe:
         prune: applied once after training.
         recover_epochs: further passes under the mask.
         recover_lr: peak learning rate of these.
+
+    Raises:
+        InputError: if a field would do nothing beside the others.
     """
 
     folder: Path
-    epochs: int = 10
-    lr: float = 3e-4
-    weight_decay: float = 0.05
+    epochs: Count = 10
+    lr: Positive = 3e-4
+    weight_decay: NonNegative = 0.05
     optimizer: Callable[..., Optimizer] | None = None
     sparse: SparseTraining | None = None
     init_seed: int | None = None
     base: Path | str = ""
     prune: Edit[Data[Any]] | None = None
-    recover_epochs: int = 0
-    recover_lr: float = 1e-4
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 1e-4
+
+    of_own_optimizer: ClassVar[tuple[str, ...]] = ("weight_decay",)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"TransformersRecipe.epochs must be at least 1; got {self.epochs}.")
-        if not self.lr > 0 or not self.recover_lr > 0:
-            raise InputError(
-                f"TransformersRecipe.lr and recover_lr must be positive; got {self.lr} and {self.recover_lr}."
-            )
+        refuse_idle(self, self.of_own_optimizer)
 
     def initial(self, rng: Generator) -> Module:
         """The network before training; the same one for every `rng` if `init_seed` is set."""

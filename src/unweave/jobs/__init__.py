@@ -1,1 +1,24 @@
-"""Jobs: chains of stages, resumable, callable from Python; the command line only parses, calls and shows."""
+"""Jobs: chains of stages, resumable, callable from Python; the command line only parses, calls and shows.
+
+A job is made of settings, checked at once, and has one verb: `run(out)` does every stage in a run folder, goes on where
+it was stopped, and returns what came out.
+"""
+
+from __future__ import annotations
+
+from .audit import AuditJob
+from .compare import Compared, CompareJob
+from .done import Done
+from .erase import Erased, EraseJob
+from .forget import ForgetJob
+from .judging import Audited
+from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
+from .prune import Pruned, PruneJob
+from .subject import Folder, Subject, embedded, open_subject
+from .train import Trained, TrainJob
+
+__all__ = [
+    "AuditJob", "Audited", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "Folder", "ForgetJob",
+    "PipelineSubject", "PruneJob", "Pruned", "Subject", "TrainJob", "Trained", "embedded", "embedded_pipeline",
+    "open_pipeline", "open_subject",
+]  # fmt: skip

@@ -9,7 +9,7 @@ from statistics import median
 from markupsafe import Markup
 
 from ..audit.result import Audit
-from ..shown import number, place, ratio, seconds, value_text
+from ..audit.shown import number, place, ratio, seconds, value_text
 from ..types import Measurement
 from . import marks
 from .marks import Scale

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..audit.result import Audit, Kind, Rates
-from ..errors import InputError
-from ..shown import (
+from ..audit.shown import (
     counted,
     interval,
     number,
@@ -20,6 +19,7 @@ from ..shown import (
     unit,
     value_text,
 )
+from ..errors import InputError
 
 __all__ = [
     "GLOSSARY",

@@ -1,4 +1,4 @@
-"""Who names the images of `unweave erase`: the small world's judge, a file of the user's, a transformers classifier."""
+"""Who names drawn images: the small world's judge, a file of the user's, a transformers classifier."""
 
 from __future__ import annotations
 
@@ -10,28 +10,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..erase import Concepts
-from ..errors import InputError
+from ...erase import Concepts
+from ...errors import InputError
+from .drawn import Judge
+
+
+def judge_at(path: Path, concepts: Concepts) -> Judge:
+    """The judge that a path means: a .py file of the user's own, or a folder of a transformers classifier.
+
+    Raises:
+        InputError: if it is neither, or knows too little to judge these concepts.
+    """
+    return WrittenJudge(path) if path.suffix == ".py" else ClassifierJudge(path, concepts)
 
 
 class DigitsJudge:
-    """The small world's judge."""
+    """The small world's judge, trained on the spot or read from its cache."""
 
-    def __init__(self, judge: Any) -> None:
-        from ..embedded.drawn_digits import DIGITS as ALL
+    def __init__(self) -> None:
+        from ...embedded.drawn_digits import DIGITS, judge
 
-        self._judge, self._words = judge, ALL
+        self._judge, self._words = judge(), DIGITS
 
     def names(self, images: Tensor) -> list[str]:
+        """Digit of each image [n, 1, 8, 8], as a word; "" for none."""
         return ["" if k < 0 else self._words[k] for k in self._judge.digits(images).tolist()]
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        return self._judge.features(images)  # type: ignore[no-any-return]
+        """What it reads them by, [n, width]."""
+        return self._judge.features(images)
 
 
 class WrittenJudge:
-    """A user's own judge, in a file."""
+    """A user's own judge: a file that defines names(images) and features(images).
+
+    Raises:
+        InputError: if the file is absent, does not run, or lacks one of the two.
+    """
 
     def __init__(self, path: Path) -> None:
         spec = importlib.util.spec_from_file_location("unweave_judge", path)
@@ -51,11 +67,15 @@ class WrittenJudge:
 
 
 class ClassifierJudge:
-    """A transformers image classifier whose labels name the concepts."""
+    """A transformers image classifier whose labels name the concepts.
+
+    Raises:
+        InputError: if it has no label for one of the concepts.
+    """
 
     def __init__(self, folder: Path, concepts: Concepts) -> None:
-        from ..io.transformers_folder import load_model
-        from ..tasks.classify import Classify
+        from ...io.transformers_folder import load_model
+        from ...tasks.classify import Classify
 
         model: Any = load_model(folder).eval()
         self._model = model
@@ -65,31 +85,26 @@ class ClassifierJudge:
         self._size = int(size if isinstance(size, int) else size[0])
         self._mean = torch.tensor(read.get("image_mean", [0.5])).view(1, -1, 1, 1)
         self._std = torch.tensor(read.get("image_std", [0.5])).view(1, -1, 1, 1)
-        labels = model.config.id2label
-        self._labels = [labels[i] for i in range(len(labels))]
+        labels = [model.config.id2label[i] for i in range(len(model.config.id2label))]
         self._task = Classify(len(labels))
         asked = {c.lower(): c for c in (*concepts.erase, *concepts.preserve)}
-        self._names = [
-            next(
-                (asked[part] for part in (p.strip().lower() for p in label.split(",")) if part in asked),
-                label,
-            )
-            for label in self._labels
-        ]
+        self._names = [_asked(label, asked) for label in labels]
         missing = [c for c in asked.values() if c not in self._names]
         if missing:
             raise InputError(
-                f"the judge {folder} has no label for {', '.join(missing)}; it knows {', '.join(self._labels[:10])}"
-                f"{' ...' if len(self._labels) > 10 else ''}."
+                f"the judge {folder} has no label for {', '.join(missing)}; it knows {', '.join(labels[:10])}"
+                f"{' ...' if len(labels) > 10 else ''}."
             )
 
     @torch.no_grad()
     def names(self, images: Tensor) -> list[str]:
+        """Label of each image [n, channels, height, width] (about -1 to 1), as the concepts spell it."""
         logits = self._task.outputs(self._model, (self._ready(images), torch.zeros(len(images))))
         return [self._names[k] for k in logits.argmax(1).tolist()]
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
+        """What the classifier's last layer reads, [n, width]."""
         return self._task.features(self._model, (self._ready(images), torch.zeros(len(images))))
 
     def _ready(self, images: Tensor) -> Tensor:
@@ -100,3 +115,9 @@ class ClassifierJudge:
         if grown.shape[1] != channels:
             grown = grown.mean(1, keepdim=True).expand(-1, channels, -1, -1)
         return (grown.clamp(-1, 1) / 2 + 0.5 - self._mean) / self._std
+
+
+def _asked(label: str, asked: dict[str, str]) -> str:
+    """The concept that one of the label's synonyms names, or the label itself."""
+    parts = (part.strip().lower() for part in label.split(","))
+    return next((asked[part] for part in parts if part in asked), label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .types import Measurement
+from ..types import Measurement
 
 
 def number(value: float | None, *, digits: int = 3) -> str:

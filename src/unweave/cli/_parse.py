@@ -1,0 +1,62 @@
+"""From an argument list to a dataclass of options, and from a finished job to the terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ..jobs.done import Done
+
+
+def parse(options: type[Any], argv: Sequence[str], *, command: str, example: str) -> Any:
+    """Parse `argv` into the dataclass `options`; the docstring and an example make the help.
+
+    Exits (SystemExit) with 0 on --help and 2 on wrong use, as tyro does.
+    """
+    about = f"{inspect.getdoc(options) or ''}".split("\n\nAttributes:")[0]
+    return tyro.cli(
+        options,
+        args=list(argv),
+        prog=f"unweave {command}",
+        description=f"{about}\n\nExample:\n{example}",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def named_methods(argv: Sequence[str], flags: Sequence[str], default: str) -> list[str]:
+    """Names given to `--method` and the like, before the rest is parsed: they decide which options there are."""
+    found: list[str] = []
+    for i, argument in enumerate(argv):
+        name, _, value = argument.partition("=")
+        if name in flags:
+            values = [value] if value else list(_until_flag(argv[i + 1 :]))
+            found += [v for given in values for v in given.split(",") if v]
+    return found or [default]
+
+
+def named_run(command: str, plan: Any, *more: Any) -> Path:
+    """The run folder of this plan, for users who give none."""
+    digest = hashlib.sha256(json.dumps([plan, *map(str, more)], sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{command}-{digest[:8]}"
+
+
+def show(done: Done, as_json: bool) -> None:
+    """Print what came out of a job."""
+    if as_json:
+        sys.stdout.write(done.json())
+    else:
+        done.show()
+
+
+def _until_flag(argv: Sequence[str]) -> Iterator[str]:
+    for argument in argv:
+        if argument.startswith("-"):
+            return
+        yield argument

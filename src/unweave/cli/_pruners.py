@@ -1,0 +1,69 @@
+"""The way to prune that `--method`, `--sparsity`, `--pattern` and `--budget` name together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ..catalogue import Method, find
+from ..errors import InputError
+from ..masks.budgets import ERK, Budget, Global, Uniform
+from ..masks.patterns import NM, Channel, Pattern, Unstructured
+from ..masks.scope import Scope
+from ..prune import Prune
+from ..types import Data, Edit
+from ._named import make
+
+BUDGETS: dict[str, Callable[[float], Budget]] = {"global": Global, "uniform": Uniform, "erk": ERK}
+PRUNING = ("sparsity", "budget", "pattern", "scope")
+"""Fields of a pruning method that flags of `unweave prune` itself set."""
+
+
+def pruner(asked: Any) -> Edit[Data[Any]]:
+    """Make the way to prune from all flags.
+
+    Raises:
+        InputError: if the method does not prune a trained model, or a flag would do nothing.
+    """
+    sparsity = 0.9 if asked.sparsity is None else asked.sparsity
+    pattern = _pattern(asked.pattern)
+    budget = BUDGETS[asked.budget](sparsity)
+    scope = Scope(last=asked.pattern != "channel")  # a whole channel of the last layer is a class
+    here = {"sparsity": sparsity, "budget": budget, "pattern": pattern, "scope": scope}
+    method = find(asked.method)
+    if method.family != "prune" or method.role not in ("Edit", "Score"):
+        sparse = method.role == "SparseTraining"
+        where = " It trains from the start: use `unweave train --sparse`." if sparse else ""
+        raise InputError(
+            f"{method.name} does not prune a trained model.{where} See: unweave list --family prune."
+        )
+    fields = {f.name for f in dataclasses.fields(method.cls)}
+    built = make(method, asked, {name: value for name, value in here.items() if name in fields})
+    if method.role == "Score":
+        return Prune(score=built, pattern=pattern, budget=budget)
+    _refuse_idle(method, fields, asked)
+    edit: Edit[Data[Any]] = built
+    return edit
+
+
+def _refuse_idle(method: Method, fields: set[str], asked: Any) -> None:
+    said = {
+        "sparsity": asked.sparsity is not None, "pattern": asked.pattern != "unstructured",
+        "budget": asked.budget != "global",
+    }  # fmt: skip
+    takes = fields | ({"sparsity"} if "budget" in fields else set())
+    idle = [f"--{name}" for name, was in said.items() if was and name not in takes]
+    if idle:
+        raise InputError(
+            f"{method.name} does not take {' or '.join(idle)}; it has flags of its own: add --help."
+        )
+
+
+def _pattern(text: str) -> Pattern:
+    if text in ("unstructured", "channel"):
+        return Unstructured() if text == "unstructured" else Channel()
+    n, colon, m = text.partition(":")
+    if not (colon and n.isdigit() and m.isdigit()):
+        raise InputError(f'--pattern must be "unstructured", "channel" or N:M such as "2:4"; got {text!r}.')
+    return NM(n=int(n), m=int(m))

@@ -1,0 +1,110 @@
+"""What `unweave forget` and `unweave audit` share: which model, which data, what must go, what to compare with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from ..errors import InputError
+from ..jobs.deletion import WAYS
+from ..jobs.judging import Judging
+from ..jobs.subject import Folder, Subject, open_subject
+from ._parse import named_run, show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which model, which data, and what must go.
+
+    Attributes:
+        project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
+        model: weights of the trained model: .safetensors, .pt read as plain tensors, or a folder. Without it the model
+            is trained first, by the recipe.
+        folder: for a transformers folder.
+        ids: file with the ids to delete, one a line (.txt), or with a column "id" (.csv, .parquet).
+        classes: classes to delete, by name or number.
+        where: delete examples whose column has this value: COLUMN=VALUE.
+        random: delete this many examples drawn at random, to try things out.
+        oracles: models to retrain without the data, to compare with; 0 gives no verdict.
+        holders: models to retrain with the data, to know how much models differ by chance.
+        seed: governs the whole run.
+        jobs: processes that train at once; 0 takes all cores.
+        cache: folder of retrained models, shared between requests; UNWEAVE_CACHE or ~/.cache/unweave unless given.
+        out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
+            unless given.
+        quick: spend less on the figures that train something (relearning) or draw samples; the verdict stays the same.
+        dry_run: print how long it would take, and write nothing.
+        json: print the audit as JSON.
+    """
+
+    project: tyro.conf.Positional[str] = ""
+    model: Path | None = None
+    folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
+    ids: Path | None = None
+    classes: tuple[str, ...] = ()
+    where: str = ""
+    random: int | None = None
+    oracles: int = 8
+    holders: int = 8
+    seed: int = 0
+    jobs: int = 0
+    cache: Path | None = None
+    out: Path | None = None
+    quick: bool = False
+    dry_run: bool = False
+    json: bool = False
+
+
+def subject_of(asked: Any) -> Subject:
+    """Open the project that was named, with the weights that were named."""
+    subject = open_subject(asked.project, asked.folder)
+    return subject if asked.model is None else replace(subject, model=asked.model)
+
+
+def selected(asked: Any, subject: Subject, *, needed: bool = True) -> dict[str, Any]:
+    """The fields of a `Deletion`; if one is needed, of the embedded digits a fifth goes where nothing is named."""
+    ways = {name: getattr(asked, name) for name in WAYS if name != "positions"}
+    if needed and not (asked.ids or asked.classes or asked.where or asked.random is not None):
+        if asked.project:
+            raise InputError(
+                "nothing to forget was named. Give --ids FILE, --classes NAME, --where COLUMN=VALUE or --random N."
+            )
+        ways["random"] = len(subject.train) // 5
+    return {**ways, "subject": subject, "seed": asked.seed, "jobs": asked.jobs or None, "cache": asked.cache}
+
+
+def judged(asked: Any, subject: Subject) -> dict[str, Any]:
+    """The fields of a `Judging`."""
+    more = {name: getattr(asked, name) for name in ("oracles", "holders", "quick")}
+    return {**selected(asked, subject), **more}
+
+
+def carry_out(job: Judging, asked: Any, command: str, argv: Sequence[str]) -> int:
+    """Run the job or estimate it, and print. Exit code 0 if the verdict is `forgotten`, else 3."""
+    if asked.dry_run:
+        return _show_estimate(job.estimate(), asked.json)
+    at = asked.out or named_run(command, job.plan(), asked.project, asked.seed, asked.model)
+    done = job.run(at, command=["unweave", command, *argv])
+    show(done, asked.json)
+    return 0 if done.audits[0].verdict.outcome == "forgotten" else 3
+
+
+def _show_estimate(seconds: Mapping[str, float], as_json: bool) -> int:
+    out = Console(highlight=False, soft_wrap=True)
+    total = sum(seconds.values())
+    if as_json:
+        out.print(json.dumps({"seconds": dict(seconds), "total": total}, indent=1), markup=False)
+        return 0
+    for name, value in seconds.items():
+        out.print(f"  {name:40} {value:9.1f} s", markup=False)
+    out.print(
+        f"  {'in all, about':40} {total:9.1f} s\nNothing was written. Models in the cache cost nothing again.",
+        markup=False,
+    )
+    return 0

@@ -1,0 +1,261 @@
+"""Compare several methods over several seeds: ways to train, or edits of what the recipe trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import process_time
+from typing import Any, Literal, Self
+
+from rich.console import Console
+from torch import Tensor
+
+from ..catalogue import roles_of
+from ..errors import InputError
+from ..io.content import described
+from ..io.files import write_text
+from ..io.runs import RunFolder
+from ..masks.mask import Mask
+from ..parallel import build_models, engine
+from ..random import seeded
+from ..report import tables
+from ..report.comparisons import render_comparison, units_of
+from ..settings import Count, settings
+from ..statistics import Summary, Trial, summarise
+from ..tasks import accuracy
+from ..types import Data, Edit, Recipe, Request
+from .deletion import Deletion
+from .done import Done, facts_of
+from .trials import Figures, run_trials, to_json, trials_from_json
+
+
+@dataclass(frozen=True)
+class Compared(Done):
+    """A finished comparison.
+
+    Attributes:
+        trials: by method, then seed; failed ones say why.
+        baseline: the method that differences are from.
+    """
+
+    trials: tuple[Trial, ...]
+    baseline: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a finished run."""
+        text = (folder / "compare.json").read_text(encoding="utf-8")
+        return cls(folder, tuple(trials_from_json(text)), json.loads(text)["baseline"])
+
+    @property
+    def figures(self) -> dict[str, dict[str, Summary]]:
+        """Figure -> method -> mean, spread and differences over the seeds."""
+        return summarise(self.trials, self.baseline)
+
+    @property
+    def failed(self) -> list[Trial]:
+        """Trials that failed; they count nowhere."""
+        return [t for t in self.trials if t.error]
+
+    def json(self) -> str:
+        """Trials and figures as strict JSON."""
+        return (self.folder / "compare.json").read_text(encoding="utf-8")
+
+    def tell(self, out: Console) -> None:
+        """Print every figure of every method, and the trials that failed."""
+        table = tables.comparison(self.figures, units_of(self.trials), self.baseline)
+        out.print(table, soft_wrap=False)
+        for t in self.failed:
+            out.print(f"failed: {t.method}, seed {t.seed}: {t.error}", markup=False)
+        out.print(f"\nReport: {self.page}", markup=False)
+
+
+@settings
+class CompareJob(Deletion):
+    """Run several methods at the same seeds and compare them seed by seed.
+
+    Recipes are trained; edits are applied to the model that the subject's recipe trains at each seed, and measured
+    beside a retraining without the data. The two kinds cannot be mixed.
+
+    Attributes:
+        methods: name -> recipe or edit; None is the subject's recipe as it is, or the model unedited.
+        baseline: differences are from this one; the first method unless given.
+        seeds: how many; seed 0 is the first. All methods see the same ones.
+        seed: of what `random` draws.
+        engine: "joblib" for the cores of this machine, or "ray" for a Ray cluster.
+    """
+
+    methods: Mapping[str, Recipe | Edit[Any] | None]
+    baseline: str = ""
+    seeds: Count = 3
+    engine: Literal["joblib", "ray"] = "joblib"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        who, names = type(self).__name__, ", ".join(self.methods) or "none"
+        if len(self.methods) < 2:
+            raise InputError(f"{who}.methods needs two or more different methods; got {names}.")
+        if self.baseline and self.baseline not in self.methods:
+            raise InputError(f"{who}.baseline must be one of {who}.methods ({names}); got {self.baseline!r}.")
+        _ = self.work
+
+    @cached_property
+    def work(self) -> dict[str, TrainTrial] | dict[str, EditTrial]:
+        """Name -> what a trial does.
+
+        Raises:
+            InputError: if ways to train and edits are mixed, or examples to forget are named for ways to train.
+        """
+        recipe = self.subject.require_recipe("nothing can be trained")
+        edits: dict[str, Any] = {n: m for n, m in self.methods.items() if m is None or _edits(m)}
+        trains: dict[str, Any] = {
+            n: m or recipe for n, m in self.methods.items() if m is None or not _edits(m)
+        }
+        if len(trains) == len(self.methods):
+            if self.named:
+                raise InputError(
+                    f"{type(self).__name__}.{self.named[0]} names examples to forget, but no method forgets. Name one "
+                    "of family unlearn, or leave it out."
+                )
+            return {
+                n: TrainTrial(r, self.subject.train, self.subject.heldout) for n, r in trains.items()
+            }  # fmt: skip
+        mixed = [name for name, method in self.methods.items() if method is not None and name in trains]
+        if mixed:
+            only = ", ".join(name for name in edits if name not in trains)
+            raise InputError(
+                f"{', '.join(mixed)} train a model and {only} edit one; they cannot be compared. Compare them in two "
+                "runs."
+            )
+        return {
+            n: EditTrial(e, recipe, self.request, self.selected[0], self.subject.train, self.models)
+            for n, e in edits.items()
+        }  # fmt: skip
+
+    def plan(self) -> dict[str, Any]:
+        """What is to be done, as plain JSON; a run goes on only under the same plan."""
+        return {
+            "methods": {name: work.plan() for name, work in self.work.items()},
+            "seeds": list(range(self.seeds)),
+            "baseline": self.baseline or next(iter(self.methods)),
+        }
+
+    def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Compared:
+        """Run every trial, or go on with a run that was stopped.
+
+        Args:
+            out: run folder; see `RunFolder`.
+            command: as the user typed it.
+
+        Raises:
+            InputError: if every trial failed.
+        """
+        inputs = self.subject.inputs()
+        with RunFolder.open(
+            Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
+        ) as run:
+            with run.stage("compare", "compare.json") as stage:
+                if stage.todo:
+                    trials = self._trials(stage.work)
+                    write_text(stage.paths[0], to_json(trials, self.plan()["baseline"]))
+            found = Compared.read(run.path)
+            with run.stage("report", "report.html") as stage:
+                if stage.todo:
+                    page = render_comparison(
+                        found.trials, found.figures, baseline=found.baseline, subject=self.subject.name,
+                        run=facts_of(run, command),
+                    )  # fmt: skip
+                    write_text(stage.paths[0], page)
+        return found
+
+    def _trials(self, keep: Path) -> list[Trial]:
+        seeds = list(range(self.seeds))
+        with engine(self.engine):
+            first = next(iter(self.work.values()))
+            if isinstance(first, EditTrial):
+                # or the trials of one seed would each train the same models
+                first.prepare(seeds, self.jobs)
+            trials = run_trials(self.work, seeds, keep=keep, jobs=self.jobs)
+        if all(t.error for t in trials):
+            raise InputError(f"every trial failed. The first: {trials[0].method}: {trials[0].error}")
+        return trials
+
+
+@dataclass(frozen=True)
+class TrainTrial:
+    """Train a recipe at a seed."""
+
+    recipe: Recipe
+    train: Data[Any]
+    heldout: Data[Any]
+
+    def plan(self) -> Any:
+        """What it does, as plain JSON."""
+        return described(self.recipe)
+
+    def __call__(self, seed: int) -> Figures:
+        """Train and measure."""
+        began = process_time()
+        model = self.recipe.build(self.train, rng=seeded(seed)).eval()
+        seconds = process_time() - began
+        return {
+            "held-out accuracy": (accuracy(model, self.heldout), "%"),
+            "training accuracy": (accuracy(model, self.train), "%"),
+            "weights that live": (100 * Mask.of(model).density(), "%"),
+            "processor time of the training": (seconds, "s"),
+        }
+
+
+@dataclass(frozen=True)
+class EditTrial:
+    """Edit the model that the recipe trains at a seed, and measure it beside a retraining at that seed."""
+
+    edit: Edit[Request[Any]] | None
+    recipe: Recipe
+    request: Request[Any]
+    positions: Tensor
+    train: Data[Any]
+    cache: Path
+
+    def plan(self) -> Any:
+        """What it does, as plain JSON."""
+        return {
+            "edit": described(self.edit),
+            "recipe": described(self.recipe),
+            "positions": described(self.positions),
+        }
+
+    def prepare(self, seeds: Sequence[int], jobs: int | None) -> None:
+        """Train the models of every seed, with and without the data, into the cache."""
+        for data, label in (
+            (self.train, "train the models"), (self.request.retain, "retrain without the data")
+        ):  # fmt: skip
+            build_models(self.recipe, data, seeds, jobs=jobs, cache=self.cache, label=label)
+
+    def __call__(self, seed: int) -> Figures:
+        """Edit and measure."""
+        oracle, model = (
+            build_models(self.recipe, data, [seed], jobs=1, cache=self.cache, label="")[0]
+            for data in (self.request.retain, self.train)
+        )
+        began = process_time()
+        if self.edit is not None:
+            model = self.edit.apply(model, self.request, rng=seeded(seed)).eval()
+        seconds = process_time() - began
+        parts = {
+            "forget": self.request.forget, "retain": self.request.retain, "held-out": self.request.heldout
+        }  # fmt: skip
+        mine = {name: accuracy(model, data) for name, data in parts.items()}
+        gaps = [abs(mine[name] - accuracy(oracle, data)) for name, data in parts.items()]
+        return {
+            "average gap to retraining": (sum(gaps) / len(gaps), "points"),
+            **{f"{name} accuracy": (value, "%") for name, value in mine.items()},
+            "processor time of the edit": (seconds, "s"),
+        }
+
+
+def _edits(method: Recipe | Edit[Any]) -> bool:
+    return "Edit" in roles_of(type(method))

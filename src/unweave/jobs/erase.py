@@ -1,0 +1,252 @@
+"""Take concepts out of a text-to-image pipeline, attack the erasure, and look at what is drawn before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+from rich.console import Console
+
+from ..audit.cost import peak_memory
+from ..audit.drawing.attacks import Attacks, attack_all, room_for, with_control
+from ..audit.drawing.drawn import Drawn, changed_share, draw, in_turn
+from ..audit.drawing.run import audit_erasure
+from ..audit.result import Audit
+from ..catalogue import name_of
+from ..erase import Attack, Concepts, Targets, TextToImage
+from ..errors import InputError
+from ..fit import resumable
+from ..io.content import described
+from ..io.files import write_text
+from ..io.pipeline_folder import load_pipeline, save_pipeline
+from ..io.runs import RunFolder, Stage
+from ..report import tables
+from ..report.audits import from_json, render_html, to_json
+from ..settings import Count, NonNegative, settings
+from ..types import Edit
+from .done import Done, facts_of
+from .pipelines import PipelineSubject
+
+Costs = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Erased(Done):
+    """A finished erasure.
+
+    Attributes:
+        audits: of the pipeline that is handed out first, then of those it is compared with.
+    """
+
+    audits: tuple[Audit, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a finished run."""
+        return cls(folder, from_json((folder / "audit.json").read_text(encoding="utf-8")))
+
+    def json(self) -> str:
+        """The audits as strict JSON."""
+        return (self.folder / "audit.json").read_text(encoding="utf-8")
+
+    def tell(self, out: Console) -> None:
+        """Print the verdict, its controls and every figure."""
+        first = self.audits[0]
+        out.print(f"{first.verdict.outcome.capitalize()}. {first.verdict.why}\n", markup=False)
+        for symbol, sentence in first.tested:
+            out.print(f"  {symbol} {sentence}", markup=False)
+        for audit in self.audits:
+            out.print(tables.measurements(audit.method, audit.measurements), soft_wrap=False)
+        out.print(f"\nPipeline: {self.model}\nReport: {self.page}", markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Looks:
+    """Images of the same prompts from the same noise."""
+
+    before: Drawn
+    after: Mapping[str, Drawn]
+    never: Sequence[Drawn]
+
+
+@settings
+class EraseJob:
+    """Erase concepts from a text-to-image pipeline, and audit what it draws.
+
+    Attributes:
+        subject: the pipeline, the concepts, and the judge.
+        edits: name -> edit; the first is handed out, the others are compared with it.
+        in_turn: erase the concepts one after the other instead of together, and look at all of them after each.
+        attack: looks for prompts that draw the erased concepts after all, in the edited, the original and the
+            retrained pipelines; it takes long.
+        attack_prompts: prompts to attack.
+        images: drawn for each prompt.
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance.
+        seed: governs the whole run.
+    """
+
+    subject: PipelineSubject
+    edits: Mapping[str, Edit[Concepts]]
+    in_turn: bool = False
+    attack: Attack | None = None
+    attack_prompts: Count = 10
+    images: Count = 4
+    steps: Count = 20
+    guidance: NonNegative = 7.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.edits:
+            raise InputError("EraseJob.edits is empty. Name at least one method, as {'uce': UCE()}.")
+        if self.attack is not None and self.subject.judge is None:
+            raise InputError(
+                "EraseJob.attack needs PipelineSubject.judge: somebody must look at what the attacked pipeline draws."
+            )
+
+    @property
+    def attacks(self) -> dict[str, Attack]:
+        """Name of the figure -> attack, with its control; empty without one."""
+        return {} if self.attack is None else with_control(name_of(self.attack), self.attack)
+
+    def plan(self) -> dict[str, Any]:
+        """What is to be done, as plain JSON; a run goes on only under the same plan."""
+        plan: dict[str, Any] = {
+            "methods": {n: described(e) for n, e in self.edits.items()},
+            "concepts": described(self.subject.concepts),
+            "in turn": self.in_turn,
+            "images": self.images,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "judge": str(self.subject.files.get("judge", "")),
+        }
+        if self.attacks:
+            attacks = {n: described(a) for n, a in self.attacks.items()}
+            plan["attacks"] = attacks | {"prompts": self.attack_prompts}
+        return plan
+
+    def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Erased:
+        """Run every stage, or go on with a run that was stopped, to the same bits.
+
+        Args:
+            out: run folder; see `RunFolder`.
+            command: as the user typed it.
+        """
+        inputs = self.subject.inputs()
+        with RunFolder.open(
+            Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
+        ) as run:
+            edited, costs = self._edited(run)
+            attacked = self._attacked(run, edited) if self.attacks else None
+            with run.stage("audit", "audit.json", "report.html") as stage:
+                if stage.todo:
+                    looks = self._looks(edited)
+                    audits = self._audits(edited, looks, costs, attacked)
+                    self._report(run, stage, audits, looks, command)
+        return Erased.read(Path(out))
+
+    def _edited(self, run: RunFolder) -> tuple[dict[str, TextToImage], Costs]:
+        edited: dict[str, TextToImage] = {}
+        costs: dict[str, dict[str, Any]] = {}
+        for i, (name, edit) in enumerate(self.edits.items()):
+            where = "model" if i == 0 else f"compared/{name}"
+            with run.stage(f"edit {name}", where, f"costs/{name}.json") as stage:
+                if stage.todo:
+                    self._edit(edit, stage)
+            edited[name] = load_pipeline(stage.paths[0])
+            costs[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
+        return edited, costs
+
+    def _edit(self, edit: Edit[Concepts], stage: Stage) -> None:
+        original, concepts = self.subject.original, self.subject.concepts
+
+        def apply(model: TextToImage, concepts: Concepts) -> TextToImage:
+            return edit.apply(model, concepts, rng=stage.rng)  # type: ignore[return-value]
+
+        began = perf_counter()
+        with resumable(stage.work), peak_memory(original.device) as peak:
+            done = in_turn(apply, original, concepts) if self.in_turn else [("", apply(original, concepts))]
+        cost: dict[str, Any] = {"seconds": perf_counter() - began, "bytes": peak.bytes}
+        if self.in_turn and self.subject.judge is not None:
+            looks = {c: self._look(model, f"draw after {c}") for c, model in done}
+            cost["turns"] = {c: _shares(drawn, concepts.erase) for c, drawn in looks.items()}
+        write_text(stage.paths[1], json.dumps(cost) + "\n")
+        save_pipeline(done[-1][1], stage.paths[0])
+
+    def _attacked(self, run: RunFolder, edited: Mapping[str, TextToImage]) -> Attacks:
+        subject = self.subject
+        assert subject.judge is not None
+        with run.stage("attack", "attacks.json") as stage:
+            if stage.todo:
+                targets = Targets.drawn(
+                    subject.original, subject.concepts, subject.judge, n=self.attack_prompts,
+                    room=room_for(self.attacks), steps=self.steps, guidance=self._guidance, rng=stage.rng,
+                )  # fmt: skip
+                found = attack_all(
+                    self.attacks, targets, subject.judge,
+                    original=subject.original, edited=edited, oracles=subject.oracles, rng=stage.rng,
+                )  # fmt: skip
+                write_text(stage.paths[0], found.json())
+            return Attacks.from_json(stage.paths[0].read_text(encoding="utf-8"))
+
+    def _looks(self, edited: Mapping[str, TextToImage]) -> _Looks:
+        return _Looks(
+            before=self._look(self.subject.original, "draw with the original"),
+            never=[self._look(o, "draw with a retrained one") for o in self.subject.oracles],
+            after={name: self._look(model, f"draw after {name}") for name, model in edited.items()},
+        )
+
+    def _audits(
+        self,
+        edited: Mapping[str, TextToImage],
+        looks: _Looks,
+        costs: Costs,
+        attacked: Attacks | None,
+    ) -> list[Audit]:
+        return [
+            audit_erasure(
+                self.subject.concepts, looks.after[name], looks.before, looks.never,
+                judge=self.subject.judge, real=self.subject.real, changed=changed_share(model, self.subject.original),
+                seconds=costs[name]["seconds"], memory=costs[name]["bytes"],
+                attacks=() if attacked is None else attacked.figures.get(name, ()), turns=costs[name].get("turns"),
+                method=name,
+            )
+            for name, model in edited.items()
+        ]  # fmt: skip
+
+    def _report(
+        self,
+        run: RunFolder,
+        stage: Stage,
+        audits: Sequence[Audit],
+        looks: _Looks,
+        command: Sequence[str],
+    ) -> None:
+        shown = {"before": looks.before, **looks.after}
+        if looks.never:
+            shown["retrained"] = looks.never[0]
+        write_text(stage.paths[0], to_json(audits))
+        request = f"Erase {', '.join(self.subject.concepts.erase)} from {self.subject.name}"
+        drawn = {name: look.images for name, look in shown.items()}
+        page = render_html(audits, {"request": request, **facts_of(run, command)}, drawn=drawn)
+        write_text(stage.paths[1], page)
+
+    @property
+    def _guidance(self) -> float:
+        most = self.subject.most_guidance
+        return float(self.guidance) if most is None else min(float(self.guidance), most)
+
+    def _look(self, model: TextToImage, label: str) -> Drawn:
+        return draw(
+            model, self.subject.concepts, self.subject.judge,
+            each=self.images, seed=self.seed, steps=self.steps, guidance=self._guidance, label=label,
+        )  # fmt: skip
+
+
+def _shares(drawn: Drawn, concepts: Sequence[str]) -> dict[str, float]:
+    """How often each concept is drawn, %."""
+    return {c: 100 * hits / n for c in concepts for hits, n in [drawn.hits([c])]}

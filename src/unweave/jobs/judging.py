@@ -1,0 +1,246 @@
+"""What forgetting and auditing share: the models to compare with, the audit, the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from torch.nn import Module
+
+from ..audit import audit
+from ..audit.rates import published
+from ..audit.result import Audit
+from ..errors import InputError
+from ..io.content import described
+from ..io.files import write_text
+from ..io.runs import RunFolder
+from ..parallel import build_models, training_cost
+from ..progress import Bar, progress
+from ..random import seeded
+from ..report import tables
+from ..report.audits import from_json, render_html, render_markdown, to_json
+from ..settings import Whole, settings
+from .deletion import Deletion
+from .done import Done
+
+FILES = {"audit": "audit.json", "html": "report.html", "markdown": "report.md"}
+
+
+@dataclass(frozen=True)
+class Audited(Done):
+    """A finished deletion or audit.
+
+    Attributes:
+        audits: of the model that is handed out first, then of those it is compared with.
+    """
+
+    audits: tuple[Audit, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a finished run."""
+        return cls(folder, from_json((folder / FILES["audit"]).read_text(encoding="utf-8")))
+
+    def json(self) -> str:
+        """The audits as strict JSON."""
+        return (self.folder / FILES["audit"]).read_text(encoding="utf-8")
+
+    def tell(self, out: Console) -> None:
+        """Print the verdict, why it can or cannot be trusted, and every figure."""
+        text = (self.folder / FILES["markdown"]).read_text(encoding="utf-8")
+        out.print(text.partition("## Measurements")[0].rstrip() + "\n", markup=False)
+        out.print(tables.measurements(self.audits[0].method, self.audits[0].measurements), soft_wrap=False)
+        model = f"\nModel: {self.model}" if self.model.exists() else ""
+        out.print(f"{model}\nReport: {self.page}", markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """Models to compare with.
+
+    Attributes:
+        oracles: retrained without the data.
+        holders: retrained with it.
+        cost: of one retraining: "seconds" and "cpu_seconds"; empty where it is not known.
+    """
+
+    oracles: Sequence[Module]
+    holders: Sequence[Module]
+    cost: Mapping[str, float]
+
+
+@settings
+class Judging(Deletion, ABC):
+    """A deletion, and the audit that follows it.
+
+    Attributes:
+        oracles: models to retrain without the data, to compare with; 0 gives no verdict.
+        holders: models to retrain with the data, to know how much models differ by chance.
+        quick: spend less on the figures that train something (relearning) or draw samples; the verdict stays the same.
+    """
+
+    oracles: Whole = 8
+    holders: Whole = 8
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        subject = self.subject
+        if subject.recipe is None and (self.oracles or self.holders or subject.model is None):
+            raise InputError(
+                f"{subject.name} has no recipe, so nothing can be trained: define `recipe`, or give the model with "
+                "oracles=0 and holders=0 (--oracles 0 --holders 0); the report then says what cannot be concluded."
+            )
+        _ = self.request  # refuse a bad request before anything is written
+
+    @abstractmethod
+    def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Audited:
+        """Run every stage, or go on with a run that was stopped, to the same bits.
+
+        Args:
+            out: run folder; see `RunFolder`.
+            command: as the user typed it.
+        """
+
+    @abstractmethod
+    def estimate(self) -> dict[str, float]:
+        """Seconds that `run` would take, by stage; nothing is written."""
+
+    @property
+    def oracle_seeds(self) -> list[int]:
+        """Seeds of the retrained models."""
+        return [1_000_000 + 1000 * self.seed + i for i in range(self.oracles)]
+
+    @property
+    def holder_seeds(self) -> list[int]:
+        """Seeds of the models that hold the data."""
+        return [2_000_000 + 1000 * self.seed + i for i in range(self.holders)]
+
+    def plan(self) -> dict[str, Any]:
+        """What is to be done, as plain JSON; a run goes on only under the same plan."""
+        positions, wording = self.selected
+        return {
+            "recipe": described(self.subject.recipe), "request": wording,
+            "positions": hashlib.sha256(positions.numpy().tobytes()).hexdigest(),
+            "oracles": self.oracles, "holders": self.holders, "quick": self.quick,
+        }  # fmt: skip
+
+    def inputs(self) -> dict[str, Path | str]:
+        """Name -> file, or hash, of all that is read."""
+        return self.subject.inputs()
+
+    def opened(self, out: Path | str, command: Sequence[str]) -> AbstractContextManager[RunFolder]:
+        """The run folder, begun or gone on with."""
+        return RunFolder.open(
+            Path(out), settings=self.plan(), inputs=self.inputs(), seed=self.seed, command=command
+        )
+
+    def judged(
+        self,
+        run: RunFolder,
+        bar: Bar,
+        original: Module,
+        edited: Mapping[str, Module],
+        costs: Mapping[str, Mapping[str, float]],
+        command: Sequence[str],
+    ) -> Audited:
+        """The last three stages: train what to compare with, audit, report."""
+        references = self._references(run)
+        bar.advance()
+        with run.stage("audit", FILES["audit"]) as stage:
+            if stage.todo:
+                audits = self._audits(original, edited, costs, references)
+                write_text(stage.paths[0], to_json(audits))
+            found = from_json(stage.paths[0].read_text(encoding="utf-8"))
+        bar.advance()
+        with run.stage("report", FILES["html"], FILES["markdown"]) as stage:
+            if stage.todo:
+                told = self._told(run, costs, references.cost, command)
+                write_text(stage.paths[0], render_html(found, told, published()))
+                write_text(stage.paths[1], render_markdown(found, told, published()))
+        bar.advance()
+        return Audited(run.path, found)
+
+    def _references(self, run: RunFolder) -> References:
+        recipe, retain = self.subject.recipe, self.request.retain
+        oracles: list[Module] = []
+        holders: list[Module] = []
+        cost: dict[str, float] = {}
+        with run.stage("reference", "costs/retrain.json") as stage:
+            if recipe is not None and (self.oracles or self.holders):
+                # with the retain set of another request as data, an oracle of one request is a holder of none
+                oracles = build_models(
+                    recipe, retain, self.oracle_seeds,
+                    jobs=self.jobs, cache=self.models, label="train oracles",
+                )  # fmt: skip
+                holders = build_models(
+                    recipe, self.subject.train, self.holder_seeds,
+                    jobs=self.jobs, cache=self.models, label="train models that hold the data",
+                )  # fmt: skip
+                cost = training_cost(recipe, retain, self.oracle_seeds, self.models) or {}
+            if stage.todo:
+                write_text(stage.paths[0], json.dumps(cost) + "\n")
+            cost = json.loads(stage.paths[0].read_text(encoding="utf-8"))
+        return References(oracles=oracles, holders=holders, cost=cost)
+
+    def _audits(
+        self,
+        original: Module,
+        edited: Mapping[str, Module],
+        costs: Mapping[str, Mapping[str, float]],
+        references: References,
+    ) -> list[Audit]:
+        audits = []
+        with progress("audit", len(edited)) as bar:
+            for name, model in edited.items():
+                audits.append(
+                    audit(
+                        model, self.request, original=original, holders=references.holders, oracles=references.oracles,
+                        method=name, seconds=_seconds(costs.get(name), references.cost), rng=seeded(self.seed),
+                        quick=self.quick,
+                    )
+                )  # fmt: skip
+                bar.advance()
+        return audits
+
+    def _told(
+        self,
+        run: RunFolder,
+        costs: Mapping[str, Mapping[str, float]],
+        retrain: Mapping[str, float],
+        command: Sequence[str],
+    ) -> dict[str, Any]:
+        record = run.record
+        return {
+            "request": self.selected[1],
+            "model": self.subject.name,
+            "command": " ".join(command),
+            "cost": {
+                "edit": {n: c["cpu_seconds"] for n, c in costs.items()},
+                **({"retrain": retrain["cpu_seconds"]} if retrain else {}),
+            },
+            "settings": record["settings"],
+            "seed": self.seed,
+            "versions": record["versions"],
+            "hardware": record["hardware"],
+            "sha256 of inputs": record["inputs"],
+            "sha256 of results": {f: h for s in record["stages"].values() for f, h in s["artefacts"].items()},
+            "seconds of each stage": {
+                name: t["seconds"]
+                for name, t in record["times"]["stages"].items()
+                if t["seconds"] is not None
+            },
+        }
+
+
+def _seconds(cost: Mapping[str, float] | None, retrain: Mapping[str, float]) -> dict[str, float] | None:
+    if not cost:
+        return None
+    return {"edit": cost["cpu_seconds"], **({"retrain": retrain["cpu_seconds"]} if retrain else {})}

@@ -1,0 +1,106 @@
+"""What an erasure works on: a text-to-image pipeline, what it is to forget, and who looks at what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+
+from torch import Tensor
+
+from ..audit.drawing.drawn import Judge
+from ..audit.drawing.judges import DigitsJudge, judge_at
+from ..erase import Concepts, TextToImage
+from ..errors import InputError
+from ..io.pipeline_folder import load_pipeline
+from ..settings import NonNegative, settings
+from .subject import hashable
+
+
+@settings
+class PipelineSubject:
+    """A text-to-image pipeline with the request.
+
+    Attributes:
+        original: the pipeline; left unchanged.
+        concepts: what to erase, and what must survive.
+        oracles: pipelines trained without the concepts, to compare with.
+        judge: names the images; without one nothing can be concluded.
+        real: real images of preserved concepts, to measure quality against; the original's unless given.
+        most_guidance: guidance that it was made for at most; None is no limit.
+        name: in a few words, for the report.
+        files: name -> what was read, to be hashed; the weights at hand unless given.
+    """
+
+    original: TextToImage
+    concepts: Concepts
+    oracles: tuple[TextToImage, ...] = ()
+    judge: Judge | None = None
+    real: Tensor | None = None
+    most_guidance: NonNegative | None = None
+    name: str = "a pipeline at hand"
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.concepts.require_seen(self.original, "unweave erase")
+
+    def inputs(self) -> dict[str, Path | str]:
+        """Name -> file, or hash, of all that a run reads, for its record."""
+        if self.files:
+            return dict(self.files)
+        oracles = {f"oracle {i}": hashable(oracle) for i, oracle in enumerate(self.oracles)}
+        return {"pipeline": hashable(self.original), **oracles}
+
+
+def open_pipeline(
+    folder: Path, concepts: Concepts, *, oracles: Sequence[Path] = (), judge: Path | None = None
+) -> PipelineSubject:
+    """Read a pipeline, those retrained without the concepts, and the judge.
+
+    Args:
+        folder: of a diffusers pipeline.
+        concepts: what to erase, and what must survive.
+        oracles: folders of pipelines trained without the concepts.
+        judge: a folder of a transformers image classifier whose labels are the concepts, or a .py file that defines
+            names(images) and features(images).
+
+    Raises:
+        InputError: if one of them cannot be used.
+    """
+    original = load_pipeline(folder)
+    files = {"pipeline": folder, **{f"oracle {i}": path for i, path in enumerate(oracles)}}
+    if judge is not None:
+        files["judge"] = judge
+    return PipelineSubject(
+        original=original, concepts=concepts, judge=None if judge is None else judge_at(judge, concepts),
+        oracles=tuple(load_pipeline(path) for path in oracles), name=str(folder), files=files,
+    )  # fmt: skip
+
+
+def embedded_pipeline(concepts: Concepts, *, seed: int = 0) -> PipelineSubject:
+    """The small world of drawn digits, and the same trained without the erased ones: minutes the first time.
+
+    Args:
+        concepts: digits as words; those that are not erased must survive, unless some are named.
+        seed: of both trainings.
+
+    Raises:
+        InputError: if a concept is no digit.
+    """
+    from ..embedded import drawn_digits as world
+
+    unknown = [c for c in (*concepts.erase, *concepts.preserve) if c not in world.DIGITS]
+    if unknown:
+        raise InputError(
+            f"the small world draws {', '.join(world.DIGITS)}; got {', '.join(unknown)}. Give a pipeline folder."
+        )
+    asked = world.concepts(
+        *concepts.erase, preserve=concepts.preserve or None, guide=concepts.guide or "digit"
+    )
+    original = world.small_world("unet", seed)
+    oracle = world.small_world("unet", seed, concepts.erase)
+    return PipelineSubject(
+        original=original, concepts=asked, oracles=(oracle,), judge=DigitsJudge(),
+        real=world.real_images(asked.preserve)[0], most_guidance=3.0, name="the small world of digits",
+        files={} if original.source is None else {"pipeline": original.source},
+    )  # fmt: skip

@@ -1,0 +1,242 @@
+"""Prune a trained model, train on under the mask, and measure before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Self
+
+from rich.console import Console
+from torch import Generator
+from torch.nn import Module
+
+from ..catalogue import name_of, roles_of
+from ..errors import InputError
+from ..fit import resumable
+from ..io.content import described
+from ..io.files import write_text
+from ..io.onnx import export_onnx
+from ..io.runs import RunFolder, Stage
+from ..masks.mask import Mask
+from ..prune import Channel, Global, Magnitude, Prune, shrink
+from ..report import words
+from ..report.models import render_pruned
+from ..settings import Part, Whole, settings
+from ..tasks import accuracy, evaluating
+from ..types import Data, Edit, Recipe, Score
+from .done import Done, facts_of
+from .subject import Subject
+
+Figures = dict[str, tuple[float, float, str]]
+"""Name -> (before, after, unit)."""
+
+
+@dataclass(frozen=True)
+class Pruned(Done):
+    """A finished pruning.
+
+    Attributes:
+        figures: name -> (before, after, unit).
+        layers: pruned layer -> % of its weights kept.
+    """
+
+    figures: Mapping[str, tuple[float, float, str]]
+    layers: Mapping[str, float]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a finished run."""
+        told = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
+        return cls(folder, {n: (b, a, u) for n, (b, a, u) in told["figures"].items()}, told["layers"])
+
+    def json(self) -> str:
+        """The figures as strict JSON."""
+        return json.dumps(self.figures, indent=1) + "\n"
+
+    def tell(self, out: Console) -> None:
+        """Print every figure before and after."""
+        for name, (before, after, unit) in self.figures.items():
+            old, new = words.number(before, digits=4), words.number(after, digits=4)
+            out.print(f"  {name:24} {old:>12} -> {new:<12} {unit}", markup=False)
+        out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
+
+
+@settings
+class PruneJob:
+    """Zero the weights a trained model needs least.
+
+    A subject without a model is trained first, by its recipe without pruning.
+
+    Attributes:
+        subject: model and data.
+        method: how to prune (`Prune(...)`, `SparseGPT()`, ...), or a score, which prunes once over all layers.
+        sparsity: share of the weights to remove, in [0, 1); the method's own unless given, 0.9 for a score.
+        recover_epochs: passes of training under the mask afterwards, by the recipe.
+        shrink: remove dead channels for real, so that the model is smaller.
+        onnx: write model.onnx too, and check that ONNX Runtime answers the same.
+        seed: governs the whole run.
+    """
+
+    subject: Subject
+    method: Edit[Data[Any]] | Score = Magnitude()
+    sparsity: Part | None = None
+    recover_epochs: Whole = 0
+    shrink: bool = False
+    onnx: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        pattern = getattr(self.edit, "pattern", None)
+        if self.shrink and pattern is not None and not isinstance(pattern, Channel):
+            raise InputError(
+                "PruneJob.shrink removes whole channels; it needs a method with the pattern Channel() "
+                "(--pattern channel)."
+            )
+        if self.subject.model is None:
+            self.subject.require_recipe(
+                "no model can be trained", "Define `recipe`, or give the model (--model)."
+            )
+        if self.recover_epochs and not hasattr(self.subject.recipe, "train_"):
+            raise InputError(
+                "PruneJob.recover_epochs needs a recipe with `train_`, such as unweave.Supervised. Leave it 0."
+            )
+
+    @property
+    def edit(self) -> Edit[Data[Any]]:
+        """What prunes."""
+        method: Any = self.method
+        if "Edit" not in roles_of(type(method)):
+            return Prune(score=method, budget=Global(0.9 if self.sparsity is None else self.sparsity))
+        edit: Edit[Data[Any]] = method if self.sparsity is None else at_sparsity(method, self.sparsity)
+        return edit
+
+    def plan(self) -> dict[str, Any]:
+        """What is to be done, as plain JSON; a run goes on only under the same plan."""
+        return {
+            "prune": described(self.edit),
+            "recover_epochs": self.recover_epochs,
+            "shrink": self.shrink,
+        }
+
+    def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Pruned:
+        """Run every stage, or go on with a run that was stopped, to the same bits.
+
+        Args:
+            out: run folder; see `RunFolder`.
+            command: as the user typed it.
+        """
+        subject = self.subject
+        given = subject.given()  # read before the folder is touched: a damaged file leaves no trace
+        with RunFolder.open(
+            Path(out), settings=self.plan(), inputs=subject.inputs(), seed=self.seed, command=command
+        ) as run:
+            original = subject.trained(run, self._dense()) if given is None else given
+            with run.stage("prune", "model", "prune.json") as stage:
+                if stage.todo:
+                    self._prune(original, stage)
+            found = Pruned.read(run.path)
+            if self.onnx:
+                with run.stage("onnx", "model.onnx") as stage:
+                    if stage.todo:
+                        example = subject.heldout.task.inputs(next(subject.heldout.batches()))
+                        export_onnx(subject.read(found.model), example, stage.paths[0])
+            with run.stage("report", "report.html") as stage:
+                if stage.todo:
+                    edit = self.edit
+                    named = name_of(edit.score if isinstance(edit, Prune) else edit)
+                    page = render_pruned(
+                        found.figures, found.layers, method=named, subject=subject.name, run=facts_of(run, command)
+                    )  # fmt: skip
+                    write_text(stage.paths[0], page)
+        return found
+
+    def _dense(self) -> Recipe:
+        recipe: Any = self.subject.recipe
+        fields = {f.name for f in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else set()
+        dense = {name: value for name, value in (("prune", None), ("recover_epochs", 0)) if name in fields}
+        return dataclasses.replace(recipe, **dense) if dense else recipe  # type: ignore[no-any-return]
+
+    def _prune(self, original: Module, stage: Stage) -> None:
+        heldout = self.subject.heldout
+        with resumable(stage.work):
+            pruned = self._pruned(original, stage.rng)
+        figures = _compared(original, pruned, heldout)
+        layers = {n: 100 * float(alive.float().mean()) for n, alive in Mask.of(pruned).keep.items()}
+        structure = None
+        if self.shrink:
+            small = shrink(pruned, heldout.task.inputs(next(heldout.batches()))[:1])
+            figures |= _shrunk(figures, pruned, small.model, heldout)
+            pruned, structure = small.model, small.structure
+        self.subject.write(pruned, stage.paths[0], structure)
+        figures["weights as float32"] = (_mebibytes(original), _mebibytes(pruned), "MiB")
+        write_text(stage.paths[1], json.dumps({"figures": figures, "layers": layers}, indent=1) + "\n")
+
+    def _pruned(self, original: Module, rng: Generator) -> Module:
+        train, recipe = self.subject.train, self.subject.recipe
+        pruned = self.edit.apply(original, train, rng=rng)
+        if self.recover_epochs:
+            again: Any = recipe
+            again.train_(
+                pruned, train, epochs=self.recover_epochs, lr=again.recover_lr, rng=rng, hold=Mask.of(pruned)
+            )
+        return pruned
+
+
+def at_sparsity(method: Any, sparsity: float) -> Any:
+    """A way to prune, or to train sparsely, at another sparsity.
+
+    Raises:
+        InputError: if it has none to set.
+    """
+    budget = getattr(method, "budget", None)
+    if budget is not None and dataclasses.is_dataclass(budget) and not isinstance(budget, type):
+        return dataclasses.replace(method, budget=dataclasses.replace(budget, sparsity=sparsity))
+    if any(f.name == "sparsity" for f in dataclasses.fields(method)):
+        return dataclasses.replace(method, sparsity=sparsity)
+    raise InputError(
+        f"sparsity does not apply to {type(method).__name__}, which has no budget. Leave it out."
+    )
+
+
+def _compared(before: Module, after: Module, heldout: Data[Any]) -> Figures:
+    return {
+        "held-out accuracy": (accuracy(before, heldout), accuracy(after, heldout), "%"),
+        "non-zero weights": (_alive(before), _alive(after), ""),
+        "density under the mask": (Mask.of(before).density(), Mask.of(after).density(), ""),
+        "time of one batch": (_latency(before, heldout), _latency(after, heldout), "ms"),
+    }
+
+
+def _shrunk(figures: Figures, pruned: Module, small: Module, heldout: Data[Any]) -> Figures:
+    return {
+        "weights in all": (_weights(pruned), _weights(small), ""),
+        "time of one batch": (figures["time of one batch"][0], _latency(small, heldout), "ms"),
+    }
+
+
+def _alive(model: Module) -> float:
+    return float(sum(int((p != 0).sum()) for p in model.parameters()))
+
+
+def _weights(model: Module) -> float:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _mebibytes(model: Module) -> float:
+    return 4.0 * _weights(model) / 2**20
+
+
+def _latency(model: Module, data: Data[Any]) -> float:
+    batch = next(data.batches())
+    times = []
+    with evaluating(model):
+        for _ in range(7):
+            began = perf_counter()
+            data.task.outputs(model, batch)
+            times.append(1000 * (perf_counter() - began))
+    return median(times)

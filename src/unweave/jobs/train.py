@@ -1,0 +1,126 @@
+"""Train a subject's recipe, resumable, and measure what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+from rich.console import Console
+
+from ..fit import recording, resumable
+from ..io.content import described
+from ..io.files import write_text
+from ..io.runs import RunFolder, Stage
+from ..masks.mask import Mask
+from ..parallel import single_threaded
+from ..report.models import render_trained, value_text
+from ..settings import settings
+from ..tasks import accuracy
+from ..types import Recipe
+from .done import Done, facts_of
+from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Trained(Done):
+    """A finished training.
+
+    Attributes:
+        figures: name -> (value, unit).
+        layers: sparse layer -> % of its weights that live.
+        losses: mean loss of each step's batch, in order.
+    """
+
+    figures: Mapping[str, tuple[float, str]]
+    layers: Mapping[str, float]
+    losses: Sequence[float]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a finished run."""
+        told = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+        figures = {name: (value, unit) for name, (value, unit) in told["figures"].items()}
+        return cls(folder, figures, told["layers"], told["losses"])
+
+    def json(self) -> str:
+        """The figures as strict JSON."""
+        return json.dumps(self.figures, indent=1) + "\n"
+
+    def tell(self, out: Console) -> None:
+        """Print every figure."""
+        for name, (value, unit) in self.figures.items():
+            out.print(f"  {name:20} {value_text(value):>10} {unit}", markup=False)
+        out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
+
+
+@settings
+class TrainJob:
+    """Train a model by the subject's recipe; stopped and run again, it comes to the same bits.
+
+    Attributes:
+        subject: the recipe, the data to train on, and the data to measure with.
+        seed: governs the whole run.
+    """
+
+    subject: Subject
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return self.subject.require_recipe("nothing can be trained")
+
+    def plan(self) -> dict[str, Any]:
+        """What is to be done, as plain JSON; a run goes on only under the same plan."""
+        return {"recipe": described(self.recipe)}
+
+    def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Trained:
+        """Run every stage, or go on with a run that was stopped, to the same bits.
+
+        Args:
+            out: run folder; see `RunFolder`.
+            command: as the user typed it.
+        """
+        inputs = self.subject.inputs()
+        with RunFolder.open(
+            Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
+        ) as run:
+            with run.stage("train", "model", "train.json") as stage:
+                if stage.todo:
+                    self._train(stage)
+            found = Trained.read(run.path)
+            with run.stage("report", "report.html") as stage:
+                if stage.todo:
+                    page = render_trained(
+                        found.figures, found.layers, found.losses, subject=self.subject.name,
+                        run=facts_of(run, command),
+                    )  # fmt: skip
+                    write_text(stage.paths[0], page)
+        return found
+
+    def _train(self, stage: Stage) -> None:
+        subject, recipe = self.subject, self.recipe
+        began = perf_counter()
+        with resumable(stage.work), recording() as fits:
+            model = single_threaded(lambda rng: recipe.build(subject.train, rng=rng), stage.rng).eval()
+        mask = Mask.of(model)
+        figures = {
+            "training accuracy": [accuracy(model, subject.train), "%"],
+            "held-out accuracy": [accuracy(model, subject.heldout), "%"],
+            "weights that live": [100 * mask.density(), "%"],
+            "optimiser steps": [sum(f.steps for f in fits), "steps"],
+            "calls of the loss": [sum(f.calls for f in fits), "calls"],
+            "time of this start": [perf_counter() - began, "s"],
+        }
+        layers = {n: 100 * float(alive.float().mean()) for n, alive in mask.keep.items()}
+        subject.write(model, stage.paths[0])
+        losses = [loss for f in fits for loss in f.losses]
+        told = {"figures": figures, "layers": layers, "losses": losses}
+        write_text(stage.paths[1], json.dumps(told) + "\n")

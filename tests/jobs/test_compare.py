@@ -1,0 +1,88 @@
+"""Comparing as a job: ways to train or edits, seed by seed, from Python in a few lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs.subjects import RECIPE, subject
+from unweave.errors import InputError
+from unweave.jobs import Compared, CompareJob
+from unweave.optim import SAM
+from unweave.prune import GMP, SNIP
+from unweave.unlearn import FineTune, Retrain
+
+METHODS = {"recipe": None, "sam": replace(RECIPE, optimizer=partial(SAM, rho=0.1, momentum=0.9))}
+
+
+def test_trainings_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    done = CompareJob(subject=subject(), methods=METHODS, seeds=2, jobs=1).run(tmp_path / "run")
+    assert [(t.method, t.seed) for t in done.trials] == [("recipe", 0), ("recipe", 1), ("sam", 0), ("sam", 1)]
+    assert not done.failed
+    rows = done.figures["held-out accuracy"]
+    assert list(rows["sam"].differences) == [
+        a - b for a, b in zip(rows["sam"].values, rows["recipe"].values, strict=True)
+    ]
+    assert done.baseline == "recipe"
+    assert Compared.read(tmp_path / "run").figures == done.figures
+    assert "difference from recipe" in str(done)
+    assert CompareJob(subject=subject(), methods=METHODS, seeds=2, jobs=1).run(tmp_path / "run") == done
+
+
+def test_edits_are_compared_beside_a_retraining(tmp_path: Path) -> None:
+    job = CompareJob(
+        subject=subject(), methods={"unedited": None, "again": Retrain(recipe=RECIPE), "fine-tune": FineTune()},
+        classes=["ash"], seeds=2, jobs=1, cache=tmp_path / "cache", baseline="unedited",
+    )  # fmt: skip
+    done = job.run(tmp_path / "run")
+    gaps = done.figures["average gap to retraining"]
+    assert gaps["again"].mean < gaps["unedited"].mean / 3
+    plan = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert plan["methods"]["unedited"]["edit"] is None
+    assert plan["seeds"] == [0, 1]
+
+
+def test_a_failed_trial_is_told_of(tmp_path: Path) -> None:
+    broken = replace(RECIPE, network=partial(_broken))
+    done = CompareJob(subject=subject(), methods={"recipe": None, "broken": broken}, seeds=1, jobs=1).run(
+        tmp_path
+    )
+    assert [t.method for t in done.failed] == ["broken"]
+    assert "failed: broken, seed 0: ValueError: no such net" in str(done)
+    with pytest.raises(InputError, match="every trial failed"):
+        CompareJob(
+            subject=subject(), methods={"a": broken, "b": broken}, seeds=1, jobs=1
+        ).run(tmp_path / "none")  # fmt: skip
+
+
+def _broken() -> Any:
+    raise ValueError("no such net")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"methods": {"recipe": None}}, "two or more different methods; got recipe"),
+        ({"baseline": "x"}, r"CompareJob.baseline must be one of CompareJob.methods \(recipe, sam\); got 'x'"),
+        ({"seeds": 0}, "CompareJob.seeds must be a whole number at least 1; got 0"),
+        ({"engine": "rai"}, 'Did you mean "ray"'),
+        ({"methods": {"sam": METHODS["sam"], "fine-tune": FineTune()}, "random": 9}, "they cannot be compared"),
+        ({"methods": {"recipe": None, "fine-tune": FineTune()}}, "nothing to forget was named"),
+        ({"classes": ["ash"]}, "CompareJob.classes names examples to forget, but no method forgets"),
+        ({"methods": {"recipe": None, "snip": SNIP()}}, "CompareJob.methods must be"),
+        ({"subject": replace(subject(), recipe=None)}, "has no recipe"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CompareJob(**{"subject": subject(), "methods": METHODS, **given})
+
+
+def test_recipes_refuse_what_would_do_nothing() -> None:
+    with pytest.raises(InputError, match="both a sparse training and a pruning method"):
+        replace(RECIPE, sparse=GMP(), prune=GMP())

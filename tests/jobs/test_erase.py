@@ -1,0 +1,72 @@
+"""Erasing as a job, on tiny pipelines of random weights, with a judge of the test's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
+
+from tests.erase.pipelines import CONCEPTS, pipeline
+from unweave.erase import UCE, Concepts, TokenSearch
+from unweave.errors import InputError
+from unweave.io.pipeline_folder import load_pipeline
+from unweave.jobs import Erased, EraseJob, PipelineSubject
+
+
+class Judge:
+    def names(self, images: Tensor) -> list[str]:
+        return ["cat"] * len(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :4]
+
+
+def subject(**given: Any) -> PipelineSubject:
+    return PipelineSubject(
+        **{"original": pipeline("sd"), "concepts": CONCEPTS.only("cat"), "judge": Judge(), **given}
+    )
+
+
+def test_a_pipeline_at_hand_is_edited_and_judged(tmp_path: Path) -> None:
+    made = subject(oracles=(pipeline("sd"),))
+    before = {name: p.clone() for name, p in made.original.named_parameters()}
+    done = EraseJob(subject=made, edits={"uce": UCE(strength=0.3)}, images=1, steps=2).run(tmp_path / "run")
+    assert (
+        done.audits[0].verdict == "inconclusive"
+    )  # the judge sees a cat in the retrained pipeline's images too
+    assert all(p.equal(before[name]) for name, p in made.original.named_parameters())
+    written = load_pipeline(done.model)
+    assert any(not p.equal(before[name]) for name, p in written.named_parameters())
+    assert Erased.read(tmp_path / "run") == done
+    assert "Pipeline:" in str(done)
+    inputs = json.loads((tmp_path / "run" / "run.json").read_text())["inputs"]
+    assert list(inputs) == ["pipeline", "oracle 0"]
+    again = EraseJob(subject=made, edits={"uce": UCE(strength=0.3)}, images=1, steps=2).run(tmp_path / "run")
+    assert again == done
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"edits": {}}, "EraseJob.edits is empty"),
+        ({"images": 0}, "EraseJob.images must be a whole number at least 1; got 0"),
+        ({"guidance": float("inf")}, "EraseJob.guidance must be at least 0; got inf"),
+        ({"attack": UCE()}, r"EraseJob.attack must be a Attack \(with attack\), or None"),
+        ({"subject": subject(judge=None), "attack": TokenSearch()}, "EraseJob.attack needs PipelineSubject.judge"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EraseJob(**{"subject": subject(), "edits": {"uce": UCE()}, **given})
+
+
+def test_a_subject_is_checked_with_its_concepts() -> None:
+    with pytest.raises(InputError, match="cannot see 'zzz"):
+        subject(concepts=Concepts(erase=("zzz 999",)))
+    with pytest.raises(InputError, match=r"PipelineSubject.judge must be a Judge \(with names, features\)"):
+        subject(judge=len)

@@ -1,0 +1,123 @@
+"""Forgetting and auditing as jobs: from Python in a few lines, refused at once where they cannot work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.jobs.subjects import RECIPE, subject
+from unweave.errors import InputError
+from unweave.jobs import Audited, AuditJob, ForgetJob
+from unweave.unlearn import FineTune, Retrain
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
+
+
+def test_forgets_a_class_of_a_model_at_hand(tmp_path: Path) -> None:
+    edits = {"mine": Retrain(recipe=RECIPE), "fine-tune": FineTune(epochs=2)}
+    job = ForgetJob(
+        subject=subject(model=True), classes=["ash"], edits=edits, oracles=4, holders=3, jobs=1, quick=True
+    )
+    model = subject(model=True).model
+    assert isinstance(model, torch.nn.Module)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    done = job.run(tmp_path / "run")
+    assert [audit.method for audit in done.audits] == ["mine", "fine-tune"]
+    assert done.audits[0].verdict.outcome == "forgotten"  # a retraining is what the audit asks for
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    assert Audited.read(tmp_path / "run") == done
+    assert "50 of 150 training examples, all of class ash" in str(done)
+    assert done.page.is_file()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["holders"] == 3
+    assert record["command"] == []
+    assert list(record["stages"]) == ["edit mine", "edit fine-tune", "reference", "audit", "report"]
+    assert (tmp_path / "run" / "compared" / "fine-tune" / "model.safetensors").is_file()
+    written = (tmp_path / "run" / "run.json").read_bytes()
+    assert job.run(tmp_path / "run") == done
+    assert (tmp_path / "run" / "run.json").read_bytes() == written
+    judged = json.loads(done.json())
+    assert judged["version"] == 2
+    assert "holders" in judged["audits"][0]["scores"]
+
+
+def test_judges_a_model_edited_elsewhere(tmp_path: Path) -> None:
+    model = subject(model=True).model
+    assert isinstance(model, torch.nn.Module)
+    job = AuditJob(
+        subject=subject(model=True), edited=model, where="owner=3", oracles=4, holders=3, jobs=1, quick=True
+    )
+    done = job.run(tmp_path / "run")
+    assert done.audits[0].verdict.outcome != "forgotten"  # nothing was edited
+    assert "Model:" not in str(done)  # none was made
+    assert list(json.loads((tmp_path / "run" / "run.json").read_text())["inputs"]) == [
+        "model", "training data", "held-out data", "edited edited"
+    ]  # fmt: skip
+
+
+def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
+    job = ForgetJob(
+        subject=subject(), random=30, edits={"fine-tune": FineTune()}, oracles=2, holders=1, jobs=1
+    )
+    seconds = job.estimate()
+    assert list(seconds) == [
+        "train the model", "edit fine-tune", "train 2 oracles", "train 1 holders", "audit"
+    ]  # fmt: skip
+    assert all(value > 0 for value in seconds.values())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "positions", "words"),
+    [
+        ({"classes": ["birch"]}, range(1, 150, 3), "50 of 150 training examples, all of class birch"),
+        ({"classes": (2,)}, range(2, 150, 3), "all of class 2"),
+        ({"where": "owner=3"}, range(30, 40), "10 of 150 training examples, all with owner = 3"),
+        ({"ids": [7, 3]}, (3, 7), "by their ids"),
+        ({"positions": [9, 2]}, (2, 9), "by their positions"),
+        ({"positions": torch.tensor([4])}, (4,), "1 of 150"),
+    ],
+)  # fmt: skip
+def test_examples_are_named_in_five_ways(given: dict[str, Any], positions: Any, words: str) -> None:
+    found, told = ForgetJob(subject=subject(), edits={"a": FineTune()}, **given).selected
+    assert found.tolist() == list(positions)
+    assert words in told
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "nothing to forget was named"),
+        ({"classes": ["ash"], "random": 3}, "got several: classes, random"),
+        ({"random": 150}, "ForgetJob.random must be between 1 and 149"),
+        ({"random": 0}, "ForgetJob.random must be between 1 and 149"),
+        ({"where": "owner"}, "ForgetJob.where must be COLUMN=VALUE"),
+        ({"positions": [1.5]}, "ForgetJob.positions must be"),
+        ({"positions": torch.tensor([1.5])}, "positions must be whole numbers; got torch.float32"),
+        ({"positions": torch.ones(150, dtype=torch.bool)}, "Of a mask, give mask.nonzero"),
+        ({"positions": [3, 3]}, "duplicates"),
+        ({"positions": []}, "the forget set is empty"),
+        ({"ids": "absent.txt"}, "absent.txt"),
+        ({"random": 9, "edits": {}}, "ForgetJob.edits is empty"),
+        ({"random": 9, "edits": {"a": RECIPE}}, "ForgetJob.edits must be"),
+        ({"random": 9, "oracles": -1}, "ForgetJob.oracles must be a whole number at least 0; got -1"),
+        ({"random": 9, "jobs": 0}, "ForgetJob.jobs must be a whole number at least 1, or None; got 0"),
+        ({"random": 9, "subject": replace(subject(), recipe=None)}, "has no recipe"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ForgetJob(**{"subject": subject(), "edits": {"fine-tune": FineTune()}, **given})
+
+
+def test_an_audit_needs_the_model_before() -> None:
+    with pytest.raises(InputError, match=r"Subject.model is missing"):
+        AuditJob(subject=subject(), edited="model.safetensors", random=3)
