@@ -30,7 +30,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
 from unweave.random import seeded
-from unweave.statistics import bootstrap, wilson
+from unweave.statistics import bootstrap, prediction, wilson
 from unweave.types import Measurement, Request
 
 
@@ -107,6 +107,18 @@ def test_wilson() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
     with pytest.raises(InputError, match="between 0 and n = 3; got 4"):
         wilson(4, 3)
+
+
+def test_prediction_is_students_t_of_one_more_value() -> None:
+    # 1, 2, 3: mean 2, sd 1; t(0.975, 2) = 4.30265; one more value: sqrt(1 + 1/3), left-out ones: sqrt(1 - 1/9)
+    values = np.array([1.0, 2.0, 3.0])
+    assert prediction(values) == pytest.approx(
+        (2 - 4.30265 * np.sqrt(4 / 3), 2 + 4.30265 * np.sqrt(4 / 3)), rel=1e-5
+    )
+    half = 4.30265 * np.sqrt(8 / 9)
+    assert prediction(values, left_out=True) == pytest.approx((2 - half, 2 + half), rel=1e-5)
+    assert prediction(values[:1]) == (-np.inf, np.inf)
+    assert prediction(values, 0.9)[1] == pytest.approx(2 + 2.91999 * np.sqrt(4 / 3), rel=1e-5)
 
 
 def test_bootstrap_covers_the_mean_and_repeats() -> None:
