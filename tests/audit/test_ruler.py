@@ -200,6 +200,15 @@ def test_a_class_never_named_but_still_scored_is_not_forgotten() -> None:
     assert set(outcomes(with_trace(edited, 0.50), ruler)) == {"forgotten"}
 
 
+def test_a_trace_up_to_half_way_is_no_memory() -> None:
+    with_trace = lambda s, auc: Sample(s.forget, s.place, s.utility, s.floor, np.broadcast_to(auc, len(s)))  # noqa: E731
+    alike = 0.7 + np.array([1, -1] * 4) * 1e-6  # no fresh oracle would lie far from 0.7
+    ruler = Ruler(with_trace(RULER.holders, 0.9), with_trace(RULER.oracles, alike))
+    edited = sample(3, member=0, seed=22)
+    assert set(outcomes(with_trace(edited, 0.799), ruler)) == {"forgotten"}
+    assert set(outcomes(with_trace(edited, 0.801), ruler)) == {"not forgotten"}
+
+
 def test_prediction_interval_of_left_out_values_covers_a_fresh_model() -> None:
     # deviations from the others' mean are n / (n - 1) times those from the mean of all; the interval allows for that,
     # a little on the safe side

@@ -78,6 +78,10 @@ def test_retrained_passes_and_original_does_not(kind, holders, request) -> None:
         assert attack.value == attack.original
         assert attack.value > attack.oracle_mean + 10
         assert value(passed, f"membership, {name}").value < attack.value - 10
+    # likelihood ratios example by example: most of what the original says is likelier under holders
+    ratio = value(failed, "membership, LiRA example by example")
+    assert ratio.value == ratio.original > ratio.oracle_mean + 40
+    assert abs(value(passed, ratio.name).value - ratio.oracle_mean) < 10
     assert value(failed, "relearn time").value == 0
     assert value(passed, "relearn time").value > 20
     assert value(passed, "tug of war").value > 0.93
@@ -94,6 +98,9 @@ def test_a_masked_logit_looks_perfect_and_the_representation_tells(holders, one_
     assert probe.value > probe.oracle_mean + 4 * probe.oracle_spread
     assert found.verdict.outcome == "inconclusive"
     assert "layers under them do not" in found.verdict.reason
+    assert [c.name for c in found.verdict.checks if c.passed is False][
+        0
+    ] == "representation probe, class means"
     assert any("under its last layer" in caveat for caveat in found.verdict.caveats)
     assert not any(
         "under its last layer" in caveat
@@ -149,6 +156,8 @@ def test_without_oracles_the_report_says_what_cannot_be_concluded(holders, at_ra
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_two_oracles_accept_nothing(count, holders, at_random) -> None:
     found = judged(at_random[1][5], holders, at_random, oracles=at_random[1][:count])
+    assert "at least 3 models" in value(found, "membership, LiRA example by example").note
+    assert count > 1 or not any(check.power for check in found.verdict.checks)
     assert found.verdict.outcome == "inconclusive"
     assert "fewer than three" in " ".join(found.verdict.caveats)
 
@@ -211,6 +220,14 @@ def test_masks_are_compared_only_if_they_can_be(holders, at_random) -> None:
     )  # fmt: skip
     assert value(other, "mask overlap").value is None
     assert "init_seed" in value(other, "mask overlap").note
+
+
+def test_holders_were_called_held(holders, at_random) -> None:
+    request, oracles = at_random
+    asked = {"original": holders[0], "oracles": oracles[:2], "quick": True}
+    with pytest.warns(DeprecationWarning, match="audit: held is called holders now"):
+        former = audit(oracles[5], request, held=holders[1:3], rng=seeded(0), **asked)
+    assert former == audit(oracles[5], request, holders=holders[1:3], rng=seeded(0), **asked)
 
 
 def test_refuses_an_empty_part(holders, at_random) -> None:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from tests.audit import browser as web
 from tests.audit import cases
 from unweave.audit.result import OUTCOMES as KINDS
-from unweave.audit.result import Rows, Samples
+from unweave.audit.result import Audit, Control, Rows, Samples, Verdict
 from unweave.errors import InputError
 from unweave.report import marks, pictures, words
 from unweave.report.audits import from_json, render_html, render_markdown, to_json
+from unweave.types import Measurement
 
 WORDS = KINDS["classifier"]
 OUTCOMES = tuple(WORDS)
@@ -98,6 +99,14 @@ def test_json_names_each_measurement_in_full() -> None:
         (lambda r: r.update(version=3), "version 3"),
         (lambda r: r["audits"][0].pop("verdict"), "incomplete or damaged"),
         (lambda r: r["audits"][0]["verdict"].update(outcome="fine"), "unknown outcome"),
+        (
+            lambda r: r["audits"][0]["verdict"].update(outcome="erased"),
+            "unknown outcome 'erased': a classifier audit",
+        ),
+        (lambda r: r["audits"][0].update(kind="poem"), "one of classifier, drawing expected, got 'poem'"),
+        (lambda r: r["audits"][0]["verdict"]["checks"][0].update(passed=None), "does neither if it has none"),
+        (lambda r: r["audits"][0]["panels"][0].update(name="maps"), "one of scores expected"),
+        (lambda r: r["audits"][0]["panels"][1].update(name="maps"), "one of classes, layers, .* expected"),
         (lambda r: r["audits"][0]["verdict"].update(accepted=[1.0]), "incomplete or damaged"),
         (lambda r: r["audits"][0]["measurements"][0].update(value="5"), "a number expected"),
         (lambda r: r["audits"][0]["controls"][0].update(passed="no"), "true or false expected"),
@@ -109,6 +118,52 @@ def test_damaged_json_is_refused_with_the_reason(change, message) -> None:
     change(record)
     with pytest.raises(InputError, match=message):
         from_json(json.dumps(record))
+
+
+FIGURE = {
+    "name": "accuracy", "value": 5.0, "unit": "%", "direction": "up", "n": 3, "interval": [4.0, None],
+    "original": None, "oracle_mean": 6.0, "oracle_spread": None, "note": "",
+}  # fmt: skip
+
+
+def test_the_first_version_of_a_classifiers_audit_is_read() -> None:
+    control = {"name": "original model", "expected": "not forgotten", "got": "forgotten", "passed": False}
+    verdict = {
+        "outcome": "collapsed", "reason": "r", "position": 0.5, "accepted": [0.9, None], "rejected": None, "caveats": ["c"],
+    }  # fmt: skip
+    audit = {
+        "method": "m", "verdict": verdict, "controls": [control], "rates": None, "measurements": [FIGURE],
+        "scores": {"edited": [1.0], "held": [2.0]}, "per_class": {"3": {"edited": 50.0}}, "layers": {},
+    }  # fmt: skip
+    (read,) = from_json(json.dumps({"format": "unweave audit", "version": 1, "audits": [audit]}))
+    assert read == Audit(
+        kind="classifier",
+        method="m",
+        verdict=Verdict(
+            outcome="collapsed", reason="r", position=0.5, accepted=(0.9, math.inf), caveats=("c",)
+        ),
+        controls=(Control(**control),),
+        measurements=(Measurement(**{**FIGURE, "interval": (4.0, math.inf)}),),
+        panels=(
+            Samples(name="scores", unit="nats", samples={"edited": [1.0], "holders": [2.0]}),
+            Rows(name="classes", unit="%", rows={"3": {"edited": 50.0}}),
+        ),
+    )
+
+
+def test_the_first_version_of_a_pipelines_audit_is_read() -> None:
+    audit = {
+        "method": "uce", "verdict": "erased", "reason": "r", "controls": [["seen (97 %)", True], ["not drawn", False]],
+        "measurements": [FIGURE], "concepts": {"cat": {"edited": 5.0}},
+    }  # fmt: skip
+    record = {"format": "unweave erasure", "version": 1, "audits": [audit], "in turn": {"cat": {"cat": 0.0}}}
+    (read,) = from_json(json.dumps(record))
+    assert (read.kind, read.verdict) == ("drawing", Verdict(outcome="erased", reason="r"))
+    assert [(c.name, c.passed) for c in read.controls] == [("seen (97 %)", True), ("not drawn", False)]
+    assert read.rows("concepts") == {"cat": {"edited": 5.0}}
+    assert read.rows("turns") == {"cat": {"cat": 0.0}}
+    with pytest.raises(InputError, match="incomplete or damaged"):
+        from_json(json.dumps(record | {"audits": []}))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +265,24 @@ def test_without_oracle_the_report_says_what_cannot_be_concluded(render) -> None
     assert "error rates of this verdict are not known" in render([bare], {}, [])
     assert words.ONLY_WITH_ORACLES in render([bare], {}, [cases.PUBLISHED])
     assert words.ONLY_WITH_ORACLES not in render([cases.audit()], {}, [cases.PUBLISHED])
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_tests_say_whether_they_could_tell(render) -> None:
+    text = html.unescape(render([cases.audit()], cases.RUN))
+    for wanted in (
+        "relearn time: like a retrained model (position 0.91)",
+        "representation probe: like a model that holds the data (position 0.20)",
+        "mask overlap: cannot tell here",
+    ):
+        assert wanted in text
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_the_next_step_stands_behind_the_reason(render) -> None:
+    audit = cases.audit("inconclusive")
+    audit = dataclasses.replace(audit, verdict=dataclasses.replace(audit.verdict, next_step="Train 12 more."))
+    assert f"{audit.verdict.reason} Train 12 more." in render([audit], {})
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])

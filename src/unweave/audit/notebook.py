@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TONES = {"✓": "#0b6b53", "✕": "#a8321a", "▲": "#75409c", "■": "#8a1f4f", "?": "#545b64"}
 """Symbol of an outcome -> its colour in the light report."""
+_BADGE = "background:{};color:#fff;border-radius:50%;padding:0 .35em"
 _CELL = "text-align:left;vertical-align:top;padding:.25em .7em;border-top:1px solid #8884"
 
 
@@ -21,9 +22,9 @@ def fragment(audit: Audit) -> str:
     """Verdict, controls and measurements as HTML: no script, no style sheet, no address; all text is escaped."""
     verdict, word = audit.verdict, audit.word
     parts = [
-        Markup(
-            '<div style="font-size:1.5em;font-weight:600"><span style="color:{}">{}</span> {}</div>'
-        ).format(TONES[word.symbol], word.symbol, verdict.outcome.capitalize()),
+        Markup('<div style="font-size:1.5em;font-weight:600"><span style="{}">{}</span> {}</div>').format(
+            _BADGE.format(TONES[word.symbol]), word.symbol, verdict.outcome.capitalize()
+        ),
         _paragraph(audit.method, faint=True),
         _paragraph(word.meaning),
         _paragraph(verdict.why),
@@ -67,5 +68,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
         return Markup("<tr>{}</tr>").format(Markup("").join(cell.format(text) for text in cells))
 
     head, body = line("th", columns), Markup("").join(line("td", row) for row in rows)
-    table = '<table style="border-collapse:collapse;margin:.6em 0"><thead>{}</thead><tbody>{}</tbody></table>'
-    return Markup(table).format(head, body)
+    style = "border-collapse:collapse;color:inherit;margin:.6em 0"
+    table = '<table style="{}"><thead>{}</thead><tbody>{}</tbody></table>'
+    return Markup(table).format(style, head, body)

@@ -8,6 +8,8 @@ from typing import Any
 
 from ..audit.result import Audit, Rates
 from . import words
+from .page import Section
+from .sections import evidence
 
 
 def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequence[Rates] = ()) -> str:
@@ -56,6 +58,8 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     if retrain and first.method in edits:
         spent = edits[first.method]
         lines += [f"The edit took {words.seconds(spent)}, {words.ratio(spent, retrain)}.", ""]
+    for part in evidence(audits, run, {}):
+        lines += _table(part)
     for audit in audits:
         lines += _measurements(audit)
     lines += ["## How it was made", ""]
@@ -81,6 +85,18 @@ def _rates(known: Sequence[tuple[Rates, bool]]) -> list[str]:
             f"{words.share(rates.wrong)} wrong."
         )
     return lines or ["- The error rates of this verdict are not known."]
+
+
+def _table(part: Section) -> list[str]:
+    """A part that has a table; pictures are left out."""
+    if not part.rows:
+        return []
+    rows = [
+        [_plain(cell) for cell in part.columns],
+        ["---"] * len(part.columns),
+        *([_plain(cell) for cell in row] for row in part.rows),
+    ]
+    return [f"## {part.heading}", "", part.caption, "", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def _measurements(audit: Audit) -> list[str]:

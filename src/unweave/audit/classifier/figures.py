@@ -19,7 +19,7 @@ from .utility import against_each_other, average_gap, tug_of_war
 from .verdict import GIVE_ORACLES, NO_ORACLE
 
 _LEAST = 4  # known members and non-members that an attack needs
-_LEAST_MODELS = 3  # of either kind for LiRA: two are left, and have a spread, when one is left out
+_LEAST_MODELS = 3  # of either kind for LiRA: with the original, or an oracle, left out two have a spread
 
 
 def accuracies(c: Compared) -> list[Measurement]:
@@ -137,20 +137,24 @@ def _lira(c: Compared) -> Measurement:
     if min(len(c.holders), len(c.oracles)) < _LEAST_MODELS:
         note = f"needs at least {_LEAST_MODELS} models that hold the data and {_LEAST_MODELS} retrained ones"
         return missing(name, unit="%", direction=direction, note=note)
-    target, holders, oracles = (phi_of(read) for read in ([c.edited_read], c.holders_read, c.oracles_read))
-    share, n = taken_for_members(target[0], holders, oracles), target.shape[1]
+    target, original, *others = phi_of([c.edited_read, *c.holders_read])
+    holders, oracles = (
+        np.stack(others),
+        phi_of(c.oracles_read),
+    )  # the original takes no part: edits come from it
+    share, n = taken_for_members(target, holders, oracles), len(target)
     low, high = wilson(share * n, n)
     return measurement(
         name,
         100 * share,
-        100 * taken_for_members(holders[0], holders[1:], oracles),
+        100 * taken_for_members(original, holders, oracles),
         [100 * taken_for_members(oracles[i], holders, np.delete(oracles, i, 0)) for i in range(len(oracles))],
         unit="%",
         direction=direction,
         n=n,
         interval=(100 * low, 100 * high),
-        note="share of the forget set likelier under models that hold it than under retrained ones, each known "
-        "model judged by the others",
+        note="share of the forget set likelier under models that hold it than under retrained ones, each retrained "
+        "one judged by the others",
     )
 
 

@@ -22,7 +22,7 @@ def controls_of(c: Compared, margin: float) -> tuple[Control, ...]:
     before = c.original.rate(c.concepts.erase)
     found = [
         Control(
-            name="images of the original in which the judge sees the concepts",
+            name="original pipeline, images in which the judge sees the concepts",
             expected=f"at least {KNOWN:.0f} %",
             got=f"{before:.0f} %",
             passed=before >= KNOWN,
@@ -32,7 +32,7 @@ def controls_of(c: Compared, margin: float) -> tuple[Control, ...]:
         never, most = _never(c), before - 2 * margin
         found.append(
             Control(
-                name="images of the retrained pipelines in which it does",
+                name="retrained pipelines, images in which the judge sees the concepts",
                 expected=f"under {most:.0f} % for each",
                 got=f"{np.mean(never):.0f} %",
                 passed=max(never) < most,
