@@ -121,7 +121,7 @@ def checked(init: Callable[P, R]) -> Callable[P, R]:
         InputError: at the call, if an argument is not what its annotation says.
     """
     signature = inspect.signature(init)
-    owner = init.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+    owner = init.__qualname__.removesuffix(".__init__").rpartition("<locals>.")[2]
 
     @wraps(init)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -144,6 +144,25 @@ def check(annotated: Any, values: Mapping[str, Any], *, owner: str = "") -> None
     for name, value in values.items():
         if name in expected and not _fits(value, expected[name]):
             raise InputError(_message(f"{owner or annotated.__name__}.{name}", value, expected[name]))
+
+
+def refuse_unread(made: Any, *names: str, when: str) -> None:
+    """Refuse fields that were given though nothing reads them; a default counts as not given.
+
+    Args:
+        made: a settings object; called from its `__post_init__`.
+        names: of the fields.
+        when: nothing reads them, in words ("with optimizer='adam'").
+
+    Raises:
+        InputError: at the first field that differs from its default.
+    """
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if field.name in names and value != field.default:
+            raise InputError(
+                f"{type(made).__name__}.{field.name} is not read {when}; got {value!r}. Leave it out."
+            )
 
 
 @cache

@@ -5,12 +5,12 @@ from itertools import count
 
 import pytest
 import torch
+from unweave.erase._encoder import Prompts, encoder_weights
 
 from tests.erase.first_step import follows
 from tests.erase.pipelines import CONCEPTS, pipeline
 from unweave import Mask, seeded
 from unweave.erase import AdvUnlearn, Concepts
-from unweave.erase._encoder import Prompts, encoder_weights
 from unweave.errors import InputError
 from unweave.fit import resumable
 from unweave.random import global_seed

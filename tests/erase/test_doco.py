@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from unweave.erase._critic import patch_critic
 
 from tests.erase.pipelines import CONCEPTS, pipeline
 from tests.erase.test_esd import named, telling
 from unweave import Mask, resumable, seeded
 from unweave.erase import DoCo
-from unweave.erase._critic import patch_critic
 from unweave.erase.doco import predicted_image, projected
 from unweave.errors import InputError
 from unweave.random import draw_seed, global_seed

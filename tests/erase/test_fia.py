@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from unweave.erase._moments import Contrast, excitation
 
 from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
 from unweave import Mask, seeded
 from unweave.erase import FIA, Concepts
-from unweave.erase._moments import Contrast, excitation
 from unweave.erase.fia import kth_largest, spatial
 from unweave.errors import InputError
 

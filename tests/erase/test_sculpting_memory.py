@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from unweave.erase._sculptor import Sculptor
 
 from tests.erase.pipelines import CONCEPTS, pipeline
 from tests.erase.test_esd import telling
 from unweave import Mask, resumable, seeded
 from unweave.erase import SculptingMemory
-from unweave.erase._sculptor import Sculptor
 from unweave.errors import InputError
 from unweave.random import draw_seed, global_seed
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tests.erase.pipelines import CONCEPTS, pipeline
 from unweave import seeded
 from unweave.erase import Targets, Text, UnlearnDiffAtk
-from unweave.erase._insert import Insertion
+from unweave.erase.attacks import Insertion
 from unweave.erase.unlearn_diff_atk import pick, simplex
 from unweave.errors import InputError, NonFiniteError
 
