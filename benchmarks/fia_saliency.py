@@ -21,7 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from unweave import seeded
-from unweave.embedded.drawn_digits import World
+from unweave.embedded.drawn_digits import DrawnDigits
 from unweave.erase import FIA, Concepts, TextToImage
 from unweave.random import global_seed
 
@@ -38,7 +38,7 @@ def pipeline(size: int) -> TextToImage:
             down_block_types=(down, down, down, "DownBlock2D"), up_block_types=("UpBlock2D", up, up, up),
             cross_attention_dim=64, attention_head_dim=8, norm_num_groups=8,
         )  # fmt: skip
-    small = World().initial()
+    small = DrawnDigits().initial()
     return TextToImage(
         denoiser=unet, text_encoder=small.text_encoder, tokenizers=small.tokenizers, scheduler=small.scheduler
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -12,14 +12,15 @@ from claims.framework import Claim
 from unweave import seeded
 from unweave.embedded.drawn_digits import DIGITS
 from unweave.erase import ESD, AdvUnlearn, Targets, TextToImage, UnlearnDiffAtk
-from unweave.erase._encoder import Prompts
+from unweave.models.text_to_image import Prompts
 from unweave.random import draw_seed, global_seed
 
 PROMPTS, TOKENS = 24, 2
-HERE = AdvUnlearn(
-    steps=150, warmup=20, tokens=1, attack_steps=20, attack_lr=0.1, gamma=1.0, lr=5e-4, batch_size=8, retain_batch=8,
-    pool=8, sampler_steps=STEPS,
-)  # fmt: skip
+TRAINED = partial(
+    AdvUnlearn, steps=150, gamma=1.0, lr=5e-4, batch_size=8, retain_batch=8, pool=8, sampler_steps=STEPS
+)
+HERE = TRAINED(warmup=20, tokens=1, attack_steps=20, attack_lr=0.1)
+PLAIN = TRAINED(attack="none")
 X = ESD(train="cross", steps=100, batch_size=16, lr=2e-4, sampler_steps=STEPS)
 SEARCH = UnlearnDiffAtk(tokens=TOKENS, levels=6, iterations=15, batch_size=PROMPTS)
 VECTORS = AdvUnlearn(tokens=TOKENS, attack_steps=30, attack_lr=0.1, sampler_steps=STEPS, pool=4)
@@ -85,7 +86,7 @@ def measure(seed: int) -> dict[str, float]:
         model, asked, _Judge(), n=PROMPTS, room=TOKENS, steps=STEPS, guidance=SCALE, rng=seeded(20_000 + seed)
     )
     found = {"P original": scores(model, ("three",), seed).preserved}
-    for method, after in ((HERE, ""), (replace(HERE, attack="none"), "attack off"), (X, "ESD-x")):
+    for method, after in ((HERE, ""), (PLAIN, "attack off"), (X, "ESD-x")):
         edited = method.apply(model, asked, rng=seeded(seed))
         of = scores(edited, ("three",), seed)
         tokens = [

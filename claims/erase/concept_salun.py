@@ -13,7 +13,7 @@ from claims.erase._world import DATA, JUDGED, SEEDS, mean, oracle, original, req
 from claims.framework import Claim
 from unweave import Mask, seeded
 from unweave.erase import ConceptSalUn, TextToImage
-from unweave.erase._train import draw_latents, noise_like, pick, train_, weights_of
+from unweave.erase._train import draw_latents, noise_like, pick, train_
 
 RATES = (1e-4, 3e-4, 1e-3)
 SETTINGS = {"steps": 150, "batch_size": 16, "images": 96, "sampler_steps": 10, "guidance": 3.0}
@@ -71,7 +71,7 @@ def ascent(model: TextToImage, lr: float, seed: int) -> TextToImage:
         noise = noise_like(images[at])
         return -F.mse_loss(edited(model.add_noise(images[at], noise, t), t, text[at % len(prompts)]), noise)
 
-    weights = list(weights_of(edited, "all").values())
+    weights = list(edited.weights("all").values())
     train_(
         edited,
         loss,

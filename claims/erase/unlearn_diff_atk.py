@@ -92,7 +92,7 @@ def measure(seed: int) -> dict[str, float]:
         "ASR": own.asr,
         "ASR banned": attacked(replace(ATTACK, banned=("three", "3"))).asr,
         "ASR random": attacked(random).asr,
-        "ASR seeds": attacked(replace(random, vary="noise")).asr,
+        "ASR seeds": attacked(TokenSearch(vary="noise", tries=LEVELS)).asr,
         "retrained: pre-ASR": never.pre_asr,
         "retrained: ASR": never.asr,
         "candidates": own.judged / max(1, sum(not a.before for a in own.attempts)),

@@ -123,7 +123,7 @@ def checked(init: Callable[P, R]) -> Callable[P, R]:
         InputError: at the call, if an argument is not what its annotation says.
     """
     signature = inspect.signature(init)
-    owner = init.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+    owner = init.__qualname__.removesuffix(".__init__").rpartition("<locals>.")[2]
 
     @wraps(init)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

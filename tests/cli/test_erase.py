@@ -142,7 +142,7 @@ def test_without_a_judge_it_says_so(here: Path, capsys: pytest.CaptureFixture[st
                 "--token-search.tokens",
                 "0",
             ),
-            "TokenSearch.tokens must be at least 1",
+            "TokenSearch.tokens must be a whole number at least 1",
         ),
     ],
 )

@@ -71,22 +71,22 @@ def rows() -> list[PlainRow]:
             erase.AdvUnlearn(
                 steps=2, warmup=0, attack_steps=2, lr=1e-3, retain_batch=2, sampler_steps=2, pool=1
             ),
-            (lambda: erase.AdvUnlearn(eta=-1), "eta must be positive"),
+            (lambda: erase.AdvUnlearn(eta=-1), "eta must be above 0"),
         ),
         row(
             "ConceptAblation",
             erase.ConceptAblation(steps=2, lr=1e-3, images=4, sampler_steps=2),
-            (lambda: erase.ConceptAblation(steps=0), "steps must be at least 1"),
+            (lambda: erase.ConceptAblation(steps=0), "steps must be a whole number at least 1"),
         ),
         row(
             "ConceptPrune",
             erase.ConceptPrune(density=0.1, steps=4, record=2),
-            (lambda: erase.ConceptPrune(density=0), r"density must be in \(0, 1\]"),
+            (lambda: erase.ConceptPrune(density=0), "density must be above 0 and at most 1"),
         ),
         row(
             "ConceptSalUn",
             erase.ConceptSalUn(steps=2, lr=1e-3, images=4, sampler_steps=2),
-            (lambda: erase.ConceptSalUn(density=0), r"density must be in \(0, 1\]"),
+            (lambda: erase.ConceptSalUn(density=0), "density must be above 0 and at most 1"),
         ),
         row(
             "DoCo",
@@ -96,28 +96,28 @@ def rows() -> list[PlainRow]:
         row(
             "ESD",
             erase.ESD(steps=2, lr=1e-3, sampler_steps=4),
-            (lambda: erase.ESD(eta=0), "eta must be positive"),
+            (lambda: erase.ESD(eta=0), "eta must be above 0"),
         ),
         row(
             "FIA",
             erase.FIA(r2=0.2, steps=4, record=2),
-            (lambda: erase.FIA(alpha=0), r"alpha must be in \(0, 1\]"),
+            (lambda: erase.FIA(alpha=0), "alpha must be above 0 and at most 1"),
         ),
         row(
             "SculptingMemory",
-            erase.SculptingMemory(steps=3, warmup=1, lr=1e-3, images=4, sampler_steps=2),
-            (lambda: erase.SculptingMemory(kd=-1), "kd must not be negative"),
+            erase.SculptingMemory(steps=5, warmup=1, update_every=2, lr=1e-3, images=4, sampler_steps=2),
+            (lambda: erase.SculptingMemory(kd=-1), "kd must be at least 0"),
             guide="bird",
         ),
         row(
             "SFD",
             erase.SFD(distil=1, steps=1, batch_size=2, lr=1e-4, fake_lr=1e-4),
-            (lambda: erase.SFD(alpha=0), "alpha must be positive"),
+            (lambda: erase.SFD(alpha=0), "alpha must be above 0"),
         ),
-        row("UCE", erase.UCE(), (lambda: erase.UCE(strength=-1), "strength must be positive"), random=False),
+        row("UCE", erase.UCE(), (lambda: erase.UCE(strength=-1), "strength must be above 0"), random=False),
         PlainRow(
             name="UnlearnDiffAtk",
             run=_attacked,
-            bad=((lambda: erase.UnlearnDiffAtk(levels=0), "levels must be at least 1"),),
+            bad=((lambda: erase.UnlearnDiffAtk(levels=0), "levels must be a whole number at least 1"),),
         ),
     ]

@@ -68,7 +68,7 @@ def test_a_velocity_is_the_truth_where_one_is_predicted() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="images must be at least 1"):
+    with pytest.raises(InputError, match="images must be a whole number at least 1"):
         ConceptAblation(images=0)
-    with pytest.raises(InputError, match="prior must not be negative"):
+    with pytest.raises(InputError, match="prior must be at least 0"):
         ConceptAblation(prior=-1)

@@ -70,10 +70,10 @@ def test_zeroes_and_leaves_the_rest() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match=r"density must be in \(0, 1\]"):
+    with pytest.raises(InputError, match="density must be above 0 and at most 1; got 1.5. It is a share of each row"):
         ConceptPrune(density=1.5)
-    with pytest.raises(InputError, match="record must be 1 to steps"):
-        ConceptPrune(record=0)
+    with pytest.raises(InputError, match="record must be at most steps = 4"):
+        ConceptPrune(record=5, steps=4)
     with pytest.raises(InputError, match="batch_size"):
         ConceptPrune(batch_size=0)
     model = pipeline()

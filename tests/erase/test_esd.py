@@ -95,9 +95,9 @@ def test_pruned_weights_stay_pruned() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="lr must be positive"):
+    with pytest.raises(InputError, match="lr must be above 0"):
         ESD(lr=0)
-    with pytest.raises(InputError, match="sampler_steps must be at least 1"):
+    with pytest.raises(InputError, match="sampler_steps must be a whole number at least 1"):
         ESD(sampler_steps=0)
     with pytest.raises(InputError, match="needs a guide for every concept"):
         ESD(erase_from=True).apply(pipeline(), CONCEPTS, rng=seeded(0))

@@ -1,4 +1,7 @@
-"""Every eraser on every layout, prediction and precision that pipelines come in."""
+"""Every eraser there is, on every layout, prediction and precision that pipelines come in.
+
+They are those of the catalogue, each with the settings of its row in the contract's table.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,22 @@ from typing import Any
 import pytest
 import torch
 
+from tests.contract.erase import rows
 from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
 from unweave import erase, seeded
+from unweave.catalogue import methods
 from unweave.errors import InputError
 from unweave.io.pipeline_folder import load_pipeline, save_pipeline
 
 ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
-DRAWN = {"images": 4, "sampler_steps": 2}
-TRAINED = [
-    erase.AdvUnlearn(
-        steps=2, warmup=1, attack_steps=2, sampler_steps=3, retain_batch=2, lr=1e-3, attack_lr=0.1
-    ),
-    erase.ConceptAblation(steps=2, lr=1e-3, **DRAWN),
-    erase.ConceptSalUn(steps=2, lr=1e-3, **DRAWN),
-    erase.DoCo(steps=2, warmup=1, batch_size=4, lr=1e-3, **DRAWN),
-    erase.ESD(steps=2, sampler_steps=3, lr=1e-3),
-    erase.SculptingMemory(steps=3, warmup=1, lr=1e-3, **DRAWN),
-    erase.SFD(distil=1, steps=1, batch_size=2, lr=1e-3),
-]
+ROWS = {row.name: row for row in rows()}
 METHODS = [
-    *TRAINED,
-    erase.ConceptPrune(density=0.1, steps=4, record=2),
-    erase.FIA(r2=0.2, steps=4, record=2),
-    erase.UCE(),
+    ROWS[m.cls.__name__].run.args[0]  # type: ignore[attr-defined]
+    for m in methods()
+    if m.family == "erase" and hasattr(m.cls, "apply")
 ]
+ONE_ENCODER = (erase.AdvUnlearn,)
+"""Refuse pipelines with two text encoders."""
 
 
 def named(method: Any) -> str:
@@ -53,7 +48,7 @@ def checked(method: Any, model: Any, path: Any) -> Any:
 @pytest.mark.parametrize("method", METHODS, ids=named)
 @pytest.mark.parametrize("kind", KINDS)
 def test_layouts(kind: Any, method: Any, tmp_path) -> None:
-    if kind == "sdxl" and isinstance(method, erase.AdvUnlearn):
+    if kind == "sdxl" and isinstance(method, ONE_ENCODER):
         with pytest.raises(InputError, match="two text encoders"):
             method.apply(pipeline(kind), ASKED, rng=seeded(0))
         return

@@ -11,7 +11,7 @@ from tests.erase.pipelines import CONCEPTS, pipeline
 from tests.erase.test_esd import telling
 from unweave import Mask, resumable, seeded
 from unweave.erase import SculptingMemory
-from unweave.erase._sculptor import Sculptor
+from unweave.erase.sculpting_memory import Sculptor
 from unweave.errors import InputError
 from unweave.random import draw_seed, global_seed
 
@@ -295,10 +295,10 @@ def test_pruned_weights_stay_pruned() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("density", 0, r"density must be in \(0, 1\]"),
-        ("exchange", 1.5, r"exchange must be in \[0, 1\]"),
-        ("kd", -1, "kd must not be negative"),
-        ("warmup", 0, "warmup must be at least 1"),
+        ("density", 0, "density must be above 0 and at most 1"),
+        ("exchange", 1.5, "exchange must be at least 0 and at most 1"),
+        ("kd", -1, "kd must be at least 0"),
+        ("warmup", 0, "warmup must be a whole number at least 1"),
         ("warmup", 500, "warmup must be below its steps"),
     ],
 )

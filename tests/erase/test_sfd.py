@@ -11,7 +11,7 @@ from tests.erase.first_step import follows
 from tests.erase.pipelines import CONCEPTS, KINDS, loaded, pipeline
 from unweave import Mask, seeded
 from unweave.erase import SFD, Concepts, one_step
-from unweave.erase._distil import level, matching
+from unweave.erase.sfd import level, matching
 from unweave.errors import InputError
 from unweave.fit import resumable
 from unweave.io.pipeline_folder import save_pipeline
@@ -198,7 +198,7 @@ def test_pruned_weights_stay_pruned() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="alpha must be positive"):
+    with pytest.raises(InputError, match="alpha must be above 0"):
         SFD(alpha=0)
     with pytest.raises(InputError, match="must lie between low and high"):
         SFD(start=0.1)

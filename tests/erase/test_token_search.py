@@ -33,7 +33,7 @@ def test_candidates_do_not_depend_on_the_batch(vary) -> None:
             seen[-1] += [(i * 100).round().to(torch.int8).numpy().tobytes() for i in images]
             return super().names(images)
 
-    search = TokenSearch(vary=vary, tokens=2, tries=4)
+    search = TokenSearch(vary=vary, tries=4)
     found = []
     for size in (1, 3, 64):
         seen.append([])
@@ -81,9 +81,9 @@ def test_noise_leaves_the_prompt_and_needs_no_room() -> None:
 
 def test_refuses() -> None:
     for name in ("tokens", "tries", "batch_size"):
-        with pytest.raises(InputError, match=f"{name} must be at least 1"):
+        with pytest.raises(InputError, match=f"{name} must be a whole number at least 1"):
             TokenSearch(**{name: 0})
-    with pytest.raises(InputError, match="vary must be"):
+    with pytest.raises(InputError, match='vary must be "tokens" or "noise"'):
         TokenSearch(vary="words")
     with pytest.raises(InputError, match="two text encoders"):
         TokenSearch().attack(pipeline("sdxl"), targets(), Says(), rng=seeded(0))

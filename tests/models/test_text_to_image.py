@@ -58,6 +58,17 @@ def test_noise_prediction_of_a_velocity_model() -> None:
     assert torch.allclose(model.noise_prediction(x, t, model.encode(["a cat"])), noise, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_clean_prediction_of_the_truth_is_the_image(kind, monkeypatch) -> None:
+    model = pipeline()
+    model.scheduler.register_to_config(prediction_type=kind)
+    clean, noise, t = model.noise(2, seeded(0)), model.noise(2, seeded(1)), torch.tensor([10, 800])
+    monkeypatch.setattr(type(model), "forward", lambda *_: model.truth(clean, noise, t))
+    x = model.add_noise(clean, noise, t)
+    assert torch.allclose(model.without_noise(x, noise, t), clean, atol=1e-4)
+    assert torch.allclose(model.clean_prediction(x, t, model.encode([""])), clean, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_editable_copy_owns_its_part_alone(kind) -> None:
     model = pipeline(kind)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from ..io.files import written_beside
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..models.text_to_image import TextToImage
 from ..random import global_seed, seeded
+from ..settings import Count, Positive, Whole, settings
 from ..types import Data
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -61,9 +62,9 @@ _WORDS = (
 _VERSION = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """How a pipeline of the small world is made; equal worlds are the same file in the cache.
+@settings
+class DrawnDigits:
+    """How a pipeline of the small world is made; equal ones are the same file in the cache.
 
     Attributes:
         architecture: "unet" (1.0 million weights) or "dit", a PixArt transformer (0.9 million).
@@ -75,25 +76,29 @@ class World:
     """
 
     architecture: Literal["unet", "dit"] = "unet"
-    seed: int = 0
+    seed: Whole = 0
     without: tuple[str, ...] = ()
-    steps: int | None = None
-    batch_size: int | None = None
-    lr: float = 1e-3
+    steps: Count | None = None
+    batch_size: Count | None = None
+    lr: Positive = 1e-3
 
     def __post_init__(self) -> None:
-        if self.architecture not in ("unet", "dit"):
-            raise InputError(f"World.architecture must be unet or dit; got {self.architecture!r}.")
         unknown = [w for w in self.without if w not in DIGITS]
         if unknown or len(set(self.without)) >= len(DIGITS):
             raise InputError(
-                f"World.without must name some of {', '.join(DIGITS)}, not all; got {self.without}."
+                f"DrawnDigits.without must name some of {', '.join(DIGITS)}, not all; got {self.without}."
             )
         object.__setattr__(self, "without", tuple(sorted(set(self.without), key=DIGITS.index)))
         if self.steps is None:
             object.__setattr__(self, "steps", 1000 if self.architecture == "unet" else 2000)
         if self.batch_size is None:
             object.__setattr__(self, "batch_size", 96 if self.architecture == "unet" else 128)
+
+    @property
+    def name(self) -> str:
+        """Its folder in the cache."""
+        told = json.dumps([_VERSION, asdict(self)], sort_keys=True)
+        return f"{self.architecture}-{self.seed}-{sha256(told.encode()).hexdigest()[:12]}"
 
     def initial(self) -> TextToImage:
         """The pipeline with random weights."""
@@ -192,7 +197,7 @@ def small_world(
     without: Sequence[str] = (),
     *,
     cache: Path | None = None,
-    world: World | None = None,
+    how: DrawnDigits | None = None,
 ) -> TextToImage:
     """A trained pipeline of the small world, from the cache if it is there; else trained, kept and resumable.
 
@@ -201,25 +206,19 @@ def small_world(
         seed: of the training.
         without: digits left out of the training: the oracle of their erasure.
         cache: folder; `CACHE` unless given.
-        world: all settings, in place of the three before.
+        how: all settings, in place of the first three.
     """
-    made = world or World(architecture=architecture, seed=seed, without=tuple(without))
-    folder = (cache or CACHE).expanduser() / made_name(made)
+    how = how or DrawnDigits(architecture=architecture, seed=seed, without=tuple(without))
+    folder = (cache or CACHE).expanduser() / how.name
     if not (folder / "model_index.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         with resumable(unfinished):
-            save_pipeline(made.build(), folder)
+            save_pipeline(how.build(), folder)
         for file in unfinished.iterdir():
             file.unlink()
         unfinished.rmdir()
     return load_pipeline(folder)
-
-
-def made_name(world: World) -> str:
-    """The world's folder in the cache."""
-    told = json.dumps([_VERSION, asdict(world)], sort_keys=True)
-    return f"{world.architecture}-{world.seed}-{sha256(told.encode()).hexdigest()[:12]}"
 
 
 def prompt(digit: int, style: int = 0, template: int = 2, numeral: int = 0) -> str:
@@ -230,17 +229,14 @@ def prompt(digit: int, style: int = 0, template: int = 2, numeral: int = 0) -> s
 
 
 def concepts(
-    *erase: str,
-    preserve: Sequence[str] | None = None,
-    guide: str | Mapping[str, str] = "digit",
-    **settings: Any,
+    *erase: str, preserve: Sequence[str] | None = None, guide: str | Mapping[str, str] = "digit", **settings: Any
 ) -> Concepts:
     """The request to erase these digits, with this world's own templates in both styles.
 
     Args:
         erase: digits as words.
         preserve: the other digits, unless given.
-        guide: what each is turned into.
+        guide: what each is turned into, or concept -> guide.
         settings: further fields of `Concepts`.
     """
 

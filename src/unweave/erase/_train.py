@@ -1,11 +1,14 @@
-"""What the erasers that train share: which weights, the loop, checks of settings, images drawn to train on."""
+"""What the erasers that train share: the copy that is edited, latents drawn to train on, losses, the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
@@ -14,28 +17,176 @@ from torch.utils.data import TensorDataset
 
 from ..errors import InputError
 from ..fit import Fit, Loop, Step, fit_
+from ..fit.precision import is_narrow, narrow_, widen_
 from ..masks.mask import Mask
-from ..models.text_to_image import TextToImage, training_only
+from ..models.text_to_image import Component, Text, TextToImage, training_only
 from ..progress import progress
+from ..random import draw_seed, global_seed, require_generator
 from ..types import Data
+from .concepts import Concepts
 
-Weights = Literal["cross", "cross_kv", "not_cross", "all"]
-"""Of the denoiser: its cross-attention, that one's keys and values, all but it, or everything."""
+_TRAINED: tuple[Component, ...] = ("denoiser", "text_encoder", "text_encoder_2")
 
 
-def weights_of(model: TextToImage, kind: Weights) -> dict[str, Parameter]:
-    """The denoiser's parameters of a kind, by their names in the pipeline.
+@contextmanager
+def editing(
+    model: TextToImage,
+    data: Concepts,
+    *parts: Component,
+    copies: int = 1,
+    who: str,
+    rng: Generator,
+) -> Iterator[tuple[TextToImage, ...]]:
+    """The pipeline to learn from, in float32, and copies of it to train, which end in the dtypes it has.
+
+    Args:
+        model: left unchanged.
+        data: what is to be erased.
+        parts: that the copies own; the denoiser unless told otherwise.
+        copies: how many.
+        who: edits; begins the errors' messages.
+        rng: of the edit.
 
     Raises:
-        InputError: if there is none, or layers are wrapped by LoRA or quantised.
+        InputError: if a tokenizer cannot see a concept, or `rng` is no generator.
     """
-    linears = model.linears("cross_kv")
-    named = dict(model.denoiser.named_parameters())
-    if kind == "cross_kv":
-        chosen = [n for n in named if n.rpartition(".")[0] in linears]
-    else:
-        chosen = [n for n in named if kind == "all" or (".attn2." in n) == (kind == "cross")]
-    return {f"denoiser.{n}": named[n] for n in chosen}
+    require_generator(rng)
+    data.require_seen(model, who)
+    wide = widened(model)
+    edited = [wide.editable(*parts) for _ in range(copies)]
+    yield (wide, *edited)
+    for copy in edited:
+        narrow_(copy, model)
+
+
+def widened(model: TextToImage) -> TextToImage:
+    """The pipeline in float32: itself if nothing in it is narrower, else a copy of its denoiser and text encoders.
+
+    `fit_` would widen what it trains; here the teacher and the encoders follow, so that all read one dtype.
+    """
+    parts = [p for p in _TRAINED if (own := getattr(model, p)) is not None and is_narrow(own)]
+    if not parts:
+        return model
+    wide = model.editable(*parts)
+    for part in parts:
+        widen_(getattr(wide, part))
+    return wide
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Noised latents to train on.
+
+    Attributes:
+        x: noisy latents [n, c, h, w].
+        t: their time steps, int64 [n].
+        rows: the prompts that they were drawn for, int64 [n].
+        truth: what the denoiser was trained to predict of them.
+    """
+
+    x: Tensor
+    t: Tensor
+    rows: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Latents that a pipeline drew itself: what erasers train on instead of photographs.
+
+    Attributes:
+        model: that drew them.
+        latents: [n, c, h, w]; the i-th was drawn for prompt i modulo the prompts.
+        text: the prompts, encoded.
+    """
+
+    model: TextToImage
+    latents: Tensor
+    text: Text
+
+    @classmethod
+    def of(
+        cls,
+        model: TextToImage,
+        prompts: Sequence[str],
+        n: int,
+        *,
+        steps: int,
+        guidance: float,
+        rng: Generator,
+        negative: str = "",
+        label: str,
+    ) -> Drawn:
+        """Draw n latents, of each prompt in its turn; see `draw_latents`."""
+        cycled = [prompts[i % len(prompts)] for i in range(n)]
+        latents = draw_latents(
+            model, cycled, steps=steps, guidance=guidance, rng=rng, negative=negative, label=label
+        )
+        with torch.no_grad():
+            return cls(model, latents, model.encode(prompts))
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def noised(self, at: Tensor, t: Tensor, noise: Tensor | None = None) -> Noised:
+        """The latents at these positions, int64 [n], at time steps t [n]; noise is drawn unless given."""
+        clean = self.latents[at]
+        noise = noise_like(clean) if noise is None else noise
+        model = self.model
+        return Noised(model.add_noise(clean, noise, t), t, at % len(self.text), model.truth(clean, noise, t))
+
+
+def distilled(student: TextToImage, teacher: TextToImage, seen: Noised, asked: Text, goal: Text) -> Tensor:
+    """The student answers its prompts as the teacher answers others: mean (student(x, asked) - sg teacher(x, goal))^2.
+
+    Args:
+        student: trained.
+        teacher: not trained here, be it the student itself.
+        seen: noised latents.
+        asked: prompts, by the rows of `seen`.
+        goal: the prompts beside them.
+    """
+    with torch.no_grad():
+        answer = teacher(seen.x, seen.t, goal[seen.rows])
+    return F.mse_loss(student(seen.x, seen.t, asked[seen.rows]), answer)
+
+
+def denoised(model: TextToImage, seen: Noised, text: Text) -> Tensor:
+    """Ordinary training: mean (model(x, text) - truth)^2, with the prompts `text` by the rows of `seen`."""
+    return F.mse_loss(model(seen.x, seen.t, text[seen.rows]), seen.truth)
+
+
+def gradient_sums(
+    model: TextToImage,
+    weights: Mapping[str, Parameter],
+    losses: Iterable[Tensor],
+    *,
+    who: str,
+    rng: Generator,
+) -> dict[str, Tensor]:
+    """The gradients of several losses, summed with their signs, in float32 or wider, by parameter name.
+
+    Args:
+        model: whose flags are put back.
+        weights: by which is differentiated.
+        losses: computed one by one, drawing from torch's global generator.
+        who: asks; begins the error's message.
+        rng: seeds what the losses draw.
+
+    Raises:
+        InputError: if every gradient is zero.
+    """
+    wanted = list(weights.values())
+    sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in wanted]
+    with global_seed(draw_seed(rng)), training_only(model, wanted):
+        for loss in losses:
+            for total, gradient in zip(
+                sums, torch.autograd.grad(loss, wanted, materialize_grads=True), strict=True
+            ):
+                total += gradient
+    if not any(bool(total.any()) for total in sums):
+        raise InputError(f"{who} found no salient weight: the concepts' images have no gradient.")
+    return dict(zip(weights, sums, strict=True))
 
 
 def train_(
@@ -75,8 +226,10 @@ def train_(
     with training_only(model, weights):
         return fit_(
             model, data, lambda _, batch: objective(int(batch[0])) if numbered else objective(), optimizer,
-            epochs=1, rng=rng, hold=Mask.of(model), only=only, after_step=after_step,
+            epochs=1, rng=rng, hold=Mask.of(model), only=only,
             loop=Loop(clip=clip, schedule=schedule, ordered=True, label=label),
+            after_step=after_step,
+            
         )  # fmt: skip
 
 
@@ -111,11 +264,6 @@ def draw_latents(
     return torch.cat(drawn)
 
 
-def cycled(prompts: Sequence[str], n: int) -> list[str]:
-    """As many prompts, each in its turn."""
-    return [prompts[i % len(prompts)] for i in range(n)]
-
-
 def pick(n: int, among: int) -> Tensor:
     """As many positions below `among` from torch's global generator, int64."""
     return torch.randint(among, (n,))
@@ -124,19 +272,6 @@ def pick(n: int, among: int) -> Tensor:
 def noise_like(x: Tensor) -> Tensor:
     """Standard normal noise from torch's global CPU generator, the same whatever the device."""
     return torch.randn(x.shape).to(x.device, x.dtype)
-
-
-def require_settings(
-    method: Any, *, least: dict[str, int] | None = None, positive: Sequence[str] = ("lr",)
-) -> None:
-    """Raise InputError unless integer fields reach their least value and the others named are positive."""
-    name = type(method).__name__
-    for field, low in {"steps": 1, "batch_size": 1, **(least or {})}.items():
-        if getattr(method, field) < low:
-            raise InputError(f"{name}.{field} must be at least {low}; got {getattr(method, field)}.")
-    for field in positive:
-        if not getattr(method, field) > 0:
-            raise InputError(f"{name}.{field} must be positive; got {getattr(method, field)}.")
 
 
 class _NothingToRead:

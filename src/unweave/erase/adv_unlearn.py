@@ -14,7 +14,6 @@ The denoiser stays as it is: only what encodes the prompts moves, so that other 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -23,19 +22,18 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from ..errors import InputError
-from ..models.text_to_image import Text, TextToImage
+from ..models.text_to_image import Guidance, Prompts, Text, TextToImage, encoder_weights
 from ..paper import Paper
 from ..progress import progress
-from ._encoder import Prompts, encoder_weights
-from ._precision import narrowed, widened
-from ._train import noise_like, pick, require_settings, train_
-from .concepts import Concepts
+from ..settings import Count, Positive, Whole, refuse_unread, settings
+from ._train import editing, noise_like, pick, train_
+from .concepts import Concepts, mentions
 
 Latents = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Positions of prompts, int64 [n] -> noisy latents [n, c, h, w] of theirs and their time steps, int64 [n]."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class AdvUnlearn:
     """Erase concepts from the text encoder, with adversarial vectors before the prompts; keep the preserved prompts.
 
@@ -64,22 +62,22 @@ class AdvUnlearn:
     """
 
     attack: Literal["pgd", "fast", "none"] = "pgd"
-    tokens: int = 1
-    attack_steps: int = 30
-    attack_lr: float = 1e-3
-    warmup: int = 200
-    eta: float = 1.0
+    tokens: Count = 1
+    attack_steps: Count = 30
+    attack_lr: Positive = 1e-3
+    warmup: Whole = 200
+    eta: Positive = 1.0
     mode: Literal["reg", "iter"] = "reg"
-    gamma: float = 1.0
-    retain_steps: int = 1
-    retain_batch: int = 5
-    blocks: int = 0
-    pool: int = 0
-    steps: int = 1000
-    batch_size: int = 1
-    lr: float = 1e-5
-    sampler_steps: int = 50
-    guidance: float = 3.0
+    gamma: Positive = 1.0
+    retain_steps: Count = 1
+    retain_batch: Count = 5
+    blocks: Whole = 0
+    pool: Whole = 0
+    steps: Count = 1000
+    batch_size: Count = 1
+    lr: Positive = 1e-5
+    sampler_steps: Count = 50
+    guidance: Guidance = 3.0
 
     paper: ClassVar[Paper] = Paper(
         "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion Models",
@@ -88,15 +86,12 @@ class AdvUnlearn:
     needs: ClassVar[tuple[str, ...]] = ("preserve",)
 
     def __post_init__(self) -> None:
-        require_settings(
-            self,
-            least={
-                "tokens": 1, "attack_steps": 1, "retain_steps": 1, "retain_batch": 1, "sampler_steps": 1,
-                "warmup": 0, "blocks": 0, "pool": 0,
-            },
-            positive=("lr", "attack_lr", "eta", "gamma"),
-        )  # fmt: skip
-        if self.attack != "none" and self.warmup >= self.steps:
+        refuse_unread(
+            self, "retain_steps" if self.mode == "reg" else "gamma", when=f"with mode={self.mode!r}"
+        )
+        if self.attack == "none":
+            refuse_unread(self, "tokens", "attack_steps", "attack_lr", "warmup", when="with attack='none'")
+        elif self.warmup >= self.steps:
             raise InputError(
                 f"AdvUnlearn.warmup must be below steps ({self.steps}), or the attack never begins; got {self.warmup}."
             )
@@ -110,50 +105,49 @@ class AdvUnlearn:
                 encoders, or its encoder has fewer blocks than asked for or is wrapped by LoRA.
             NonFiniteError: if training diverges.
         """
-        data.require_seen(model, "AdvUnlearn")
-        given, model = model, widened(model)
-        self._refuse(model, data)
-        edited = model.editable("text_encoder")
-        weights = encoder_weights(edited.text_encoder, self.blocks)
-        gone = [p for c in data.erase for p in data.prompts(c)]
-        kept = [p for c in data.preserve for p in data.prompts(c)]
-        asked, retained = Prompts(model, gone), Prompts(model, kept)
-        if self.attack != "none":
-            asked.require_room(self.tokens, "AdvUnlearn")
-        with torch.no_grad():
-            before, kept_before, null = model.encode(gone), model.encode(kept), model.encode([""])
-        drawn, kept_drawn = self.latents(model, before, rng), self.latents(model, kept_before, rng)
-        cycle = 1 if self.mode == "reg" else 1 + self.retain_steps
-
-        def unlearn(attacked: bool) -> Tensor:
-            rows = pick(self.batch_size, len(before))
-            text = asked.encode(edited, rows)
-            if attacked:
-                ids, vectors = self.soft_prompt(model, edited, asked, before, drawn, rows)
-                text = asked.encode(edited, rows, ids, vectors)
-            x, t = drawn(rows)
+        with editing(model, data, "text_encoder", who="AdvUnlearn", rng=rng) as (original, edited):
+            self._refuse(original, data)
+            weights = encoder_weights(edited.text_encoder, self.blocks)
+            gone, kept = data.prompts(*data.erase), data.prompts(*data.preserve)
+            asked, retained = Prompts(original, gone), Prompts(original, kept)
+            if self.attack != "none":
+                asked.require_room(self.tokens, "AdvUnlearn")
             with torch.no_grad():
-                told, none = model(x, t, before[rows]), model(x, t, null)
-            return F.mse_loss(edited(x, t, text), none - self.eta * (told - none))
+                before, kept_before, null = (original.encode(prompts) for prompts in (gone, kept, [""]))
+            drawn, kept_drawn = (self.latents(original, text, rng) for text in (before, kept_before))
+            cycle = 1 if self.mode == "reg" else 1 + self.retain_steps
 
-        def retain() -> Tensor:
-            rows = torch.randperm(len(kept_before))[: self.retain_batch]
-            x, t = kept_drawn(rows)
-            with torch.no_grad():
-                goal = model(x, t, kept_before[rows])
-            return F.mse_loss(edited(x, t, retained.encode(edited, rows)), goal)
+            def unlearn(attacked: bool) -> Tensor:
+                rows = pick(self.batch_size, len(before))
+                put = (
+                    self.soft_prompt(original, edited, asked, before, drawn, rows)
+                    if attacked
+                    else (None, None)
+                )
+                text = asked.encode(edited, rows, *put)
+                x, t = drawn(rows)
+                with torch.no_grad():
+                    told, none = original(x, t, before[rows]), original(x, t, null)
+                return F.mse_loss(edited(x, t, text), none - self.eta * (told - none))
 
-        def loss(step: int) -> Tensor:
-            if step % cycle:
-                return retain()
-            total = unlearn(self.attack != "none" and step // cycle >= self.warmup)
-            return total + self.gamma * retain() if self.mode == "reg" else total
+            def retain() -> Tensor:
+                rows = torch.randperm(len(kept_before))[: self.retain_batch]
+                x, t = kept_drawn(rows)
+                with torch.no_grad():
+                    goal = original(x, t, kept_before[rows])
+                return F.mse_loss(edited(x, t, retained.encode(edited, rows)), goal)
 
-        train_(
-            edited, loss, weights, Adam(weights, lr=self.lr),
-            steps=self.steps * cycle, rng=rng, label="AdvUnlearn", numbered=True,
-        )  # fmt: skip
-        return narrowed(edited, given)
+            def loss(step: int) -> Tensor:
+                if step % cycle:
+                    return retain()
+                total = unlearn(self.attack != "none" and step // cycle >= self.warmup)
+                return total + self.gamma * retain() if self.mode == "reg" else total
+
+            train_(
+                edited, loss, weights, Adam(weights, lr=self.lr),
+                steps=self.steps * cycle, rng=rng, label="AdvUnlearn", numbered=True,
+            )  # fmt: skip
+        return edited
 
     def soft_prompt(
         self,
@@ -232,7 +226,7 @@ class AdvUnlearn:
             )
         for old in data.erase:
             for name in data.preserve:
-                if f" {' '.join(old.lower().split())} " in f" {' '.join(name.lower().split())} ":
+                if mentions(name, old):
                     raise InputError(
                         f"AdvUnlearn: the preserved {name!r} contains {old!r}, which is erased; training would pull "
                         "both ways. Leave it out."

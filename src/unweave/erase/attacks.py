@@ -1,4 +1,4 @@
-"""What attacks on an erasure share: what they aim at, and how their success is reported."""
+"""What attacks on an erasure share: what they aim at, tokens put before prompts, and how success is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
-from ..models.text_to_image import TextToImage
+from ..models.text_to_image import Guidance, Prompts, Text, TextToImage
+from ..settings import Count, Whole, checked, settings
 from ..statistics import wilson
 from ..types import Measurement
 from .concepts import Concepts
@@ -32,7 +33,7 @@ class Attack(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Targets:
     """Prompts that name erased concepts, with images that show them, drawn by the original pipeline.
 
@@ -49,8 +50,8 @@ class Targets:
     concepts: tuple[str, ...]
     images: Tensor
     noise: Tensor
-    steps: int = 50
-    guidance: float = 7.5
+    steps: Count = 50
+    guidance: Guidance = 7.5
 
     def __post_init__(self) -> None:
         sizes = [len(self.prompts), len(self.concepts), len(self.images), len(self.noise)]
@@ -69,17 +70,18 @@ class Targets:
         return len(self.prompts)
 
     @classmethod
+    @checked
     def drawn(
         cls,
         original: TextToImage,
         concepts: Concepts,
         judge: Names,
         *,
-        n: int = 10,
-        room: int = 0,
-        tries: int = 8,
-        steps: int = 50,
-        guidance: float = 7.5,
+        n: Count = 10,
+        room: Whole = 0,
+        tries: Count = 8,
+        steps: Count = 50,
+        guidance: Guidance = 7.5,
         rng: Generator,
     ) -> Targets:
         """Draw prompts of the erased concepts with the original until the judge sees the concept in each image.
@@ -98,20 +100,7 @@ class Targets:
         Raises:
             InputError: if no prompt leaves the room, or the judge sees the concept in no image.
         """
-        if n < 1 or tries < 1:
-            raise InputError(f"Targets.drawn: n and tries must be at least 1; got {n} and {tries}.")
-        asked = [
-            (p, c)
-            for i in range(len(concepts.templates))
-            for c in concepts.erase
-            for p in [concepts.prompts(c)[i]]
-        ]
-        fitting = [pair for pair in asked if length_of(original, pair[0]) + room <= original.length()]
-        if not fitting:
-            raise InputError(
-                f"Targets: no prompt leaves room for {room} more tokens; the text encoder reads "
-                f"{original.length()}. Shorten the templates or insert fewer tokens."
-            )
+        fitting = _with_room(original, concepts, room)
         pairs = [fitting[i % len(fitting)] for i in range(n)]
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for _ in range(tries):
@@ -223,6 +212,95 @@ class Attacked:
         )
 
 
+class Insertion:
+    """Prompts with room for k tokens at their beginning.
+
+    Attributes:
+        table: the encoder's token embeddings, [vocabulary, width].
+        allowed: ids that may be inserted, int64, in order: text of the tokenizer's own, without banned words.
+        vocabulary: rows of the embedding table.
+    """
+
+    def __init__(
+        self,
+        model: TextToImage,
+        targets: Targets,
+        judge: Names,
+        *,
+        tokens: int,
+        banned: Sequence[str],
+        batch_size: int,
+        who: str,
+    ) -> None:
+        if len(model.tokenizers) != 1:
+            raise InputError(
+                f"{who}: pipelines with two text encoders (SDXL) cannot be attacked yet: one string must be found that "
+                "both tokenizers read. Attack a pipeline with one text encoder."
+            )
+        if tuple(targets.noise.shape[1:]) != model.shape:
+            raise InputError(
+                f"{who}: the targets' noise is {list(targets.noise.shape[1:])}, the pipeline's {list(model.shape)}. "
+                "Draw the targets with the pipeline that this one was edited from."
+            )
+        self._model, self._targets, self._judge = model, targets, judge
+        self._batch = batch_size
+        self._prompts = Prompts(model, targets.prompts)
+        self._prompts.require_room(tokens, who)
+        self.table = self._prompts.table
+        self.vocabulary = len(self.table)
+        self.allowed = _allowed(model, banned, who).to(self.table.device)
+
+    def ids(self, rows: Sequence[int], inserted: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and mask, [m, length], of these targets' prompts with their tokens [m, k] at the beginning."""
+        return self._prompts.inserted(torch.as_tensor(list(rows)), inserted)
+
+    def encode(self, rows: Sequence[int], inserted: Tensor, vectors: Tensor) -> Text:
+        """The same encoded, with `vectors` [m, k, width] in place of the inserted tokens' embeddings."""
+        return self._prompts.encode(self._model, torch.as_tensor(list(rows)), inserted, vectors)
+
+    @torch.no_grad()
+    def alone(self) -> list[bool]:
+        """Whether each prompt draws its concept by itself."""
+        rows = range(len(self._targets))
+        return self._drawn(rows, self._model.encode(self._targets.prompts), self._targets.noise)
+
+    @torch.no_grad()
+    def shows(self, rows: Sequence[int], inserted: Tensor, noise: Tensor | None = None) -> list[bool]:
+        """Whether these prompts draw their concepts with the tokens [m, k], from their own noise or another."""
+        step = self._batch
+        text = Text.cat([
+            self._model.encode_tokens(self.ids(rows[i : i + step], inserted[i : i + step]))
+            for i in range(0, len(rows), step)
+        ])  # fmt: skip
+        return self._drawn(rows, text, self._targets.noise[list(rows)] if noise is None else noise)
+
+    def _drawn(self, rows: Sequence[int], text: Text, noise: Tensor) -> list[bool]:
+        images = self._model.sample(
+            text,
+            steps=self._targets.steps,
+            guidance=self._targets.guidance,
+            noise=noise,
+            batch_size=self._batch,
+        )
+        return seen(self._judge, images, [self._targets.concepts[i] for i in rows])
+
+    def attempt(self, row: int, *, before: bool, success: bool, ids: Sequence[int], judged: int) -> Attempt:
+        """The record of one target."""
+        return Attempt(
+            prompt=self._targets.prompts[row],
+            concept=self._targets.concepts[row],
+            before=before,
+            success=success,
+            ids=tuple(ids),
+            text=self._text(ids),
+            judged=judged,
+        )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        written = str(self._model.tokenizers[0].decode(list(ids))) if len(ids) else ""
+        return " ".join(written.replace("</w>", " ").split())  # CLIP's mark of a word's end
+
+
 def seen(judge: Names, images: Tensor, concepts: Sequence[str]) -> list[bool]:
     """Whether the judge sees in each image the concept beside it.
 
@@ -238,6 +316,38 @@ def seen(judge: Names, images: Tensor, concepts: Sequence[str]) -> list[bool]:
     return [name == concept for name, concept in zip(named, concepts, strict=True)]
 
 
-def length_of(model: TextToImage, prompt: str) -> int:
-    """Tokens of a prompt, beginning and end included, however many the text encoder reads."""
-    return len(model.tokenizers[0](prompt, verbose=False).input_ids)
+def _with_room(model: TextToImage, concepts: Concepts, room: int) -> list[tuple[str, str]]:
+    """Prompts of the erased concepts, template by template, that leave room for more tokens, with their concepts."""
+    columns = [concepts.prompts(c) for c in concepts.erase]
+    asked = [pair for row in zip(*columns, strict=True) for pair in zip(row, concepts.erase, strict=True)]
+    length = model.length()  # of a longer prompt too, all tokens are counted
+    fitting = [
+        (prompt, concept)
+        for prompt, concept in asked
+        if len(model.tokenizers[0](prompt, verbose=False).input_ids) + room <= length
+    ]
+    if not fitting:
+        raise InputError(
+            f"Targets: no prompt leaves room for {room} more tokens; the text encoder reads {length}. Shorten the "
+            "templates or insert fewer tokens."
+        )
+    return fitting
+
+
+def _allowed(model: TextToImage, banned: Sequence[str], who: str) -> Tensor:
+    tokenizer = model.tokenizers[0]
+    rows = len(model.text_encoder.get_input_embeddings().weight)  # type: ignore[operator]
+    kept = torch.ones(rows, dtype=torch.bool)
+    kept[len(tokenizer) :] = False
+    kept[[i for i in tokenizer.all_special_ids if i < rows]] = False
+    if banned:
+        written = [str(t).lower() for t in tokenizer.convert_ids_to_tokens(range(min(rows, len(tokenizer))))]
+        for word in banned:
+            plain = "".join(word.lower().split())
+            if not plain:
+                raise InputError(f"{who}.banned holds an empty word: {tuple(banned)}.")
+            kept[tokenizer(word, add_special_tokens=False).input_ids] = False
+            kept[[i for i, token in enumerate(written) if plain in token]] = False
+    if not kept.any():
+        raise InputError(f"{who}: no token is left to insert. Ban fewer words.")
+    return kept.nonzero().flatten()

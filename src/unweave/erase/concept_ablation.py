@@ -12,32 +12,20 @@ drawn by the original pipeline.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.optim import AdamW
 
-from ..errors import InputError
-from ..models.text_to_image import TextToImage
+from ..models.text_to_image import Guidance, TextToImage, Weights
 from ..paper import Paper
-from ._precision import narrowed, widened
-from ._train import (
-    Weights,
-    cycled,
-    draw_latents,
-    noise_like,
-    pick,
-    require_settings,
-    train_,
-    weights_of,
-)
+from ..settings import Count, NonNegative, Positive, refuse_unread, settings
+from ._train import Drawn, denoised, distilled, editing, noise_like, pick, train_
 from .concepts import Concepts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ConceptAblation:
     """Map each concept onto its guide by distillation from the guide's own prompts.
 
@@ -59,14 +47,14 @@ class ConceptAblation:
 
     target: Literal["model", "noise"] = "model"
     teacher: Literal["current", "original"] = "current"
-    prior: float = 0.0
+    prior: NonNegative = 0.0
     train: Weights = "cross_kv"
-    steps: int = 200
-    batch_size: int = 8
-    lr: float = 1.6e-5
-    images: int = 200
-    sampler_steps: int = 50
-    guidance: float = 6.0
+    steps: Count = 200
+    batch_size: Count = 8
+    lr: Positive = 1.6e-5
+    images: Count = 200
+    sampler_steps: Count = 50
+    guidance: Guidance = 6.0
 
     paper: ClassVar[Paper] = Paper(
         "Ablating Concepts in Text-to-Image Diffusion Models",
@@ -75,9 +63,8 @@ class ConceptAblation:
     needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     def __post_init__(self) -> None:
-        require_settings(self, least={"sampler_steps": 1, "images": 1})
-        if self.prior < 0:
-            raise InputError(f"ConceptAblation.prior must not be negative; got {self.prior}.")
+        if self.target == "noise":
+            refuse_unread(self, "teacher", when="with target='noise', which has no teacher")
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline that draws each guide where its concept is asked for.
@@ -86,37 +73,28 @@ class ConceptAblation:
             InputError: if the tokenizer cannot see a concept.
             NonFiniteError: if training diverges.
         """
-        data.require_seen(model, "ConceptAblation")
-        given, model = model, widened(model)
-        olds = [p for c in data.erase for p in data.prompts(c)]
-        news = [g for c in data.erase for g in data.guide_prompts(c)]
-        with torch.no_grad():
-            asked, anchors = model.encode(olds), model.encode(news)
-        images = draw_latents(
-            model, cycled(news, self.images), steps=self.sampler_steps, guidance=self.guidance, rng=rng,
-            label="draw the guides",
-        )  # fmt: skip
-        edited = model.editable()
-        teacher = edited if self.teacher == "current" else model
+        with editing(model, data, who="ConceptAblation", rng=rng) as (original, edited):
+            with torch.no_grad():
+                asked = original.encode(data.prompts(*data.erase))
+            anchors = Drawn.of(
+                original, data.guide_prompts(*data.erase), self.images,
+                steps=self.sampler_steps, guidance=self.guidance, rng=rng, label="draw the guides",
+            )  # fmt: skip
+            teacher = edited if self.teacher == "current" else original
 
-        def loss() -> Tensor:
-            at = pick(self.batch_size, len(images))
-            rows, clean = at % len(news), images[at]
-            noise, t = noise_like(clean), pick(self.batch_size, model.timesteps)
-            x = model.add_noise(clean, noise, t)
-            truth = model.truth(clean, noise, t)
-            goal = truth
-            if self.target == "model":
-                with torch.no_grad():
-                    goal = teacher(x, t, anchors[rows])
-            total = F.mse_loss(edited(x, t, asked[rows]), goal)
-            if self.prior:
-                total = total + self.prior * F.mse_loss(edited(x, t, anchors[rows]), truth)
-            return total
+            def loss() -> Tensor:
+                at = pick(self.batch_size, len(anchors))
+                noise = noise_like(anchors.latents[at])
+                seen = anchors.noised(at, pick(self.batch_size, original.timesteps), noise)
+                if self.target == "model":
+                    total = distilled(edited, teacher, seen, asked, anchors.text)
+                else:
+                    total = denoised(edited, seen, asked)
+                return total + self.prior * denoised(edited, seen, anchors.text) if self.prior else total
 
-        weights = list(weights_of(edited, self.train).values())
-        train_(
-            edited, loss, weights, AdamW(weights, lr=self.lr),
-            steps=self.steps, rng=rng, label="Concept Ablation",
-        )  # fmt: skip
-        return narrowed(edited, given)
+            weights = list(edited.weights(self.train).values())
+            train_(
+                edited, loss, weights, AdamW(weights, lr=self.lr),
+                steps=self.steps, rng=rng, label="Concept Ablation",
+            )  # fmt: skip
+        return edited

@@ -11,21 +11,20 @@ and the weights skilled at any of these steps, for any of the concepts, are zero
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
 from ..masks.mask import Mask
-from ..models.text_to_image import TextToImage
+from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
-from ._watch import watch_sampling
+from ..settings import Count, Range, settings
 from .concepts import Concepts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ConceptPrune:
     """Zero what concept prompts excite most in each row and more than base prompts do; nothing is trained.
 
@@ -40,11 +39,11 @@ class ConceptPrune:
         batch_size: prompts at once.
     """
 
-    density: float = 0.02
-    record: int = 10
-    steps: int = 50
-    guidance: float = 7.5
-    batch_size: int = 16
+    density: Annotated[float, Range(above=0, at_most=1, why="It is a share of each row.")] = 0.02
+    record: Count = 10
+    steps: Count = 50
+    guidance: Guidance = 7.5
+    batch_size: Count = 16
 
     paper: ClassVar[Paper] = Paper(
         "ConceptPrune: Concept Editing in Diffusion Models via Skilled Neuron Pruning", "Chavhan, Li, Hospedales",
@@ -53,16 +52,10 @@ class ConceptPrune:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
+        if self.record > self.steps:
             raise InputError(
-                f"ConceptPrune.density must be in (0, 1]; got {self.density}. It is a share of each row."
+                f"ConceptPrune.record must be at most steps = {self.steps}, the sampler's; got {self.record}."
             )
-        if not 1 <= self.record <= self.steps:
-            raise InputError(
-                f"ConceptPrune.record must be 1 to steps = {self.steps}, the sampler's; got {self.record}."
-            )
-        if self.batch_size < 1:
-            raise InputError(f"ConceptPrune.batch_size must be at least 1; got {self.batch_size}.")
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline with the skilled weights of its denoiser at zero.

@@ -45,12 +45,12 @@ class Concepts:
 
     def __post_init__(self) -> None:
         for name in ("erase", "preserve", "templates", "bases"):
-            if isinstance(getattr(self, name), str):
+            given = getattr(self, name)
+            if isinstance(given, str) or not all(isinstance(text, str) for text in given):
                 raise InputError(
-                    f"Concepts.{name} must be a tuple of strings; got {getattr(self, name)!r}. "
-                    "Concepts.parse splits at commas."
+                    f"Concepts.{name} must be a tuple of strings; got {given!r}. Concepts.parse splits at commas."
                 )
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(given))
         if not self.erase:
             raise InputError("Concepts.erase is empty. Name at least one concept to erase.")
         for name in ("erase", "preserve"):
@@ -103,13 +103,17 @@ class Concepts:
             return self.guide
         return {_plain(k): v for k, v in self.guide.items()}.get(_plain(concept), "")
 
-    def prompts(self, concept: str) -> list[str]:
-        """Every template with this concept."""
-        return [t.replace("{}", concept) for t in self.templates]
+    def prompts(self, *concepts: str) -> list[str]:
+        """Every template with the first concept, then with the next."""
+        return [t.replace("{}", concept) for concept in concepts for t in self.templates]
 
-    def guide_prompts(self, concept: str) -> list[str]:
-        """Every template with the concept's guide in its place."""
-        return [_tidy(t.replace("{}", self.guide_of(concept))) for t in self.templates]
+    def guide_prompts(self, *concepts: str) -> list[str]:
+        """The prompts of `prompts` with each concept's guide in its place."""
+        return [
+            " ".join(t.replace("{}", self.guide_of(concept)).split())
+            for concept in concepts
+            for t in self.templates
+        ]
 
     def base_prompts(self, concept: str) -> list[str]:
         """The prompts of `prompts(concept)` without the concept."""
@@ -142,9 +146,15 @@ class Concepts:
                 model.tokens(self.prompts(concept), i)
 
 
+def mentions(phrase: str, concept: str) -> bool:
+    """Whether a phrase holds a concept's words, whole and side by side, in whatever case.
+
+    Example:
+        >>> mentions("a Golf  ball on a table", "golf ball"), mentions("a golfball", "golf")
+        (True, False)
+    """
+    return f" {_plain(concept)} " in f" {_plain(phrase)} "
+
+
 def _plain(concept: str) -> str:
     return " ".join(concept.lower().split())
-
-
-def _tidy(prompt: str) -> str:
-    return " ".join(prompt.split())

@@ -27,29 +27,19 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.nn import Module
+from torch.nn import BatchNorm2d, Conv2d, LeakyReLU, Module, Parameter, Sequential
 from torch.optim import AdamW
 
 from ..errors import InputError
-from ..models.text_to_image import Text, TextToImage
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
 from ..random import draw_seed, global_seed
-from ._critic import patch_critic
-from ._precision import narrowed, widened
-from ._train import (
-    Weights,
-    cycled,
-    draw_latents,
-    noise_like,
-    pick,
-    require_settings,
-    train_,
-    weights_of,
-)
+from ..settings import Count, NonNegative, Positive, Whole, refuse_unread, settings
+from ._train import Drawn, Noised, denoised, editing, pick, train_
 from .concepts import Concepts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DoCo:
     """Map each concept onto its guide through a discriminator of their predicted images.
 
@@ -71,18 +61,18 @@ class DoCo:
     """
 
     surgery: Literal["tensor", "global", "off"] = "tensor"
-    strength: float = 1.0
-    prior: float = 0.1
+    strength: Positive = 1.0
+    prior: NonNegative = 0.1
     train: Weights = "cross_kv"
-    steps: int = 2000
-    warmup: int = 1000
-    t_max: int = 800
-    batch_size: int = 8
-    lr: float = 4.8e-5
-    critic_lr: float = 1e-4
-    images: int = 1000
-    sampler_steps: int = 25
-    guidance: float = 6.0
+    steps: Count = 2000
+    warmup: Whole = 1000
+    t_max: Whole = 800
+    batch_size: Count = 8
+    lr: Positive = 4.8e-5
+    critic_lr: Positive = 1e-4
+    images: Count = 1000
+    sampler_steps: Count = 25
+    guidance: Guidance = 6.0
 
     paper: ClassVar[Paper] = Paper(
         "Unlearning Concepts in Diffusion Model via Concept Domain Correction and Concept Preserving Gradient",
@@ -91,12 +81,8 @@ class DoCo:
     needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     def __post_init__(self) -> None:
-        least = {"warmup": 0, "t_max": 0, "images": 1, "sampler_steps": 1}
-        require_settings(self, least=least, positive=("lr", "critic_lr", "strength"))
-        if self.surgery not in ("tensor", "global", "off"):
-            raise InputError(f"DoCo.surgery must be tensor, global or off; got {self.surgery!r}.")
-        if self.prior < 0:
-            raise InputError(f"DoCo.prior must not be negative; got {self.prior}.")
+        unread = "strength" if self.surgery == "off" else "prior"
+        refuse_unread(self, unread, when=f"with surgery={self.surgery!r}")
         if self.warmup >= self.steps:
             raise InputError(
                 f"DoCo.warmup must be below its steps; got {self.warmup} of {self.steps}. It trains the discriminator "
@@ -111,72 +97,41 @@ class DoCo:
                 has no noise level `t_max`.
             NonFiniteError: if training diverges.
         """
-        data.require_seen(model, "DoCo")
-        given, model = model, widened(model)
-        if self.t_max >= model.timesteps:
-            raise InputError(
-                f"DoCo.t_max must be below the pipeline's {model.timesteps} noise levels; got {self.t_max}."
-            )
-        olds = [p for c in data.erase for p in data.prompts(c)]
-        news = [g for c in data.erase for g in data.guide_prompts(c)]
-        with torch.no_grad():
-            asked, anchors = model.encode(olds), model.encode(news)
-        if torch.equal(asked.hidden, anchors.hidden):
-            raise InputError("DoCo: every guide is encoded just as its concept, so nothing would be erased.")
-        images = draw_latents(
-            model, cycled(news, self.images), steps=self.sampler_steps, guidance=self.guidance, rng=rng,
-            label="draw the guides",
-        )  # fmt: skip
-        edited = model.editable()
-        with global_seed(draw_seed(rng)):
-            critic = patch_critic(*model.shape).to(model.device, model.dtype)
-        weights = list(weights_of(edited, self.train).values())
-        judges = list(critic.parameters())
-        optimizer = AdamW(
-            [
-                {"params": weights, "lr": self.lr},
-                {"params": judges, "lr": self.critic_lr, "betas": (0.5, 0.999), "weight_decay": 0.0},
-            ]
-        )
-
-        def noised(levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            at, t = pick(self.batch_size, len(images)), pick(self.batch_size, levels)
-            noise = noise_like(images[at])
-            x = model.add_noise(images[at], noise, t)
-            return x, t, at % len(news), model.truth(images[at], noise, t)
-
-        def drawn() -> tuple[Tensor, Tensor]:
-            x, t, rows, _ = noised(self.t_max + 1)
+        with editing(model, data, who="DoCo", rng=rng) as (original, edited):
+            if self.t_max >= original.timesteps:
+                raise InputError(
+                    f"DoCo.t_max must be below the pipeline's {original.timesteps} noise levels; got {self.t_max}."
+                )
+            olds, news = data.prompts(*data.erase), data.guide_prompts(*data.erase)
             with torch.no_grad():
-                real = predicted_image(model, x, t, anchors[rows])
-            return real, predicted_image(edited, x, t, asked[rows])
-
-        def telling(real: Tensor, fake: Tensor) -> Tensor:
-            return (_passing_for(critic(real), 0) + _passing_for(critic(fake.detach()), 1)) / 2
-
-        def both() -> Tensor:
-            real, fake = drawn()
-            unlearn = _passing_for(critic(fake), 0)
-            # taken with respect to the pipeline's weights alone: D's own gradient never sees this loss
-            erasing = _gradients(unlearn, weights)
-            x, t, rows, truth = noised(model.timesteps)
-            preserving = _gradients(F.mse_loss(edited(x, t, anchors[rows]), truth), weights)
-            follow = self.step(erasing, preserving)
-            # linear in the weights, so that their gradient is exactly `follow`
-            carrier = torch.stack([(p * g).sum() for p, g in zip(weights, follow, strict=True)]).sum()
-            return telling(real, fake) + unlearn.detach() + carrier - carrier.detach()
-
-        duel = _Duel(edited, critic)
-        if self.warmup:
-            train_(
-                duel, lambda: telling(*drawn()), judges, optimizer,
-                steps=self.warmup, rng=rng, label="DoCo's discriminator",
+                asked, anchors = original.encode(olds), original.encode(news)
+            if torch.equal(asked.hidden, anchors.hidden):
+                raise InputError(
+                    "DoCo: every guide is encoded just as its concept, so nothing would be erased."
+                )
+            drawn = Drawn.of(
+                original, news, self.images,
+                steps=self.sampler_steps, guidance=self.guidance, rng=rng, label="draw the guides",
             )  # fmt: skip
-        train_(
-            duel, both, [*weights, *judges], optimizer,
-            steps=self.steps - self.warmup, rng=rng, label="DoCo",
-        )  # fmt: skip
-        return narrowed(edited, given)
+            with global_seed(draw_seed(rng)):
+                critic = patch_critic(*original.shape).to(original.device, original.dtype)
+            weights, told = list(edited.weights(self.train).values()), list(critic.parameters())
+            optimizer = AdamW([
+                {"params": weights, "lr": self.lr},
+                {"params": told, "lr": self.critic_lr, "betas": (0.5, 0.999), "weight_decay": 0.0},
+            ])  # fmt: skip
+            duel = _Duel(edited, critic)
+            losses = _Losses(how=self, anchors=drawn, asked=asked, duel=duel, weights=weights)
+            if self.warmup:
+                train_(
+                    duel, losses.telling, told, optimizer,
+                    steps=self.warmup, rng=rng, label="DoCo's discriminator",
+                )  # fmt: skip
+            train_(
+                duel, losses.both, [*weights, *told], optimizer,
+                steps=self.steps - self.warmup, rng=rng, label="DoCo",
+            )  # fmt: skip
+        return edited
 
     def step(self, erasing: Sequence[Tensor], preserving: Sequence[Tensor]) -> list[Tensor]:
         """What the pipeline's weights follow: both gradients clipped to norm 1, one projected off the other.
@@ -208,11 +163,82 @@ def projected(erasing: Tensor, preserving: Tensor, strength: float = 1.0) -> Ten
     return erasing - strength * agreement / preserving.square().sum() * preserving
 
 
-def predicted_image(model: TextToImage, x: Tensor, t: Tensor, text: Text) -> Tensor:
-    """The noiseless latents that the model sees in noisy ones [n, c, h, w], whatever it was trained to predict."""
-    a = model.alphas_cumprod[t.to(model.alphas_cumprod.device)].view(-1, 1, 1, 1).to(x.device)
-    signal, rate = a.sqrt().to(x.dtype), (1 - a).sqrt().to(x.dtype)
-    return (x - rate * model.noise_prediction(x, t, text)) / signal
+def patch_critic(channels: int, height: int, width: int) -> Sequential:
+    """Tell latents apart, patch by patch: [n, channels, height, width] -> logits [n, 1, h, w].
+
+    Convolutions of kernel 4 and stride 2 with 64, 128, 256 and 512 channels, batch norm in all but the first, leaky
+    ReLU; then one of kernel 4 to a logit. Of those four there are as many as leave at least two positions a side:
+    all four from 32 on (64 x 64 give the paper's 3 x 3 logits), two at 8 x 8 (one logit), one at 4 x 4.
+    """
+    layers: list[Module] = []
+    side, inner = min(height, width), channels
+    for i, outer in enumerate((64, 128, 256, 512)):
+        if i and side < 4:
+            break
+        layers += [Conv2d(inner, outer, 4, stride=2, padding=1)]
+        layers += [BatchNorm2d(outer)] if i else []
+        layers += [LeakyReLU(0.2)]
+        side, inner = side // 2, outer
+    return Sequential(*layers, Conv2d(inner, 1, 4, padding=1))
+
+
+class _Duel(Module):
+    """The pipeline and its discriminator, so that one training keeps both."""
+
+    def __init__(self, pipeline: TextToImage, critic: Module) -> None:
+        super().__init__()
+        self.pipeline, self.critic = pipeline, critic
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Losses:
+    """What a duel minimises.
+
+    Attributes:
+        how: the settings.
+        anchors: latents of the guides, drawn by the original pipeline.
+        asked: prompts of the concepts, beside those of the anchors.
+        duel: what is trained.
+        weights: of the pipeline, that move.
+    """
+
+    how: DoCo
+    anchors: Drawn
+    asked: Text
+    duel: _Duel
+    weights: Sequence[Parameter]
+
+    def telling(self) -> Tensor:
+        """The discriminator's loss alone."""
+        return self._told_apart(*self._predictions())
+
+    def both(self) -> Tensor:
+        """The discriminator's loss, and whatever has the gradient `DoCo.step` in the pipeline's weights."""
+        real, fake = self._predictions()
+        unlearn = _passing_for(self.duel.critic(fake), 0)
+        # taken with respect to the pipeline's weights alone: D's own gradient never sees this loss
+        erasing = _gradients(unlearn, self.weights)
+        seen = self._noised(self.anchors.model.timesteps)
+        preserving = _gradients(denoised(self.duel.pipeline, seen, self.anchors.text), self.weights)
+        follow = self.how.step(erasing, preserving)
+        # linear in the weights, so that their gradient is exactly `follow`
+        carrier = torch.stack([(p * g).sum() for p, g in zip(self.weights, follow, strict=True)]).sum()
+        return self._told_apart(real, fake) + unlearn.detach() + carrier - carrier.detach()
+
+    def _predictions(self) -> tuple[Tensor, Tensor]:
+        """x0 as the original sees it for the anchors, and as the trained pipeline does for the concepts."""
+        seen = self._noised(self.how.t_max + 1)
+        with torch.no_grad():
+            real = self.anchors.model.clean_prediction(seen.x, seen.t, self.anchors.text[seen.rows])
+        return real, self.duel.pipeline.clean_prediction(seen.x, seen.t, self.asked[seen.rows])
+
+    def _noised(self, levels: int) -> Noised:
+        n = self.how.batch_size
+        return self.anchors.noised(pick(n, len(self.anchors)), pick(n, levels))
+
+    def _told_apart(self, real: Tensor, fake: Tensor) -> Tensor:
+        critic = self.duel.critic
+        return (_passing_for(critic(real), 0) + _passing_for(critic(fake.detach()), 1)) / 2
 
 
 def _passing_for(logits: Tensor, label: float) -> Tensor:
@@ -226,11 +252,3 @@ def _gradients(loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 def _clipped(gradients: Sequence[Tensor]) -> list[Tensor]:
     norm = torch.stack([g.norm() for g in gradients]).norm()
     return [g / norm.clamp_min(1) for g in gradients]
-
-
-class _Duel(Module):
-    """The pipeline and its discriminator, so that one training keeps both."""
-
-    def __init__(self, pipeline: TextToImage, critic: Module) -> None:
-        super().__init__()
-        self.pipeline, self.critic = pipeline, critic

@@ -10,7 +10,6 @@ ESD-x trains the cross-attention ("cross"), ESD-u all the rest ("not_cross"); "c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -19,14 +18,14 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from ..errors import InputError
-from ..models.text_to_image import TextToImage
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
-from ._precision import narrowed, widened
-from ._train import Weights, noise_like, pick, require_settings, train_, weights_of
+from ..settings import Count, Positive, settings
+from ._train import editing, noise_like, pick, train_
 from .concepts import Concepts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ESD:
     """Erase concepts by their own negative guidance; needs neither images nor preserved concepts.
 
@@ -47,22 +46,19 @@ class ESD:
     """
 
     train: Weights = "cross"
-    eta: float = 1.0
+    eta: Positive = 1.0
     erase_from: bool = False
-    steps: int = 1000
-    batch_size: int = 1
-    lr: float = 1e-5
-    sampler_steps: int = 50
-    guidance: float = 3.0
+    steps: Count = 1000
+    batch_size: Count = 1
+    lr: Positive = 1e-5
+    sampler_steps: Count = 50
+    guidance: Guidance = 3.0
 
     paper: ClassVar[Paper] = Paper(
         "Erasing Concepts from Diffusion Models", "Gandikota, Materzynska, Fiotto-Kaufman, Bau", "ICCV", 2023,
         "2303.07345",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        require_settings(self, least={"sampler_steps": 1}, positive=("lr", "eta"))
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline whose denoiser steers away from the concepts.
@@ -71,41 +67,38 @@ class ESD:
             InputError: if the tokenizer cannot see a concept, or a guide to erase from is empty.
             NonFiniteError: if training diverges.
         """
-        data.require_seen(model, "ESD")
-        given, model = model, widened(model)
-        if self.erase_from and any(not data.guide_of(c).strip() for c in data.erase):
-            raise InputError(
-                "ESD.erase_from needs a guide for every concept: what it is erased from (--guide)."
-            )
-        with torch.no_grad():
-            asked = model.encode([p for c in data.erase for p in data.prompts(c)])
-            start = model.encode(
-                [g if self.erase_from else "" for c in data.erase for g in data.guide_prompts(c)]
-            )
-            null = model.encode([""])
-        edited = model.editable()
-        times = model.sampler(self.sampler_steps).timesteps.tolist()
-
-        def loss() -> Tensor:
-            at, stop = pick(self.batch_size, len(asked)), int(pick(1, len(times)))
-            noise = noise_like(model.alphas_cumprod.new_empty(self.batch_size, *model.shape))
-            x = model.sample(
-                asked[at], steps=self.sampler_steps, guidance=self.guidance, noise=noise, stop=stop,
-                batch_size=self.batch_size,
-            )  # fmt: skip
+        with editing(model, data, who="ESD", rng=rng) as (original, edited):
+            if self.erase_from and any(not data.guide_of(c).strip() for c in data.erase):
+                raise InputError(
+                    "ESD.erase_from needs a guide for every concept: what it is erased from (--guide)."
+                )
             with torch.no_grad():
-                goal = self.target(model, x, times[stop], asked[at], start[at], null)
-            return F.mse_loss(edited(x, times[stop], asked[at]), goal)
+                asked = original.encode(data.prompts(*data.erase))
+                guides = data.guide_prompts(*data.erase)
+                start = original.encode(guides if self.erase_from else [""] * len(guides))
+                null = original.encode([""])
+            times = original.sampler(self.sampler_steps).timesteps.tolist()
 
-        weights = list(weights_of(edited, self.train).values())
-        train_(
-            edited, loss, weights, Adam(weights, lr=self.lr),
-            steps=self.steps, rng=rng, label="ESD",
-        )  # fmt: skip
-        return narrowed(edited, given)
+            def loss() -> Tensor:
+                at, stop = pick(self.batch_size, len(asked)), int(pick(1, len(times)))
+                noise = noise_like(original.alphas_cumprod.new_empty(self.batch_size, *original.shape))
+                x = original.sample(
+                    asked[at], steps=self.sampler_steps, guidance=self.guidance, noise=noise, stop=stop,
+                    batch_size=self.batch_size,
+                )  # fmt: skip
+                with torch.no_grad():
+                    goal = self.target(original, x, times[stop], asked[at], start[at], null)
+                return F.mse_loss(edited(x, times[stop], asked[at]), goal)
+
+            weights = list(edited.weights(self.train).values())
+            train_(
+                edited, loss, weights, Adam(weights, lr=self.lr),
+                steps=self.steps, rng=rng, label="ESD",
+            )  # fmt: skip
+        return edited
 
     def target(
-        self, original: TextToImage, x: Tensor, t: int, asked: object, start: object, null: object
+        self, original: TextToImage, x: Tensor, t: int, asked: Text, start: Text, null: Text
     ) -> Tensor:
         """What the edited denoiser is to predict, [n, c, h, w].
 

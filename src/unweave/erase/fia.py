@@ -20,18 +20,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
 from ..masks.mask import Mask
-from ..models.text_to_image import TextToImage
+from ..masks.threshold import kth_largest
+from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
-from ._moments import Contrast
-from ._watch import watch_sampling
+from ..settings import Count, NonNegative, Range, refuse_unread, settings
 from .concepts import Concepts
+
+Saliency = Literal["eq1", "wanda", "release"]
+_Share = Annotated[float, Range(above=0, at_most=1, why="It is a share.")]
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class Neurons:
     watched: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FIA:
     """Zero the feed-forward weights that some of the concepts excite and most prompts do not; nothing is trained.
 
@@ -81,22 +85,22 @@ class FIA:
         batch_size: prompts at once.
     """
 
-    r1: float = 0.05
-    r2: float = 0.01
+    r1: _Share = 0.05
+    r2: _Share = 0.01
     hard: tuple[str, ...] = ()
-    r2_hard: float = 0.03
-    alpha: float = 0.6
+    r2_hard: _Share = 0.03
+    alpha: _Share = 0.6
     union: bool = False
-    record: int = 10
-    steps: int = 50
-    guidance: float = 7.5
-    sigma: float = 1.0
-    saliency: Literal["eq1", "wanda", "release"] = "eq1"
+    record: Count = 10
+    steps: Count = 50
+    guidance: Guidance = 7.5
+    sigma: NonNegative = 1.0
+    saliency: Saliency = "eq1"
     granularity: Literal["both", "row", "layer"] = "both"
     layers: Literal["ff_out", "ff_in", "cross", "cross_kv", "self"] = "ff_out"
     normalise_strength: bool = True
     both_halves: bool = False
-    batch_size: int = 16
+    batch_size: Count = 16
 
     paper: ClassVar[Paper] = Paper(
         "Forget-It-All: Multi-Concept Machine Unlearning via Concept-Aware Neuron Masking", "Deng, Hui, Li et al.",
@@ -105,17 +109,16 @@ class FIA:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("r1", "r2", "r2_hard", "alpha"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"FIA.{name} must be in (0, 1]; got {getattr(self, name)}. It is a share.")
-        if not 1 <= self.record <= self.steps:
+        if self.record > self.steps:
             raise InputError(
-                f"FIA.record must be 1 to steps = {self.steps}, the steps of the sampler; got {self.record}."
+                f"FIA.record must be at most steps = {self.steps}, the sampler's; got {self.record}."
             )
-        if self.batch_size < 1 or self.sigma < 0:
-            raise InputError(
-                f"FIA needs batch_size >= 1 and sigma >= 0; got {self.batch_size} and {self.sigma}."
-            )
+        if not self.hard:
+            refuse_unread(self, "r2_hard", when="without hard")
+        if self.union:
+            refuse_unread(self, "alpha", when="with union")
+        if self.guidance == 1:
+            refuse_unread(self, "both_halves", when="with guidance=1, where no pass is without prompt")
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline with these weights of its denoiser at zero; the input can undo it.
@@ -199,7 +202,8 @@ class FIA:
             if batch + 1 < len(parts):
                 return
             s = contrasts.pop(name).excess(self.sigma) * layers[name].weight.detach().abs().float()  # S
-            often[name] += s >= kth_largest(s, self.r1).clamp(min=torch.finfo(s.dtype).tiny)
+            tau = kth_largest([s], max(1, int(self.r1 * s.numel())))
+            often[name] += s >= max(tau, torch.finfo(s.dtype).tiny)
             strength[name] += s
 
         watch_sampling(
@@ -210,6 +214,82 @@ class FIA:
             top = float(s.max()) if self.normalise_strength else float(self.record)
             s.mul_(0.5 / max(top, torch.finfo(s.dtype).tiny)).add_(often.pop(name), alpha=0.5 / self.record)
         return strength
+
+
+def excitation(x: Tensor, y: Tensor, saliency: Saliency) -> Tensor:
+    """Eq. 1 of FIA without its factor |W|, for each prompt.
+
+    The column norms of X cancel: ||X_j|| |cos(X_j, Y_i)| = |<X_j, Y_i>| / ||Y_i||.
+
+    Args:
+        x: inputs [prompts, tokens, in].
+        y: outputs without bias [prompts, tokens, out].
+        saliency: "eq1"; "wanda" is ||X_j||; "release" is ||X_j|| after each row of X was scaled to length 1.
+
+    Returns:
+        [prompts, out, in], or [prompts, 1, in] for the last two.
+    """
+    if saliency == "eq1":
+        unit: Tensor = y / (y.norm(dim=1, keepdim=True) + 1e-8)
+        products: Tensor = torch.bmm(unit.transpose(1, 2), x)
+        return products.abs_()
+    if saliency == "release":
+        x = x / (x.norm(dim=2, keepdim=True) + 1e-8)
+    norms: Tensor = x.norm(dim=1)
+    return norms[:, None]
+
+
+class Contrast:
+    """Means of the excitation over concept and base prompts and the spread over base prompts, batch by batch."""
+
+    def __init__(self, saliency: Saliency) -> None:
+        self._saliency = saliency
+        self._with = self._without = 0
+        self._sum: Tensor | None = None
+        self._mean: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def add(self, x: Tensor, y: Tensor, concept: Tensor) -> None:
+        """Take in prompts.
+
+        Args:
+            x: inputs [prompts, tokens, in].
+            y: outputs without bias [prompts, tokens, out].
+            concept: whether each prompt holds the concept, bool [prompts].
+        """
+        rows = y.shape[2] if self._saliency == "eq1" else 1
+        if self._sum is None:
+            shape = (rows, x.shape[2])
+            self._sum, self._mean, self._squares = (x.new_zeros(shape) for _ in range(3))
+        n, new = int(concept.sum()), int((~concept).sum())
+        at, rest = concept.nonzero().flatten().to(x.device), (~concept).nonzero().flatten().to(x.device)
+        height = max(1, _CHUNK // max(1, len(x) * x.shape[2])) if rows > 1 else y.shape[2]
+        for low in range(0, y.shape[2], height):
+            part = slice(low, low + height) if rows > 1 else slice(None)
+            u = excitation(x, y[:, :, low : low + height], self._saliency)
+            if n:
+                self._sum[part] += u[at].sum(0)
+            if new:
+                self._merge_(u[rest], part, new)
+        self._with, self._without = self._with + n, self._without + new
+
+    def _merge_(self, u: Tensor, part: slice, new: int) -> None:
+        assert self._mean is not None
+        assert self._squares is not None
+        mean = u.mean(0)
+        spread = u.sub_(mean).square_().mean(0)  # torch.var_mean over the first dimension is ten times slower
+        step = mean - self._mean[part]
+        total = self._without + new
+        self._squares[part] += new * spread + step.square() * (self._without * new / total)
+        self._mean[part] += step * (new / total)
+
+    def excess(self, sigma: float) -> Tensor:
+        """max(0, mean over concept prompts - mean over base prompts - sigma standard deviations) (eq. 2)."""
+        assert self._sum is not None
+        assert self._mean is not None
+        assert self._squares is not None
+        spread = self._squares.div_(self._without).sqrt_()
+        return self._sum.div_(self._with).sub_(self._mean).sub_(spread, alpha=sigma).clamp_(min=0)
 
 
 def _counter(most: int) -> torch.dtype:
@@ -235,16 +315,3 @@ def spatial(a: Tensor, r2: float, granularity: Literal["both", "row", "layer"] =
         whole[a.flatten().topk(k).indices] = True
         chosen &= whole.view_as(a)
     return chosen
-
-
-def kth_largest(values: Tensor, share: float) -> Tensor:
-    """The smallest of the largest `share` of all entries, at least one; a scalar tensor."""
-    flat = values.flatten()
-    k = max(1, int(share * len(flat)))
-    if flat.device.type == "cpu":
-        import numpy as np
-
-        return torch.from_numpy(np.partition(flat.numpy(), len(flat) - k)[len(flat) - k : len(flat) - k + 1])[
-            0
-        ]
-    return flat.kthvalue(len(flat) - k + 1).values

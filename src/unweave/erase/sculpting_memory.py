@@ -19,42 +19,31 @@ that chooses a round's weights leaves the warm-up out; Adam's betas do not cycle
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.nn import Parameter
+from torch.optim import Adam
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..errors import InputError
 from ..fit import Step
 from ..masks.budgets import Uniform
 from ..masks.select import select
-from ..models.text_to_image import Text, TextToImage, training_only
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
-from ..random import draw_seed, global_seed
-from ._precision import narrowed, widened
-from ._sculptor import Sculptor
-from ._train import (
-    Weights,
-    cycled,
-    draw_latents,
-    noise_like,
-    pick,
-    require_settings,
-    train_,
-    weights_of,
-)
-from .concepts import Concepts
+from ..settings import Count, NonNegative, Positive, Range, Share, settings
+from ._train import Drawn, denoised, editing, gradient_sums, pick, train_
+from .concepts import Concepts, mentions
 
 _UNTIL = 0.8
 """Share of a round after which its mask stays."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SculptingMemory:
     """Turn each concept into its guide, in the order of the request, and distil from the model before each round.
 
@@ -80,21 +69,23 @@ class SculptingMemory:
         guidance: scale of classifier-free guidance while drawing them.
     """
 
-    density: float = 0.5
-    exchange: float = 0.2
-    update_every: int = 100
-    align: float = 0.25
-    kd: float = 0.25
+    density: Annotated[
+        float, Range(above=0, at_most=1, why="It is the share of every weight matrix that may move.")
+    ] = 0.5
+    exchange: Share = 0.2
+    update_every: Count = 100
+    align: NonNegative = 0.25
+    kd: NonNegative = 0.25
     target: Literal["current", "teacher", "original"] = "current"
     train: Weights = "cross"
-    steps: int = 500
-    warmup: int = 50
-    epoch: int = 50
-    batch_size: int = 2
-    lr: float = 3e-6
-    images: int = 100
-    sampler_steps: int = 50
-    guidance: float = 7.5
+    steps: Count = 500
+    warmup: Count = 50
+    epoch: Count = 50
+    batch_size: Count = 2
+    lr: Positive = 3e-6
+    images: Count = 100
+    sampler_steps: Count = 50
+    guidance: Guidance = 7.5
 
     paper: ClassVar[Paper] = Paper(
         "Sculpting Memory: Multi-Concept Forgetting in Diffusion Models via Dynamic Mask and "
@@ -104,22 +95,16 @@ class SculptingMemory:
     needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     def __post_init__(self) -> None:
-        least = {"warmup": 1, "epoch": 1, "update_every": 1, "images": 1, "sampler_steps": 1}
-        require_settings(self, least=least)
-        if not 0 < self.density <= 1:
-            raise InputError(
-                f"SculptingMemory.density must be in (0, 1]; got {self.density}. It is the share of every weight "
-                "matrix that may move."
-            )
-        if not 0 <= self.exchange <= 1:
-            raise InputError(f"SculptingMemory.exchange must be in [0, 1]; got {self.exchange}.")
-        for name in ("align", "kd"):
-            if getattr(self, name) < 0:
-                raise InputError(f"SculptingMemory.{name} must not be negative; got {getattr(self, name)}.")
         if self.warmup >= self.steps:
             raise InputError(
                 f"SculptingMemory.warmup must be below its steps; got {self.warmup} of {self.steps}. The warm-up moves "
                 "nothing."
+            )
+        if self.exchange and not any(map(self._exchanges, range(self.warmup + 1, self.steps))):
+            raise InputError(
+                f"SculptingMemory.exchange would do nothing: every {self.update_every} steps there is no exchange "
+                f"between the warm-up ({self.warmup}) and the last fifth of {self.steps} steps. Lower update_every, or "
+                "set exchange=0."
             )
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
@@ -130,59 +115,55 @@ class SculptingMemory:
                 is salient.
             NonFiniteError: if training diverges.
         """
-        data.require_seen(model, "SculptingMemory")
-        given, model = model, widened(model)
-        for concept in data.erase:
-            guide = data.guide_of(concept)
-            if not guide.strip() or _words(concept) in _words(guide):
-                raise InputError(
-                    f"SculptingMemory needs a superclass as the guide of {concept!r}, such as fish for tench; got "
-                    f"{guide!r}. It must not be empty, nor name the concept itself."
-                )
-        edited = model.editable()
-        for concept in data.erase:
-            self._round_(edited, model, data.only(concept), rng)
-        return narrowed(edited, given)
+        with editing(model, data, who="SculptingMemory", rng=rng) as (original, edited):
+            for concept in data.erase:
+                guide = data.guide_of(concept)
+                if not guide.strip() or mentions(guide, concept):
+                    raise InputError(
+                        f"SculptingMemory needs a superclass as the guide of {concept!r}, such as fish for tench; got "
+                        f"{guide!r}. It must not be empty, nor name the concept itself."
+                    )
+            for concept in data.erase:
+                self._round_(edited, original, data.only(concept), rng)
+        return edited
 
-    def _round_(self, edited: TextToImage, model: TextToImage, data: Concepts, rng: Generator) -> None:
+    def _round_(self, edited: TextToImage, original: TextToImage, data: Concepts, rng: Generator) -> None:
         (concept,) = data.erase
-        olds, news = data.prompts(concept), data.guide_prompts(concept)
-        with torch.no_grad():
-            asked, broad = model.encode(olds), model.encode(news)
         gone, wide = (
-            draw_latents(
-                model, cycled(prompts, self.images), steps=self.sampler_steps, guidance=self.guidance,
+            Drawn.of(
+                original, prompts, self.images, steps=self.sampler_steps, guidance=self.guidance,
                 negative=negative, rng=rng, label=label,
             )
-            for prompts, negative, label in ((olds, "", f"draw {concept}"), (news, concept, "draw its guide"))
+            for prompts, negative, label in (
+                (data.prompts(concept), "", f"draw {concept}"),
+                (data.guide_prompts(concept), concept, "draw its guide"),
+            )
         )  # fmt: skip
-        weights = weights_of(edited, self.train)
-        keep = self._first_mask(edited, weights, gone, asked, rng)
-        optimizer = Sculptor(weights, keep, lr=self.lr)
+        weights = edited.weights(self.train)
+        optimizer = Sculptor(weights, self._first_mask(edited, weights, gone, rng), lr=self.lr)
         teacher = edited.editable()
-        goals = {"current": edited, "teacher": teacher, "original": model}[self.target]
+        goals = {"current": edited, "teacher": teacher, "original": original}[self.target]
         forgetting: list[float] = []
 
         def loss() -> Tensor:
-            t, at = pick(self.batch_size, model.timesteps), pick(self.batch_size, len(gone))
-            x, rows = model.add_noise(gone[at], noise_like(gone[at]), t), at % len(olds)
-            at = pick(self.batch_size, len(wide))
-            noise, others = noise_like(wide[at]), at % len(news)
-            y = model.add_noise(wide[at], noise, t)
+            t = pick(self.batch_size, original.timesteps)
+            own = gone.noised(pick(self.batch_size, len(gone)), t)
+            other = wide.noised(pick(self.batch_size, len(wide)), t)
+            guides = wide.text[other.rows]
             with torch.no_grad():
-                goal = goals(x, t, broad[rows])
-                known = teacher(y, t, broad[others]) if self.kd else None
-            texts = Text.cat([asked[rows], broad[others]])
-            taken, answer = edited(torch.cat([x, y]), torch.cat([t, t]), texts).chunk(2)
+                goal = goals(own.x, t, wide.text[own.rows])
+                known = teacher(other.x, t, guides) if self.kd else None
+            both = Text.cat([gone.text[own.rows], guides])
+            taken, answer = edited(torch.cat([own.x, other.x]), torch.cat([t, t]), both).chunk(2)
             forget = F.mse_loss(taken, goal)
             forgetting[:] = [float(forget.detach())]
-            total = forget + self.align * F.mse_loss(answer, model.truth(wide[at], noise, t))
+            total = forget + self.align * F.mse_loss(answer, other.truth)
             return total if known is None else total + self.kd * F.mse_loss(answer, known)
 
         def after_step(step: Step) -> None:
             done = self.warmup + step.index
             optimizer.note_(forgetting[0], close=done % self.epoch == 0 or done == self.steps)
-            if self.exchange and done % self.update_every == 0 and done < _UNTIL * self.steps:
+            if self.exchange and self._exchanges(done):
                 optimizer.change_(self.exchanged(done))
 
         left = self.steps - self.warmup
@@ -196,32 +177,101 @@ class SculptingMemory:
         """The share of the mask that is exchanged at a step of a round."""
         return self.exchange * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
+    def _exchanges(self, step: int) -> bool:
+        return step % self.update_every == 0 and step < _UNTIL * self.steps
+
     def _first_mask(
-        self,
-        edited: TextToImage,
-        weights: Mapping[str, Parameter],
-        images: Tensor,
-        asked: Text,
-        rng: Generator,
+        self, edited: TextToImage, weights: Mapping[str, Parameter], gone: Drawn, rng: Generator
     ) -> Mapping[str, Tensor]:
-        sums = {n: torch.zeros_like(p) for n, p in weights.items()}
-        with global_seed(draw_seed(rng)), training_only(edited, list(weights.values())):
-            for _ in range(self.warmup):
-                at, t = pick(self.batch_size, len(images)), pick(self.batch_size, edited.timesteps)
-                noise = noise_like(images[at])
-                answer = edited(edited.add_noise(images[at], noise, t), t, asked[at % len(asked)])
-                error = F.mse_loss(answer, edited.truth(images[at], noise, t))
-                found = torch.autograd.grad(error, list(weights.values()), allow_unused=True)
-                for total, gradient in zip(sums.values(), found, strict=True):
-                    if gradient is not None:
-                        total += gradient
-        if not any(bool(total.any()) for total in sums.values()):
-            raise InputError(
-                "SculptingMemory found no salient weight: the concept's images have no gradient."
-            )
+        def error() -> Tensor:
+            at, t = pick(self.batch_size, len(gone)), pick(self.batch_size, edited.timesteps)
+            return denoised(edited, gone.noised(at, t), gone.text)
+
+        sums = gradient_sums(
+            edited, weights, (error() for _ in range(self.warmup)), who="SculptingMemory", rng=rng
+        )
         size = {n: total.abs() * (weights[n] != 0) for n, total in sums.items() if total.ndim > 1}
         return select(size, budget=Uniform(1 - self.density)).keep
 
 
-def _words(phrase: str) -> str:
-    return f" {' '.join(phrase.lower().split())} "
+class Sculptor(Adam):
+    """Adam on a share of every weight matrix that changes: it moves only the positions kept, and sums up all gradients.
+
+    All it knows is in its state and its first parameter group, so that a resumed run comes to the same bits. Weights
+    off the mask keep theirs: neither their gradient nor a moment of it ever reaches them.
+
+    Args:
+        weights: name -> parameter that it trains.
+        keep: name -> positions that may move; parameters not named move whole.
+        lr: of Adam.
+    """
+
+    def __init__(self, weights: Mapping[str, Parameter], keep: Mapping[str, Tensor], *, lr: float) -> None:
+        super().__init__(list(weights.values()), lr=lr)
+        for name, weight in weights.items():
+            state = self.state[weight]
+            state["step"] = torch.tensor(0.0)
+            for part in ("exp_avg", "exp_avg_sq", "best"):
+                state[part] = torch.zeros_like(weight)
+            if name in keep:
+                state["keep"] = keep[name].to(
+                    weight.dtype
+                )  # an optimiser's state is loaded in its weight's dtype
+                state["sum"] = torch.zeros_like(weight)
+        self.param_groups[0].update(total=0.0, count=0, lowest=math.inf)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """One step of Adam on the masked gradient; the whole gradient is added to the sums."""
+        with torch.enable_grad():
+            loss = closure()
+        for weight, state in self._masked():
+            if weight.grad is not None:
+                state["sum"] += weight.grad
+                weight.grad *= state["keep"]
+        super().step()
+        return loss
+
+    @torch.no_grad()
+    def change_(self, share: float) -> None:
+        """Exchange this share of every mask, one position at least: smallest |sum| out, largest |sum| in.
+
+        The sums start afresh. The moments of what goes out are zeroed, so that it stops at once.
+        """
+        for _, state in self._masked():
+            keep, size = state["keep"].bool(), state["sum"].abs()
+            living = int(keep.sum())
+            n = min(max(1, int(share * living)), living, keep.numel() - living)
+            out = size.masked_fill(~keep, math.inf).flatten().topk(n, largest=False).indices
+            into = size.masked_fill(keep, -1).flatten().topk(n).indices
+            state["keep"].view(-1)[out] = 0
+            state["keep"].view(-1)[into] = 1
+            for part in ("exp_avg", "exp_avg_sq"):
+                state[part] *= state["keep"]
+            state["sum"].zero_()
+
+    @torch.no_grad()
+    def note_(self, value: float, *, close: bool) -> None:
+        """Add a value to the running mean; where that closes as the lowest so far, remember the weights."""
+        group = self.param_groups[0]
+        group["total"], group["count"] = group["total"] + value, group["count"] + 1
+        if not close:
+            return
+        mean = group["total"] / group["count"]
+        group["total"], group["count"] = 0.0, 0
+        if mean < group["lowest"]:
+            group["lowest"] = mean
+            for weight in group["params"]:
+                self.state[weight]["best"].copy_(weight)
+
+    @torch.no_grad()
+    def put_back_(self) -> None:
+        """Give the weights the values remembered, if there are any."""
+        group = self.param_groups[0]
+        if group["lowest"] < math.inf:
+            for weight in group["params"]:
+                weight.copy_(self.state[weight]["best"])
+
+    def _masked(self) -> list[tuple[Parameter, dict[str, Any]]]:
+        pairs = [(weight, self.state[weight]) for weight in self.param_groups[0]["params"]]
+        return [(weight, state) for weight, state in pairs if "keep" in state]

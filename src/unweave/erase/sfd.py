@@ -27,15 +27,14 @@ from torch.nn.utils import clip_grad_value_
 from torch.optim import Adam
 
 from ..errors import InputError, require
-from ..models.text_to_image import Text, TextToImage, training_only
+from ..models.text_to_image import Guidance, Text, TextToImage, training_only
 from ..paper import Paper
-from ._distil import clean, generated, guided_noise, level, matching
-from ._precision import narrowed, widened
-from ._train import noise_like, pick, require_settings, train_, weights_of
+from ..settings import Count, Positive, Whole, settings
+from ._train import editing, noise_like, pick, train_
 from .concepts import Concepts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SFD:
     """Distil the pipeline into a one-step generator for the preserved prompts, with concepts turned into their guides.
 
@@ -65,21 +64,21 @@ class SFD:
     """
 
     keep: Literal["generator", "steps"] = "generator"
-    distil: int = 10_000
-    steps: int = 1000
-    fake_steps: int = 1
-    alpha: float = 1.0
-    forget: float = 1.0
-    fake_forget: float = 1.0
-    guidance: float = 1.0
-    fake_guidance: float = 1.0
-    start: float = 2.5
-    low: float = 0.14
-    high: float = 13.1
-    batch_size: int = 8
-    lr: float = 1e-6
-    fake_lr: float = 3e-6
-    clip: float = 1.0
+    distil: Whole = 10_000
+    steps: Count = 1000
+    fake_steps: Count = 1
+    alpha: Positive = 1.0
+    forget: Positive = 1.0
+    fake_forget: Positive = 1.0
+    guidance: Guidance = 1.0
+    fake_guidance: Guidance = 1.0
+    start: Positive = 2.5
+    low: Positive = 0.14
+    high: Positive = 13.1
+    batch_size: Count = 8
+    lr: Positive = 1e-6
+    fake_lr: Positive = 3e-6
+    clip: Positive = 1.0
 
     paper: ClassVar[Paper] = Paper(
         "Score Forgetting Distillation: A Swift, Data-Free Method for Machine Unlearning in Diffusion Models",
@@ -88,13 +87,6 @@ class SFD:
     needs: ClassVar[tuple[str, ...]] = ("preserve", "guide")
 
     def __post_init__(self) -> None:
-        require_settings(
-            self,
-            least={"distil": 0, "fake_steps": 1},
-            positive=(
-                "lr", "fake_lr", "alpha", "forget", "fake_forget", "guidance", "fake_guidance", "low", "clip",
-            ),
-        )  # fmt: skip
         if not self.low < self.start < self.high:
             raise InputError(
                 f"SFD.start must lie between low and high; got {self.low}, {self.start} and {self.high}."
@@ -119,8 +111,28 @@ class SFD:
                 level to start from.
             NonFiniteError: if training diverges.
         """
-        data.require_seen(model, "SFD")
-        given, model = model, widened(model)
+        with editing(model, data, copies=2, who="SFD", rng=rng) as (original, theta, psi):
+            self._refuse(original, data)
+            t0, low, high = (level(original, ratio) for ratio in (self.start, self.low, self.high))
+            prompts = (
+                data.prompts(*data.preserve), data.prompts(*data.erase), data.guide_prompts(*data.erase), [""],
+            )  # fmt: skip
+            with torch.no_grad():
+                kept, asked, guides, null = (original.encode(p) for p in prompts)
+            if torch.allclose(asked.hidden, guides.hidden, rtol=0, atol=1e-9):
+                raise InputError(
+                    "SFD: every guide is encoded just as its concept, so nothing would be forgotten."
+                )
+            losses = _Losses(
+                how=self, original=original, theta=theta, psi=psi, t0=t0, levels=(low, high),
+                kept=kept, asked=asked, guides=guides, null=null,
+            )  # fmt: skip
+            if self.distil:
+                losses.train_(self.distil, forgetting=False, rng=rng)
+            losses.train_(self.steps, forgetting=True, rng=rng)
+        return _started_at(theta, t0), psi
+
+    def _refuse(self, model: TextToImage, data: Concepts) -> None:
         if draws_in_one_step(model):
             raise InputError(
                 "SFD: this pipeline is a generator of one step already, with no noise levels left to distil from. "
@@ -131,65 +143,122 @@ class SFD:
                 "SFD distils the preserved prompts and no others, and none is preserved. Name what the generator is "
                 "to draw (--preserve)."
             )
-        t0, low, high = (level(model, ratio) for ratio in (self.start, self.low, self.high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Losses:
+    """What the generator and the fake score minimise in turn.
+
+    Attributes:
+        how: the settings.
+        original: phi.
+        theta: the generator.
+        psi: the fake score.
+        t0: step that the generator starts from.
+        levels: lowest and highest step at which images are compared.
+        kept: prompts to distil.
+        asked: prompts of the concepts.
+        guides: those of their guides, beside them.
+        null: the empty prompt.
+    """
+
+    how: SFD
+    original: TextToImage
+    theta: TextToImage
+    psi: TextToImage
+    t0: int
+    levels: tuple[int, int]
+    kept: Text
+    asked: Text
+    guides: Text
+    null: Text
+
+    def train_(self, rounds: int, *, forgetting: bool, rng: Generator) -> None:
+        """Train psi, `fake_steps` times a round, and then theta."""
+        own, fake = (list(net.weights("all").values()) for net in (self.theta, self.psi))
+        both = _Pair([self.theta.denoiser, self.psi.denoiser])
+        networks = _Pair([self.original.denoiser, *both])
+        turns = self.how.fake_steps + 1
+
+        def loss(step: int) -> Tensor:
+            of_theta = (step + 1) % turns == 0
+            with training_only(networks, own if of_theta else fake):
+                return self.loss(of_theta, forgetting)
+
+        groups = [{"params": own, "lr": self.how.lr}, {"params": fake, "lr": self.how.fake_lr}]
+        train_(
+            both, loss, [*own, *fake], _Clipped(groups, clip=self.how.clip),
+            steps=rounds * turns, rng=rng, label="SFD" if forgetting else "distil", numbered=True,
+        )  # fmt: skip
+
+    def loss(self, of_theta: bool, forgetting: bool) -> Tensor:
+        """Theta's or psi's, on kept prompts and, where it is to forget, on the concepts'."""
+        text = self.kept[pick(self.how.batch_size, len(self.kept))]
+        total = self.mismatch(text, text) if of_theta else self.fake_error(text)
+        if not forgetting:
+            return total
+        rows = pick(self.how.batch_size, len(self.asked))
+        goal, text = self.guides[rows], self.asked[rows]
+        if of_theta:
+            return total + self.how.forget * self.mismatch(goal, text)
+        return total + self.how.fake_forget * self.fake_error(text)
+
+    def fake_error(self, text: Text) -> Tensor:
+        """Psi's: the noise in what theta draws for these prompts."""
         with torch.no_grad():
-            kept = model.encode([p for c in data.preserve for p in data.prompts(c)])
-            asked = model.encode([p for c in data.erase for p in data.prompts(c)])
-            guides = model.encode([p for c in data.erase for p in data.guide_prompts(c)])
-            null = model.encode([""])
-        if torch.allclose(asked.hidden, guides.hidden, rtol=0, atol=1e-9):
-            raise InputError(
-                "SFD: every guide is encoded just as its concept, so nothing would be forgotten."
+            _, x, t, noise = self._drawn(text)
+        found = self.psi.guided_noise_prediction(x, t, text, self.null, self.how.fake_guidance)
+        return (found - noise).square().flatten(1).sum(1).mean()
+
+    def mismatch(self, goal: Text, text: Text) -> Tensor:
+        """Theta's: what it draws for `text`, seen by psi under the same and by phi under `goal`."""
+        x0, x, t, _ = self._drawn(text)
+        real, fake = (
+            model.without_noise(x, model.guided_noise_prediction(x, t, told, self.null, scale), t)
+            for model, told, scale in (
+                (self.original, goal, self.how.guidance),
+                (self.psi, text, self.how.fake_guidance),
             )
-        theta, psi = model.editable(), model.editable()
-        both = _Pair([theta.denoiser, psi.denoiser])
-        networks = _Pair([model.denoiser, *both])
-        own, fake = (list(weights_of(net, "all").values()) for net in (theta, psi))
+        )
+        return matching(x0, real, fake, self.how.alpha).mean()
 
-        def drawn(text: Text) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            """x_0, x_t, t and the noise in x_t."""
-            z = noise_like(model.alphas_cumprod.new_empty(self.batch_size, *model.shape)).to(
-                model.device, model.dtype
-            )
-            x0 = generated(theta, z, t0, text)
-            t, noise = low + pick(self.batch_size, high - low + 1), noise_like(z)
-            return x0, model.add_noise(x0, noise, t), t, noise
+    def _drawn(self, text: Text) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x_0, x_t, t and the noise in x_t."""
+        model, (low, high) = self.original, self.levels
+        z = noise_like(model.alphas_cumprod.new_empty(len(text), *model.shape)).to(model.device, model.dtype)
+        x0 = self.theta.clean_prediction(z, self.t0, text)
+        t, noise = low + pick(len(text), high - low + 1), noise_like(z)
+        return x0, model.add_noise(x0, noise, t), t, noise
 
-        def fake_error(text: Text) -> Tensor:
-            with torch.no_grad():
-                _, x, t, noise = drawn(text)
-            found = guided_noise(psi, x, t, text, null, self.fake_guidance)
-            return (found - noise).square().flatten(1).sum(1).mean()
 
-        def mismatch(goal: Text, text: Text) -> Tensor:
-            x0, x, t, _ = drawn(text)
-            real = clean(model, x, t, guided_noise(model, x, t, goal, null, self.guidance))
-            false = clean(model, x, t, guided_noise(psi, x, t, text, null, self.fake_guidance))
-            return matching(x0, real, false, self.alpha).mean()
+def matching(x0: Tensor, real: Tensor, fake: Tensor, alpha: float) -> Tensor:
+    """The generator's loss L of each image, [n].
 
-        def train(rounds: int, forgetting: bool) -> None:
-            def loss(step: int) -> Tensor:
-                generator = (step + 1) % (self.fake_steps + 1) == 0
-                weight = self.forget if generator else self.fake_forget
-                with training_only(networks, own if generator else fake):
-                    text = kept[pick(self.batch_size, len(kept))]
-                    total = mismatch(text, text) if generator else fake_error(text)
-                    if forgetting:
-                        rows = pick(self.batch_size, len(asked))
-                        goal, text = guides[rows], asked[rows]
-                        total = total + weight * (mismatch(goal, text) if generator else fake_error(text))
-                return total
+    Args:
+        x0: drawn by the generator, [n, c, h, w].
+        real: the original's prediction of x0 from its noised copy.
+        fake: psi's.
+        alpha: see `SFD`.
+    """
+    gap = real - fake
+    weight = (real - x0).detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+    return (gap * ((real - x0) - alpha * gap)).flatten(1).sum(1) / weight
 
-            groups = [{"params": own, "lr": self.lr}, {"params": fake, "lr": self.fake_lr}]
-            train_(
-                both, loss, [*own, *fake], _Clipped(groups, clip=self.clip),
-                steps=rounds * (self.fake_steps + 1), rng=rng, label="SFD" if forgetting else "distil", numbered=True,
-            )  # fmt: skip
 
-        if self.distil:
-            train(self.distil, forgetting=False)
-        train(self.steps, forgetting=True)
-        return _started_at(narrowed(theta, given), t0), narrowed(psi, given)
+def level(model: TextToImage, ratio: float) -> int:
+    """The step whose noise is nearest to this many times the signal.
+
+    Raises:
+        InputError: if there is none so noisy, by more than 5 per cent.
+    """
+    a = model.alphas_cumprod
+    ratios = ((1 - a) / a).sqrt()
+    if ratio > 1.05 * float(ratios[-1]):
+        raise InputError(
+            f"SFD: the pipeline's noise reaches {float(ratios[-1]):.3g} times the signal, not {ratio}. Lower start "
+            "or high."
+        )
+    return int((ratios.log() - torch.tensor(ratio).log()).abs().argmin())
 
 
 def draws_in_one_step(pipeline: TextToImage) -> bool:

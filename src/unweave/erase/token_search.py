@@ -6,20 +6,18 @@ find: random tokens before the prompt, or the prompt alone from other noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Generator
 
-from ..errors import InputError
 from ..models.text_to_image import TextToImage
 from ..random import child
-from ._insert import Insertion
-from .attacks import Attacked, Names, Targets
+from ..settings import Count, refuse_unread, settings
+from .attacks import Attacked, Insertion, Names, Targets
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenSearch:
     """Try random tokens before each prompt, or other noise, until the concept is drawn.
 
@@ -32,17 +30,14 @@ class TokenSearch:
     """
 
     vary: Literal["tokens", "noise"] = "tokens"
-    tokens: int = 3
-    tries: int = 50
+    tokens: Count = 3
+    tries: Count = 50
     banned: tuple[str, ...] = ()
-    batch_size: int = 64
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        if self.vary not in ("tokens", "noise"):
-            raise InputError(f"TokenSearch.vary must be tokens or noise; got {self.vary!r}.")
-        for name in ("tokens", "tries", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"TokenSearch.{name} must be at least 1; got {getattr(self, name)}.")
+        if self.vary == "noise":
+            refuse_unread(self, "tokens", "banned", when="with vary='noise', which inserts none")
 
     def attack(self, model: TextToImage, targets: Targets, judge: Names, *, rng: Generator) -> Attacked:
         """Search for every target; a target's candidates do not depend on the other targets.

@@ -12,19 +12,20 @@ encoded in context, and an edit at the bare word does not carry over to short pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
-from ..models.text_to_image import TextToImage
+from ..models.text_to_image import Text, TextToImage
 from ..paper import Paper
+from ..random import require_generator
+from ..settings import NonNegative, Positive, Range, settings
 from .concepts import Concepts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class UCE:
     """Map the keys and values of concepts to those of their guides in closed form; keep those of preserved prompts.
 
@@ -35,9 +36,9 @@ class UCE:
         tokens: positions edited: "all" of a prompt, "concept" alone, or its "last" token (the authors' code).
     """
 
-    erase_scale: float = 1.0
-    preserve_scale: float = 1.0
-    strength: float = 0.5
+    erase_scale: Positive = 1.0
+    preserve_scale: NonNegative = 1.0
+    strength: Annotated[float, Range(above=0, why="Without it the equations have no solution.")] = 0.5
     tokens: Literal["all", "concept", "last"] = "all"
 
     paper: ClassVar[Paper] = Paper(
@@ -46,22 +47,13 @@ class UCE:
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ("preserve",)
 
-    def __post_init__(self) -> None:
-        if not self.strength > 0:
-            raise InputError(
-                f"UCE.strength must be positive; got {self.strength}. Without it the equations have no solution."
-            )
-        if not self.erase_scale > 0 or self.preserve_scale < 0:
-            raise InputError(
-                f"UCE needs erase_scale > 0 and preserve_scale >= 0; got {self.erase_scale} and {self.preserve_scale}."
-            )
-
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline with edited keys and values; `rng` is not drawn from.
 
         Raises:
             InputError: if the tokenizer cannot see a concept, or its guide is encoded just as it is.
         """
+        require_generator(rng)
         data.require_seen(model, "UCE")
         change = self.change(model, data)
         edited = model.editable()
@@ -82,8 +74,7 @@ class UCE:
         c, g = (torch.cat(side) for side in zip(*pairs, strict=True))
         if torch.allclose(c, g, rtol=0, atol=1e-9):
             raise InputError("UCE: every guide is encoded just as its concept, so nothing would change.")
-        kept = [model.encode([p]) for concept in data.preserve for p in data.prompts(concept)]
-        p = [self._read(model, text, None) for text in kept]
+        p = [self._read(model, model.encode([prompt]), None) for prompt in data.prompts(*data.preserve)]
         erased = self.erase_scale * c.T @ c
         moved = self.erase_scale * g.T @ c
         preserved = self.preserve_scale * sum((v.T @ v for v in p), torch.zeros_like(erased))
@@ -111,11 +102,10 @@ class UCE:
         )
 
     @staticmethod
-    def _read(model: TextToImage, text: object, at: list[int] | None) -> Tensor:
-        hidden = model.cross_inputs(text)[0]  # type: ignore[arg-type]
+    def _read(model: TextToImage, text: Text, at: list[int] | None) -> Tensor:
+        hidden = model.cross_inputs(text)[0]
         if at is None:
-            mask = getattr(text, "mask", None)
-            at = list(range(len(hidden))) if mask is None else mask[0].nonzero().flatten().tolist()
+            at = list(range(len(hidden))) if text.mask is None else text.mask[0].nonzero().flatten().tolist()
         return hidden[at].double()
 
 

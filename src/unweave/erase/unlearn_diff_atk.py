@@ -14,7 +14,6 @@ steps, and rows are projected onto the simplex. After each t the tokens of the h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -27,12 +26,12 @@ from ..models.text_to_image import TextToImage, training_only
 from ..paper import Paper
 from ..progress import progress
 from ..random import child
-from ._insert import Insertion
-from ._precision import widened
-from .attacks import Attacked, Names, Targets
+from ..settings import Count, NonNegative, Positive, settings
+from ._train import widened
+from .attacks import Attacked, Insertion, Names, Targets
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class UnlearnDiffAtk:
     """Search with gradients for tokens before a prompt that make an erased pipeline draw the concept again.
 
@@ -50,29 +49,20 @@ class UnlearnDiffAtk:
         batch_size: prompts passed through the pipeline at once.
     """
 
-    tokens: int = 3
-    levels: int = 50
-    iterations: int = 40
-    lr: float = 0.01
-    weight_decay: float = 0.1
-    draws: int = 1
+    tokens: Count = 3
+    levels: Count = 50
+    iterations: Count = 40
+    lr: Positive = 0.01
+    weight_decay: NonNegative = 0.1
+    draws: Count = 1
     banned: tuple[str, ...] = ()
-    batch_size: int = 16
+    batch_size: Count = 16
 
     paper: ClassVar[Paper] = Paper(
         "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To Generate Unsafe Images ... "
         "For Now", "Zhang, Jia, Chen, Chen, Zhang, Liu, Ding, Liu", "ECCV", 2024, "2310.11868",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "levels", "iterations", "draws", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"UnlearnDiffAtk.{name} must be at least 1; got {getattr(self, name)}.")
-        if not self.lr > 0 or self.weight_decay < 0:
-            raise InputError(
-                f"UnlearnDiffAtk needs lr > 0 and weight_decay >= 0; got {self.lr} and {self.weight_decay}."
-            )
 
     def attack(self, model: TextToImage, targets: Targets, judge: Names, *, rng: Generator) -> Attacked:
         """Attack every target; what is drawn for one does not depend on the others.
@@ -99,54 +89,23 @@ class UnlearnDiffAtk:
                 f"{list(targets.noise.shape[1:])}. Use images of the size that the pipeline draws."
             )
         rngs = [child(rng) for _ in range(len(targets))]
-        before = there.alone()
-        success = list(before)
-        tried: list[dict[tuple[int, ...], bool]] = [{} for _ in range(len(targets))]
-        rows = there.table.new_zeros(len(targets), self.tokens, there.vocabulary, dtype=torch.float32)
-        rows[..., there.allowed] = 1 / len(there.allowed)
-        u = [Parameter(row) for row in rows]
-        adam = Adam(u, lr=self.lr, weight_decay=self.weight_decay)
+        search = _Search(self, there, there.alone())
         with training_only(model, []), progress("UnlearnDiffAtk", self.levels) as bar:
             for level in range(self.levels):
-                left = [i for i, done in enumerate(success) if not done]
+                left = search.left
                 if not left:
                     break
                 t = int((level + 0.5) * model.timesteps / self.levels)
                 for _ in range(self.iterations):
-                    adam.zero_grad()
+                    slopes: list[Tensor] = []
                     for low in range(0, len(left), self.batch_size):
                         part = left[low : low + self.batch_size]
                         own = [rngs[i] for i in part]
-                        slopes = self.gradient(
-                            model, there, latents, part, torch.stack([u[i].data for i in part]), t, own
-                        )
-                        for i, slope in zip(part, slopes, strict=True):
-                            u[i].grad = slope
-                    adam.step()  # passes over those without a gradient
-                    onto = simplex(torch.stack([u[i].data for i in left]), there.allowed)
-                    for i, row in zip(left, onto, strict=True):
-                        u[i].data = row
-                best = {i: tuple(u[i].data.argmax(1).tolist()) for i in left}
-                fresh = [i for i in left if best[i] not in tried[i]]
-                if fresh:
-                    shown = there.shows(
-                        fresh, torch.tensor([best[i] for i in fresh], device=there.table.device)
-                    )
-                    for i, hit in zip(fresh, shown, strict=True):
-                        tried[i][best[i]] = success[i] = hit
-                bar.advance(note=f"{sum(success)} of {len(targets)}")
-        return Attacked(
-            attempts=tuple(
-                there.attempt(
-                    i,
-                    before=before[i],
-                    success=success[i],
-                    ids=[*tried[i]][-1] if tried[i] else (),
-                    judged=len(tried[i]),
-                )
-                for i in range(len(targets))
-            )
-        )
+                        slopes += self.gradient(model, there, latents, part, search.rows(part), t, own)
+                    search.step_(left, slopes)
+                search.judge_(left)
+                bar.advance(note=f"{sum(search.success)} of {len(targets)}")
+        return search.attacked()
 
     def gradient(
         self,
@@ -186,6 +145,68 @@ class UnlearnDiffAtk:
             raise NonFiniteError(f"UnlearnDiffAtk: the pipeline's error at time step {t} is not finite.")
         slopes: Tensor = (total / self.draws) @ there.table.float().T
         return slopes.clamp_(-1, 1)
+
+
+class _Search:
+    """Where the search for every target's tokens stands.
+
+    Args:
+        how: the settings.
+        there: the prompts.
+        before: whether each prompt draws its concept by itself; then nothing is searched for it.
+
+    Attributes:
+        success: whether the prompt alone or a candidate drew the concept, one a target.
+    """
+
+    def __init__(self, how: UnlearnDiffAtk, there: Insertion, before: Sequence[bool]) -> None:
+        self._there, self._before = there, before
+        self.success = list(before)
+        self._tried: list[dict[tuple[int, ...], bool]] = [{} for _ in before]
+        rows = there.table.new_zeros(len(before), how.tokens, there.vocabulary, dtype=torch.float32)
+        rows[..., there.allowed] = 1 / len(there.allowed)
+        self._u = [Parameter(row) for row in rows]
+        self._adam = Adam(self._u, lr=how.lr, weight_decay=how.weight_decay)
+
+    @property
+    def left(self) -> list[int]:
+        """Targets whose concept was not drawn yet."""
+        return [i for i, done in enumerate(self.success) if not done]
+
+    def rows(self, at: Sequence[int]) -> Tensor:
+        """The u of these targets, [m, k, vocabulary]."""
+        return torch.stack([self._u[i].data for i in at])
+
+    def step_(self, at: Sequence[int], slopes: Sequence[Tensor]) -> None:
+        """A step of Adam on the u of these targets, then back onto the simplex."""
+        self._adam.zero_grad()
+        for i, slope in zip(at, slopes, strict=True):
+            self._u[i].grad = slope
+        self._adam.step()  # passes over those without a gradient
+        for i, row in zip(at, simplex(self.rows(at), self._there.allowed), strict=True):
+            self._u[i].data = row
+
+    def judge_(self, at: Sequence[int]) -> None:
+        """Draw from the tokens of the highest u of these targets, unless that was done before."""
+        best = {i: tuple(self._u[i].data.argmax(1).tolist()) for i in at}
+        fresh = [i for i in at if best[i] not in self._tried[i]]
+        if not fresh:
+            return
+        ids = torch.tensor([best[i] for i in fresh], device=self._there.table.device)
+        for i, hit in zip(fresh, self._there.shows(fresh, ids), strict=True):
+            self._tried[i][best[i]] = self.success[i] = hit
+
+    def attacked(self) -> Attacked:
+        """How it went."""
+        attempts = (
+            self._there.attempt(
+                i, before=before, success=success, ids=[*tried][-1] if tried else (), judged=len(tried)
+            )
+            for i, (before, success, tried) in enumerate(
+                zip(self._before, self.success, self._tried, strict=True)
+            )
+        )
+        return Attacked(attempts=tuple(attempts))
 
 
 def pick(rows: Tensor, chance: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -23,14 +23,9 @@ class Wide:
     """
 
     def __init__(self, model: Module, trained: Iterable[Tensor]) -> None:
-        self._kept: list[tuple[Tensor, torch.dtype]] = []
         own = list(trained)
-        if not any(p.dtype in HALF for p in own):
-            return
-        once = {id(t): t for t in (*own, *model.parameters(), *model.buffers())}
-        self._kept = [(t, t.dtype) for t in once.values() if t.dtype in HALF]
-        for tensor, _ in self._kept:
-            tensor.data = tensor.data.float()
+        narrow = any(p.dtype in HALF for p in own)
+        self._kept = _widen_([*own, *(t for _, t in _tensors(model))]) if narrow else []
 
     def overflows(self) -> bool:
         """Whether a value is too large for the dtype that it goes back to."""
@@ -43,3 +38,34 @@ class Wide:
         """Give every tensor its own dtype again."""
         for tensor, dtype in self._kept:
             tensor.data = tensor.data.to(dtype)
+
+
+def is_narrow(model: Module) -> bool:
+    """Whether any of a model's parameters or buffers is in half precision."""
+    return any(tensor.dtype in HALF for _, tensor in _tensors(model))
+
+
+def widen_(model: Module) -> None:
+    """Hold a model's half-precision parameters and buffers in float32, in place."""
+    _widen_(tensor for _, tensor in _tensors(model))
+
+
+def narrow_(model: Module, like: Module) -> None:
+    """Give a model's parameters and buffers, in place, the dtypes of those by the same names in another."""
+    dtypes = {name: tensor.dtype for name, tensor in _tensors(like)}
+    for name, tensor in _tensors(model):
+        tensor.data = tensor.data.to(dtypes[name])
+
+
+def _widen_(tensors: Iterable[Tensor]) -> list[tuple[Tensor, torch.dtype]]:
+    """Those that were in half precision, each once, with the dtype that it had."""
+    once = {id(tensor): tensor for tensor in tensors}
+    kept = [(tensor, tensor.dtype) for tensor in once.values() if tensor.dtype in HALF]
+    for tensor, _ in kept:
+        tensor.data = tensor.data.float()
+    return kept
+
+
+def _tensors(model: Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()

@@ -18,10 +18,10 @@ import torch
 from torch.nn import Module
 
 from ..errors import InputError, IntegrityError, UnweaveError, require
-from ..models.text_to_image import LAYOUTS, TextToImage
+from ..models.text_to_image import Kind, TextToImage
 from .files import folder_written_beside, write_text
 
-PIPELINES = {
+PIPELINES: dict[str, Kind] = {
     "StableDiffusionPipeline": "unet",
     "StableDiffusionXLPipeline": "unet",
     "PixArtAlphaPipeline": "transformer",
@@ -101,8 +101,7 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
         StorageError: if it cannot be written; then the old folder is still there.
     """
     folder = Path(folder)
-    denoiser = LAYOUTS[type(model.denoiser).__name__]
-    own: dict[str, Any] = {denoiser: model.denoiser, "text_encoder": model.text_encoder}
+    own: dict[str, Any] = {model.kind: model.denoiser, "text_encoder": model.text_encoder}
     own |= {"text_encoder_2": model.text_encoder_2, "vae": model.vae, "scheduler": model.scheduler}
     own |= {"tokenizer" if i == 0 else f"tokenizer_{i + 1}": t for i, t in enumerate(model.tokenizers)}
     own = {name: part for name, part in own.items() if part is not None}
@@ -138,7 +137,7 @@ def _new_index(model: TextToImage) -> dict[str, Any]:
         return [None, None] if part is None else [library, type(part).__name__]
 
     index["scheduler"] = entry(model.scheduler, "diffusers")
-    index[LAYOUTS[type(model.denoiser).__name__]] = entry(model.denoiser, "diffusers")
+    index[model.kind] = entry(model.denoiser, "diffusers")
     index["text_encoder"] = entry(model.text_encoder, "transformers")
     for i, tokenizer in enumerate(model.tokenizers):
         index["tokenizer" if i == 0 else f"tokenizer_{i + 1}"] = entry(tokenizer, "transformers")

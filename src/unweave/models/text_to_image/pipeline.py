@@ -1,90 +1,27 @@
-"""A text-to-image diffusion pipeline as one module: what its layouts have in common, and nothing of the rest.
-
-Read: UNets of Stable Diffusion 1.x and 2.x, SDXL (two text encoders, pooled embedding, time ids), and transformers of
-PixArt's kind. Not read: Stable Diffusion 3, Flux and other flow models, refiners, ControlNets; layers wrapped by LoRA
-or quantised must be merged first. `unweave.io.pipeline_folder` reads and writes folders of diffusers.
-"""
+"""The pipeline itself: encode prompts, predict noise, draw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import Embedding, Linear, Module, Parameter
+from torch.nn import Linear, Module, Parameter
 
-from ..errors import InputError, require
+from ...errors import InputError, require
+from ...random import require_generator
+from ...settings import Range
+from .layers import Layers, Weights, linears, weights
+from .layouts import Layout, conditions, encoded, kind_of
+from .text import Text
 
-Part = Literal["denoiser", "text_encoder", "text_encoder_2", "vae"]
-PARTS: tuple[Part, ...] = get_args(Part)
-Layers = Literal["cross", "cross_kv", "ff_in", "ff_out", "self", "all"]
-
-LAYERS: dict[Layers, tuple[str, ...]] = {
-    "cross": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
-    "cross_kv": ("attn2.to_k", "attn2.to_v"),
-    "ff_in": ("ff.net.0.proj",),
-    "ff_out": ("ff.net.2",),
-    "self": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
-    "all": ("",),
-}
-"""Words for kinds of linear layers -> how diffusers ends their names."""
-
-LAYOUTS = {
-    "UNet2DConditionModel": "unet",
-    "PixArtTransformer2DModel": "transformer",
-}
-"""Denoiser class -> its folder's name."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """Encoded prompts, as the denoiser reads them.
-
-    Attributes:
-        hidden: one vector a token, [n, tokens, width].
-        pooled: one vector a prompt, [n, width]; SDXL only.
-        mask: 1 where there is a token, 0 at padding, [n, tokens]; PixArt only.
-    """
-
-    hidden: Tensor
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.hidden)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Text:
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in parts.items()}
-        return Text(**changed)
-
-    def __getitem__(self, at: Any) -> Text:
-        """The prompts at these positions (a slice, a list, an index tensor)."""
-        return self._each(lambda t: t[at])
-
-    def expand(self, n: int) -> Text:
-        """One prompt as n."""
-        return self._each(lambda t: t.expand(n, *t.shape[1:]))
-
-    def repeat(self, times: int) -> Text:
-        """Every prompt this many times, side by side."""
-        return self._each(lambda t: t.repeat_interleave(times, 0))
-
-    def detach(self) -> Text:
-        """Without its graph."""
-        return self._each(Tensor.detach)
-
-    @staticmethod
-    def cat(texts: Sequence[Text]) -> Text:
-        """Several, one after the other."""
-        columns = {f.name: [getattr(t, f.name) for t in texts] for f in fields(Text)}
-        joined: dict[str, Any] = {k: None if c[0] is None else torch.cat(c) for k, c in columns.items()}
-        return Text(**joined)
+Component = Literal["denoiser", "text_encoder", "text_encoder_2", "vae"]
+Guidance = Annotated[
+    float, Range(above=0, why="It is the scale of classifier-free guidance; 1 draws without it.")
+]
 
 
 class TextToImage(Module):
@@ -94,7 +31,8 @@ class TextToImage(Module):
     it is the denoiser: `model(x, t, text)`.
 
     Attributes:
-        denoiser: UNet2DConditionModel or PixArtTransformer2DModel.
+        denoiser: a UNet or a transformer that reads prompts by cross-attention.
+        kind: which of the two it is.
         text_encoder: of CLIP or T5.
         text_encoder_2: SDXL's second one, or None.
         vae: makes images of latents; None if the denoiser works on pixels.
@@ -117,17 +55,18 @@ class TextToImage(Module):
         source: Path | None = None,
     ) -> None:
         super().__init__()
-        kind = type(denoiser).__name__
-        if kind not in LAYOUTS:
-            raise InputError(
-                f"the denoiser is a {kind}; read are {', '.join(LAYOUTS)}. Stable Diffusion 3, Flux and other flow "
-                "models are not supported yet."
-            )
+        self.kind = kind_of(denoiser)
         levels = getattr(scheduler, "alphas_cumprod", None)
         if levels is None:
             raise InputError(
                 f"the scheduler {type(scheduler).__name__} has no alphas_cumprod: only diffusion by added noise is "
                 "supported, not flow matching."
+            )
+        predicted = scheduler.config.get("prediction_type", "epsilon")
+        if predicted not in ("epsilon", "v_prediction"):
+            raise InputError(
+                f"the denoiser predicts {predicted!r}, as the scheduler has it; read are epsilon (noise) and "
+                "v_prediction (velocity)."
             )
         self.denoiser, self.text_encoder, self.text_encoder_2 = denoiser, text_encoder, text_encoder_2
         self.vae, self.tokenizers, self.scheduler = vae, tuple(tokenizers), scheduler
@@ -142,11 +81,9 @@ class TextToImage(Module):
         self.train(False)
 
     @property
-    def layout(self) -> Literal["unet", "xl", "transformer"]:
+    def layout(self) -> Layout:
         """Which of the three kinds of pipeline it is."""
-        if LAYOUTS[type(self.denoiser).__name__] == "transformer":
-            return "transformer"
-        return "unet" if self.text_encoder_2 is None else "xl"
+        return self.kind if self.kind == "transformer" or self.text_encoder_2 is None else "xl"
 
     @property
     def config(self) -> Any:
@@ -169,6 +106,11 @@ class TextToImage(Module):
         return len(self.alphas_cumprod)
 
     @property
+    def predicts_velocity(self) -> bool:
+        """Whether the denoiser was trained to predict the velocity instead of the noise."""
+        return bool(self.scheduler.config.get("prediction_type", "epsilon") != "epsilon")
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the denoiser reads."""
         size = self.config.sample_size
@@ -180,9 +122,9 @@ class TextToImage(Module):
         super().train(False)
         return self
 
-    def editable(self, *parts: Part) -> TextToImage:
+    def editable(self, *parts: Component) -> TextToImage:
         """A copy whose named parts (the denoiser, unless told otherwise) are its own; it shares the others."""
-        own: dict[str, Any] = {part: getattr(self, part) for part in PARTS}
+        own: dict[str, Any] = {part: getattr(self, part) for part in get_args(Component)}
         for part in parts or ("denoiser",):
             if own[part] is None:
                 raise InputError(f"the pipeline has no {part}.")
@@ -199,24 +141,15 @@ class TextToImage(Module):
         Raises:
             InputError: if there is none, or one is wrapped by LoRA or quantised.
         """
-        ends = LAYERS[kind]
-        found: dict[str, Linear] = {}
-        for name, module in self.denoiser.named_modules():
-            if kind == "all" and type(module) is not Linear:
-                continue
-            if not any(name == end or name.endswith(f".{end}" if end else "") for end in ends):
-                continue
-            if type(module) is not Linear:
-                raise InputError(
-                    f"{name} is a {type(module).__name__}, not a plain Linear. Merge LoRA layers (fuse_lora, then "
-                    "unload_lora_weights) and load unquantised weights first."
-                )
-            found[name] = module
-        if not found:
-            raise InputError(
-                f"{type(self.denoiser).__name__} has no linear layer named {' or '.join(ends)}; nothing to edit."
-            )
-        return found
+        return linears(self.denoiser, kind)
+
+    def weights(self, kind: Weights) -> dict[str, Parameter]:
+        """The denoiser's parameters of a kind, by their names in the pipeline.
+
+        Raises:
+            InputError: if there is none, or layers are wrapped by LoRA or quantised.
+        """
+        return {f"denoiser.{name}": weight for name, weight in weights(self.denoiser, kind).items()}
 
     def tokens(self, prompts: Sequence[str], encoder: int = 0) -> tuple[Tensor, Tensor]:
         """Ids and attention mask of prompts, padded to the tokenizer's length, both int64 [n, tokens].
@@ -267,31 +200,21 @@ class TextToImage(Module):
         text = self.encode_tokens(*tokens)
         if self.layout == "xl" and self.index.get("force_zeros_for_empty_prompt", True):
             empty = torch.tensor([prompt == "" for prompt in prompts], device=self.device)
-            return text._each(
+            return text.each(
                 lambda t: torch.where(empty.view(-1, *[1] * (t.ndim - 1)), torch.zeros_like(t), t)
             )
         return text
 
     def encode_tokens(self, *tokens: tuple[Tensor, Tensor], embeddings: Tensor | None = None) -> Text:
-        """Encode token ids and masks, one pair a text encoder.
+        """Encode token ids and masks, both [n, tokens], one pair a text encoder.
 
         Args:
-            tokens: (ids, mask), both [n, tokens].
-            embeddings: vectors [n, tokens, width] to read in place of the first encoder's token embeddings: what an
+            tokens: (ids, mask) for each text encoder.
+            embeddings: vectors [n, tokens, width] that the first reads in place of its token embeddings: what an
                 attack or a defence changes.
         """
-        ids, mask = tokens[0]
-        with _embedded(self.text_encoder, embeddings):
-            if self.layout == "unet":
-                used = mask if getattr(self.text_encoder.config, "use_attention_mask", False) else None
-                return Text(self.text_encoder(ids, attention_mask=used)[0].to(self.dtype))
-            if self.layout == "transformer":
-                return Text(self.text_encoder(ids, attention_mask=mask)[0].to(self.dtype), mask=mask)
-            first = self.text_encoder(ids, output_hidden_states=True)
-        assert self.text_encoder_2 is not None
-        second = self.text_encoder_2(tokens[1][0], output_hidden_states=True)
-        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
-        return Text(hidden.to(self.dtype), pooled=second[0].to(self.dtype))
+        encoders = [e for e in (self.text_encoder, self.text_encoder_2) if e is not None]
+        return encoded(self.layout, encoders, tokens, embeddings).to(self.dtype)
 
     def cross_inputs(self, text: Text) -> Tensor:
         """What `attn2.to_k` and `attn2.to_v` read of encoded prompts, [n, tokens, width].
@@ -319,52 +242,47 @@ class TextToImage(Module):
             t: time steps, int64 [n] or one for all.
             text: n encoded prompts, or one for all.
         """
-        n = len(x)
-        steps = torch.as_tensor(t, device=x.device).long().expand(n)
-        text = text if len(text) == n else text.expand(n)
-        extra: dict[str, Any] = {}
-        if self.layout == "xl":
-            side = [s * self.pixels_per_latent for s in x.shape[-2:]]
-            ids = torch.tensor([*side, 0, 0, *side], dtype=x.dtype, device=x.device).expand(n, 6)
-            extra["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": ids}
-        elif self.layout == "transformer":
-            conditions: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
-            if self.config.sample_size == 128 and self.config.use_additional_conditions is not False:
-                height, width = (s * self.pixels_per_latent for s in x.shape[-2:])
-                conditions["resolution"] = x.new_tensor([[height, width]]).expand(n, 2)
-                conditions["aspect_ratio"] = x.new_tensor([[height / width]]).expand(n, 1)
-            extra = {"added_cond_kwargs": conditions, "encoder_attention_mask": text.mask}
+        steps, text = torch.as_tensor(t, device=x.device).long().expand(len(x)), text.expand(len(x))
+        size = [side * self.pixels_per_latent for side in x.shape[-2:]]
+        extra = conditions(self.layout, x, text, size, self.config)
         out: Tensor = self.denoiser(x, timestep=steps, encoder_hidden_states=text.hidden, **extra).sample
         return out[:, : x.shape[1]]  # the rest is a learned variance
+
+    def guided(self, x: Tensor, t: Tensor | int, text: Text, null: Text, guidance: float) -> Tensor:
+        """The denoiser's prediction under classifier-free guidance; both halves in one pass, the null one first."""
+        return _guided(self, x, t, text, null, guidance)
 
     def noise_prediction(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
         """The predicted noise, whatever the denoiser was trained to predict, [n, c, h, w]."""
         out = self(x, t, text)
-        if self.scheduler.config.get("prediction_type", "epsilon") == "epsilon":
+        if not self.predicts_velocity:
             return out  # type: ignore[no-any-return]
-        signal, noise = self._rates(t, x)
-        return signal * out + noise * x  # type: ignore[no-any-return]
+        signal, rate = self._rates(t, x)
+        return signal * out + rate * x  # type: ignore[no-any-return]
 
-    def guided(self, x: Tensor, t: Tensor | int, text: Text, null: Text, guidance: float) -> Tensor:
-        """The denoiser's prediction under classifier-free guidance; both halves in one pass, the null one first."""
-        n = len(x)
-        if guidance == 1:
-            return self(x, t, text)  # type: ignore[no-any-return]
-        steps = torch.as_tensor(t, device=x.device).long().expand(n)
-        both = Text.cat(
-            [null if len(null) == n else null.expand(n), text if len(text) == n else text.expand(n)]
-        )
-        without, with_text = self(torch.cat([x, x]), torch.cat([steps, steps]), both).chunk(2)
-        return without + guidance * (with_text - without)  # type: ignore[no-any-return]
+    def guided_noise_prediction(
+        self, x: Tensor, t: Tensor | int, text: Text, null: Text, guidance: float
+    ) -> Tensor:
+        """The predicted noise under classifier-free guidance."""
+        return _guided(self.noise_prediction, x, t, text, null, guidance)
+
+    def clean_prediction(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
+        """The noiseless latents that the denoiser sees in noisy ones [n, c, h, w]."""
+        return self.without_noise(x, self.noise_prediction(x, t, text), t)
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
         """Noisy latents at time steps t ([n] or one for all): sqrt(a) clean + sqrt(1 - a) noise."""
         signal, rate = self._rates(t, clean)
         return signal * clean + rate * noise
 
+    def without_noise(self, x: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+        """The clean latents in noisy ones at time steps t, if this is their noise: `add_noise` undone."""
+        signal, rate = self._rates(t, x)
+        return (x - rate * noise) / signal
+
     def truth(self, clean: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
         """What the denoiser was trained to predict of `add_noise(clean, noise, t)`: the noise, or the velocity."""
-        if self.scheduler.config.get("prediction_type", "epsilon") == "epsilon":
+        if not self.predicts_velocity:
             return noise
         signal, rate = self._rates(t, clean)
         return signal * noise - rate * clean
@@ -383,6 +301,7 @@ class TextToImage(Module):
 
     def noise(self, n: int, rng: Generator) -> Tensor:
         """Starting noise for n images, [n, c, h, w]; the same for a seed whatever the batch or device."""
+        require_generator(rng)
         return torch.randn(n, *self.shape, generator=rng).to(self.device, self.dtype)
 
     @torch.no_grad()
@@ -475,31 +394,18 @@ class TextToImage(Module):
         return scaled
 
 
-@contextmanager
-def training_only(model: Module, parameters: Sequence[Parameter]) -> Iterator[list[Parameter]]:
-    """Let just these parameters require gradients inside the block; every flag of `model` is put back after."""
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        yield list(parameters)
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextmanager
-def _embedded(encoder: Module, embeddings: Tensor | None) -> Iterator[None]:
-    if embeddings is None:
-        yield
-        return
-    table = encoder.get_input_embeddings().weight  # type: ignore[operator]
-    # T5's stack reads a table of its own, tied to the shared one
-    tied = [m for m in encoder.modules() if isinstance(m, Embedding) and m.weight is table]
-    hooks = [m.register_forward_hook(lambda *_: embeddings) for m in tied]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _guided(
+    predict: Callable[[Tensor, Tensor | int, Text], Tensor],
+    x: Tensor,
+    t: Tensor | int,
+    text: Text,
+    null: Text,
+    guidance: float,
+) -> Tensor:
+    if guidance == 1:
+        return predict(x, t, text)
+    n = len(x)
+    steps = torch.as_tensor(t, device=x.device).long().expand(n)
+    both = Text.cat([null.expand(n), text.expand(n)])
+    without, told = predict(torch.cat([x, x]), torch.cat([steps, steps]), both).chunk(2)
+    return without + guidance * (told - without)

@@ -1,16 +1,15 @@
-"""Text encoders: what is trained of them, and prompts encoded with vectors before them, in the place of tokens."""
+"""Prompts as tokens, and encoded with vectors before them in the place of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Embedding, Module, ModuleList, Parameter
 
-from ..errors import InputError
-from ..models.text_to_image import Text, TextToImage
+from ...errors import InputError
+from .pipeline import TextToImage
+from .text import Text
 
 
 class Prompts:
@@ -63,28 +62,3 @@ class Prompts:
         at, around = self._at, self.table[own]
         read = torch.cat([around[:, :at], vectors, around[:, at + ids.shape[1] :]], 1)
         return model.encode_tokens((own, mask), embeddings=read)
-
-
-def encoder_weights(encoder: Module, blocks: int = 0) -> list[Parameter]:
-    """What is trained of a text encoder: its first blocks, or (0) all but its tables of embeddings.
-
-    Raises:
-        InputError: if it has fewer blocks, or is wrapped by LoRA or quantised.
-    """
-    config: Any = encoder.config
-    with torch.device("meta"):
-        plain = {n for n, _ in type(encoder)(config).named_parameters()}
-    odd = [n for n, p in encoder.named_parameters() if n not in plain or not p.is_floating_point()]
-    if odd:
-        raise InputError(
-            f"the text encoder's {odd[0]} is not of {type(encoder).__name__}: it is of LoRA or quantised. "
-            "Merge LoRA layers and load unquantised weights first."
-        )
-    tables = {id(p) for m in encoder.modules() if isinstance(m, Embedding) for p in m.parameters()}
-    own = encoder
-    if blocks:
-        stack = next((m for m in encoder.modules() if isinstance(m, ModuleList)), ModuleList())
-        if len(stack) < blocks:
-            raise InputError(f"blocks is {blocks}; the text encoder has {len(stack)}.")
-        own = stack[:blocks]
-    return [p for p in own.parameters() if id(p) not in tables]

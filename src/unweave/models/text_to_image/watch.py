@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import Linear
 
-from ..models.text_to_image import Text, TextToImage
+from .pipeline import TextToImage
+from .text import Text
 
 Look = Callable[[str, int, int, Tensor, Tensor], None]
 """(layer, step, batch, inputs [prompts, tokens, in], outputs without bias [prompts, tokens, out]), float32 or wider."""

@@ -1,0 +1,33 @@
+"""Text-to-image diffusion pipelines as one module: what their layouts have in common, and nothing of the rest.
+
+Read: UNets of Stable Diffusion 1.x and 2.x, SDXL (two text encoders, pooled embedding, time ids), and transformers of
+PixArt's kind, told apart by what they are made of. Not read: Stable Diffusion 3, Flux and other flow models, refiners,
+ControlNets; layers wrapped by LoRA or quantised must be merged first. `unweave.io.pipeline_folder` reads and writes
+folders of diffusers.
+"""
+
+from __future__ import annotations
+
+from .layers import LAYERS, Layers, Weights, encoder_weights, training_only
+from .layouts import Kind, Layout
+from .pipeline import Component, Guidance, TextToImage
+from .prompts import Prompts
+from .text import Text
+from .watch import Look, watch_sampling
+
+__all__ = [
+    "LAYERS",
+    "Component",
+    "Guidance",
+    "Kind",
+    "Layers",
+    "Layout",
+    "Look",
+    "Prompts",
+    "Text",
+    "TextToImage",
+    "Weights",
+    "encoder_weights",
+    "training_only",
+    "watch_sampling",
+]

@@ -1,0 +1,104 @@
+"""The parts of a pipeline that methods edit: linear layers and weights by kind, in denoisers and text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch.nn import Embedding, Linear, Module, ModuleList, Parameter
+
+from ...errors import InputError
+
+Layers = Literal["cross", "cross_kv", "ff_in", "ff_out", "self", "all"]
+Weights = Literal["cross", "cross_kv", "not_cross", "all"]
+"""Of the denoiser: its cross-attention, that one's keys and values, all but it, or everything."""
+
+LAYERS: dict[Layers, tuple[str, ...]] = {
+    "cross": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+    "cross_kv": ("attn2.to_k", "attn2.to_v"),
+    "ff_in": ("ff.net.0.proj",),
+    "ff_out": ("ff.net.2",),
+    "self": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
+    "all": ("",),
+}
+"""Words for kinds of linear layers -> how their names end in diffusers' files of weights."""
+
+
+def linears(denoiser: Module, kind: Layers) -> dict[str, Linear]:
+    """A denoiser's linear layers of a kind, by module name, in its own order.
+
+    Raises:
+        InputError: if there is none, or one is wrapped by LoRA or quantised.
+    """
+    ends = LAYERS[kind]
+    found: dict[str, Linear] = {}
+    for name, module in denoiser.named_modules():
+        if kind == "all" and type(module) is not Linear:
+            continue
+        if not any(name == end or name.endswith(f".{end}" if end else "") for end in ends):
+            continue
+        if type(module) is not Linear:
+            raise InputError(
+                f"{name} is a {type(module).__name__}, not a plain Linear. Merge LoRA layers (fuse_lora, then "
+                "unload_lora_weights) and load unquantised weights first."
+            )
+        found[name] = module
+    if not found:
+        raise InputError(
+            f"{type(denoiser).__name__} has no linear layer named {' or '.join(ends)}; nothing to edit."
+        )
+    return found
+
+
+def weights(denoiser: Module, kind: Weights) -> dict[str, Parameter]:
+    """A denoiser's parameters of a kind, by name.
+
+    Raises:
+        InputError: if there is none, or layers are wrapped by LoRA or quantised.
+    """
+    keys_and_values = linears(denoiser, "cross_kv")
+    named = dict(denoiser.named_parameters())
+    if kind == "cross_kv":
+        return {n: p for n, p in named.items() if n.rpartition(".")[0] in keys_and_values}
+    return {n: p for n, p in named.items() if kind == "all" or (".attn2." in n) == (kind == "cross")}
+
+
+def encoder_weights(encoder: Module, blocks: int = 0) -> list[Parameter]:
+    """What is trained of a text encoder: its first blocks, or (0) all but its tables of embeddings.
+
+    Raises:
+        InputError: if it has fewer blocks, or is wrapped by LoRA or quantised.
+    """
+    config: Any = encoder.config
+    with torch.device("meta"):
+        plain = {n for n, _ in type(encoder)(config).named_parameters()}
+    odd = [n for n, p in encoder.named_parameters() if n not in plain or not p.is_floating_point()]
+    if odd:
+        raise InputError(
+            f"the text encoder's {odd[0]} is not of {type(encoder).__name__}: it is of LoRA or quantised. "
+            "Merge LoRA layers and load unquantised weights first."
+        )
+    tables = {id(p) for m in encoder.modules() if isinstance(m, Embedding) for p in m.parameters()}
+    own = encoder
+    if blocks:
+        stack = next((m for m in encoder.modules() if isinstance(m, ModuleList)), ModuleList())
+        if len(stack) < blocks:
+            raise InputError(f"blocks is {blocks}; the text encoder has {len(stack)}.")
+        own = stack[:blocks]
+    return [p for p in own.parameters() if id(p) not in tables]
+
+
+@contextmanager
+def training_only(model: Module, parameters: Sequence[Parameter]) -> Iterator[list[Parameter]]:
+    """Let just these parameters require gradients inside the block; every flag of `model` is put back after."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield list(parameters)
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
