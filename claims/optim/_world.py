@@ -121,7 +121,7 @@ class RandomDirection(Wrapper):
             else torch.randn(w.shape, generator=rng)
             for w in weights
         ]
-        climb_(self, drawn, norm(drawn))
+        climb_(self, weights, drawn, norm(drawn))
 
     def _descend(self) -> None:
         come_back_(self)

@@ -91,3 +91,16 @@ def test_pytorch_optimizer_leaves_eta_out_and_scales_biases_too() -> None:
     assert float(ratios[0].std()) < 1e-6
     assert float(ratios[2].std()) < 1e-6
     assert float(ratios[1].std()) > 0.1
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_each_group_has_its_radius_and_only_layers_are_scaled(foreach: bool) -> None:
+    weights = parameters()
+    g = gradient_at(weights)
+    t = [w.detach().abs() + 0.5 if w.ndim > 1 else torch.ones_like(w) for w in weights]
+    length = size([a * b for a, b in zip(t, g, strict=True)])
+    moved = [w + r * a * a * b / length for w, a, b, r in zip(weights, t, g, (0.2, 0.4, 0.4), strict=True)]
+    expected = [w - 0.1 * d for w, d in zip(weights, gradient_at(moved), strict=True)]
+    groups = [{"params": weights[:1], "rho": 0.2}, {"params": weights[1:]}]
+    ASAM(groups, lr=0.1, rho=0.4, eta=0.5, foreach=foreach).step(closure_of(weights))
+    assert_near(weights, expected)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.optim.problem import assert_near, closure_of, parameters
+from tests.optim.problem import assert_near, closure_of, gradient_at, parameters, size
+from unweave import seeded
 from unweave.optim import ESAM, SAM
 
 
@@ -53,3 +54,16 @@ def test_each_step_draws_anew_and_the_seed_governs() -> None:
     assert torch.equal(shift(0, 1), shift(0, 1))
     assert not torch.equal(shift(0, 1), shift(0, 2))
     assert not torch.equal(shift(0, 1), shift(1, 1))
+
+
+def test_is_the_equation_with_the_draws_of_the_seed_and_the_pass() -> None:
+    weights = parameters()
+    optimizer = ESAM(weights, lr=0.1, rho=0.3, beta=0.4, seed=5)
+    for t in range(2):
+        rng = seeded(5 + 2 * t + 1)
+        g = gradient_at(weights)
+        part = [d * (torch.rand(d.shape, generator=rng) < 0.4) / 0.4 for d in g]
+        there = gradient_at([w + 0.3 * d / size(g) for w, d in zip(weights, part, strict=True)])
+        expected = [w - 0.1 * d for w, d in zip(weights, there, strict=True)]
+        optimizer.step(closure_of(weights))
+        assert_near(weights, expected)

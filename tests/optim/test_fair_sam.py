@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -160,3 +162,109 @@ def test_refuses() -> None:
         weights(smooth=1.0)
     with pytest.raises(InputError, match="integers from 0 to 1"):
         weights().objective(net(), (X, Y, S + 1))
+
+
+def test_descending_ends_with_the_step_also_if_a_pass_fails() -> None:
+    w, model, calls = weights(), net(), []
+    optimizer = FairSAM(model.parameters(), w, lr=0.1)
+    before = model.weight.detach().clone()
+
+    def closure() -> Tensor:
+        calls.append(w.descending)
+        if len(calls) == 2:
+            raise RuntimeError("no luck")
+        loss = w.objective(model, (X, Y, S))
+        loss.backward()
+        return loss
+
+    with pytest.raises(RuntimeError, match="no luck"):
+        optimizer.step(closure)
+    assert calls == [False, True]
+    assert not w.descending
+    assert torch.equal(model.weight, before)
+
+
+def test_one_step_by_the_equations() -> None:
+    # q from the perturbed losses enters the second gradient; the first is weighed by the q before
+    w, model = weights(eta=0.5, smooth=0.8), net().double()
+    x = X.double()
+    twin = deepcopy(model)
+
+    def weighed(q: Tensor) -> Tensor:
+        raw = (q / torch.tensor([0.75, 0.25]))[S]
+        each = torch.nn.functional.cross_entropy(twin(x), Y, reduction="none")
+        return (raw * 40 / raw.sum() * each).mean()
+
+    start = [p.detach().clone() for p in twin.parameters()]
+    q = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    g = torch.autograd.grad(weighed(q), list(twin.parameters()))
+    length = torch.cat([d.flatten() for d in g]).norm()
+    with torch.no_grad():
+        for p, d in zip(twin.parameters(), g, strict=True):
+            p.add_(0.3 * d / length)
+    rising = torch.nn.functional.cross_entropy(twin(x), Y, reduction="none").detach()
+    q = q * (0.5 * 0.2 * torch.stack([rising[S == k].mean() for k in (0, 1)])).exp()
+    q = q / q.sum()
+    there = torch.autograd.grad(weighed(q), list(twin.parameters()))
+    optimizer = FairSAM(model.parameters(), w, lr=0.5, rho=0.3)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = w.objective(model, (x, Y, S))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(w.q, q)
+    for p, s, d in zip(model.parameters(), start, there, strict=True):
+        torch.testing.assert_close(p.detach(), s - 0.5 * d, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("where", "first", "second"), [("both", 1, 1), ("ascent", 1, 0), ("descent", 0, 1)])
+def test_each_pass_is_weighed_where_asked(where: str, first: int, second: int) -> None:
+    w, model = weights(rule="reweigh", where=where), net()
+    each = losses(model, (X, Y, S)).detach()
+    table = (20 / COUNTS.double())[S]
+    heavy = float((table * 40 / table.sum() * each).mean())
+    for descending, weighed in ((False, first), (True, second)):
+        w.descending = descending
+        value = float(w.objective(model, (X, Y, S)).detach())
+        assert value == pytest.approx(heavy if weighed else float(each.mean()), rel=1e-6)
+
+
+def test_degradation_is_learnt_from_the_rise_of_each_group() -> None:
+    w = weights(rule="degradation", eta=0.5, smooth=0.6)
+    clean = torch.linspace(0, 1, 40, dtype=torch.float64)
+    perturbed = clean + torch.where(S == 1, 3.0, -1.0)
+    w._learn(clean, perturbed, S)
+    torch.testing.assert_close(w.mean, 0.4 * torch.tensor([-1.0, 3.0], dtype=torch.float64))
+    q = torch.tensor([-0.2, 0.6], dtype=torch.float64).exp()
+    torch.testing.assert_close(w.q, q / q.sum())
+
+
+def test_a_rule_of_ones_own_sees_both_losses_and_is_capped() -> None:
+    seen = []
+
+    def rule(clean: Tensor, perturbed: Tensor, groups: Tensor) -> Tensor:
+        seen.append((clean, perturbed, groups))
+        return torch.where(groups == 1, 50.0, 1.0)
+
+    w, model = weights(rule=rule, cap=4.0), net()
+    each = losses(model, (X, Y, S)).detach()
+    value = float(w.objective(model, (X, Y, S)).detach())
+    raw = torch.where(S == 1, 4.0, 1.0)
+    assert value == pytest.approx(float((raw * 40 / raw.sum() * each).mean()), rel=1e-6)
+    w.descending = True
+    with torch.no_grad():
+        model.weight.mul_(2)
+    w.objective(model, (X, Y, S))
+    torch.testing.assert_close(seen[1][0], each.double())
+    torch.testing.assert_close(seen[1][1], losses(model, (X, Y, S)).detach().double())
+    assert torch.equal(seen[1][2], S)
+
+
+@pytest.mark.parametrize("settings", [{"eta": 0.5}, {"smooth": 0.5}])
+@pytest.mark.parametrize("rule", ["reweigh", lambda clean, perturbed, groups: clean])
+def test_settings_of_learning_are_refused_where_nothing_is_learnt(rule, settings) -> None:
+    with pytest.raises(InputError, match="GroupWeights.eta and smooth are for rules that learn"):
+        weights(rule=rule, **settings)

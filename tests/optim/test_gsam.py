@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.optim.problem import assert_near, closure_of, gradient_at, parameters, size
+from unweave.errors import InputError
 from unweave.optim import GSAM, SAM
 
 
@@ -57,3 +58,43 @@ def test_agrees_with_pytorch_optimizer_whose_closure_is_another() -> None:
             other.step(lambda: (None, torch.enable_grad()(closure_of(two))()))
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)  # it takes norms in float32
+
+
+@pytest.mark.parametrize("lr", [0.1, 0.08, 0.06, 0.02])
+def test_a_step_at_the_radius_of_its_learning_rate(lr: float) -> None:
+    # rho = 0.1 + 0.2 (lr - 0.02) / (0.1 - 0.02), from the learning rate at the start down to lr_min
+    weights = parameters()
+    optimizer = GSAM(weights, lr=0.1, rho=0.3, rho_min=0.1, lr_min=0.02, alpha=0.0)
+    optimizer.param_groups[0]["lr"] = lr
+    g = gradient_at(weights)
+    rho = 0.1 + 0.2 * (lr - 0.02) / 0.08
+    there = gradient_at([w + rho * d / size(g) for w, d in zip(weights, g, strict=True)])
+    expected = [w - lr * d for w, d in zip(weights, there, strict=True)]
+    optimizer.step(closure_of(weights))
+    assert_near(weights, expected)
+
+
+def test_the_radius_is_of_each_group_and_never_below_the_smallest() -> None:
+    weights = parameters()
+    optimizer = GSAM(
+        [{"params": weights[:1], "lr": 0.2, "rho": 0.5}, {"params": weights[1:2]}], lr=0.1, rho=0.3, rho_min=0.1,
+        lr_min=0.05,
+    )  # fmt: skip
+    optimizer.add_param_group({"params": weights[2:], "lr": 0.4})
+    closure_of(weights)()
+    assert optimizer.radii() == pytest.approx([0.5, 0.3, 0.3])
+    for group, lr in zip(optimizer.param_groups, (0.125, 0.05, 0.01), strict=True):
+        group["lr"] = lr
+    assert optimizer.radii() == pytest.approx([0.3, 0.1, 0.1])
+    assert [g["lr_max"] for g in optimizer.param_groups] == [0.2, 0.1, 0.4]
+
+
+def test_refuses_what_would_do_nothing_or_turn_the_schedule_round() -> None:
+    with pytest.raises(InputError, match=r"GSAM.lr_min does nothing without rho_min; got 0.01"):
+        GSAM(parameters(), lr=0.1, lr_min=0.01)
+    with pytest.raises(InputError, match=r"GSAM.rho_min must be at most rho, the largest radius, 0.2; got 0.3"):
+        weights = parameters()
+        GSAM([{"params": weights[:1], "rho": 0.2}, {"params": weights[1:]}], lr=0.1, rho=0.5, rho_min=0.3)
+    with pytest.raises(InputError, match=r"GSAM.lr_min must be below lr, the largest learning rate, 0.1; got 0.1"):
+        GSAM(parameters(), lr=0.1, rho_min=0.0, lr_min=0.1)
+    assert GSAM(parameters(), lr=0.1, rho=0.3, rho_min=0.3, lr_min=0.05).rho_min == 0.3

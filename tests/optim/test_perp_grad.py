@@ -8,6 +8,7 @@ from torch.optim import SGD, AdamW
 
 from tests.optim.problem import assert_near, closure_of, gradient_at, parameters
 from unweave import seeded
+from unweave.errors import InputError
 from unweave.optim import PerpGrad
 from unweave.optim.perp_grad import orthogonal
 
@@ -62,3 +63,38 @@ def test_a_single_number_can_still_move() -> None:
     w.grad = torch.tensor([1.0])
     PerpGrad([w], base=SGD, lr=0.1, vectors=True).step()
     assert w.item() == pytest.approx(1.9)
+
+
+@pytest.mark.parametrize(("cap", "factor"), [(1.0, 1.0), (1.2, 1.2), (2.0, 1.25)])
+def test_the_cap_bounds_the_rescaling(cap: float, factor: float) -> None:
+    # g = (3, 4) at w = (2, 0): what is left is (0, 4), to be stretched by 5 / 4
+    torch.testing.assert_close(
+        orthogonal(torch.tensor([2.0, 0.0]), torch.tensor([3.0, 4.0]), cap=cap), torch.tensor([0.0, 4 * factor])
+    )
+
+
+def test_half_precision_is_projected_in_single() -> None:
+    rng = seeded(0)
+    w, g = (torch.randn(64, 64, generator=rng).half() for _ in range(2))
+    found = orthogonal(100 * w, g)
+    assert found.dtype == torch.float16
+    expected = orthogonal(100 * w.double(), g.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_each_setting_reaches_the_step(vectors: bool) -> None:
+    weights = parameters()
+    g = gradient_at(weights)
+    for settings_, told in (({"rescale": False}, {"rescale": False}), ({"cap": 1.01}, {"cap": 1.01})):
+        at = [w.detach().clone().requires_grad_() for w in weights]
+        expected = [
+            w - 0.1 * (orthogonal(w, d, **told) if w.ndim > 1 or vectors else d) for w, d in zip(at, g, strict=True)
+        ]
+        PerpGrad(at, base=SGD, lr=0.1, vectors=vectors, **settings_).step(closure_of(at))
+        assert_near(at, expected)
+
+
+def test_a_cap_on_no_rescaling_is_refused() -> None:
+    with pytest.raises(InputError, match="PerpGrad.cap does nothing without rescale; got 10.0"):
+        PerpGrad(parameters(), lr=0.1, rescale=False, cap=10.0)

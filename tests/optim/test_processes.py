@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import unweave
 from unweave.io.nested import load_nested
 
 _SCRIPT = """
@@ -55,7 +56,12 @@ def test_two_processes_perturb_alike_and_end_where_one_does(tmp_path: Path) -> N
     root = Path(__file__).parents[2]
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(Path(unweave.__file__).parents[1])]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for folder, command in (("one", [sys.executable]), ("two", launch)):
         (tmp_path / folder).mkdir()

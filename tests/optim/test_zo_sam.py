@@ -159,3 +159,100 @@ def test_needs_one_copy_of_the_weights_and_no_more() -> None:
 def test_more_directions_than_sam_costs_are_warned_of() -> None:
     with pytest.warns(UserWarning, match="m = 2 costs 7 forward passes"):
         ZOSAM(parameters(), lr=0.1, m=2)
+
+
+def looked_at(optimizer: ZOSAM, weights: list[torch.Tensor]) -> tuple[list[list[torch.Tensor]], list[float], float]:
+    """Where a step calls its closure, less the weights before it; the losses there; and the loss it returns."""
+    before = [w.detach().clone() for w in weights]
+    moves: list[list[torch.Tensor]] = []
+    losses: list[float] = []
+    good = closure_of(weights)
+
+    def closure() -> torch.Tensor:
+        moves.append([w.detach() - b for w, b in zip(weights, before, strict=True)])
+        loss = good()
+        losses.append(float(loss.detach()))
+        return loss
+
+    returned = optimizer.step(closure)
+    return moves, losses, float(returned.detach())
+
+
+def normal(weights: list[torch.Tensor], seed: int, backwards: int, i: int) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed((seed * 1_000_003 + backwards) * 1_000_003 + i)
+    return [torch.empty_like(w).normal_(generator=rng) for w in weights]
+
+
+@pytest.mark.parametrize("directions", ["gaussian", "rademacher"])
+@pytest.mark.parametrize("foreach", [True, False])
+def test_the_probes_are_a_pair_along_a_seeded_direction_of_the_default_size(directions: str, foreach: bool) -> None:
+    weights = parameters()
+    optimizer = ZOSAM(weights, lr=0.1, rho=0.3, directions=directions, seed=3, foreach=foreach)
+    for t in range(2):
+        u = normal(weights, 3, t, 0)
+        if directions == "rademacher":
+            u = [d.sign() for d in u]
+        delta = 0.3 / math.sqrt(24)
+        moves, losses, returned = looked_at(optimizer, weights)
+        assert_near(moves[0], [delta * d for d in u])
+        assert_near(moves[1], [-delta * d for d in u])
+        way = math.copysign(0.3, losses[0] - losses[1])
+        assert_near(moves[2], [way * d / size(u) for d in u])
+        assert returned == pytest.approx((losses[0] + losses[1]) / 2, rel=1e-12)
+    assert (optimizer.forwards, optimizer.backwards) == (4, 2)
+
+
+def test_the_default_size_counts_living_weights_and_takes_the_largest_radius() -> None:
+    weights = parameters()
+    with torch.no_grad():
+        weights[0][0].zero_()
+        weights[1][0] = 0  # of a vector: lives
+    optimizer = ZOSAM([{"params": weights[:1], "rho": 0.0}, {"params": weights[1:], "rho": 0.2}], lr=0.1)
+    u = normal(weights, 0, 0, 0)
+    u[0][0] = 0
+    moves, _, _ = looked_at(optimizer, weights)
+    assert_near(moves[0], [0.2 / math.sqrt(21) * d for d in u])
+    # each group goes as far as its own radius, along one direction
+    assert_near([m.abs() for m in moves[2]], [r * d.abs() / size(u) for r, d in zip((0.0, 0.2, 0.2), u, strict=True)])
+    none = ZOSAM(weights, lr=0.1, rho=0.0)
+    u = normal(weights, 0, 0, 0)
+    u[0][0] = 0
+    with torch.no_grad():
+        weights[0][0].zero_()
+    assert_near(looked_at(none, weights)[0][0], [0.05 / math.sqrt(24 - 3) * d for d in u])
+
+
+@pytest.mark.filterwarnings("ignore:ZOSAM with m")
+def test_guided_takes_the_last_gradient_as_the_first_of_several() -> None:
+    weights = parameters()
+    optimizer = ZOSAM(weights, lr=0.01, rho=0.1, delta=1e-3, m=2, directions="guided")
+    optimizer.step(closure_of(weights))
+    last = [w.grad.clone() for w in weights]
+    first = [d * math.sqrt(24) / size(last) for d in last]  # as long as a Gaussian one
+    second = normal(weights, 0, 1, 1)
+    moves, losses, returned = looked_at(optimizer, weights)
+    assert_near(moves[0], [1e-3 * d for d in first])
+    assert_near(moves[2], [1e-3 * d for d in second])
+    slopes = [(losses[0] - losses[1]) / 2e-3, (losses[2] - losses[3]) / 2e-3]
+    total = [slopes[0] * a + slopes[1] * b for a, b in zip(first, second, strict=True)]
+    for a, b in zip(moves[4], [0.1 * t / size(total) for t in total], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
+    assert returned == pytest.approx((losses[0] + losses[1]) / 2, rel=1e-12)
+
+
+def test_a_guide_of_zero_or_of_dead_weights_moves_nothing() -> None:
+    weights = parameters()
+    optimizer = ZOSAM(weights, lr=0.01, rho=0.1, directions="guided")
+    optimizer.step(closure_of(weights))
+    with torch.no_grad():
+        weights[0][:, 1] = 0
+    moves, _, _ = looked_at(optimizer, weights)
+    assert all(not m[0][:, 1].any() for m in moves)
+    for w in weights:
+        optimizer.state[w]["last"].zero_()
+    moves, _, _ = looked_at(optimizer, weights)
+    assert not any(m.any() for move in moves for m in move)
+    assert optimizer.skipped == 1
+    again = ZOSAM(parameters(), lr=0.01, directions="guided")
+    again.load_state_dict(optimizer.state_dict())
+    assert again.skipped == 1

@@ -70,7 +70,7 @@ class ASAM(Wrapper):
         sizes = [w.abs() + self.eta if w.ndim > 1 else None for w in weights]
         scaled = [g if t is None else t * g for t, g in zip(sizes, self.gradients(weights), strict=True)]
         squared = [s if t is None else t * s for t, s in zip(sizes, scaled, strict=True)]
-        climb_(self, squared, norm(scaled, foreach=self.foreach))
+        climb_(self, weights, squared, norm(scaled, foreach=self.foreach))
 
     @torch.no_grad()
     def second_step(self) -> None:

@@ -86,7 +86,7 @@ class CrAM(Wrapper):
         clean = copies(self.gradients(weights))
         at = int(torch.randint(len(self.sparsities), (), generator=seeded(self.seed + self.drawn)))
         self.drawn += 1
-        climb_(self, clean, None)
+        climb_(self, weights, clean, None)
         self._left = list(zip(weights, clean, _compress_(weights, self.sparsities[at]), strict=True))
 
     @torch.no_grad()

@@ -76,7 +76,7 @@ def corruption_degradation(
 
     Raises:
         InputError: if a corruption is unknown, none is given, an image lies outside [0, 1], or groups are no integers
-            from 0.
+            from 0 without gaps.
     """
     unknown = [name for name in corruptions if name not in CORRUPTIONS]
     if unknown:
@@ -89,6 +89,9 @@ def corruption_degradation(
         raise InputError(f"corruption_degradation got no severity of a corruption; got {dict(corruptions)}.")
     count = int(groups.max()) + 1
     sizes = torch.bincount(groups, minlength=count)
+    empty = (sizes == 0).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(f"corruption_degradation: group {empty[0]} has no test example. Number groups without gaps.")
     if int(sizes.min()) < 30:
         warnings.warn(
             f"a group has {int(sizes.min())} test examples; its degradation is mostly noise.", stacklevel=3

@@ -70,8 +70,9 @@ class ESAM(Wrapper):
     def first_step(self) -> None:
         """Move a random part of the weights, by the gradients that are there."""
         self.passed()
-        gradients = self.gradients(self.trained())
-        climb_(self, self._part(gradients), norm(gradients, foreach=self.foreach))
+        weights = self.trained()
+        gradients = self.gradients(weights)
+        climb_(self, weights, self._part(gradients), norm(gradients, foreach=self.foreach))
 
     @torch.no_grad()
     def second_step(self) -> None:

@@ -178,8 +178,9 @@ class FairSAM(Wrapper):
     @torch.no_grad()
     def first_step(self) -> None:
         """Move to the perturbed weights, by the gradients that are there; the weights of examples descend from now."""
-        gradients = self.gradients(self.trained())
-        climb_(self, gradients, norm(gradients, foreach=self.foreach))
+        weights = self.trained()
+        gradients = self.gradients(weights)
+        climb_(self, weights, gradients, norm(gradients, foreach=self.foreach))
         self.weights.descending = True
 
     @torch.no_grad()

@@ -85,7 +85,7 @@ class GSAM(Wrapper):
         weights = self.trained()
         gradients = self.gradients(weights)
         self._clean = list(zip(weights, copies(gradients), strict=True))
-        climb_(self, gradients, norm(gradients, foreach=self.foreach), radii=self.radii())
+        climb_(self, weights, gradients, norm(gradients, foreach=self.foreach), radii=self.radii())
 
     @torch.no_grad()
     def second_step(self) -> None:

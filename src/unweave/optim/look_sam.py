@@ -78,7 +78,7 @@ class LookSAM(Wrapper):
         weights = self.trained()
         gradients = self.gradients(weights)
         self._clean = list(zip(weights, copies(gradients), strict=True))
-        climb_(self, gradients, norm(gradients, foreach=self.foreach))
+        climb_(self, weights, gradients, norm(gradients, foreach=self.foreach))
 
     def _descend(self) -> None:
         come_back_(self)

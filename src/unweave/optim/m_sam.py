@@ -232,5 +232,6 @@ class MSAM(Wrapper):
                     for p in group["params"]:
                         if p.grad is not None:
                             p.grad.zero_()
-        gradients = self.gradients(self.trained())
-        climb_(self, gradients, norm(gradients, foreach=self.foreach))
+        weights = self.trained()
+        gradients = self.gradients(weights)
+        climb_(self, weights, gradients, norm(gradients, foreach=self.foreach))

@@ -64,8 +64,9 @@ class SAM(Wrapper):
     @torch.no_grad()
     def first_step(self) -> None:
         """Move to the perturbed weights, by the gradients that are there; for loops that call backward themselves."""
-        gradients = self.gradients(self.trained())
-        climb_(self, gradients, norm(gradients, foreach=self.foreach))
+        weights = self.trained()
+        gradients = self.gradients(weights)
+        climb_(self, weights, gradients, norm(gradients, foreach=self.foreach))
 
     @torch.no_grad()
     def second_step(self) -> None:

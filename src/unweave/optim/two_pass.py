@@ -49,18 +49,19 @@ def two_passes(
 
 
 def climb_(
-    optimizer: Wrapper, directions: list[Tensor], length: float | None, *, radii: list[float] | None = None
-) -> None:
+    optimizer: Wrapper, weights: list[Tensor], directions: list[Tensor], length: float | None, *,
+    radii: list[float] | None = None,
+) -> None:  # fmt: skip
     """Keep the weights and move each to w + rho direction / length; nothing moves if the length is zero.
 
     Args:
-        optimizer: its parameters with a gradient are moved.
-        directions: one a parameter.
+        optimizer: the method.
+        weights: its parameters with a gradient.
+        directions: one a weight.
         length: of all directions as one vector, mostly; None does not divide.
-        radii: rho of each parameter; its group's unless given.
+        radii: rho of each weight; its group's unless given.
     """
     optimizer.passed()
-    weights = optimizer.trained()
     optimizer.keep(weights)
     if radii is None:
         radii = [g["rho"] for g in optimizer.param_groups for p in g["params"] if p.grad is not None]

@@ -92,13 +92,13 @@ class Wrapper(Optimizer):
         """Call the closure for loss and gradients.
 
         Raises:
-            InputError: if it left no gradient, or a sparse one.
+            InputError: if it left no gradient.
         """
         self.backwards += 1
         self._counted = True
         with torch.enable_grad():
             loss = closure()
-        if not self.trained():
+        if not any(p.grad is not None for group in self.param_groups for p in group["params"]):
             raise InputError(
                 f"{type(self).__name__}: the closure left no gradient. It must run backward where gradients are "
                 "enabled."
@@ -129,31 +129,14 @@ class Wrapper(Optimizer):
             ) from error
 
     def trained(self) -> list[Tensor]:
-        """Parameters with a gradient, in the order of the groups.
-
-        Raises:
-            InputError: if a gradient is sparse; names the parameter.
-        """
-        found = []
-        for group in self.param_groups:
-            for at, p in enumerate(group["params"]):
-                if p.grad is None:
-                    continue
-                if p.grad.layout != torch.strided:
-                    names = group.get("param_names", ())
-                    name = names[at] if names else f"a parameter of shape {tuple(p.shape)}"
-                    raise InputError(
-                        f"{type(self).__name__} got a sparse gradient for {name}, which it cannot add to weights and "
-                        "back. Make its layer with sparse=False, or train it by an optimiser of its own."
-                    )
-                found.append(p)
-        return found
+        """Parameters with a gradient, in the order of the groups."""
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
 
     def gradients(self, weights: list[Tensor]) -> list[Tensor]:
         """Gradients of these parameters.
 
         Raises:
-            InputError: if one has none.
+            InputError: if one has none, or a sparse one; names the parameter.
         """
         found = [p.grad for p in weights if p.grad is not None]
         if len(found) < len(weights):
@@ -161,7 +144,20 @@ class Wrapper(Optimizer):
                 f"{type(self).__name__}: a later pass left no gradient where the first left one. The closure must use "
                 "the same parameters each time."
             )
+        for weight, gradient in zip(weights, found, strict=True):
+            if gradient.layout is not torch.strided:
+                raise InputError(
+                    f"{type(self).__name__} got a sparse gradient for {self._name(weight)}, which it cannot add to the "
+                    "weights. Make the layer with sparse=False, or train it by an optimiser of its own."
+                )
         return found
+
+    def _name(self, weight: Tensor) -> str:
+        for group in self.param_groups:
+            for p, name in zip(group["params"], group.get("param_names", ()), strict=False):
+                if p is weight:
+                    return str(name)
+        return f"a parameter of shape {tuple(weight.shape)}"
 
     def remember(self, weights: list[Tensor]) -> None:
         """Keep the gradients of these weights in the state, as "last"."""
