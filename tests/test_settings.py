@@ -29,6 +29,7 @@ from unweave.settings import (
     check,
     checked,
     described,
+    refuse_idle,
     settings,
 )
 
@@ -165,6 +166,25 @@ def test_inherited_settings_are_checked_and_named_by_the_class_made() -> None:
 
     with pytest.raises(InputError, match="More.lr"):
         More(lr=-1)
+
+
+def test_settings_that_would_do_nothing_are_refused() -> None:
+    @settings
+    class Draws:
+        transfer: Literal["none", "best"] = "best"
+        neighbours: Count = 200
+
+        def __post_init__(self) -> None:
+            if self.transfer == "none":
+                refuse_idle(self, "neighbours", because='transfer is "none"')
+
+    assert Draws(transfer="none").neighbours == 200
+    assert Draws(neighbours=5).neighbours == 5
+    with pytest.raises(InputError) as told:
+        Draws(transfer="none", neighbours=5)
+    assert str(told.value) == (
+        'Draws.neighbours=5 would do nothing, since transfer is "none". Leave it at 200.'
+    )
 
 
 def test_arguments_of_a_constructor() -> None:

@@ -146,6 +146,26 @@ def check(annotated: Any, values: Mapping[str, Any], *, owner: str = "") -> None
             raise InputError(_message(f"{owner or annotated.__name__}.{name}", value, expected[name]))
 
 
+def refuse_idle(of: Any, *names: str, because: str) -> None:
+    """Refuse settings that would do nothing beside others: for `__post_init__`, where those others are known.
+
+    Args:
+        of: the settings.
+        names: fields that are not read; at their defaults they pass, for nobody asked for them.
+        because: what makes them idle, as the end of a sentence ("soup is a function").
+
+    Raises:
+        InputError: at the first of them that is not at its default.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(of)}
+    for name in names:
+        if getattr(of, name) != defaults[name]:
+            raise InputError(
+                f"{type(of).__name__}.{name}={getattr(of, name)!r} would do nothing, since {because}. "
+                f"Leave it at {defaults[name]!r}."
+            )
+
+
 @cache
 def hints(annotated: Any) -> dict[str, Any]:
     """Name -> annotation with its ranges, of a class's fields or a function's arguments.

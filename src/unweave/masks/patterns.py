@@ -5,7 +5,6 @@ A pattern turns the scores of one weight into scores of its groups, and a choice
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..settings import Count, settings
 
 Reduce = Literal["l2", "sum", "mean"]
 
@@ -29,7 +29,7 @@ class Pattern(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Unstructured:
     """Every weight on its own."""
 
@@ -42,7 +42,7 @@ class Unstructured:
         return alive
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class NM:
     """n of every m consecutive weights along the input dimension live; the sparsity is 1 - n/m everywhere.
 
@@ -53,12 +53,17 @@ class NM:
         m: weights in a group; must divide the input dimension of every layer.
     """
 
-    n: int = 2
-    m: int = 4
+    n: Count = 2
+    m: Count = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n < self.m:
-            raise InputError(f"NM needs 1 <= n < m; got n={self.n}, m={self.m}. 2:4 is NM(2, 4).")
+        if self.n >= self.m:
+            raise InputError(f"NM needs n < m; got n={self.n}, m={self.m}. 2:4 is NM(2, 4).")
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that it removes, 1 - n/m."""
+        return 1 - self.n / self.m
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """Scores with each group in the last dimension, [..., in / m, m].
@@ -79,7 +84,7 @@ class NM:
         return alive.flatten(-2).movedim(-1, 1).contiguous()
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Block:
     """Blocks of rows x columns of the weight seen as a matrix [out, in * h * w] live or die whole.
 
@@ -92,13 +97,9 @@ class Block:
             square.
     """
 
-    rows: int
-    columns: int
+    rows: Count
+    columns: Count
     reduce: Reduce = "mean"
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.columns < 1:
-            raise InputError(f"Block needs at least 1 row and 1 column; got {self.rows} x {self.columns}.")
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """One score a block, [ceil(rows / block rows), ceil(columns / block columns)]."""
@@ -123,7 +124,7 @@ class Block:
         return padded.reshape(high, self.rows, wide, self.columns).sum((1, 3))
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Channel:
     """Whole output filters (rows of a linear layer, kernels of a convolution) live or die.
 

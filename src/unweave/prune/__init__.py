@@ -12,6 +12,7 @@ from ._adapter import SplitAdapter
 from ._sparse_feed_forward import SparseFeedForward
 from ._supermasks import Supermasks
 from .dsr import DSR
+from .dynamic import StaticMask
 from .exssnet import ExSSNeT
 from .gmp import GMP
 from .gradient import Gradient
@@ -73,6 +74,7 @@ __all__ = [
     "SoftFilter",
     "SparseGPT",
     "SparseModelSoup",
+    "StaticMask",
     "Supermasks",
     "SynFlow",
     "SynFlowPrune",

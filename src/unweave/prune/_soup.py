@@ -70,9 +70,7 @@ def recalibrate_(model: Module, data: Data[Any], *, share: float = 1.0) -> Modul
             m.reset_running_stats()
             m.momentum = None
             m.train()
-        for _, batch in zip(
-            range(ceil(share * data.steps)), data.batches(), strict=False
-        ):
+        for _, batch in zip(range(ceil(share * data.steps)), data.batches(), strict=False):
             data.task.outputs(model, batch)
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum

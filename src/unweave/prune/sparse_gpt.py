@@ -18,9 +18,9 @@ from torch.nn import Module, Parameter
 from ..errors import InputError
 from ..masks.patterns import NM, Unstructured
 from ..masks.scope import Scope
+from ..masks.select import lowest
 from ..paper import Paper
 from ..types import Data
-from ._dynamic import lowest
 from ._layerwise import walk
 
 
