@@ -12,8 +12,8 @@ from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.prune import ExSSNeT
-from unweave.prune import exssnet as module
-from unweave.prune._supermasks import _Straight, top
+from unweave.prune.exssnet import exssnet as module
+from unweave.prune.exssnet.supermasks import _Straight, top
 
 
 def task(seed: int) -> Data:
@@ -127,7 +127,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[dic
         states.append({k: v.clone() for k, v in model.state_dict().items()})
         return accuracies[len(states) - 1]
 
-    monkeypatch.setattr(module, "_accuracy", judge)
+    monkeypatch.setattr(module, "accuracy", judge)
     return states
 
 
@@ -190,13 +190,13 @@ def test_warns_when_full() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="density must be in"):
+    with pytest.raises(InputError, match="ExSSNeT.density must be above 0 and at most 1; got 0.0"):
         ExSSNeT(density=0.0)
-    with pytest.raises(InputError, match=r"validation must be in \[0, 1\)"):
+    with pytest.raises(InputError, match=r"validation must be at least 0 and below 1; got 1\.0\. It is the share of a task"):
         ExSSNeT(validation=1.0)
     with pytest.raises(InputError, match="beside the 95 for validation"):
         method(validation=0.999).apply(shape(), [task(0).subset(range(95))], rng=seeded(0))
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="mask_epochs must be a whole number at least 1"):
         ExSSNeT(mask_epochs=0)
     with pytest.raises(InputError, match="learnt 0 tasks"):
         method().start(shape(), rng=seeded(0)).subnetwork(0)

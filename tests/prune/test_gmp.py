@@ -61,9 +61,9 @@ def test_trains_on_after_the_last_cut() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match=r"GMP\.initial must lie in \[0, 0.5\]"):
+    with pytest.raises(InputError, match=r"GMP\.initial must be at most 0\.5"):
         GMP(budget=Global(0.5), initial=0.6)
     with pytest.raises(InputError, match="start < end"):
         GMP(start=0.5, end=0.5)
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="GMP.every must be a whole number at least 1; got 0"):
         GMP(every=0)

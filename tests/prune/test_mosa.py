@@ -11,7 +11,7 @@ from tests.contract import world
 from unweave import seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.prune import MoSA
-from unweave.prune._adapter import Adapted, SplitAdapter
+from unweave.prune.mosa import Adapted, SplitAdapter
 from unweave.tasks import predict
 
 

@@ -6,7 +6,7 @@ import torch
 from tests.prune.world import convolutional, images, points, trained
 from unweave import Mask, seeded
 from unweave.errors import EmptyDataError, InputError
-from unweave.masks import silence
+from unweave.masks.silence import silence
 from unweave.prune import NM, Channel, Global, Magnitude, Prune, RandomScores, Scope, Uniform
 
 

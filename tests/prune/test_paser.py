@@ -16,8 +16,9 @@ from tests.prune.world import assert_untouched, state
 from unweave import Data, seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.prune import PASER, Global, Prune
-from unweave.prune._clusters import affinity, assign, diffusion, diffusion_clusters
-from unweave.prune._recovery import Consistency, apportion, divergence, fill, key_phrases, reading
+from unweave.prune.paser.answers import divergence, reading
+from unweave.prune.paser.budget import Consistency, apportion, fill, key_phrases
+from unweave.prune.paser.clusters import affinity, assign, diffusion, diffusion_clusters
 from unweave.tasks import CausalLM
 
 TWO = lambda embeddings: torch.arange(len(embeddings)) % 2  # noqa: E731

@@ -8,7 +8,7 @@ from tests.language_world import llama, text
 from unweave import seeded
 from unweave.errors import InputError
 from unweave.prune import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
-from unweave.prune.prosparse import activations, calibrate_threshold, feed_forwards, substitute
+from unweave.prune.prosparse.prosparse import activations, feed_forwards, substitute
 
 
 def test_fatrelu_gives_exact_zeros() -> None:
@@ -18,7 +18,7 @@ def test_fatrelu_gives_exact_zeros() -> None:
 
 
 def test_the_schedule_is_flat_at_its_peaks_and_rises_between() -> None:
-    how = ProSparse(relu=0.1, warm=0.1, peaks=(1.0, 3.0, 4.0), hold=0.2)
+    how = ProSparse(relu=0.1, warm=0.1, peaks=(1.0, 3.0, 4.0), plateau=0.2)
     found = [how.penalty(t, 1000) for t in range(1000)]
     assert set(found[:100]) == {0.0}
     assert set(found[100:200]) == {1.0}
@@ -70,13 +70,6 @@ def test_the_penalty_raises_sparsity_and_zeros_not_only_sizes() -> None:
         for name, peaks in (("none", (1e-9,)), ("some", (5.0, 50.0)))
     }
     assert sum(found["some"]) / 2 > sum(found["none"]) / 2 + 0.1
-
-
-def test_the_threshold_is_the_largest_within_the_tolerance() -> None:
-    model, data = substitute(llama()), text(160)
-    free = calibrate_threshold(model, data, (0.1, 0.5, 100.0), tolerance=1e9)
-    none = calibrate_threshold(model, data, (0.1, 0.5, 100.0), tolerance=-1.0)
-    assert (free, none) == (100.0, 0.0)
 
 
 def test_skipping_rows_changes_nothing() -> None:

@@ -8,7 +8,7 @@ from tests.prune.world import RECIPE, network, points, trained
 from unweave import Mask, Supervised, seeded
 from unweave.errors import InputError
 from unweave.prune import SparseModelSoup, sparse_model_soups
-from unweave.prune._soup import average, recalibrate_
+from unweave.prune.sparse_model_soups import average, recalibrate_
 
 SIZE = 6 * 16 + 16 * 3
 NORMED = Supervised(network=lambda: network(batch_norm=True), epochs=5, lr=0.1)
@@ -141,7 +141,7 @@ def test_refuses() -> None:
         soup(copies=(1, 2, 3))
     with pytest.raises(InputError, match="recalibrate"):
         soup(recalibrate=0.0)
-    with pytest.raises(InputError, match="cycles and epochs"):
+    with pytest.raises(InputError, match="epochs must be a whole number at least 1"):
         soup(epochs=0)
     with pytest.raises(InputError, match="already prunes"):
         soup(recipe=Supervised(network=network, prune=soup()))

@@ -74,9 +74,9 @@ def test_weights_once_cut_stay_cut() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="iterations must be at least 1"):
+    with pytest.raises(InputError, match="iterations must be a whole number at least 1"):
         SynFlowPrune(iterations=0)
-    with pytest.raises(InputError, match="sparsity must be in"):
+    with pytest.raises(InputError, match="sparsity must be at least 0 and below 1"):
         SynFlowPrune(sparsity=1.0)
     with pytest.raises(EmptyDataError, match="SynFlow needs"):
         SynFlow().score(mlp(6, 3), points().subset([]))

@@ -156,7 +156,6 @@ def show(folder: Path) -> None:
 def _edit(asked: Any) -> Any:
     from .. import prune
 
-    sparsity = 0.9 if asked.sparsity is None else asked.sparsity
     pattern: Any
     if asked.pattern == "unstructured":
         pattern = prune.Unstructured()
@@ -169,6 +168,8 @@ def _edit(asked: Any) -> Any:
                 f'--pattern must be "unstructured", "channel" or N:M such as "2:4"; got {asked.pattern!r}.'
             )
         pattern = prune.NM(n=int(n), m=int(m))
+    fixed = pattern.sparsity if isinstance(pattern, prune.NM) else 0.9
+    sparsity = fixed if asked.sparsity is None else asked.sparsity
     budget: Any = {"global": prune.Global, "uniform": prune.Uniform, "erk": prune.ERK}[asked.budget](sparsity)
     if asked.shrink and asked.pattern != "channel":
         raise InputError("--shrink removes whole channels; it needs --pattern channel.")

@@ -5,14 +5,15 @@ A pattern turns the scores of one weight into scores of its groups, and a choice
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from math import isclose
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..settings import Count, settings
+from ..settings import Count, refuse_idle, settings
 
 Reduce = Literal["l2", "sum", "mean"]
 
@@ -64,6 +65,9 @@ class NM:
     def sparsity(self) -> float:
         """Share of the weights that it removes, 1 - n/m."""
         return 1 - self.n / self.m
+
+    def __str__(self) -> str:
+        return f"NM({self.n}, {self.m})"
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """Scores with each group in the last dimension, [..., in / m, m].
@@ -147,3 +151,35 @@ class Channel:
         """Every entry takes its filter's fate."""
         whole: Tensor = alive.reshape(len(alive), *(1 for _ in like.shape[1:])).expand(like.shape)
         return whole.clone()
+
+
+def refuse_own_sparsity(of: Any, name: str, sparsity: float) -> None:
+    """Refuse a sparsity beside a pattern that sets another one.
+
+    Args:
+        of: settings with a `pattern`.
+        name: of their field that says how much lives; at its default it passes.
+        sparsity: that it asks for.
+
+    Raises:
+        InputError: naming both.
+    """
+    if isinstance(of.pattern, NM) and not isclose(of.pattern.sparsity, sparsity):
+        refuse_idle(of, name, because=f"{of.pattern} sets its own sparsity, {of.pattern.sparsity:g}")
+
+
+def require_rising(of: Any, instead: str) -> None:
+    """Refuse a pattern that sets its own sparsity where sparsity rises step by step.
+
+    Args:
+        of: settings with a `pattern`.
+        instead: what to use with such a pattern.
+
+    Raises:
+        InputError: naming both.
+    """
+    if isinstance(of.pattern, NM):
+        raise InputError(
+            f"{type(of).__name__} removes weights step by step; {of.pattern} sets its own sparsity, at once. "
+            f"Use {instead}."
+        )

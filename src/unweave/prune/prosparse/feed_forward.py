@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from ..errors import InputError
+from ...errors import InputError
 
 
 class SparseFeedForward(Module):
