@@ -160,7 +160,9 @@ def test_names_the_layer_that_would_be_fully_pruned() -> None:
 @pytest.mark.parametrize("budget", [Global, Uniform, ERK, PerOutput])
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan")])
 def test_refuses_sparsity_outside_the_unit_interval(budget, sparsity: float) -> None:
-    with pytest.raises(InputError, match=r"sparsity must be at least 0 and below 1; .* It is the share of weights to remove"):
+    with pytest.raises(
+        InputError, match=r"sparsity must be at least 0 and below 1; .* It is the share of weights to remove"
+    ):
         budget(sparsity)
 
 

@@ -65,6 +65,15 @@ def test_channels_are_silent() -> None:
     }
 
 
+def test_an_own_sparsity_of_the_pattern_takes_no_other_budget() -> None:
+    for budget in (Global(0.9), Uniform(0.5), Uniform(2 / 3)):  # the default says nothing, the others agree
+        Prune(pattern=NM(1, 3) if budget.sparsity == 2 / 3 else NM(2, 4), budget=budget)
+    with pytest.raises(
+        InputError, match=r"Prune\.budget=Uniform\(sparsity=0\.6\) would do nothing, since NM\(2, 4\)"
+    ):
+        Prune(pattern=NM(2, 4), budget=Uniform(0.6))
+
+
 def test_two_of_four() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3))
     pruned = Prune(pattern=NM(2, 4)).apply(model, points(), rng=seeded(0))

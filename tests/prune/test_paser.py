@@ -371,9 +371,15 @@ def test_refuses() -> None:
         (partial(PASER, clusters=(5, 3)), "clusters"),
         (partial(PASER, neighbours=0), "neighbours"),
         (partial(PASER, landmarks=1), "landmarks"),
-        (partial(PASER, degradation="l2"), "degradation must be one of"),
-        (partial(PASER, allocation="most"), "allocation must be one of"),
+        (partial(PASER, degradation="l2"), "degradation must be"),
+        (partial(PASER, allocation="most"), "allocation must be"),
         (partial(PASER, concepts="words"), "concepts"),
+        (
+            partial(PASER, clusters=TWO, neighbours=5),
+            "neighbours=5 would do nothing, since clusters is a function",
+        ),
+        (partial(PASER, clusters=TWO, landmarks=5), "landmarks=5 would do nothing"),
+        (lambda: PLAIN.select(llama(), llama(), text(), rng=None), "torch.Generator"),
     ):
         with pytest.raises(InputError, match=match):
             make()

@@ -144,6 +144,10 @@ def test_refuses() -> None:
     for bad in ({"n": 0}, {"n": 4, "m": 4}, {"flow": "odd"}, {"dense": 0.6, "finetune": 0.5}, {"lr": 0.0}):
         with pytest.raises(InputError, match="ProgressiveNM"):
             ProgressiveNM(**bad)
+    with pytest.raises(InputError, match='pull=0.3 would do nothing, since flow is "ste"'):
+        ProgressiveNM(flow="ste", pull=0.3)
+    with pytest.raises(InputError, match='backward=.ste. would do nothing, since flow is "sr-ste"'):
+        ProgressiveNM(flow="sr-ste", backward="ste")
     with pytest.raises(InputError, match=r"groups of 16 inputs; .* 0.weight \(8\)"):
         ProgressiveNM(n=1, m=16, scope=Scope()).apply(net(), data, rng=seeded(0))
     with pytest.raises(InputError, match="groups of 64"):

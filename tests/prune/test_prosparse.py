@@ -89,10 +89,15 @@ def test_refuses() -> None:
         {"peaks": ()},
         {"threshold": -1.0},
         {"lr": 0.0},
+        {"relu": 1.0, "warm": 0.0, "plateau": 0.0},
+        {"peaks": (0.0, 1.0)},
+        {"peaks": (1.0, 1.0)},
     ):
         with pytest.raises(InputError, match="ProSparse"):
             ProSparse(**bad)
     with pytest.raises(InputError, match="FATReLU"):
         FATReLU(-0.1)
     with pytest.raises(InputError, match="no gated feed-forward"):
-        ProSparse().apply(world.model(), world.points()[0], rng=seeded(0))
+        ProSparse().apply(world.model(), text(160), rng=seeded(0))
+    with pytest.raises(InputError, match="ProSparse needs a task that is CausalLM"):
+        ProSparse().apply(llama(), world.points()[0], rng=seeded(0))

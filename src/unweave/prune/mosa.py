@@ -194,10 +194,10 @@ class SplitAdapter(Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         stored = state_dict.get(f"{prefix}keep")
         if stored is not None and stored.shape != self.keep.shape:
-            held, have = ("merged", "in pieces") if stored.numel() == 0 else ("in pieces", "merged")
+            given, own = ("merged", "in pieces") if stored.numel() == 0 else ("in pieces", "merged")
             raise InputError(
-                f"{prefix[:-1]}: the weights are of an adapter that is {held}; this one is {have}. "
-                f"{'Call merge_() before loading.' if held == 'merged' else 'Make the adapter anew before loading.'}"
+                f"{prefix[:-1]}: the weights are of an adapter that is {given}; this one is {own}. "
+                f"{'Call merge_() before loading.' if given == 'merged' else 'Make the adapter anew before loading.'}"
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -117,13 +117,13 @@ class ProgressiveNM:
         data.require_examples("ProgressiveNM")
         trained, given = deepcopy(model), Mask.of(model)
         steps = self.epochs * data.steps
-        held = self.attach_(trained, steps)
-        hold = Mask({_inner(n, held): alive for n, alive in given.keep.items()}) if given else None
+        clocks = self.attach_(trained, steps)
+        hold = Mask({_inner(n, clocks): alive for n, alive in given.keep.items()}) if given else None
         weights = [p for p in trained.parameters() if p.requires_grad]
         optimizer = AdamW(weights, self.lr, weight_decay=self.weight_decay)
 
         def tick(step: Step) -> None:
-            for fading in held.values():
+            for fading in clocks.values():
                 fading.step += 1
 
         fit_(
@@ -144,11 +144,11 @@ class ProgressiveNM:
                 f"ProgressiveNM: the flow goes through groups of {widest} inputs; not a multiple of it are the "
                 f"inputs of {', '.join(wrong)}. Leave them out of the scope, or choose another m."
             )
-        held = {}
+        clocks = {}
         for name, layer, _ in layers:
-            held[name] = Fading(self, steps)
-            parametrize.register_parametrization(layer, "weight", held[name])
-        return held
+            clocks[name] = Fading(self, steps)
+            parametrize.register_parametrization(layer, "weight", clocks[name])
+        return clocks
 
 
 class Fading(Module):
@@ -221,8 +221,8 @@ def freeze_(model: Module) -> Module:
     return model
 
 
-def _inner(name: str, held: dict[str, Fading]) -> str:
-    if name not in held:
+def _inner(name: str, clocks: dict[str, Fading]) -> str:
+    if name not in clocks:
         return name
     layer, _, weight = name.rpartition(".")
     return f"{layer}.parametrizations.{weight}.original".lstrip(".")

@@ -134,14 +134,14 @@ class SparseModelSoup:
             InputError: if `data` is too small to split, or a layer would lose all its weights.
         """
         data.require_examples("SparseModelSoup")
-        train, judge = set_aside(data, self.validation, who="SparseModelSoup", rng=rng)
+        train, kept = set_aside(data, self.validation, who="SparseModelSoup", rng=rng)
         current, mask = deepcopy(model), Mask.of(model)
         for cycle in range(self.cycles):
             density = (1 - self.sparsity) ** ((cycle + 1) / self.cycles)
             scores = Magnitude(scope=self.scope).score(current, train)
             mask = select(scores, self.pattern, Global(1 - density)) & mask
             mask.apply_(current)
-            current = self._mix(self._retrain(current, mask, train, cycle, rng), train, judge)
+            current = self._mix(self._retrain(current, mask, train, cycle, rng), train, kept)
         return current
 
     def _retrain(
@@ -163,10 +163,10 @@ class SparseModelSoup:
             jobs.append((recipe, epochs, lr, shared + i if self.vary == "seed" else shared))
         return parallel_map(partial(_retrained, model, mask, train), jobs, jobs=self.jobs, label="copies")
 
-    def _mix(self, copies: list[Module], train: Data[Any], judge: Data[Any]) -> Module:
+    def _mix(self, copies: list[Module], train: Data[Any], kept: Data[Any]) -> Module:
         if len(copies) == 1:
             return copies[0]
-        quality = [_quality(copy, judge) for copy in copies]
+        quality = [_quality(copy, kept) for copy in copies]
         ranked = sorted(range(len(copies)), key=lambda i: -quality[i])
         blend = partial(self._blend, copies, train)
         if self.soup == "uniform":
@@ -175,11 +175,11 @@ class SparseModelSoup:
             chosen, soup, best = ranked[:1], copies[ranked[0]], quality[ranked[0]]
             for i in ranked[1:]:
                 tried = blend([float(j in [*chosen, i]) / (len(chosen) + 1) for j in range(len(copies))])
-                if (now := _quality(tried, judge)) >= best:
+                if (now := _quality(tried, kept)) >= best:
                     chosen, soup, best = [*chosen, i], tried, now
         else:
             soup = blend(list(self.soup(quality)))
-        if (reached := _quality(soup, judge)) < min(quality):
+        if (reached := _quality(soup, kept)) < min(quality):
             warnings.warn(
                 f"SparseModelSoup: the soup ({reached:.3g}) is worse on validation data than its worst copy "
                 f"({min(quality):.3g}); the best copy is taken. Copies are too far apart: lower lr or epochs.",

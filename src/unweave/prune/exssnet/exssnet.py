@@ -112,9 +112,9 @@ class ExSSNeT:
         requires(data.task, Labelled, "ExSSNeT")
         if self.transfer != "none":
             requires(data.task, Representing, f'ExSSNeT(transfer="{self.transfer}")')
-        judge: Data[Any] | None = None
+        kept: Data[Any] | None = None
         if self.validation:
-            data, judge = set_aside(data, self.validation, who="ExSSNeT", rng=rng)
+            data, kept = set_aside(data, self.validation, who="ExSSNeT", rng=rng)
         net, classes = deepcopy(net), data.task.classes
         scores = self._initial(net, data, child(rng))
         work = nn.Sequential(_fresh(net.backbone), Head(classes))
@@ -123,7 +123,7 @@ class ExSSNeT:
             layer = work[0].get_submodule(name.rpartition(".")[0])
             parametrize.register_parametrization(layer, "weight", TopK(scores[name], self.density))
         trained = [m.scores for m in work.modules() if isinstance(m, TopK)]
-        _train(work, data, trained, self.mask_epochs, self.mask_lr, rng, judge=judge)
+        _train(work, data, trained, self.mask_epochs, self.mask_lr, rng, kept=kept)
         found = [m.scores.detach() for m in work.modules() if isinstance(m, TopK)]
         mask = Mask({n: top(s.abs(), self.density) for n, s in zip(weights, found, strict=True)})
         for name in weights:
@@ -138,7 +138,7 @@ class ExSSNeT:
         if self.weight_epochs and free.count():
             living = [work[0].get_parameter(n).requires_grad_(True) for n in weights]
             only = Mask({f"0.{n}": alive for n, alive in free.keep.items()})
-            _train(work, data, living, self.weight_epochs, self.weight_lr, rng, only, judge, untrained=True)
+            _train(work, data, living, self.weight_epochs, self.weight_lr, rng, only, kept, untrained=True)
             with torch.no_grad():
                 for name, alive in free.keep.items():
                     net.backbone.get_parameter(name)[alive] = work[0].get_parameter(name)[alive]
@@ -170,17 +170,17 @@ class ExSSNeT:
 
         part = data.subset(range(max(3, ceil(self.share * len(data)))) if len(data) > 3 else range(len(data)))
         labels, cut = read_labels(part).numpy(), round(0.66 * len(part))
-        accuracy = []
+        right = []
         for task in range(len(net.masks)):
             net_of = net.subnetwork(task, classes=data.task.classes)
             features = predict(net_of, part, data.task.features).numpy()
             # as many neighbours as there are examples would give every example the same answer
-            judge = KNeighborsClassifier(min(self.neighbours, max(1, cut // 10))).fit(
+            classifier = KNeighborsClassifier(min(self.neighbours, max(1, cut // 10))).fit(
                 features[:cut], labels[:cut]
             )
-            accuracy.append(float((judge.predict(features[cut:]) == labels[cut:]).mean()))
-        better = [t for t, a in enumerate(accuracy) if a > 1 / data.task.classes]
-        return sorted(better, key=lambda t: -accuracy[t])
+            right.append(float((classifier.predict(features[cut:]) == labels[cut:]).mean()))
+        better = [t for t, a in enumerate(right) if a > 1 / data.task.classes]
+        return sorted(better, key=lambda t: -right[t])
 
 
 def _fresh(backbone: Module) -> Module:
@@ -199,7 +199,7 @@ def _train(
     lr: float,
     rng: Generator,
     only: Mask | None = None,
-    judge: Data[Any] | None = None,
+    kept: Data[Any] | None = None,
     untrained: bool = False,
 ) -> None:
     optimizer = Adam(trained, lr)
@@ -207,12 +207,12 @@ def _train(
     fit = partial(
         fit_, model, data, mean_loss(data), optimizer, schedule=schedule, only=only, rng=rng, label="task"
     )
-    if judge is None:
+    if kept is None:
         fit(epochs=epochs)
         return
-    best, state = (accuracy(model, judge) if untrained else -1.0), deepcopy(model.state_dict())
+    best, state = (accuracy(model, kept) if untrained else -1.0), deepcopy(model.state_dict())
     for _ in range(epochs):  # one training an epoch, so that a resumed run judges the same states again
         fit(epochs=1)
-        if (reached := accuracy(model, judge)) >= best:
+        if (reached := accuracy(model, kept)) >= best:
             best, state = reached, deepcopy(model.state_dict())
     model.load_state_dict(state)
