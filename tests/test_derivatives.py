@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from unweave.derivatives import (
     fisher_diagonal,
     gradient_rows,
     hessian_product,
+    named_hessian_product,
     probe,
     softmax_ggn_product,
     summed_gradients,
@@ -265,3 +268,34 @@ def test_a_point_reads_rows_and_fisher_diagonal_at_itself() -> None:
     torch.testing.assert_close(
         p.fisher_diagonal(points()), fisher_diagonal(p.outputs, p.space, p.weights, points(), 1)
     )
+@pytest.mark.parametrize("batch_size", [2, 7])
+def test_the_hessian_by_name_is_that_of_the_mean_loss(batch_size: int) -> None:
+    # two of three weights: the product is the Hessian's block of these alone
+    model, data = net().eval(), points(batch_size=batch_size)
+    weights = {n: p for n, p in model.named_parameters() if n in ("0.weight", "3.weight")}
+    vector = {n: torch.randn(p.shape, generator=seeded(2), dtype=torch.float64) for n, p in weights.items()}
+    found = named_hessian_product(model, data, weights, vector)
+    inputs, labels = data.examples.tensors
+
+    def loss(*leaves: Tensor) -> Tensor:
+        moved = torch.func.functional_call(model, dict(zip(weights, leaves, strict=True)), (inputs,))
+        return nn.functional.cross_entropy(moved, labels)
+
+    _, expected = torch.autograd.functional.hvp(loss, tuple(weights.values()), tuple(vector.values()))
+    for product, naive in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(product, naive)
+
+
+def test_the_hessian_of_a_loss_linear_in_the_weights_is_zero() -> None:
+    class Linear:
+        def losses(self, model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return model(batch[0])[:, 0]
+
+        outputs = losses
+
+    model = nn.Linear(3, 1).double()
+    data = replace(points(), task=Linear())
+    weights = dict(model.named_parameters())
+    vector = {n: torch.ones_like(p) for n, p in weights.items()}
+    found = named_hessian_product(model, data, weights, vector)
+    assert not any(product.any() for product in found.values())

@@ -29,7 +29,7 @@ from unweave.settings import (
     check,
     checked,
     described,
-    refuse_unread,
+    refuse_idle,
     settings,
 )
 
@@ -168,6 +168,25 @@ def test_inherited_settings_are_checked_and_named_by_the_class_made() -> None:
         More(lr=-1)
 
 
+def test_settings_that_would_do_nothing_are_refused() -> None:
+    @settings
+    class Draws:
+        transfer: Literal["none", "best"] = "best"
+        neighbours: Count = 200
+
+        def __post_init__(self) -> None:
+            if self.transfer == "none":
+                refuse_idle(self, "neighbours", because='transfer is "none"')
+
+    assert Draws(transfer="none").neighbours == 200
+    assert Draws(neighbours=5).neighbours == 5
+    with pytest.raises(InputError) as told:
+        Draws(transfer="none", neighbours=5)
+    assert str(told.value) == (
+        'Draws.neighbours=5 would do nothing since transfer is "none". Leave it at 200.'
+    )
+
+
 def test_arguments_of_a_constructor() -> None:
     class Optimiser:
         @checked
@@ -210,13 +229,13 @@ def test_a_field_that_nothing_reads_is_refused_where_it_was_changed() -> None:
 
         def __post_init__(self) -> None:
             if self.kind == "a":
-                refuse_unread(self, "rate", "size", when="with kind='a'")
+                refuse_idle(self, "rate", "size", when="with kind='a'")
 
     Method()
     Method(rate=0.5)
     Method(kind="b", rate=1.0, size=3)
     with pytest.raises(InputError) as found:
         Method(rate=1.0)
-    assert str(found.value) == "Method.rate is not read with kind='a'; got 1.0. Leave it out."
-    with pytest.raises(InputError, match="Method.size is not read with kind='a'; got 3"):
+    assert str(found.value) == "Method.rate=1.0. Leave it out. would do nothing with kind='a'"
+    with pytest.raises(InputError, match="Method.size=3 would do nothing with kind='a'"):
         Method(size=3)

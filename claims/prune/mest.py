@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from claims.framework import Claim
 from claims.prune._sparse_training import SETS, SETTINGS, UNIT, accuracy, mean
-from unweave.prune import MEST, SET, Uniform
+from unweave.prune import MEST, SET, StaticMask, Uniform
 
-EVERY, NEVER, BUDGET = 30, 10**9, Uniform(0.9)
+EVERY, BUDGET = 30, Uniform(0.9)
 METHODS = {
     "MEST": MEST(budget=BUDGET, every=EVERY, ratio=0.02),
     "MEST EM&S": MEST(budget=BUDGET, every=EVERY, ratio=0.05, mode="em&s"),
     "SET": SET(budget=BUDGET, every=EVERY),
-    "static uniform": SET(budget=BUDGET, every=NEVER),
+    "static uniform": StaticMask(budget=BUDGET),
 }
 
 claim = Claim(

@@ -21,7 +21,7 @@ from unweave import Data, Mask, Supervised, fit_, seeded
 from unweave.fit.recipe import mean_loss
 from unweave.parallel import build_models
 from unweave.prune import PASER, Global, Magnitude, Prune, Scope
-from unweave.prune._recovery import fill
+from unweave.prune.paser.budget import fill
 from unweave.tasks import CausalLM, predict
 
 LETTERS, VOWELS = "abcdefghijkl", "aei"

@@ -47,8 +47,8 @@ def measure(seed: int) -> dict[str, float]:
         start = Supervised(network=partial(mlp, *sizes), init_seed=seed).initial(seeded(seed))
         for p, (n, m) in PATTERNS.items():
             for r in RECIPES:
-                recipe = "sdgf-step" if r == "sdgf-geometric" and 8 * m > 64 else r
-                how = ProgressiveNM(n=n, m=m, recipe=recipe, epochs=40 if s == "digits" else 20, scope=scope)
+                flow = "sdgf-step" if r == "sdgf-geometric" and 8 * m > 64 else r
+                how = ProgressiveNM(n=n, m=m, flow=flow, epochs=40 if s == "digits" else 20, scope=scope)
                 found[f"{s}, {r}, {p}"] = accuracy(how.apply(start, train, rng=seeded(seed)), heldout)
     return found
 

@@ -16,9 +16,9 @@ from unweave.prune.prosparse import set_threshold_
 PEAKS = (0.5, 5.0)
 METHODS = {
     "ReLU": ProSparse(peaks=(1e-9,), threshold=0.0, epochs=3),
-    "constant": ProSparse(relu=0.0, warm=1.0, hold=0.0, peaks=(PEAKS[-1],), threshold=0.0, epochs=3),
+    "constant": ProSparse(relu=0.0, warm=1.0, plateau=0.0, peaks=(PEAKS[-1],), threshold=0.0, epochs=3),
     "constant, half": ProSparse(
-        relu=0.0, warm=1.0, hold=0.0, peaks=(PEAKS[-1] / 2,), threshold=0.0, epochs=3
+        relu=0.0, warm=1.0, plateau=0.0, peaks=(PEAKS[-1] / 2,), threshold=0.0, epochs=3
     ),
     "ProSparse": ProSparse(peaks=PEAKS, threshold=0.0, epochs=3),
 }

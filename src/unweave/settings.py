@@ -148,22 +148,23 @@ def check(annotated: Any, values: Mapping[str, Any], *, owner: str = "") -> None
             raise InputError(_message(f"{owner or annotated.__name__}.{name}", value, expected[name]))
 
 
-def refuse_unread(made: Any, *names: str, when: str) -> None:
-    """Refuse fields that were given though nothing reads them; a default counts as not given.
+def refuse_idle(of: Any, *names: str, when: str) -> None:
+    """Refuse settings that would do nothing beside others: for `__post_init__`, where those others are known.
 
     Args:
-        made: a settings object; called from its `__post_init__`.
-        names: of the fields.
-        when: nothing reads them, in words ("with optimizer='adam'").
+        of: the settings.
+        names: fields that are not read; at their defaults they pass, for nobody asked for them.
+        when: what makes them idle, as the end of a sentence ("with optimizer='adam'", "since soup is a function").
 
     Raises:
-        InputError: at the first field that differs from its default.
+        InputError: at the first of them that is not at its default.
     """
-    for field in dataclasses.fields(made):
-        value = getattr(made, field.name)
-        if field.name in names and value != field.default:
+    defaults = {f.name: f.default for f in dataclasses.fields(of)}
+    for name in names:
+        if getattr(of, name) != defaults[name]:
             raise InputError(
-                f"{type(made).__name__}.{field.name} is not read {when}; got {value!r}. Leave it out."
+                f"{type(of).__name__}.{name}={getattr(of, name)!r} would do nothing {when}. "
+                f"Leave it at {defaults[name]!r}."
             )
 
 

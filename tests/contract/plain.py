@@ -119,7 +119,7 @@ def _rows() -> list[PlainRow]:
 
     from unweave import augment, optim, prune
 
-    static = partial(_sparse, prune.SET(every=1000))
+    static = partial(_sparse, prune.StaticMask())
     return [
         PlainRow(
             name="AAER",
@@ -149,7 +149,7 @@ def _rows() -> list[PlainRow]:
         PlainRow(
             name="MEST",
             run=partial(_sparse, prune.MEST(every=4)),
-            off=partial(_sparse, prune.SET(budget=prune.Uniform(0.9), every=1000)),
+            off=partial(_sparse, prune.StaticMask(budget=prune.Uniform(0.9))),
             bad=((lambda: prune.MEST(ratio=0.5), "ratio"),),
         ),
         PlainRow(

@@ -160,16 +160,18 @@ def test_names_the_layer_that_would_be_fully_pruned() -> None:
 @pytest.mark.parametrize("budget", [Global, Uniform, ERK, PerOutput])
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan")])
 def test_refuses_sparsity_outside_the_unit_interval(budget, sparsity: float) -> None:
-    with pytest.raises(InputError, match=r"sparsity must be in \[0, 1\)"):
+    with pytest.raises(
+        InputError, match=r"sparsity must be at least 0 and below 1; .* It is the share of weights to remove"
+    ):
         budget(sparsity)
 
 
 def test_refuses_what_cannot_be_grouped() -> None:
     with pytest.raises(InputError, match="divisible by 4"):
         select({"w": torch.ones(2, 6)}, NM(2, 4))
-    with pytest.raises(InputError, match="1 <= n < m"):
+    with pytest.raises(InputError, match="n < m"):
         NM(4, 4)
-    with pytest.raises(InputError, match="at least 1 row"):
+    with pytest.raises(InputError, match="Block.rows must be a whole number at least 1"):
         Block(0, 2)
     with pytest.raises(InputError, match="within a row"):
         select({"w": torch.ones(2, 4)}, Channel(), PerOutput(0.5))

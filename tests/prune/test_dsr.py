@@ -60,5 +60,7 @@ def test_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match=r"DSR.rate must be in \(0, 1\]; got 0"):
+    with pytest.raises(
+        InputError, match=r"DSR\.rate must be above 0 and at most 1; got 0\.0\. It is the share of all living"
+    ):
         DSR(budget=ERK(0.9), rate=0.0)

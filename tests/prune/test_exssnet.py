@@ -12,8 +12,9 @@ from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.prune import ExSSNeT
-from unweave.prune import exssnet as module
-from unweave.prune._supermasks import _Straight, top
+from unweave.prune.exssnet import exssnet as module
+from unweave.prune.exssnet.supermasks import _Straight, top
+from unweave.tasks import CausalLM
 
 
 def task(seed: int) -> Data:
@@ -23,9 +24,8 @@ def task(seed: int) -> Data:
 
 
 def method(**fields) -> ExSSNeT:
-    return ExSSNeT(
-        **{"density": 0.3, "mask_epochs": 6, "weight_epochs": 6, "weight_lr": 0.01, "mask_lr": 0.05} | fields
-    )
+    weights = {} if fields.get("weight_epochs") == 0 else {"weight_epochs": 6, "weight_lr": 0.01}
+    return ExSSNeT(**{"density": 0.3, "mask_epochs": 6, "mask_lr": 0.05} | weights | fields)
 
 
 def shape(batch_norm: bool = True) -> torch.nn.Module:
@@ -93,6 +93,32 @@ def test_transfer_picks_the_task_it_is_a_copy_of() -> None:
     assert m.sources(m.start(shape(), rng=seeded(0)), task(0)) == []
 
 
+def told(monkeypatch: pytest.MonkeyPatch, features: list[Tensor]) -> None:
+    """Let earlier tasks have these features."""
+    given = iter(features)
+    monkeypatch.setattr(module, "predict", lambda *_: next(given))
+
+
+def test_only_tasks_better_than_chance_are_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    m = method(neighbours=1, share=1.0)
+    net = method(transfer="none", mask_epochs=1, weight_epochs=0).apply(shape(), [task(0)] * 3, rng=seeded(0))
+    # features are the labels in the 20 examples learnt from; in the 10 judged 0, 10 and 4 are right
+    labels = torch.arange(30) % 3
+    none, some = labels.clone(), labels.clone()
+    none[20:] = (labels[20:] + 1) % 3
+    some[24:] = none[24:]
+    told(monkeypatch, [f[:, None].float() for f in (none, labels, some)])
+    three = of_tensors(torch.zeros(30, 6), labels, classes=3, batch_size=16)
+    assert m.sources(net, three) == [1, 2]
+    # 8 learnt from and 4 judged, one of them right: of 4 classes that is chance
+    labels = torch.arange(12) % 4
+    chance = labels.clone()
+    chance[8:11] += 1
+    told(monkeypatch, [chance[:, None].float()] * 3)
+    four = of_tensors(torch.zeros(12, 6), labels, classes=4, batch_size=16)
+    assert m.sources(net, four) == []
+
+
 def test_transfer_judges_with_few_examples_too() -> None:
     m = method(share=1.0)  # 200 neighbours, as the paper's code has: more than there are examples
     net = m.apply(shape(), [task(0)], rng=seeded(0))
@@ -127,7 +153,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[dic
         states.append({k: v.clone() for k, v in model.state_dict().items()})
         return accuracies[len(states) - 1]
 
-    monkeypatch.setattr(module, "_accuracy", judge)
+    monkeypatch.setattr(module, "accuracy", judge)
     return states
 
 
@@ -190,13 +216,23 @@ def test_warns_when_full() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="density must be in"):
+    with pytest.raises(InputError, match="ExSSNeT.density must be above 0 and at most 1; got 0.0"):
         ExSSNeT(density=0.0)
-    with pytest.raises(InputError, match=r"validation must be in \[0, 1\)"):
+    with pytest.raises(
+        InputError, match=r"validation must be at least 0 and below 1; got 1\.0\. It is the share of a task"
+    ):
         ExSSNeT(validation=1.0)
     with pytest.raises(InputError, match="beside the 95 for validation"):
         method(validation=0.999).apply(shape(), [task(0).subset(range(95))], rng=seeded(0))
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="mask_epochs must be a whole number at least 1"):
         ExSSNeT(mask_epochs=0)
+    for idle in ({"transfer": "none", "share": 0.5}, {"transfer": "none", "neighbours": 3},
+                 {"weight_epochs": 0, "weight_lr": 0.1}, {"weight_epochs": 0, "exclusive": False}):  # fmt: skip
+        with pytest.raises(InputError, match="would do nothing"):
+            ExSSNeT(**idle)
+    with pytest.raises(InputError, match="torch.Generator"):
+        method().start(shape(), rng=None)
+    with pytest.raises(InputError, match="ExSSNeT needs a task that is Labelled"):
+        method().apply(shape(), [Data(task(0).examples, CausalLM())], rng=seeded(0))
     with pytest.raises(InputError, match="learnt 0 tasks"):
         method().start(shape(), rng=seeded(0)).subnetwork(0)

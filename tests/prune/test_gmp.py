@@ -6,7 +6,7 @@ import torch
 from tests.prune.world import points, trained
 from unweave import Mask, seeded
 from unweave.errors import InputError
-from unweave.prune import ERK, GMP, Global, gmp
+from unweave.prune import ERK, GMP, NM, Global, gmp
 
 
 def test_cubic_by_hand() -> None:
@@ -61,9 +61,13 @@ def test_trains_on_after_the_last_cut() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match=r"GMP\.initial must lie in \[0, 0.5\]"):
+    with pytest.raises(InputError, match=r"GMP\.initial must be at most 0\.5"):
         GMP(budget=Global(0.5), initial=0.6)
+    with pytest.raises(
+        InputError, match=r"GMP removes weights step by step; NM\(1, 2\) sets its own sparsity"
+    ):
+        GMP(pattern=NM(1, 2))
     with pytest.raises(InputError, match="start < end"):
         GMP(start=0.5, end=0.5)
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="GMP.every must be a whole number at least 1; got 0"):
         GMP(every=0)

@@ -53,7 +53,7 @@ def test_keeps_more_gradient_flow_than_the_opposite_sign() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="temperature must be positive"):
+    with pytest.raises(InputError, match=r"temperature must be above 0; got 0\.0\. The paper uses 200"):
         GraSP(temperature=0.0)
     with pytest.raises(EmptyDataError, match="GraSP needs"):
         GraSP().score(network(), points().subset([]))

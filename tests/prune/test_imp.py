@@ -8,7 +8,7 @@ import torch
 from tests.prune.world import RECIPE, points
 from unweave import Mask, Supervised, seeded
 from unweave.errors import EmptyDataError, InputError
-from unweave.prune import IMP, Prune
+from unweave.prune import IMP, NM, Prune, StaticMask
 
 SHORT = replace(RECIPE, epochs=2)
 
@@ -68,13 +68,18 @@ def test_rewinding_late_goes_back_to_the_remembered_epoch(monkeypatch: pytest.Mo
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match=r"IMP\.sparsity must be in \(0, 1\)"):
+    with pytest.raises(InputError, match=r"IMP\.sparsity must be above 0 and below 1; got 1\.0"):
         IMP(recipe=SHORT, sparsity=1.0)
     with pytest.raises(InputError, match=r"IMP\.rate"):
         IMP(recipe=SHORT, rate=0.0)
-    with pytest.raises(InputError, match="rewind_epochs must be in"):
+    with pytest.raises(InputError, match="rewind_epochs must be below 2"):
         IMP(recipe=SHORT, rewind_epochs=2)
-    with pytest.raises(InputError, match="already prunes"):
-        IMP(recipe=replace(SHORT, prune=Prune()))
+    for own in ({"prune": Prune()}, {"sparse": StaticMask()}):
+        with pytest.raises(InputError, match="already prunes"):
+            IMP(recipe=replace(SHORT, **own))
+    with pytest.raises(
+        InputError, match=r"IMP removes weights step by step; NM\(2, 4\) sets its own sparsity"
+    ):
+        IMP(recipe=SHORT, pattern=NM(2, 4))
     with pytest.raises(EmptyDataError):
         IMP(recipe=SHORT).build(points().subset([]), rng=seeded(0))

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.contract import world
 from tests.prune.dynamic import STEPS, assert_dead_weights_are_zero, assert_resumes, changes, counts, train
+from unweave import Mask, seeded
 from unweave.errors import InputError
+from unweave.fit import Step
 from unweave.prune import MEST, Uniform
 
 EM = MEST(budget=Uniform(0.7), every=4, ratio=0.1)
@@ -38,6 +41,37 @@ def test_em_and_s_goes_over_the_budget_by_the_ratio_and_ends_within() -> None:
 def test_the_surplus_goes_even_if_no_exchange_is_due_at_the_end() -> None:
     late = MEST(budget=Uniform(0.7), every=35, ratio=0.1, mode="em&s", until=1.0, halve=1.0)
     assert counts(train(late)[1][-1]) == counts(train(EM)[1][0])
+
+
+def test_drops_by_size_and_lambda_times_gradient() -> None:
+    # |w| + lambda |g| = 1 + 6, 2 + 0, 3 + 2, 4 + 0 for lambda 2; without it the first would die
+    model = torch.nn.Linear(8, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0, 3.0, -4.0, 0, 0, 0, 0]]))
+    hold = Mask({"weight": torch.tensor([[True] * 4 + [False] * 4])})
+    slopes = {"weight": torch.tensor([[-3.0, 0.0, 1.0, 0.0, 9.0, 9.0, 9.0, 9.0]])}
+    for influence, dies in ((2.0, 1), (0.5, 1), (0.0, 0)):
+        asked: list[int] = []
+        step = Step(
+            model, torch.optim.SGD(model.parameters(), 0.1), 4, 0, 0.0, False, hold,
+            lambda asked=asked: asked.append(1) or slopes,
+        )  # fmt: skip
+        method = MEST(budget=Uniform(0.5), every=4, ratio=0.125, influence=influence)
+        method.begin(model, world.points()[0], steps=40, rng=seeded(0))[1](step)
+        assert step.hold.keep["weight"][0, :4].tolist() == [i != dies for i in range(4)]
+        assert int(step.hold.keep["weight"].sum()) == 4
+        assert len(asked) == (influence > 0)  # without influence no pass is spent
+
+
+@pytest.mark.parametrize(
+    ("index", "room"), [(1, 10), (56, 10), (57, 5), (75, 5), (76, 0), (100, 0)]
+)  # fmt: skip
+def test_the_ratio_halves_and_ends(index: int, room: int) -> None:
+    alive = torch.arange(100) < 30
+    assert MEST(budget=Uniform(0.7), ratio=0.1)._room(alive, 30, index, 100) == room
+    assert MEST(budget=Uniform(0.7), ratio=0.1, halve=1.0, until=1.0)._room(alive, 30, 100, 100) == 0
+    assert MEST(budget=Uniform(0.7), ratio=0.1)._room(alive, 4, 1, 100) == 4  # no more than live
+    assert MEST(budget=Uniform(0.7), ratio=0.1)._room(alive, 94, 1, 100) == 3  # no more than half of the dead
 
 
 def test_influence_of_gradients_changes_what_is_dropped() -> None:

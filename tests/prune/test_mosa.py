@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from tests.contract import world
 from unweave import seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.prune import MoSA
-from unweave.prune._adapter import Adapted, SplitAdapter
+from unweave.prune.mosa import Adapted, SplitAdapter
 from unweave.tasks import predict
 
 
@@ -29,6 +30,13 @@ class Net(Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.stem(x)
         return self.head(h + self.mlp(h))
+
+
+class Unlabelled:
+    def losses(self, model: Module, batch: object) -> torch.Tensor:
+        raise AssertionError
+
+    outputs = losses
 
 
 HERE = partial(MoSA, targets="mlp", head=r"head\..*", rank=6, epochs=4, lr=0.02, scale=1.0)
@@ -177,7 +185,7 @@ def test_adapts_a_vit_of_transformers() -> None:
 def test_refuses() -> None:
     data = world.points()[0]
     for bad in ({"pieces": 0}, {"rank": 0}, {"dropout": 1.0}, {"reg_weight": -1.0}, {"lr": 0.0}):
-        with pytest.raises(InputError, match="MoSA needs"):
+        with pytest.raises(InputError, match="MoSA." + next(iter(bad))):
             MoSA(**bad)
     with pytest.raises(InputError, match="names no module"):
         HERE(targets="nothing").adapt(Net(), data, rng=seeded(0))
@@ -185,5 +193,7 @@ def test_refuses() -> None:
         HERE(targets="stem").adapt(Net(), data, rng=seeded(0))
     with pytest.raises(InputError, match=r"'head\\\\..\*x' names no parameter, .* the last are .*head.bias"):
         HERE(head=r"head\..*x").adapt(Net(), data, rng=seeded(0))
+    with pytest.raises(InputError, match="MoSA needs a task that is Labelled"):
+        HERE().adapt(Net(), replace(data, task=Unlabelled()), rng=seeded(0))
     with pytest.raises(EmptyDataError):
         HERE().adapt(Net(), data.subset([]), rng=seeded(0))

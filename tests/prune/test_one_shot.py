@@ -6,7 +6,7 @@ import torch
 from tests.prune.world import convolutional, images, points, trained
 from unweave import Mask, seeded
 from unweave.errors import EmptyDataError, InputError
-from unweave.masks import silence
+from unweave.masks.silence import silence
 from unweave.prune import NM, Channel, Global, Magnitude, Prune, RandomScores, Scope, Uniform
 
 
@@ -63,6 +63,15 @@ def test_channels_are_silent() -> None:
     assert set(silence(model, mask, data).keep) == set(mask.keep) | {
         f"{i}.{p}" for i in (1, 4, 7) for p in ("weight", "bias")
     }
+
+
+def test_an_own_sparsity_of_the_pattern_takes_no_other_budget() -> None:
+    for budget in (Global(0.9), Uniform(0.5), Uniform(2 / 3)):  # the default says nothing, the others agree
+        Prune(pattern=NM(1, 3) if budget.sparsity == 2 / 3 else NM(2, 4), budget=budget)
+    with pytest.raises(
+        InputError, match=r"Prune\.budget=Uniform\(sparsity=0\.6\) would do nothing since NM\(2, 4\)"
+    ):
+        Prune(pattern=NM(2, 4), budget=Uniform(0.6))
 
 
 def test_two_of_four() -> None:

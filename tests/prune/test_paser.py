@@ -16,8 +16,9 @@ from tests.prune.world import assert_untouched, state
 from unweave import Data, seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.prune import PASER, Global, Prune
-from unweave.prune._clusters import affinity, assign, diffusion, diffusion_clusters
-from unweave.prune._recovery import Consistency, apportion, divergence, fill, key_phrases, reading
+from unweave.prune.paser.answers import divergence, reading
+from unweave.prune.paser.budget import Consistency, apportion, fill, key_phrases
+from unweave.prune.paser.clusters import affinity, assign, diffusion, diffusion_clusters
 from unweave.tasks import CausalLM
 
 TWO = lambda embeddings: torch.arange(len(embeddings)) % 2  # noqa: E731
@@ -370,9 +371,15 @@ def test_refuses() -> None:
         (partial(PASER, clusters=(5, 3)), "clusters"),
         (partial(PASER, neighbours=0), "neighbours"),
         (partial(PASER, landmarks=1), "landmarks"),
-        (partial(PASER, degradation="l2"), "degradation must be one of"),
-        (partial(PASER, allocation="most"), "allocation must be one of"),
+        (partial(PASER, degradation="l2"), "degradation must be"),
+        (partial(PASER, allocation="most"), "allocation must be"),
         (partial(PASER, concepts="words"), "concepts"),
+        (
+            partial(PASER, clusters=TWO, neighbours=5),
+            "neighbours=5 would do nothing since clusters is a function",
+        ),
+        (partial(PASER, clusters=TWO, landmarks=5), "landmarks=5 would do nothing"),
+        (lambda: PLAIN.select(llama(), llama(), text(), rng=None), "torch.Generator"),
     ):
         with pytest.raises(InputError, match=match):
             make()

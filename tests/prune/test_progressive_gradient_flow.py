@@ -16,7 +16,7 @@ from unweave.fit.recipe import mean_loss
 from unweave.prune import ProgressiveNM, Scope
 from unweave.prune.progressive_gradient_flow import Fading, freeze_, n_of_m
 
-RECIPES = ("ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric")
+FLOWS = ("ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric")
 HERE = {"n": 1, "m": 4, "epochs": 4, "scope": Scope(only=("2.weight",))}
 
 
@@ -41,10 +41,10 @@ def test_convolutions_group_neighbouring_channels() -> None:
     assert (n_of_m(w, 2, 4).movedim(1, -1).reshape(-1, 4).sum(1) == 2).all()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_ends_with_n_of_m_and_keeps_the_biases(recipe: str) -> None:
+@pytest.mark.parametrize("flow", FLOWS)
+def test_ends_with_n_of_m_and_keeps_the_biases(flow: str) -> None:
     model, data = net(), world.points()[0]
-    trained = ProgressiveNM(recipe=recipe, **HERE).apply(model, data, rng=seeded(0))
+    trained = ProgressiveNM(flow=flow, **HERE).apply(model, data, rng=seeded(0))
     weight = trained[2].weight
     assert ((weight.view(16, 8, 4) != 0).sum(-1) <= 1).all()
     assert float((weight != 0).float().mean()) == pytest.approx(0.25)
@@ -54,13 +54,13 @@ def test_ends_with_n_of_m_and_keeps_the_biases(recipe: str) -> None:
 
 
 def test_stages_by_hand() -> None:
-    how = ProgressiveNM(n=1, m=16, recipe="sdgf-step", dense=0.1, finetune=0.1)
+    how = ProgressiveNM(n=1, m=16, flow="sdgf-step", dense=0.1, finetune=0.1)
     assert how.stage(5, 100) == (0, 0, 1.0)
     assert [how.stage(t, 100)[0] for t in (10, 26, 42, 58, 74, 89, 95)] == [15, 8, 4, 2, 1, 1, 1]
-    how = ProgressiveNM(n=1, m=4, recipe="sdgf-geometric", dense=0.0, finetune=0.0)
+    how = ProgressiveNM(n=1, m=4, flow="sdgf-geometric", dense=0.0, finetune=0.0)
     assert [how.stage(t, 8)[:2] for t in (0, 2, 4, 6)] == [(8, 32), (4, 16), (2, 8), (1, 4)]
-    for recipe, middle in (("mdgf-linear", 0.5), ("mdgf-exp", 1000**-0.5)):
-        how = ProgressiveNM(recipe=recipe, dense=0.0, finetune=0.0)
+    for flow, middle in (("mdgf-linear", 0.5), ("mdgf-exp", 1000**-0.5)):
+        how = ProgressiveNM(flow=flow, dense=0.0, finetune=0.0)
         assert how.stage(0, 100)[2] == 1.0
         assert how.stage(50, 100)[2] == pytest.approx(middle)
         assert how.stage(99, 100)[2] < 0.02
@@ -68,9 +68,10 @@ def test_stages_by_hand() -> None:
 
 
 def gradient(
-    recipe: str, step: int, backward: str = "autodiff"
+    flow: str, step: int, backward: str = "autodiff"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
-    how = ProgressiveNM(n=1, m=4, recipe=recipe, backward=backward, dense=0.0, finetune=0.1, pull=0.3)
+    pull = {"pull": 0.3} if flow == "sr-ste" else {}
+    how = ProgressiveNM(n=1, m=4, flow=flow, backward=backward, dense=0.0, finetune=0.1, **pull)
     fading = Fading(how, 100)
     fading.step.fill_(step)
     w = torch.randn(3, 8, generator=seeded(0)).requires_grad_()
@@ -79,7 +80,7 @@ def gradient(
     return w, coefficients, n_of_m(w.detach(), 1, 4), how.stage(step, 100)[2]
 
 
-def test_the_gradients_of_each_recipe() -> None:
+def test_the_gradients_of_each_flow() -> None:
     w, g, alive, _ = gradient("ste", 50)
     torch.testing.assert_close(w.grad, g)
     w, g, alive, _ = gradient("sr-ste", 50)
@@ -91,7 +92,7 @@ def test_the_gradients_of_each_recipe() -> None:
 
 
 def test_without_fading_it_is_dense() -> None:
-    fading = Fading(ProgressiveNM(recipe="mdgf-linear", dense=0.0), 100)
+    fading = Fading(ProgressiveNM(flow="mdgf-linear", dense=0.0), 100)
     w = torch.randn(3, 16, generator=seeded(0))
     assert torch.equal(fading(w), w)
 
@@ -106,7 +107,7 @@ def test_keeps_a_models_own_zeros() -> None:
 
 
 def test_a_resumed_training_is_in_step(tmp_path: Path) -> None:
-    model, data, how = net(), world.points()[0], ProgressiveNM(recipe="sdgf-step", **HERE)
+    model, data, how = net(), world.points()[0], ProgressiveNM(flow="sdgf-step", **HERE)
     whole = how.apply(model, data, rng=seeded(0))
 
     class Killed(Exception):
@@ -141,12 +142,16 @@ def test_a_resumed_training_is_in_step(tmp_path: Path) -> None:
 
 def test_refuses() -> None:
     data = world.points()[0]
-    for bad in ({"n": 0}, {"n": 4, "m": 4}, {"recipe": "odd"}, {"dense": 0.6, "finetune": 0.5}, {"lr": 0.0}):
+    for bad in ({"n": 0}, {"n": 4, "m": 4}, {"flow": "odd"}, {"dense": 0.6, "finetune": 0.5}, {"lr": 0.0}):
         with pytest.raises(InputError, match="ProgressiveNM"):
             ProgressiveNM(**bad)
+    with pytest.raises(InputError, match='pull=0.3 would do nothing since flow is "ste"'):
+        ProgressiveNM(flow="ste", pull=0.3)
+    with pytest.raises(InputError, match='backward=.ste. would do nothing since flow is "sr-ste"'):
+        ProgressiveNM(flow="sr-ste", backward="ste")
     with pytest.raises(InputError, match=r"groups of 16 inputs; .* 0.weight \(8\)"):
         ProgressiveNM(n=1, m=16, scope=Scope()).apply(net(), data, rng=seeded(0))
     with pytest.raises(InputError, match="groups of 64"):
-        ProgressiveNM(n=1, m=8, recipe="sdgf-geometric", scope=Scope(only=("2.",))).apply(
+        ProgressiveNM(n=1, m=8, flow="sdgf-geometric", scope=Scope(only=("2.",))).apply(
             net(), data, rng=seeded(0)
         )

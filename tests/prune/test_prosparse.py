@@ -10,7 +10,7 @@ from tests.language_world import llama, text
 from unweave import seeded
 from unweave.errors import InputError
 from unweave.prune import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
-from unweave.prune.prosparse import activations, calibrate_threshold, feed_forwards, substitute
+from unweave.prune.prosparse.prosparse import activations, feed_forwards, substitute
 
 
 def test_fatrelu_gives_exact_zeros() -> None:
@@ -20,7 +20,7 @@ def test_fatrelu_gives_exact_zeros() -> None:
 
 
 def test_the_schedule_is_flat_at_its_peaks_and_rises_between() -> None:
-    how = ProSparse(relu=0.1, warm=0.1, peaks=(1.0, 3.0, 4.0), hold=0.2)
+    how = ProSparse(relu=0.1, warm=0.1, peaks=(1.0, 3.0, 4.0), plateau=0.2)
     found = [how.penalty(t, 1000) for t in range(1000)]
     assert set(found[:100]) == {0.0}
     assert set(found[100:200]) == {1.0}
@@ -74,13 +74,6 @@ def test_the_penalty_raises_sparsity_and_zeros_not_only_sizes() -> None:
     assert sum(found["some"]) / 2 > sum(found["none"]) / 2 + 0.1
 
 
-def test_the_threshold_is_the_largest_within_the_tolerance() -> None:
-    model, data = substitute(llama()), text(160)
-    free = calibrate_threshold(model, data, (0.1, 0.5, 100.0), tolerance=1e9)
-    none = calibrate_threshold(model, data, (0.1, 0.5, 100.0), tolerance=-1.0)
-    assert (free, none) == (100.0, 0.0)
-
-
 def test_skipping_rows_changes_nothing() -> None:
     block = feed_forwards(substitute(llama(), 0.3))[0].block
     fast, x = SparseFeedForward(block), torch.randn(3, 1, 32, generator=seeded(0))
@@ -132,13 +125,18 @@ def test_refuses() -> None:
         {"peaks": ()},
         {"threshold": -1.0},
         {"lr": 0.0},
+        {"relu": 1.0, "warm": 0.0, "plateau": 0.0},
+        {"peaks": (0.0, 1.0)},
+        {"peaks": (1.0, 1.0)},
     ):
         with pytest.raises(InputError, match="ProSparse"):
             ProSparse(**bad)
     with pytest.raises(InputError, match="FATReLU"):
         FATReLU(-0.1)
     with pytest.raises(InputError, match="no gated feed-forward"):
-        ProSparse().apply(world.model(), world.points()[0], rng=seeded(0))
+        ProSparse().apply(world.model(), text(160), rng=seeded(0))
+    with pytest.raises(InputError, match="ProSparse needs a task that is CausalLM"):
+        ProSparse().apply(llama(), world.points()[0], rng=seeded(0))
     for block, match in (
         (Renamed(gated=False), "got a Renamed"),
         (Sequential(Linear(8, 8)), "got a Sequential"),

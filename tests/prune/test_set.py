@@ -19,9 +19,10 @@ from tests.prune.dynamic import (
 )
 from unweave import Mask, Supervised, seeded
 from unweave.errors import InputError
+from unweave.masks import lowest
 from unweave.optim import SAM
 from unweave.prune import ERK, GMP, SET, Global
-from unweave.prune._dynamic import drawn, lowest
+from unweave.prune.dynamic import drawn
 
 METHOD = SET(budget=ERK(0.7), every=4, rate=0.5)
 

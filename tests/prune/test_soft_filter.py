@@ -47,7 +47,10 @@ def test_dead_filters_can_be_removed_exactly() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match=r"SoftFilter\.rate must be in \[0, 1\)"):
+    with pytest.raises(
+        InputError,
+        match=r"SoftFilter\.rate must be at least 0 and below 1; got 1\.0\. It is the share of filters",
+    ):
         SoftFilter(rate=1.0)
     with pytest.raises(InputError, match="epochs"):
         SoftFilter(epochs=0)

@@ -254,6 +254,10 @@ def test_refuses() -> None:
         (partial(SparseGPT, damping=0.0), "damping"),
         (partial(SparseGPT, pattern=NM(2, 4), block=6), "multiple of 4"),
         (partial(WandaPrune, sparsity=1.0), "sparsity"),
+        (partial(SparseGPT, pattern=NM(1, 4), sparsity=0.6), r"sparsity=0\.6 would do nothing"),
+        (partial(WandaPrune, pattern=NM(1, 4), sparsity=0.6), r"sparsity=0\.6 would do nothing"),
+        (lambda: SparseGPT().apply(world.model(), data, rng=None), "torch.Generator"),
+        (lambda: WandaPrune().apply(world.model(), data, rng=None), "torch.Generator"),
     ):
         with pytest.raises(InputError, match=match):
             make()

@@ -7,8 +7,8 @@ from torch import nn
 from tests.prune.world import RECIPE, network, points, trained
 from unweave import Mask, Supervised, seeded
 from unweave.errors import InputError
-from unweave.prune import SparseModelSoup, sparse_model_soups
-from unweave.prune._soup import average, recalibrate_
+from unweave.prune import NM, SparseModelSoup, StaticMask, sparse_model_soups
+from unweave.prune.sparse_model_soups import average, recalibrate_
 
 SIZE = 6 * 16 + 16 * 3
 NORMED = Supervised(network=lambda: network(batch_norm=True), epochs=5, lr=0.1)
@@ -75,8 +75,9 @@ def test_copies_differ_in_the_varied_thing_alone(vary, values, monkeypatch: pyte
         "_mix",
         lambda self, copies, train, judge: (seen.append(copies), mix(self, copies, train, judge))[1],
     )
-    soup(vary=vary, values=values).apply(trained(), points(), rng=seeded(0))
-    same = soup(vary=vary, values=(values[0],) * 3)
+    own = {"length": {"epochs": 10}, "schedule": {"lr": None}}.get(vary, {})
+    soup(vary=vary, values=values, **own).apply(trained(), points(), rng=seeded(0))
+    same = soup(vary=vary, values=(values[0],) * 3, **own)
     varied = seen[0]
     assert not torch.equal(varied[0][1].weight, varied[1][1].weight)
     same.apply(trained(), points(), rng=seeded(0))
@@ -135,13 +136,31 @@ def test_refuses() -> None:
         average([linear(1.0, 0.0), linear(1.0, 0.0, 1.0)], [0.5, 0.5])
     with pytest.raises(InputError, match="sum 1"):
         average([linear(1.0)], [0.5])
+    length = {"vary": "length", "epochs": 10}
     with pytest.raises(InputError, match="values must hold 3"):
-        soup(vary="length")
+        soup(**length)
+    for values in ((0, 1, 2), (1.5, 2, 3)):
+        with pytest.raises(InputError, match="whole numbers of at least 1"):
+            soup(**length, values=values)
+    with pytest.raises(InputError, match="epochs=2 would do nothing since values are the epochs"):
+        soup(vary="length", values=(1, 2, 3))
+    with pytest.raises(InputError, match="lr=0.02 would do nothing since values are the learning rates"):
+        soup(vary="schedule", values=(0.1, 0.2, 0.3))
+    with pytest.raises(InputError, match="above 0 for vary='schedule'"):
+        soup(vary="schedule", values=(0.1, 0.2, 0), lr=None)
+    with pytest.raises(InputError, match="rebase=False would do nothing since there is one cycle"):
+        soup(cycles=1, rebase=False)
+    with pytest.raises(
+        InputError, match=r"sparsity=0\.75 would do nothing since NM\(2, 4\) sets its own sparsity, 0\.5"
+    ):
+        soup(pattern=NM(2, 4))
+    with pytest.raises(InputError, match="already prunes"):
+        soup(recipe=Supervised(network=network, sparse=StaticMask()))
     with pytest.raises(InputError, match="copies must be"):
         soup(copies=(1, 2, 3))
     with pytest.raises(InputError, match="recalibrate"):
         soup(recalibrate=0.0)
-    with pytest.raises(InputError, match="cycles and epochs"):
+    with pytest.raises(InputError, match="epochs must be a whole number at least 1"):
         soup(epochs=0)
     with pytest.raises(InputError, match="already prunes"):
         soup(recipe=Supervised(network=network, prune=soup()))

@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from tests.prune.world import assert_untouched, convolutional, images, points, state
-from unweave import seeded
+from unweave import Data, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError, NonFiniteError
 from unweave.masks import select
-from unweave.prune import Global, SynFlow, SynFlowPrune
+from unweave.prune import NM, Global, SynFlow, SynFlowPrune
+from unweave.tasks import CausalLM
 
 
 def test_by_hand() -> None:
@@ -74,12 +75,18 @@ def test_weights_once_cut_stay_cut() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="iterations must be at least 1"):
+    with pytest.raises(InputError, match="iterations must be a whole number at least 1"):
         SynFlowPrune(iterations=0)
-    with pytest.raises(InputError, match="sparsity must be in"):
+    with pytest.raises(InputError, match="sparsity must be at least 0 and below 1"):
         SynFlowPrune(sparsity=1.0)
     with pytest.raises(EmptyDataError, match="SynFlow needs"):
         SynFlow().score(mlp(6, 3), points().subset([]))
+    with pytest.raises(InputError, match=r"step by step; .* Use Prune\(score=SynFlow\(\), pattern=...\)"):
+        SynFlowPrune(pattern=NM(2, 4))
+    with pytest.raises(InputError, match="SynFlow needs a task that is Perturbing"):
+        SynFlow().score(mlp(6, 3), Data(points().examples, CausalLM()))
+    with pytest.raises(InputError, match="torch.Generator"):
+        SynFlowPrune(iterations=1).apply(mlp(6, 3), points(), rng=None)
     model = mlp(6, 3).double()
     nn.init.constant_(model[1].weight, 1e308)
     with pytest.raises(NonFiniteError, match="overflows"):

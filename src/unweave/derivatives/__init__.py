@@ -1,12 +1,21 @@
 """Derivatives over a data set, written once.
 
-Two views: by parameter name (`probe`, `batch_gradients`, `mean_named_gradient`), as scores want them, and as flat
+Two views: by parameter name (`probe`, `batch_gradients`, `mean_named_gradient`,
+`named_hessian_product`), as scores want them, and as flat
 vectors [d] of the weights that may move (`Point`, `Space`), as second-order methods want them.
 """
 
 from __future__ import annotations
 
-from .named import Norms, batch_gradients, mean_named_gradient, probe, spaced, summed_gradients
+from .named import (
+    Norms,
+    batch_gradients,
+    mean_named_gradient,
+    named_hessian_product,
+    probe,
+    spaced,
+    summed_gradients,
+)
 from .point import Curvature, Point
 from .products import (
     Function,
@@ -38,6 +47,7 @@ __all__ = [
     "hessian_product",
     "mean_gradient",
     "mean_named_gradient",
+    "named_hessian_product",
     "probe",
     "softmax_ggn_product",
     "spaced",

@@ -97,5 +97,25 @@ def summed_gradients(
     return total
 
 
+def named_hessian_product(
+    model: Module, data: Data[Any], weights: dict[str, Parameter], vector: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Hessian of the mean loss over all examples, restricted to `weights`, times `vector`, by differentiating twice."""
+    total = {name: torch.zeros_like(v) for name, v in vector.items()}
+    leaves = list(weights.values())
+    for batch in data.batches():
+        losses = data.task.losses(model, batch)
+        gradients = torch.autograd.grad(losses.mean(), leaves, create_graph=True, allow_unused=True)
+        pairs = zip(gradients, vector.values(), strict=True)
+        along = [(g * v).sum() for g, v in pairs if g is not None and g.requires_grad]
+        if not along:  # linear in the weights
+            continue
+        products = torch.autograd.grad(torch.stack(along).sum(), leaves, allow_unused=True)
+        for name, product in zip(weights, products, strict=True):
+            if product is not None:
+                total[name] += product.to(total[name].dtype) * (len(losses) / len(data))
+    return total
+
+
 def _wide(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)

@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..models.text_to_image import Guidance, Prompts, Text, TextToImage, encoder_weights
 from ..paper import Paper
 from ..progress import progress
-from ..settings import Count, Positive, Whole, refuse_unread, settings
+from ..settings import Count, Positive, Whole, refuse_idle, settings
 from ._train import editing, noise_like, pick, train_
 from .concepts import Concepts, mentions
 
@@ -86,11 +86,11 @@ class AdvUnlearn:
     needs: ClassVar[tuple[str, ...]] = ("preserve",)
 
     def __post_init__(self) -> None:
-        refuse_unread(
+        refuse_idle(
             self, "retain_steps" if self.mode == "reg" else "gamma", when=f"with mode={self.mode!r}"
         )
         if self.attack == "none":
-            refuse_unread(self, "tokens", "attack_steps", "attack_lr", "warmup", when="with attack='none'")
+            refuse_idle(self, "tokens", "attack_steps", "attack_lr", "warmup", when="with attack='none'")
         elif self.warmup >= self.steps:
             raise InputError(
                 f"AdvUnlearn.warmup must be below steps ({self.steps}), or the attack never begins; got {self.warmup}."

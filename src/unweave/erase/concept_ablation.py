@@ -20,7 +20,7 @@ from torch.optim import AdamW
 
 from ..models.text_to_image import Guidance, TextToImage, Weights
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_unread, settings
+from ..settings import Count, NonNegative, Positive, refuse_idle, settings
 from ._train import Drawn, denoised, distilled, editing, noise_like, pick, train_
 from .concepts import Concepts
 
@@ -64,7 +64,7 @@ class ConceptAblation:
 
     def __post_init__(self) -> None:
         if self.target == "noise":
-            refuse_unread(self, "teacher", when="with target='noise', which has no teacher")
+            refuse_idle(self, "teacher", when="with target='noise', which has no teacher")
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline that draws each guide where its concept is asked for.

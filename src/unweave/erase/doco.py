@@ -34,7 +34,7 @@ from ..errors import InputError
 from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
 from ..random import draw_seed, global_seed
-from ..settings import Count, NonNegative, Positive, Whole, refuse_unread, settings
+from ..settings import Count, NonNegative, Positive, Whole, refuse_idle, settings
 from ._train import Drawn, Noised, denoised, editing, pick, train_
 from .concepts import Concepts
 
@@ -82,7 +82,7 @@ class DoCo:
 
     def __post_init__(self) -> None:
         unread = "strength" if self.surgery == "off" else "prior"
-        refuse_unread(self, unread, when=f"with surgery={self.surgery!r}")
+        refuse_idle(self, unread, when=f"with surgery={self.surgery!r}")
         if self.warmup >= self.steps:
             raise InputError(
                 f"DoCo.warmup must be below its steps; got {self.warmup} of {self.steps}. It trains the discriminator "

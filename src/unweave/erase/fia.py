@@ -30,7 +30,7 @@ from ..masks.mask import Mask
 from ..masks.threshold import kth_largest
 from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
-from ..settings import Count, NonNegative, Range, refuse_unread, settings
+from ..settings import Count, NonNegative, Range, refuse_idle, settings
 from .concepts import Concepts
 
 Saliency = Literal["eq1", "wanda", "release"]
@@ -114,11 +114,11 @@ class FIA:
                 f"FIA.record must be at most steps = {self.steps}, the sampler's; got {self.record}."
             )
         if not self.hard:
-            refuse_unread(self, "r2_hard", when="without hard")
+            refuse_idle(self, "r2_hard", when="without hard")
         if self.union:
-            refuse_unread(self, "alpha", when="with union")
+            refuse_idle(self, "alpha", when="with union")
         if self.guidance == 1:
-            refuse_unread(self, "both_halves", when="with guidance=1, where no pass is without prompt")
+            refuse_idle(self, "both_halves", when="with guidance=1, where no pass is without prompt")
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline with these weights of its denoiser at zero; the input can undo it.

@@ -13,7 +13,7 @@ from torch import Generator
 
 from ..models.text_to_image import TextToImage
 from ..random import child
-from ..settings import Count, refuse_unread, settings
+from ..settings import Count, refuse_idle, settings
 from .attacks import Attacked, Insertion, Names, Targets
 
 
@@ -37,7 +37,7 @@ class TokenSearch:
 
     def __post_init__(self) -> None:
         if self.vary == "noise":
-            refuse_unread(self, "tokens", "banned", when="with vary='noise', which inserts none")
+            refuse_idle(self, "tokens", "banned", when="with vary='noise', which inserts none")
 
     def attack(self, model: TextToImage, targets: Targets, judge: Names, *, rng: Generator) -> Attacked:
         """Search for every target; a target's candidates do not depend on the other targets.

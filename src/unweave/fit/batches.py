@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import ConcatDataset, Subset
 
+from ..errors import InputError
 from ..random import child
 from ..types import Batch, Data
 
@@ -113,3 +114,27 @@ def _concatenated(first: Data[Any], second: Data[Any]) -> Any:
 def joined(first: Data[Any], second: Data[Any]) -> Data[Any]:
     """The examples of `first`, then those of `second`, with `first`'s task and batch size."""
     return replace(first, examples=_concatenated(first, second))
+
+
+def set_aside(data: Data[Any], share: float, *, who: str, rng: Generator) -> tuple[Data[Any], Data[Any]]:
+    """Keep a share of the examples, at least one, from training: (what is trained on, in its order, what is kept).
+
+    One more is kept where training would end on a batch of one, on which batch normalisation cannot train.
+
+    Args:
+        data: to split.
+        share: to keep, in (0, 1).
+        who: named in the error.
+        rng: draws which.
+
+    Raises:
+        InputError: if nothing would be left to train on.
+    """
+    order = torch.randperm(len(data), generator=child(rng))
+    kept = max(1, round(share * len(data)))
+    kept += (len(data) - kept) % data.batch_size == 1
+    if kept >= len(data):
+        raise InputError(
+            f"{who} needs examples beside the {kept} for validation; got {len(data)}. Give more, or keep fewer."
+        )
+    return data.subset(order[kept:].sort().values), data.subset(order[:kept])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from ..errors import InputError
+from ..settings import NonNegative, Range, settings
+
+Sparsity = Annotated[float, Range(at_least=0, below=1, why="It is the share of weights to remove.")]
 
 
 class Budget(Protocol):
@@ -23,61 +24,52 @@ class Budget(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Uniform:
     """The same sparsity in every layer.
 
     Attributes:
-        sparsity: share of weights to remove, in [0, 1).
+        sparsity: share of weights to remove.
     """
 
-    sparsity: float
-
-    def __post_init__(self) -> None:
-        _check(self)
+    sparsity: Sparsity
 
     def densities(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, float] | None:
         """1 - sparsity everywhere."""
         return dict.fromkeys(shapes, 1 - self.sparsity)
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Global:
     """One threshold for all layers together.
 
     Attributes:
-        sparsity: share of weights to remove over all layers, in [0, 1).
+        sparsity: share of weights to remove over all layers.
     """
 
-    sparsity: float
-
-    def __post_init__(self) -> None:
-        _check(self)
+    sparsity: Sparsity
 
     def densities(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, float] | None:
         """None: left to the scores."""
         return None
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class PerOutput:
     """The same sparsity for every output unit on its own: weights are compared only within their row (Wanda).
 
     Attributes:
-        sparsity: share of each row [in, h, w] to remove, in [0, 1).
+        sparsity: share of each row [in, h, w] to remove.
     """
 
-    sparsity: float
-
-    def __post_init__(self) -> None:
-        _check(self)
+    sparsity: Sparsity
 
     def densities(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, float] | None:
         """1 - sparsity everywhere."""
         return dict.fromkeys(shapes, 1 - self.sparsity)
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class ERK:
     """Erdos-Renyi-Kernel: a layer's density is proportional to (sum of its dimensions) / (product of them).
 
@@ -85,7 +77,7 @@ class ERK:
     (Evci et al., 2020, "Rigging the Lottery", arXiv 1911.11134, section 3).
 
     Attributes:
-        sparsity: share of weights to remove over all layers, in [0, 1).
+        sparsity: share of weights to remove over all layers.
         power: exponent of the ratio; 0 is uniform.
 
     Example:
@@ -93,11 +85,8 @@ class ERK:
         {'small': 1.0, 'large': 0.49...}
     """
 
-    sparsity: float
-    power: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check(self)
+    sparsity: Sparsity
+    power: NonNegative = 1.0
 
     def densities(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, float] | None:
         """Layer name -> density; the densities weighted by layer sizes give exactly 1 - sparsity."""
@@ -113,11 +102,3 @@ class ERK:
                 return {name: 1.0 if name in whole else raw[name] * scale for name in size}
             whole |= {name for name in over if raw[name] == max(raw[other] for other in over)}
         return dict.fromkeys(size, 1.0)
-
-
-def _check(budget: Budget) -> None:
-    if not 0 <= budget.sparsity < 1:
-        raise InputError(
-            f"{type(budget).__name__}.sparsity must be in [0, 1); got {budget.sparsity}. "
-            "It is the share of weights to remove."
-        )

@@ -5,14 +5,15 @@ A pattern turns the scores of one weight into scores of its groups, and a choice
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from math import isclose
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..settings import Count, refuse_idle, settings
 
 Reduce = Literal["l2", "sum", "mean"]
 
@@ -29,7 +30,7 @@ class Pattern(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Unstructured:
     """Every weight on its own."""
 
@@ -42,7 +43,7 @@ class Unstructured:
         return alive
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class NM:
     """n of every m consecutive weights along the input dimension live; the sparsity is 1 - n/m everywhere.
 
@@ -53,12 +54,20 @@ class NM:
         m: weights in a group; must divide the input dimension of every layer.
     """
 
-    n: int = 2
-    m: int = 4
+    n: Count = 2
+    m: Count = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n < self.m:
-            raise InputError(f"NM needs 1 <= n < m; got n={self.n}, m={self.m}. 2:4 is NM(2, 4).")
+        if self.n >= self.m:
+            raise InputError(f"NM needs n < m; got n={self.n}, m={self.m}. 2:4 is NM(2, 4).")
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that it removes, 1 - n/m."""
+        return 1 - self.n / self.m
+
+    def __str__(self) -> str:
+        return f"NM({self.n}, {self.m})"
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """Scores with each group in the last dimension, [..., in / m, m].
@@ -79,7 +88,7 @@ class NM:
         return alive.flatten(-2).movedim(-1, 1).contiguous()
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Block:
     """Blocks of rows x columns of the weight seen as a matrix [out, in * h * w] live or die whole.
 
@@ -92,13 +101,9 @@ class Block:
             square.
     """
 
-    rows: int
-    columns: int
+    rows: Count
+    columns: Count
     reduce: Reduce = "mean"
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.columns < 1:
-            raise InputError(f"Block needs at least 1 row and 1 column; got {self.rows} x {self.columns}.")
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """One score a block, [ceil(rows / block rows), ceil(columns / block columns)]."""
@@ -123,7 +128,7 @@ class Block:
         return padded.reshape(high, self.rows, wide, self.columns).sum((1, 3))
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Channel:
     """Whole output filters (rows of a linear layer, kernels of a convolution) live or die.
 
@@ -146,3 +151,35 @@ class Channel:
         """Every entry takes its filter's fate."""
         whole: Tensor = alive.reshape(len(alive), *(1 for _ in like.shape[1:])).expand(like.shape)
         return whole.clone()
+
+
+def refuse_own_sparsity(of: Any, name: str, sparsity: float) -> None:
+    """Refuse a sparsity beside a pattern that sets another one.
+
+    Args:
+        of: settings with a `pattern`.
+        name: of their field that says how much lives; at its default it passes.
+        sparsity: that it asks for.
+
+    Raises:
+        InputError: naming both.
+    """
+    if isinstance(of.pattern, NM) and not isclose(of.pattern.sparsity, sparsity):
+        refuse_idle(of, name, when=f"since {of.pattern} sets its own sparsity, {of.pattern.sparsity:g}")
+
+
+def require_rising(of: Any, instead: str) -> None:
+    """Refuse a pattern that sets its own sparsity where sparsity rises step by step.
+
+    Args:
+        of: settings with a `pattern`.
+        instead: what to use with such a pattern.
+
+    Raises:
+        InputError: naming both.
+    """
+    if isinstance(of.pattern, NM):
+        raise InputError(
+            f"{type(of).__name__} removes weights step by step; {of.pattern} sets its own sparsity, at once. "
+            f"Use {instead}."
+        )

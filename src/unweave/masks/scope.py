@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch.nn import Conv1d, Conv2d, Conv3d, Linear, Module, Parameter
 
 from ..errors import InputError
+from ..settings import settings
 
 _PRUNABLE = (Linear, Conv1d, Conv2d, Conv3d)
 
 
-@dataclass(frozen=True)
+@settings(kw_only=False)
 class Scope:
     """Weights of linear and convolutional layers, less those left out; never biases, norms or embeddings.
 

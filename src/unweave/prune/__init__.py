@@ -8,11 +8,9 @@ from ..masks.scope import Scope
 from ..masks.select import select
 from ..masks.silence import silence
 from ..masks.threshold import kth_largest
-from ._adapter import SplitAdapter
-from ._sparse_feed_forward import SparseFeedForward
-from ._supermasks import Supermasks
 from .dsr import DSR
-from .exssnet import ExSSNeT
+from .dynamic import StaticMask
+from .exssnet import ExSSNeT, Supermasks
 from .gmp import GMP
 from .gradient import Gradient
 from .grasp import GraSP
@@ -20,11 +18,11 @@ from .imp import IMP
 from .itop import ITOP, Explored
 from .magnitude import Magnitude
 from .mest import MEST
-from .mosa import MoSA
+from .mosa import MoSA, SplitAdapter
 from .one_shot import Prune
 from .paser import PASER, Selected
 from .progressive_gradient_flow import ProgressiveNM
-from .prosparse import FATReLU, ProSparse, activation_sparsity
+from .prosparse import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
 from .random_scores import RandomScores
 from .rigl import RigL
 from .semi_structured import to_semi_structured
@@ -73,6 +71,7 @@ __all__ = [
     "SoftFilter",
     "SparseGPT",
     "SparseModelSoup",
+    "StaticMask",
     "Supermasks",
     "SynFlow",
     "SynFlowPrune",

@@ -6,25 +6,22 @@ Reparameterization", ICML 2019, arXiv 1902.05967, algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 from torch.nn import Module
 
-from ..fit import Step
 from ..masks.budgets import ERK, Uniform
-from ..masks.mask import Mask
 from ..masks.scope import Scope
+from ..masks.select import lowest
 from ..paper import Paper
-from ..random import draw_seed, seeded
+from ..settings import Count, Range, SomeShare, settings
 from ..types import Data
-from ._dynamic import check, drawn, due, exchange, lowest, start
+from .dynamic import Begun, Exchange, Moment, Positions, drawn
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DSR:
     """Train sparsely from the start: one threshold for all layers drops, and layers that kept more grow more.
 
@@ -35,16 +32,18 @@ class DSR:
 
     Attributes:
         budget: how many weights live, and where at first; the model's own mask is kept if it is sparse already.
-        rate: share of all living weights exchanged, in (0, 1].
+        rate: share of all living weights exchanged.
         every: steps between two exchanges.
         until: share of the training with exchanges.
         scope: which weights.
     """
 
     budget: ERK | Uniform = ERK(0.9)
-    rate: float = 0.1
-    every: int = 100
-    until: float = 0.75
+    rate: Annotated[
+        float, Range(above=0, at_most=1, why="It is the share of all living weights exchanged.")
+    ] = 0.1
+    every: Count = 100
+    until: SomeShare = 0.75
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
@@ -53,45 +52,34 @@ class DSR:
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        check("DSR", rate=self.rate, every=self.every, until=self.until)
+    def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
+        """A sparse start, and the exchange to make after each step of the training.
 
-    def begin(
-        self, model: Module, data: Data[Any], *, steps: int, rng: Generator
-    ) -> tuple[Mask, Callable[[Step], None]]:
-        """A sparse start, and the exchange to make after each step of the training."""
-        mask, seed, last = (
-            start(model, data, self.budget, self.scope, rng),
-            draw_seed(rng),
-            self.until * steps,
-        )
+        Raises:
+            InputError: if no exchange would fall into the training, or the model is sparse outside the scope.
+        """
+        return Exchange(self, self._drop, _grow).begin(model, data, steps=steps, rng=rng)
 
-        def after(step: Step) -> None:
-            if not due(step.index, self.every, last):
-                return
-            assert step.hold is not None
-            draws, layers = seeded(seed + step.index), list(step.hold.match(step.model))
-            sizes = torch.cat([w.detach().abs()[alive].float().cpu() for _, w, alive in layers])
-            ends = torch.tensor([int(alive.sum()) for _, _, alive in layers]).cumsum(0)
-            fallen = lowest(sizes, torch.ones_like(sizes, dtype=torch.bool), int(self.rate * len(sizes)))
-            parts = fallen.tensor_split(ends[:-1])
-            drops: dict[str, Tensor] = {}
-            for (name, _, alive), part in zip(layers, parts, strict=True):
-                if part.all() and len(part):
-                    part = part.clone()
-                    part[-1] = False
-                drops[name] = torch.zeros_like(alive)
-                drops[name][alive] = part.to(alive.device)
-            grown = _shares({n: (int((a & ~drops[n]).sum()), int((~a).sum())) for n, _, a in layers}, sum(
-                int(d.sum()) for d in drops.values()
-            ))  # fmt: skip
-            exchange(
-                step,
-                lambda name, w, alive: drops[name],
-                lambda name, w, alive, dropped: drawn(~alive, grown[name], draws),
-            )
+    def _drop(self, at: Moment) -> Positions:
+        """The smallest living weights of all layers together, but for one in a layer that would lose all its own."""
+        sizes = torch.cat([w.detach().abs()[alive].float().cpu() for w, alive in at.layers.values()])
+        ends = torch.tensor([int(alive.sum()) for _, alive in at.layers.values()]).cumsum(0)
+        fallen = lowest(sizes, torch.ones_like(sizes, dtype=torch.bool), int(self.rate * len(sizes)))
+        drops: Positions = {}
+        for (name, (_, alive)), part in zip(at.layers.items(), fallen.tensor_split(ends[:-1]), strict=True):
+            if part.all() and len(part):
+                part = part.clone()
+                part[-1] = False
+            drops[name] = torch.zeros_like(alive)
+            drops[name][alive] = part.to(alive.device)
+        return drops
 
-        return mask, after
+
+def _grow(at: Moment, dropped: Positions) -> Positions:
+    """At random as many as died in all, in proportion to what each layer kept."""
+    layers = {n: (int((a & ~dropped[n]).sum()), int((~a).sum())) for n, (_, a) in at.layers.items()}
+    shares = _shares(layers, sum(int(d.sum()) for d in dropped.values()))
+    return {n: drawn(~alive, shares[n], at.draws) for n, (_, alive) in at.layers.items()}
 
 
 def _shares(layers: dict[str, tuple[int, int]], total: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Generator
@@ -20,15 +20,16 @@ from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss
 from ..masks.budgets import ERK, Global, Uniform
 from ..masks.mask import Mask
-from ..masks.patterns import Pattern, Unstructured
+from ..masks.patterns import Pattern, Unstructured, require_rising
 from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
+from ..settings import Count, NonNegative, Part, Positive, SomeShare, settings
 from ..types import Data
 from .magnitude import Magnitude
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class GMP:
     """Train with SGD and prune by magnitude every few steps, to a sparsity rising fast, then slowly.
 
@@ -50,14 +51,14 @@ class GMP:
     """
 
     budget: Global | Uniform | ERK = Global(0.9)
-    initial: float = 0.0
-    epochs: int = 20
-    start: float = 0.0
-    end: float = 0.75
-    every: int = 10
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    initial: Part = 0.0
+    epochs: Count = 20
+    start: Part = 0.0
+    end: SomeShare = 0.75
+    every: Count = 10
+    lr: Positive = 0.02
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
     pattern: Pattern = Unstructured()
     scope: Scope = Scope()
 
@@ -68,18 +69,14 @@ class GMP:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.initial <= self.budget.sparsity:
+        require_rising(self, "Prune or ProgressiveNM")
+        if self.initial > self.budget.sparsity:
             raise InputError(
-                f"GMP.initial must lie in [0, {self.budget.sparsity}], the final sparsity; got "
-                f"{self.initial}."
+                f"GMP.initial must be at most {self.budget.sparsity}, the final sparsity; got {self.initial}."
             )
-        if not 0 <= self.start < self.end <= 1:
+        if self.start >= self.end:
             raise InputError(
-                f"GMP needs 0 <= start < end <= 1, shares of the training; got {self.start} and {self.end}."
-            )
-        if self.epochs < 1 or self.every < 1:
-            raise InputError(
-                f"GMP.epochs and GMP.every must be at least 1; got {self.epochs} and {self.every}."
+                f"GMP needs start < end, shares of the training; got {self.start} and {self.end}."
             )
 
     def sparsity(self, progress: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,10 +10,11 @@ from torch.nn import Module
 from ..derivatives import mean_named_gradient, probe, spaced
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import Count, settings
 from ..types import Data
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Gradient:
     """Score = |dL/dw|, L the mean loss over the data in eval mode.
 
@@ -23,7 +23,7 @@ class Gradient:
         scope: which weights are scored.
     """
 
-    examples: int | None = None
+    examples: Count | None = None
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(

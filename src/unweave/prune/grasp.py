@@ -8,21 +8,19 @@ g), signed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module
 
-from ..derivatives import mean_named_gradient, probe, spaced
-from ..errors import InputError
+from ..derivatives import mean_named_gradient, named_hessian_product, probe, spaced
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import Count, Range, settings
 from ..types import Data
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class GraSP:
     """Score = w * (H g), with g and the Hessian product H g both means over the same examples.
 
@@ -35,8 +33,8 @@ class GraSP:
         scope: which weights are scored.
     """
 
-    examples: int | None = 100
-    temperature: float = 200.0
+    examples: Count | None = 100
+    temperature: Annotated[float, Range(above=0, why="The paper uses 200.")] = 200.0
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
@@ -45,12 +43,6 @@ class GraSP:
         "2002.07376",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(
-                f"GraSP.temperature must be positive; got {self.temperature}. The paper uses 200."
-            )
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Signed scores: negative ones belong to weights whose removal strengthens the gradient.
@@ -63,7 +55,7 @@ class GraSP:
         with probe(model, self.scope, "batch") as (copy, weights):
             cooled = _Cooled(copy, self.temperature)
             gradient = mean_named_gradient(cooled, chosen, weights)
-            products = _hessian_product(cooled, chosen, weights, gradient)
+            products = named_hessian_product(cooled, chosen, weights, gradient)
         return {name: weights[name].detach() * product for name, product in products.items()}
 
 
@@ -75,20 +67,3 @@ class _Cooled(Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         out = self.model(*args, **kwargs)
         return (out.logits if hasattr(out, "logits") else out) / self.temperature
-
-
-def _hessian_product(
-    model: Module, data: Data[Any], weights: dict[str, Parameter], vector: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Hessian of the mean loss, restricted to `weights`, times `vector`."""
-    total = {name: torch.zeros_like(v) for name, v in vector.items()}
-    leaves = list(weights.values())
-    for batch in data.batches():
-        losses = data.task.losses(model, batch)
-        gradients = torch.autograd.grad(losses.mean(), leaves, create_graph=True, allow_unused=True)
-        pairs = zip(gradients, vector.values(), strict=True)
-        along = torch.stack([(g * v).sum() for g, v in pairs if g is not None and g.requires_grad]).sum()
-        for name, product in zip(weights, torch.autograd.grad(along, leaves, allow_unused=True), strict=True):
-            if product is not None:
-                total[name] += product.to(total[name].dtype) * (len(losses) / len(data))
-    return total

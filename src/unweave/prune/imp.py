@@ -9,7 +9,6 @@ layers, put the rest back to where they were, repeat.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from math import ceil, log
 from typing import Any, ClassVar, Literal
 
@@ -20,15 +19,16 @@ from ..errors import InputError
 from ..fit.recipe import Supervised
 from ..masks.budgets import Global
 from ..masks.mask import Mask
-from ..masks.patterns import Pattern, Unstructured
+from ..masks.patterns import Pattern, Unstructured, require_rising
 from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
+from ..settings import Inner, Whole, settings
 from ..types import Data
 from .magnitude import Magnitude
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class IMP:
     """A recipe around a recipe: train and prune in rounds, then train once more under the mask.
 
@@ -36,8 +36,8 @@ class IMP:
     remaining epochs with a learning-rate schedule of its own, where the paper would go on with the first one.
 
     Attributes:
-        recipe: how the network is made and trained; its own `prune` must be None.
-        sparsity: share of the weights in scope removed in the end, in (0, 1).
+        recipe: how the network is made and trained; its own `prune` and `sparse` must be None.
+        sparsity: share of the weights in scope removed in the end.
         rate: share of the living weights removed a round; the rounds are made equal so as to end at
             `sparsity`.
         rewind_epochs: epochs after which the weights are remembered, to be rewound to; 0 is initialisation.
@@ -47,9 +47,9 @@ class IMP:
     """
 
     recipe: Supervised
-    sparsity: float = 0.9
-    rate: float = 0.2
-    rewind_epochs: int = 0
+    sparsity: Inner = 0.9
+    rate: Inner = 0.2
+    rewind_epochs: Whole = 0
     restart: Literal["rewind", "reinit"] = "rewind"
     pattern: Pattern = Unstructured()
     scope: Scope = Scope()
@@ -62,16 +62,13 @@ class IMP:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("sparsity", "rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"IMP.{name} must be in (0, 1); got {getattr(self, name)}.")
-        if not 0 <= self.rewind_epochs < self.recipe.epochs:
+        require_rising(self, "Prune or ProgressiveNM")
+        if self.rewind_epochs >= self.recipe.epochs:
             raise InputError(
-                f"IMP.rewind_epochs must be in [0, {self.recipe.epochs}), the recipe's epochs; got "
-                f"{self.rewind_epochs}."
+                f"IMP.rewind_epochs must be below {self.recipe.epochs}, the recipe's epochs; got {self.rewind_epochs}."
             )
-        if self.recipe.prune is not None:
-            raise InputError("IMP.recipe already prunes (recipe.prune). Give IMP the dense recipe.")
+        if self.recipe.prune is not None or self.recipe.sparse is not None:
+            raise InputError("IMP.recipe already prunes (prune, sparse). Give IMP the dense recipe.")
 
     @property
     def rounds(self) -> int:

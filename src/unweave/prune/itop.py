@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..errors import InputError
 from ..fit import Step
 from ..masks.budgets import ERK, Global, Uniform
 from ..masks.mask import Mask
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import Count, Range, SomeShare, settings
 from ..types import Data
-from .rigl import RigL
-from .set import SET
+from .dynamic import Begun, Exchange, at_random, by_gradient, cosine, smallest
 
 
 @dataclass
@@ -39,6 +38,17 @@ class Explored:
         for name, alive in mask.keep.items():
             self.ever[name] = alive.clone() if name not in self.ever else self.ever[name] | alive
 
+    def watching(self, mask: Mask, change: Callable[[Step], None]) -> Callable[[Step], None]:
+        """Note a training's first mask, and after each step, once `change` is done, the one held then."""
+        self.add(mask)
+
+        def after(step: Step) -> None:
+            change(step)
+            assert step.hold is not None
+            self.add(step.hold)
+
+        return after
+
     @property
     def rate(self) -> float:
         """R_s: share of the weights that were ever alive, in [0, 1]."""
@@ -46,7 +56,7 @@ class Explored:
         return sum(int(alive.sum()) for alive in self.ever.values()) / total if total else 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ITOP:
     """SET or RigL set to explore: half of the weights exchanged each time, to the end of the training.
 
@@ -56,7 +66,7 @@ class ITOP:
     Attributes:
         grow: "random" is SET, "gradient" RigL.
         budget: how many weights live, and where.
-        rate: share of a layer's living weights exchanged at first, in (0, 1].
+        rate: share of a layer's living weights exchanged at first.
         every: steps between two exchanges.
         until: share of the training with exchanges.
         scope: which weights.
@@ -66,9 +76,11 @@ class ITOP:
 
     grow: Literal["random", "gradient"] = "random"
     budget: ERK | Uniform | Global = ERK(0.9)
-    rate: float = 0.5
-    every: int = 200
-    until: float = 1.0
+    rate: Annotated[
+        float, Range(above=0, at_most=1, why="It is the share of living weights exchanged at first.")
+    ] = 0.5
+    every: Count = 200
+    until: SomeShare = 1.0
     scope: Scope = Scope()
     explored: Explored | None = field(default=None, compare=False)
 
@@ -78,28 +90,13 @@ class ITOP:
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        if self.grow not in ("random", "gradient"):
-            raise InputError(f'ITOP.grow must be "random" or "gradient"; got {self.grow!r}.')
-        self._method()
+    def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
+        """A sparse start, and the exchange to make after each step of the training.
 
-    def begin(
-        self, model: Module, data: Data[Any], *, steps: int, rng: Generator
-    ) -> tuple[Mask, Callable[[Step], None]]:
-        """A sparse start, and what to do after each step of the training."""
-        mask, change = self._method().begin(model, data, steps=steps, rng=rng)
-        if self.explored is None:
-            return mask, change
-        explored = self.explored
-        explored.add(mask)
-
-        def after(step: Step) -> None:
-            change(step)
-            assert step.hold is not None
-            explored.add(step.hold)
-
-        return mask, after
-
-    def _method(self) -> SET | RigL:
-        cls = SET if self.grow == "random" else RigL
-        return cls(budget=self.budget, rate=self.rate, every=self.every, until=self.until, scope=self.scope)
+        Raises:
+            InputError: if no exchange would fall into the training, or the model is sparse outside the scope.
+        """
+        grow = at_random if self.grow == "random" else by_gradient
+        exchange = Exchange(self, smallest(cosine(self.rate)), grow)
+        mask, change = exchange.begin(model, data, steps=steps, rng=rng)
+        return mask, change if self.explored is None else self.explored.watching(mask, change)

@@ -6,7 +6,6 @@ arXiv 1506.02626, section 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,10 +13,11 @@ from torch.nn import Module
 
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import settings
 from ..types import Data
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Magnitude:
     """Score = |w|.
 

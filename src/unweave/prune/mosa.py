@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.nn import Module
+from torch.nn import Dropout, LayerNorm, Linear, Module, Parameter
 from torch.optim import AdamW
 
 from ..errors import InputError
 from ..fit import Loop, fit_
 from ..fit.recipe import warm_cosine
 from ..paper import Paper
-from ..random import child, global_seed
+from ..random import child, global_seed, require_generator
+from ..settings import Count, NonNegative, Part, Positive, checked, settings
+from ..tasks import Labelled, evaluating, requires
 from ..types import Batch, Data
-from ._adapter import Adapted, SplitAdapter
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class MoSA:
     """Adapt a frozen model to new data: adapters trained as sparse pieces, merged to one of the plain size.
 
@@ -53,15 +53,15 @@ class MoSA:
 
     targets: str = r".*\.mlp"
     head: str = r".*(classifier|head)\..*"
-    pieces: int = 4
-    rank: int = 64
-    scale: float = 0.1
-    dropout: float = 0.1
-    add_weight: float = 0.0
-    reg_weight: float = 1.0
-    epochs: int = 100
-    lr: float = 1e-3
-    weight_decay: float = 0.01
+    pieces: Count = 4
+    rank: Count = 64
+    scale: Positive = 0.1
+    dropout: Part = 0.1
+    add_weight: NonNegative = 0.0
+    reg_weight: NonNegative = 1.0
+    epochs: Count = 100
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
 
     paper: ClassVar[Paper] = Paper(
         "Split & Merge: Unlocking the Potential of Visual Adapters via Sparse Training", "Zhang, Zou, An, Liu, Zhang",
@@ -69,42 +69,33 @@ class MoSA:
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ("labels",)
 
-    def __post_init__(self) -> None:
-        if self.pieces < 1 or self.rank < 1 or self.epochs < 1:
-            raise InputError(
-                f"MoSA needs pieces, rank and epochs of at least 1; got {self.pieces}, {self.rank} and {self.epochs}."
-            )
-        if not 0 <= self.dropout < 1 or self.reg_weight < 0 or self.add_weight < 0 or self.lr <= 0:
-            raise InputError(
-                "MoSA needs dropout in [0, 1), reg_weight and add_weight of at least 0 and a positive lr; got "
-                f"{self.dropout}, {self.reg_weight}, {self.add_weight} and {self.lr}."
-            )
-
     def adapt(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A copy of `model` with trained, merged adapters; its other weights keep their bits.
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if no module is named by `targets`, or one changes the width; if `head` names no parameter.
+            InputError: if no module is named by `targets`, one changes the width, `head` names no parameter, or the
+                task has no labels.
         """
         data.require_examples("MoSA")
+        requires(data.task, Labelled, "MoSA")
         adapted = self.insert(model, data, rng=child(rng))
         wanted = {n: p.requires_grad for n, p in adapted.named_parameters()}
-        trained = []
-        for name, p in adapted.named_parameters():
-            p.requires_grad_(".adapter." in f".{name}" or bool(self.head and re.fullmatch(self.head, name)))
-            if p.requires_grad:
-                trained.append(p)
         if self.head and not any(re.fullmatch(self.head, name) for name in wanted):
             raise InputError(
                 f"MoSA.head {self.head!r} names no parameter, so no head would be trained; the last are "
                 f"{', '.join(list(wanted)[-4:])}. Name the classifier's, or set head='' to train the adapters alone."
             )
+        trained = []
+        for name, p in adapted.named_parameters():
+            p.requires_grad_(".adapter." in f".{name}" or bool(self.head and re.fullmatch(self.head, name)))
+            if p.requires_grad:
+                trained.append(p)
         optimizer = AdamW(trained, self.lr, weight_decay=self.weight_decay)
         schedule = warm_cosine(optimizer, self.epochs * data.steps)
         fit_(
             adapted, data, self.objective(data), optimizer,
-            epochs=self.epochs, rng=rng, loop=Loop(schedule=schedule, norms="frozen", label="adapt"),
+            epochs=self.epochs, rng=rng, loop=Loop(schedule=schedule, norms="frozen", label="adapt"), 
         )  # fmt: skip
         for module in adapted.modules():
             if isinstance(module, SplitAdapter):
@@ -115,6 +106,7 @@ class MoSA:
 
     def insert(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A copy of `model` with fresh adapters beside the target layers."""
+        require_generator(rng)
         copy = deepcopy(model)
         names = [n for n, _ in copy.named_modules() if n and re.fullmatch(self.targets, n)]
         if not names:
@@ -154,6 +146,87 @@ class MoSA:
         return loss
 
 
+class SplitAdapter(Module):
+    """A bottleneck adapter h -> scale U(dropout(gelu(D(LN(h))))) whose U is n pieces with disjoint entries.
+
+    In train mode each call draws one piece from torch's global generator (which `fit_` seeds) for the whole batch. In
+    eval mode it must have been merged: U is then the mean of the pieces, the expectation of the random adapter.
+
+    Attributes:
+        pieces: n; 1 is the plain adapter.
+        merged: whether U is one matrix.
+    """
+
+    @checked
+    def __init__(self, width: Count, rank: Count, pieces: Count, scale: Positive, dropout: Part) -> None:
+        super().__init__()
+        self.norm, self.down, self.dropout = LayerNorm(width), Linear(width, rank), Dropout(dropout)
+        self.up = Parameter(torch.zeros(pieces, width, rank))
+        self.bias = Parameter(torch.zeros(pieces, width))
+        order = torch.randperm(width * rank)
+        keep = torch.zeros(pieces, width * rank, dtype=torch.bool)
+        for k, part in enumerate(order.tensor_split(pieces)):
+            keep[k, part] = True
+        self.register_buffer("keep", keep.view(pieces, width, rank))
+        self.keep: Tensor
+        self.pieces, self.scale, self.merged = pieces, scale, False
+        torch.nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+        torch.nn.init.zeros_(self.down.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The adapter's addition to a layer's output, of `hidden`'s shape [..., width]."""
+        if self.merged:
+            up, bias = self.up[0], self.bias[0]
+        elif self.training:
+            k = int(torch.randint(self.pieces, ())) if self.pieces > 1 else 0
+            up, bias = self.up[k] * self.keep[k], self.bias[k]
+        else:
+            raise InputError(
+                "a SplitAdapter in eval mode must be merged: call merge_() first. Its pieces alone are random."
+            )
+        inner = self.dropout(F.gelu(self.down(self.norm(hidden))))
+        return self.scale * F.linear(inner, up, bias)
+
+    @torch.no_grad()
+    def merge_(self) -> None:
+        """Put the mean of the pieces in their place; not to be undone."""
+        if self.merged:
+            return
+        self.up = Parameter((self.up * self.keep).mean(0, keepdim=True), self.up.requires_grad)
+        self.bias = Parameter(self.bias.mean(0, keepdim=True), self.bias.requires_grad)
+        self.keep = torch.ones(1, 0, 0, dtype=torch.bool, device=self.up.device)
+        self.pieces, self.merged = 1, True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        stored = state_dict.get(f"{prefix}keep")
+        if stored is not None and stored.shape != self.keep.shape:
+            given, own = ("merged", "in pieces") if stored.numel() == 0 else ("in pieces", "merged")
+            raise InputError(
+                f"{prefix[:-1]}: the weights are of an adapter that is {given}; this one is {own}. "
+                f"{'Call merge_() before loading.' if given == 'merged' else 'Make the adapter anew before loading.'}"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class Adapted(Module):
+    """A layer with an adapter beside it: layer(x) + adapter(x).
+
+    Attributes:
+        layer: as it was.
+        adapter: added to its output.
+    """
+
+    def __init__(self, layer: Module, adapter: SplitAdapter) -> None:
+        super().__init__()
+        self.layer, self.adapter = layer, adapter
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output and the adapter's addition."""
+        out: Tensor = self.layer(hidden, *args, **kwargs)
+        added: Tensor = self.adapter(hidden)
+        return out + added
+
+
 def _widths(model: Module, data: Data[Any], names: list[str]) -> dict[str, int]:
     seen: dict[str, tuple[int, int]] = {}
 
@@ -166,8 +239,6 @@ def _widths(model: Module, data: Data[Any], names: list[str]) -> dict[str, int]:
             seen[name] = (ends[0], ends[1])
 
         return hook
-
-    from ..tasks import evaluating
 
     hooks = [model.get_submodule(n).register_forward_hook(look(n)) for n in names]
     try:

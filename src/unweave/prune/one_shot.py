@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Generator
@@ -11,16 +10,17 @@ from torch.nn import Module
 
 from ..masks.budgets import Budget, Global
 from ..masks.mask import Mask
-from ..masks.patterns import Channel, Pattern, Unstructured
+from ..masks.patterns import Channel, Pattern, Unstructured, refuse_own_sparsity
 from ..masks.select import select
 from ..masks.silence import silence
 from ..paper import Paper
 from ..random import draw_seed, global_seed
+from ..settings import settings
 from ..types import Data, Score
 from .magnitude import Magnitude
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Prune:
     """Zero the lowest-scoring weights, once.
 
@@ -31,7 +31,7 @@ class Prune:
     Attributes:
         score: says how much each weight matters.
         pattern: which weights live or die together.
-        budget: how much of each layer lives.
+        budget: how much of each layer lives; an N:M pattern sets that itself.
     """
 
     score: Score = Magnitude()
@@ -40,6 +40,9 @@ class Prune:
 
     paper: ClassVar[Paper] = Magnitude.paper
     needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        refuse_own_sparsity(self, "budget", self.budget.sparsity)
 
     def mask(self, model: Module, data: Data[Any], *, rng: Generator) -> Mask:
         """The mask alone; `model` is left unchanged.

@@ -7,7 +7,6 @@ Training in Transformers", CPAL 2025, arXiv 2402.04744; SR-STE is of Zhou et al.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from math import exp, log, log2
 from typing import Any, ClassVar, Literal
 
@@ -23,16 +22,17 @@ from ..fit.recipe import mean_loss, warm_cosine
 from ..masks.mask import Mask
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import Count, NonNegative, Part, Positive, refuse_idle, settings
 from ..types import Data
 
-Recipe = Literal["ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric"]
+Flow = Literal["ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ProgressiveNM:
     """Train with weights W masked anew each forward pass: in each group of M inputs the N largest live.
 
-    Recipes: "ste" passes the gradient of the masked weight on to all of W; "sr-ste" also pulls pruned weights to zero;
+    Flows: "ste" passes the gradient of the masked weight on to all of W; "sr-ste" also pulls pruned weights to zero;
     "mdgf-linear" and "mdgf-exp" multiply pruned weights by a factor that fades from 1 to 0, and their gradients with
     them; "sdgf-step" goes through (M-1):M, M/2:M, M/4:M ... N:M, "sdgf-geometric" through 8N:8M, 4N:4M, 2N:2M, N:M.
     The authors' code passes the gradient on unfaded in mask decay too; `backward="ste"` does that. It also drops
@@ -44,27 +44,27 @@ class ProgressiveNM:
     Attributes:
         n: weights that live in a group.
         m: weights in a group, along the input dimension; must divide it in every layer.
-        recipe: see above.
+        flow: how pruned weights fade, see above.
         backward: "autodiff" fades gradients with the weights; "ste" does not. For mask decay alone.
-        pull: SR-STE's lambda.
-        dense: share of the training without sparsity, in [0, 1).
-        finetune: share of the training with the final mask fixed in form, in [0, 1).
+        pull: SR-STE's lambda. For "sr-ste" alone.
+        dense: share of the training without sparsity.
+        finetune: share of the training with the final mask fixed in form.
         epochs: passes over the data.
         lr: peak learning rate of AdamW, warmed up and let down along a cosine.
         weight_decay: of AdamW; it acts on all of W.
         scope: which layers; leaves out the last.
     """
 
-    n: int = 1
-    m: int = 16
-    recipe: Recipe = "mdgf-exp"
+    n: Count = 1
+    m: Count = 16
+    flow: Flow = "mdgf-exp"
     backward: Literal["autodiff", "ste"] = "autodiff"
-    pull: float = 2e-4
-    dense: float = 0.05
-    finetune: float = 0.1
-    epochs: int = 40
-    lr: float = 3e-3
-    weight_decay: float = 0.01
+    pull: NonNegative = 2e-4
+    dense: Part = 0.05
+    finetune: Part = 0.1
+    epochs: Count = 40
+    lr: Positive = 3e-3
+    weight_decay: NonNegative = 0.01
     scope: Scope = Scope(last=False)
 
     paper: ClassVar[Paper] = Paper(
@@ -74,17 +74,17 @@ class ProgressiveNM:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n < self.m:
-            raise InputError(f"ProgressiveNM needs 1 <= n < m; got {self.n} and {self.m}.")
-        if self.recipe not in ("ste", "sr-ste", "mdgf-linear", "mdgf-exp", "sdgf-step", "sdgf-geometric"):
-            raise InputError(f"ProgressiveNM.recipe {self.recipe!r} is unknown; see its documentation.")
-        if not (0 <= self.dense < 1 and 0 <= self.finetune < 1 and self.dense + self.finetune < 1):
+        if self.n >= self.m:
+            raise InputError(f"ProgressiveNM needs n < m; got {self.n} and {self.m}.")
+        if self.dense + self.finetune >= 1:
             raise InputError(
                 f"ProgressiveNM: dense and finetune are shares that leave some of the training; got {self.dense} and "
                 f"{self.finetune}."
             )
-        if self.epochs < 1 or not self.lr > 0 or self.pull < 0:
-            raise InputError("ProgressiveNM needs epochs >= 1, lr > 0 and pull >= 0.")
+        if self.flow != "sr-ste":
+            refuse_idle(self, "pull", when=f'since flow is "{self.flow}"')
+        if not self.flow.startswith("mdgf"):
+            refuse_idle(self, "backward", when=f'since flow is "{self.flow}"')
 
     def stage(self, step: int, steps: int) -> tuple[int, int, float]:
         """(n, m, factor of pruned weights) at a step of a training; (0, 0, 1) while it is dense."""
@@ -94,14 +94,14 @@ class ProgressiveNM:
         if step >= end:
             return self.n, self.m, 0.0
         share = (step - begin) / (end - begin)
-        if self.recipe == "mdgf-linear":
+        if self.flow == "mdgf-linear":
             return self.n, self.m, 1 - share
-        if self.recipe == "mdgf-exp":
+        if self.flow == "mdgf-exp":
             return self.n, self.m, exp(-log(1000) * share)
-        if self.recipe == "sdgf-geometric":
+        if self.flow == "sdgf-geometric":
             scale = (8, 4, 2, 1)[int(4 * share)]
             return scale * self.n, scale * self.m, 0.0
-        if self.recipe == "sdgf-step":
+        if self.flow == "sdgf-step":
             rungs = [self.m - 1, *(self.m >> k for k in range(1, int(log2(self.m / self.n)) + 1))]
             rungs = [r for r in rungs if r > self.n] + [self.n]
             return rungs[int(len(rungs) * share)], self.m, 0.0
@@ -112,18 +112,18 @@ class ProgressiveNM:
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if a layer's inputs are no multiple of the largest M that the recipe goes through.
+            InputError: if a layer's inputs are no multiple of the largest M that the flow goes through.
         """
         data.require_examples("ProgressiveNM")
         trained, given = deepcopy(model), Mask.of(model)
         steps = self.epochs * data.steps
-        held = self.attach_(trained, steps)
-        hold = Mask({_inner(n, held): alive for n, alive in given.keep.items()}) if given else None
+        clocks = self.attach_(trained, steps)
+        hold = Mask({_inner(n, clocks): alive for n, alive in given.keep.items()}) if given else None
         weights = [p for p in trained.parameters() if p.requires_grad]
         optimizer = AdamW(weights, self.lr, weight_decay=self.weight_decay)
 
         def tick(step: Step) -> None:
-            for fading in held.values():
+            for fading in clocks.values():
                 fading.step += 1
 
         fit_(
@@ -137,19 +137,19 @@ class ProgressiveNM:
 
     def attach_(self, model: Module, steps: int) -> dict[str, Fading]:
         """Parametrise the weights in scope for a training of so many steps; name of the weight -> its clock."""
-        widest = self.m * (8 if self.recipe == "sdgf-geometric" else 1)
+        widest = self.m * (8 if self.flow == "sdgf-geometric" else 1)
         layers = self.scope.layers(model)
         wrong = [f"{name} ({w.shape[1]})" for name, _, w in layers if w.shape[1] % widest]
         if wrong:
             raise InputError(
-                f"ProgressiveNM: the recipe goes through groups of {widest} inputs; not a multiple of it are the "
+                f"ProgressiveNM: the flow goes through groups of {widest} inputs; not a multiple of it are the "
                 f"inputs of {', '.join(wrong)}. Leave them out of the scope, or choose another m."
             )
-        held = {}
+        clocks = {}
         for name, layer, _ in layers:
-            held[name] = Fading(self, steps)
-            parametrize.register_parametrization(layer, "weight", held[name])
-        return held
+            clocks[name] = Fading(self, steps)
+            parametrize.register_parametrization(layer, "weight", clocks[name])
+        return clocks
 
 
 class Fading(Module):
@@ -172,7 +172,7 @@ class Fading(Module):
             return weight
         alive = n_of_m(weight.detach(), n, m)
         if factor == 0.0:
-            pull = self.how.pull if self.how.recipe == "sr-ste" else 0.0
+            pull = self.how.pull if self.how.flow == "sr-ste" else 0.0
             used: Tensor = _Straight.apply(weight, alive, pull, factor)  # type: ignore[no-untyped-call]
         elif self.how.backward == "ste":
             used = _Straight.apply(weight, alive, 0.0, factor)  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ class _Straight(torch.autograd.Function):
     """W (mask + (1 - mask) factor), with the gradient of the masked weight, plus pull (1 - mask) W."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, alive: Tensor, pull: float, factor: float) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, alive: Tensor, pull: NonNegative, factor: float) -> Tensor:
         ctx.save_for_backward(weight, alive)
         ctx.pull = pull
         return torch.where(alive, weight, weight * factor)
@@ -222,8 +222,8 @@ def freeze_(model: Module) -> Module:
     return model
 
 
-def _inner(name: str, held: dict[str, Fading]) -> str:
-    if name not in held:
+def _inner(name: str, clocks: dict[str, Fading]) -> str:
+    if name not in clocks:
         return name
     layer, _, weight = name.rpartition(".")
     return f"{layer}.parametrizations.{weight}.original".lstrip(".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +11,11 @@ from torch.nn import Module
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..random import seeded
+from ..settings import Whole, settings
 from ..types import Data
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class RandomScores:
     """Score = uniform noise in [0, 1), of neither weights nor data.
 
@@ -24,7 +24,7 @@ class RandomScores:
         scope: which weights are scored.
     """
 
-    seed: int | None = None
+    seed: Whole | None = None
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(

@@ -6,23 +6,20 @@ section 3: every dT steps a share zeta / 2 (1 + cos(pi t / T_end)) of each layer
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from torch import Generator, Tensor
-from torch.nn import Module, Parameter
+from torch import Generator
+from torch.nn import Module
 
-from ..fit import Step
 from ..masks.budgets import ERK, Global, Uniform
-from ..masks.mask import Mask
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import Count, Range, SomeShare, settings
 from ..types import Data
-from ._dynamic import check, cosine, due, exchange, lowest, start
+from .dynamic import Begun, Exchange, by_gradient, cosine, smallest
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class RigL:
     """Train sparsely from the start: dead weights with a large gradient take the places of small living ones.
 
@@ -32,16 +29,18 @@ class RigL:
 
     Attributes:
         budget: how many weights live, and where; the model's own mask is kept if it is sparse already.
-        rate: share of a layer's living weights exchanged at first (zeta), in (0, 1].
+        rate: share of a layer's living weights exchanged at first (zeta).
         every: steps between two exchanges (dT).
         until: share of the training with exchanges (T_end).
         scope: which weights.
     """
 
     budget: ERK | Uniform | Global = ERK(0.9)
-    rate: float = 0.3
-    every: int = 100
-    until: float = 0.75
+    rate: Annotated[
+        float, Range(above=0, at_most=1, why="It is the share of living weights exchanged at first.")
+    ] = 0.3
+    every: Count = 100
+    until: SomeShare = 0.75
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
@@ -50,26 +49,11 @@ class RigL:
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        check("RigL", rate=self.rate, every=self.every, until=self.until)
+    def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
+        """A sparse start, and the exchange to make after each step of the training.
 
-    def begin(
-        self, model: Module, data: Data[Any], *, steps: int, rng: Generator
-    ) -> tuple[Mask, Callable[[Step], None]]:
-        """A sparse start, and the exchange to make after each step of the training."""
-        mask, last = start(model, data, self.budget, self.scope, rng), self.until * steps
-
-        def after(step: Step) -> None:
-            if not due(step.index, self.every, last):
-                return
-            rate, gradients = cosine(self.rate, step.index, last), step.gradients()
-
-            def drop(name: str, weight: Parameter, alive: Tensor) -> Tensor:
-                return lowest(weight.detach().abs(), alive, min(int(rate * alive.sum()), int((~alive).sum())))
-
-            def grow(name: str, weight: Parameter, alive: Tensor, dropped: Tensor) -> Tensor:
-                return lowest(gradients[name].abs().neg_(), ~alive | dropped, int(dropped.sum()))
-
-            exchange(step, drop, grow)
-
-        return mask, after
+        Raises:
+            InputError: if no exchange would fall into the training, or the model is sparse outside the scope.
+        """
+        exchange = Exchange(self, smallest(cosine(self.rate)), by_gradient)
+        return exchange.begin(model, data, steps=steps, rng=rng)

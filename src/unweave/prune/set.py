@@ -6,24 +6,20 @@ connectivity inspired by network science", Nature Communications 9, 2018, arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from torch import Generator, Tensor
-from torch.nn import Module, Parameter
+from torch import Generator
+from torch.nn import Module
 
-from ..fit import Step
 from ..masks.budgets import ERK, Global, Uniform
-from ..masks.mask import Mask
 from ..masks.scope import Scope
 from ..paper import Paper
-from ..random import draw_seed, seeded
+from ..settings import Count, Range, SomeShare, settings
 from ..types import Data
-from ._dynamic import check, cosine, drawn, due, exchange, lowest, start
+from .dynamic import Begun, Exchange, at_random, constant, cosine, smallest
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SET:
     """Train sparsely from the start: every few steps the smallest living weights give way to random dead ones.
 
@@ -32,7 +28,7 @@ class SET:
 
     Attributes:
         budget: how many weights live, and where; the model's own mask is kept if it is sparse already.
-        rate: share of a layer's living weights exchanged at the first exchange, in (0, 1].
+        rate: share of a layer's living weights exchanged at the first exchange.
         every: steps between two exchanges (the paper: an epoch).
         until: share of the training with exchanges.
         decay: "cosine" lets the share fall to zero at the end; "constant" keeps it, as the paper does.
@@ -40,9 +36,11 @@ class SET:
     """
 
     budget: ERK | Uniform | Global = ERK(0.9)
-    rate: float = 0.3
-    every: int = 100
-    until: float = 0.75
+    rate: Annotated[
+        float, Range(above=0, at_most=1, why="It is the share of living weights exchanged at first.")
+    ] = 0.3
+    every: Count = 100
+    until: SomeShare = 0.75
     decay: Literal["cosine", "constant"] = "cosine"
     scope: Scope = Scope()
 
@@ -52,31 +50,11 @@ class SET:
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        check("SET", rate=self.rate, every=self.every, until=self.until)
+    def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
+        """A sparse start, and the exchange to make after each step of the training.
 
-    def begin(
-        self, model: Module, data: Data[Any], *, steps: int, rng: Generator
-    ) -> tuple[Mask, Callable[[Step], None]]:
-        """A sparse start, and the exchange to make after each step of the training."""
-        mask, seed, last = (
-            start(model, data, self.budget, self.scope, rng),
-            draw_seed(rng),
-            self.until * steps,
-        )
-
-        def after(step: Step) -> None:
-            if not due(step.index, self.every, last):
-                return
-            draws = seeded(seed + step.index)
-            rate = cosine(self.rate, step.index, last) if self.decay == "cosine" else self.rate
-
-            def drop(name: str, weight: Parameter, alive: Tensor) -> Tensor:
-                return lowest(weight.detach().abs(), alive, min(int(rate * alive.sum()), int((~alive).sum())))
-
-            def grow(name: str, weight: Parameter, alive: Tensor, dropped: Tensor) -> Tensor:
-                return drawn(~alive, int(dropped.sum()), draws)
-
-            exchange(step, drop, grow)
-
-        return mask, after
+        Raises:
+            InputError: if no exchange would fall into the training, or the model is sparse outside the scope.
+        """
+        rate = cosine(self.rate) if self.decay == "cosine" else constant(self.rate)
+        return Exchange(self, smallest(rate), at_random).begin(model, data, steps=steps, rng=rng)

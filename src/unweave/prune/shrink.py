@@ -86,17 +86,8 @@ def shrink(
         )
     parts, left = _removable(tp, graph, whole, dead)
     smaller = _cut(whole, list(parts.values()), example_inputs, constants)
-    if (
-        smaller is None
-    ):  # some layers are tied in a way the graph does not show, as by the heads of an attention
-        accepted: list[Gone] = []
-        for name, part in parts.items():
-            if _cut(whole, [*accepted, part], example_inputs, constants) is None:
-                left[name] = "without its dead channels the model computes something else or nothing at all"
-            else:
-                accepted.append(part)
-        parts = {name: part for name, part in parts.items() if part in accepted}
-        smaller = _cut(whole, accepted, example_inputs, constants)
+    if smaller is None:
+        smaller = _cut_one_by_one(whole, parts, left, example_inputs, constants)
     if smaller is None or not parts:
         reasons = "; ".join(f"{name}: {why}" for name, why in left.items())
         raise InputError(f"shrink could remove no channel. {reasons}.")
@@ -105,7 +96,10 @@ def shrink(
     return Shrunk(*smaller, left)
 
 
-Gone = dict[str, dict[str, set[int]]]  # layer -> "in" or "out" -> indices to remove
+Gone = dict[str, dict[str, set[int]]]
+"""Layer -> "in" or "out" -> indices to remove."""
+Coupled = list[tuple[str, str, list[tuple[int, int]]]]
+"""What goes with the channels of a layer: (another layer, "in" or "out", [(its index, the channel)])."""
 
 
 def _cut(
@@ -132,6 +126,25 @@ def _cut(
         1.0, float(before.abs().max())
     )
     return (model, structure) if close else None
+
+
+def _cut_one_by_one(
+    whole: Module, parts: dict[str, Gone], left: dict[str, str], inputs: Any, constants: str
+) -> tuple[Module, dict[str, Any]] | None:
+    """Where all parts together fail, those that do not; the others go from `parts` to `left`.
+
+    Some layers are tied in a way that the graph does not show, as by the heads of an attention.
+    """
+    accepted: list[Gone] = []
+    smaller = None
+    for name, part in list(parts.items()):
+        tried = _cut(whole, [*accepted, part], inputs, constants)
+        if tried is None:
+            left[name] = "without its dead channels the model computes something else or nothing at all"
+            del parts[name]
+        else:
+            accepted, smaller = [*accepted, part], tried
+    return smaller
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -176,59 +189,70 @@ def _removable(
     parts: dict[str, Gone] = {}
     left: dict[str, str] = {}
     for name, rows in dead.items():
-        layer: Any = modules[name]
-        if isinstance(layer, TRANSPOSED) or getattr(layer, "groups", 1) > 1:
-            left[name] = "grouped and transposed convolutions are not cut"
-            continue
-        remove = tp.prune_linear_out_channels if isinstance(layer, Linear) else tp.prune_conv_out_channels
-        candidates = rows.nonzero().flatten().tolist()
-        reads = False
-        why = ""
-        items: list[tuple[str, str, list[tuple[int, int]]]] = []
-        for item in graph.get_pruning_group(layer, remove, idxs=candidates):
-            target = item.dep.target.module
-            side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-            owner = names.get(id(target))
-            if owner is None:
-                operation = item.dep.target.name
-                if "Pad" in operation or "_Slice" in operation or isinstance(target, torch.nn.Parameter):
-                    why = "its channels run through a padded or sliced shortcut, or are added to a bare "
-                    "parameter"
-                continue
-            if not isinstance(target, (Linear, *CONVS, *RUNNING_NORMS)):
-                why = f"its channels run through {owner} ({type(target).__name__}), which mixes them"
-                continue
-            if isinstance(target, TRANSPOSED) or getattr(target, "groups", 1) > 1:
-                why = f"its channels run through the grouped or transposed convolution {owner}"
-                continue
-            reads = reads or side == "in"
-            items.append((owner, side, list(zip(item.idxs, item.root_idxs, strict=True))))
-        if not why and not reads:
-            why = "its channels are the model's output"
+        coupled, why = _coupled(tp, graph, modules[name], rows, names)
         if why:
             left[name] = why
             continue
-        blocked = {
-            root
-            for owner, side, pairs in items
-            if side == "out" and not isinstance(modules[owner], RUNNING_NORMS)
-            for index, root in pairs
-            if owner not in dead or not bool(dead[owner][index])
-        }
-        if blocked and len(blocked) == len(candidates):
-            left[name] = "the channels it is added to are alive in another layer"
-        elif blocked:
-            left[name] = f"{len(blocked)} of its dead channels are alive in a layer they are added to"
-        if len(blocked) < len(candidates):
-            part = parts.setdefault(name, {})
-            for owner, side, pairs in items:
-                here = part.setdefault(owner, {}).setdefault(side, set())
-                here.update(index for index, root in pairs if root not in blocked)
         if bool(rows.all()):
             raise InputError(
                 f"shrink: layer {name} has no living filter left; the model computes a constant."
             )
+        blocked, candidates = _blocked(coupled, modules, dead), int(rows.sum())
+        if len(blocked) == candidates:
+            left[name] = "the channels it is added to are alive in another layer"
+            continue
+        if blocked:
+            left[name] = f"{len(blocked)} of its dead channels are alive in a layer they are added to"
+        part = parts.setdefault(name, {})
+        for owner, side, pairs in coupled:
+            here = part.setdefault(owner, {}).setdefault(side, set())
+            here.update(index for index, channel in pairs if channel not in blocked)
     return parts, left
+
+
+def _coupled(tp: Any, graph: Any, layer: Any, rows: Tensor, names: dict[int, str]) -> tuple[Coupled, str]:
+    """What the graph ties to the dead channels of a layer; or why they cannot go."""
+    if isinstance(layer, TRANSPOSED) or getattr(layer, "groups", 1) > 1:
+        return [], "grouped and transposed convolutions are not cut"
+    remove = tp.prune_linear_out_channels if isinstance(layer, Linear) else tp.prune_conv_out_channels
+    coupled: Coupled = []
+    why = ""
+    for item in graph.get_pruning_group(layer, remove, idxs=rows.nonzero().flatten().tolist()):
+        target = item.dep.target.module
+        owner = names.get(id(target))
+        why = _mixing(item, owner) or why
+        if owner is not None and not why:
+            side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            coupled.append((owner, side, list(zip(item.idxs, item.root_idxs, strict=True))))
+    if not why and not any(side == "in" for _, side, _ in coupled):
+        why = "its channels are the model's output"
+    return coupled, why
+
+
+def _mixing(item: Any, owner: str | None) -> str:
+    """Why channels that run through a node of the graph cannot go; "" if they can."""
+    target = item.dep.target.module
+    if owner is None:
+        operation = item.dep.target.name
+        if "Pad" in operation or "_Slice" in operation or isinstance(target, torch.nn.Parameter):
+            return "its channels run through a padded or sliced shortcut, or are added to a bare parameter"
+        return ""
+    if not isinstance(target, (Linear, *CONVS, *RUNNING_NORMS)):
+        return f"its channels run through {owner} ({type(target).__name__}), which mixes them"
+    if isinstance(target, TRANSPOSED) or getattr(target, "groups", 1) > 1:
+        return f"its channels run through the grouped or transposed convolution {owner}"
+    return ""
+
+
+def _blocked(coupled: Coupled, modules: dict[str, Module], dead: dict[str, Tensor]) -> set[int]:
+    """Channels that are alive in a layer they are added to."""
+    return {
+        channel
+        for owner, side, pairs in coupled
+        if side == "out" and not isinstance(modules[owner], RUNNING_NORMS)
+        for index, channel in pairs
+        if owner not in dead or not bool(dead[owner][index])
+    }
 
 
 def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:

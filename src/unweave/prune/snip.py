@@ -7,7 +7,6 @@ the mask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -18,10 +17,11 @@ from ..derivatives import mean_named_gradient, probe, spaced
 from ..errors import InputError
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import Count, settings
 from ..types import Data
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SNIP:
     """Score = |g w| over its sum, g the gradient of the mean loss of a few examples.
 
@@ -34,7 +34,7 @@ class SNIP:
         scope: which weights are scored.
     """
 
-    examples: int | None = 128
+    examples: Count | None = 128
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(

@@ -8,8 +8,7 @@ all layers.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Generator
 from torch.nn import Module
@@ -25,11 +24,12 @@ from ..masks.scope import Scope
 from ..masks.select import select
 from ..masks.silence import silence
 from ..paper import Paper
+from ..settings import Count, NonNegative, Part, Positive, Range, settings
 from ..types import Data
 from .magnitude import Magnitude
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SoftFilter:
     """Train with SGD; at the end of each epoch zero the filters of smallest norm; they go on training.
 
@@ -46,11 +46,11 @@ class SoftFilter:
         scope: which layers' filters are pruned; leaves out the last layer, whose outputs are the classes.
     """
 
-    rate: float = 0.3
-    epochs: int = 20
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    rate: Annotated[float, Range(at_least=0, below=1, why="It is the share of filters zeroed.")] = 0.3
+    epochs: Count = 20
+    lr: Positive = 0.02
+    momentum: Part = 0.9
+    weight_decay: NonNegative = 5e-4
     scope: Scope = Scope(last=False)
 
     paper: ClassVar[Paper] = Paper(
@@ -59,14 +59,6 @@ class SoftFilter:
         2018, "1808.06866",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
-            raise InputError(
-                f"SoftFilter.rate must be in [0, 1); got {self.rate}. It is the share of filters zeroed."
-            )
-        if self.epochs < 1:
-            raise InputError(f"SoftFilter.epochs must be at least 1; got {self.epochs}.")
 
     def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A trained copy of `model` with dead filters; its own zeros stay.

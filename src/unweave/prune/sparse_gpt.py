@@ -8,7 +8,6 @@ columns to its right, through the Cholesky factor of the inverse Hessian.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,15 +15,18 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
-from ..masks.patterns import NM, Unstructured
+from ..masks.budgets import Sparsity
+from ..masks.patterns import NM, Unstructured, refuse_own_sparsity
 from ..masks.scope import Scope
+from ..masks.select import lowest
 from ..paper import Paper
+from ..random import require_generator
+from ..settings import Count, Positive, settings
 from ..types import Data
-from ._dynamic import lowest
 from ._layerwise import walk
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SparseGPT:
     """Prune layer by layer against the outputs of the layers before, already pruned, and repair what stays.
 
@@ -33,7 +35,7 @@ class SparseGPT:
     the paper takes a Cholesky, an inverse and another Cholesky: the same numbers for half the work.
 
     Attributes:
-        sparsity: share of each layer's weights to remove, in [0, 1); N:M patterns set their own.
+        sparsity: share of each layer's weights to remove; N:M patterns set their own.
         pattern: single weights, or N:M.
         examples: calibration examples, evenly spaced through the data (the paper: 128 sequences of 2,048 tokens).
         damping: share of the Hessian's mean diagonal added to its diagonal.
@@ -41,11 +43,11 @@ class SparseGPT:
         scope: which layers; in a transformer, those inside its blocks.
     """
 
-    sparsity: float = 0.5
+    sparsity: Sparsity = 0.5
     pattern: Unstructured | NM = Unstructured()
-    examples: int = 128
-    damping: float = 0.01
-    block: int = 128
+    examples: Count = 128
+    damping: Positive = 0.01
+    block: Count = 128
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
@@ -55,15 +57,7 @@ class SparseGPT:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise InputError(
-                f"SparseGPT.sparsity must be in [0, 1); got {self.sparsity}. It is the share to remove."
-            )
-        if self.damping <= 0 or self.block < 1 or self.examples < 1:
-            raise InputError(
-                "SparseGPT needs damping > 0, block >= 1 and examples >= 1; got "
-                f"{self.damping}, {self.block} and {self.examples}."
-            )
+        refuse_own_sparsity(self, "sparsity", self.sparsity)
         if isinstance(self.pattern, NM) and self.block % self.pattern.m:
             raise InputError(
                 f"SparseGPT.block must be a multiple of {self.pattern.m}, the group; got {self.block}."
@@ -76,6 +70,7 @@ class SparseGPT:
             EmptyDataError: if there is no example.
             InputError: if a layer is never called, its width does not fit N:M, or its Hessian cannot be factorised.
         """
+        require_generator(rng)
         copy = deepcopy(model)
 
         @torch.no_grad()

@@ -8,21 +8,23 @@ ones; score |w dR/dw| (eq. 2); density d^(k/n) after iteration k of n (algorithm
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..errors import InputError, NonFiniteError
-from ..masks.budgets import Global
+from ..errors import NonFiniteError
+from ..masks.budgets import Global, Sparsity
 from ..masks.layers import RUNNING_NORMS
 from ..masks.mask import Mask
-from ..masks.patterns import Pattern, Unstructured
+from ..masks.patterns import Pattern, Unstructured, require_rising
 from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
+from ..random import require_generator
+from ..settings import Count, settings
+from ..tasks import Perturbing, requires
 from ..types import Data
 
 _PAPER = Paper(
@@ -31,7 +33,7 @@ _PAPER = Paper(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SynFlow:
     """One iteration's score, |w dR/dw|, in float64 and eval mode.
 
@@ -53,9 +55,11 @@ class SynFlow:
 
         Raises:
             EmptyDataError: if there is no example to take the shape of.
+            InputError: if the task cannot exchange its inputs.
             NonFiniteError: if the flow overflows even in float64.
         """
         data.require_examples("SynFlow")
+        requires(data.task, Perturbing, "SynFlow")
         flow = deepcopy(model).double().eval()
         with torch.no_grad():
             for tensor in (*flow.parameters(), *flow.buffers()):
@@ -78,19 +82,19 @@ class SynFlow:
         return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), found, strict=True)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SynFlowPrune:
     """Prune by synaptic flow, iteratively, one global threshold each time.
 
     Attributes:
-        sparsity: share of the weights in scope to remove, in [0, 1).
+        sparsity: share of the weights in scope to remove.
         iterations: n; with 1 layers may collapse as they do for one-shot scores.
         pattern: which weights live or die together.
         scope: which weights are pruned.
     """
 
-    sparsity: float = 0.9
-    iterations: int = 100
+    sparsity: Sparsity = 0.9
+    iterations: Count = 100
     pattern: Pattern = Unstructured()
     scope: Scope = Scope()
 
@@ -98,11 +102,7 @@ class SynFlowPrune:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        Global(self.sparsity)
-        if self.iterations < 1:
-            raise InputError(
-                f"SynFlowPrune.iterations must be at least 1; got {self.iterations}. The paper uses 100."
-            )
+        require_rising(self, "Prune(score=SynFlow(), pattern=...)")
 
     def mask(self, model: Module, data: Data[Any]) -> Mask:
         """The mask alone; `model` is left unchanged. No draw is made.
@@ -128,4 +128,5 @@ class SynFlowPrune:
             EmptyDataError: if there is no example to take the shape of.
             InputError: if a layer would lose all its weights.
         """
+        require_generator(rng)
         return self.mask(model, data).apply_(deepcopy(model))

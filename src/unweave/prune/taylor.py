@@ -7,7 +7,6 @@ arXiv 1906.10771, eq. 3: I = (g w)^2, here averaged over mini-batches. For filte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,10 +16,11 @@ from torch.nn import Module
 from ..derivatives import batch_gradients, probe, spaced
 from ..masks.scope import Scope
 from ..paper import Paper
+from ..settings import Count, settings
 from ..types import Data
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Taylor:
     """Score = mean over mini-batches of (g w)^2, g a batch's mean gradient in eval mode; its size matters.
 
@@ -29,7 +29,7 @@ class Taylor:
         scope: which weights are scored.
     """
 
-    examples: int | None = None
+    examples: Count | None = None
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(

@@ -8,7 +8,6 @@ with the budget `PerOutput`, or the pattern `NM`; no weight is updated.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -18,16 +17,18 @@ from torch.nn import Linear, Module, Parameter
 
 from ..derivatives import spaced
 from ..errors import InputError
-from ..masks.budgets import PerOutput
-from ..masks.patterns import NM, Unstructured
+from ..masks.budgets import PerOutput, Sparsity
+from ..masks.patterns import NM, Unstructured, refuse_own_sparsity
 from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
+from ..random import require_generator
+from ..settings import Count, settings
 from ..types import Data
 from ._layerwise import padded, padding, walk, without_padding
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Wanda:
     """Score = |w| times the l2 norm of what it is multiplied with, summed over the calibration examples.
 
@@ -40,7 +41,7 @@ class Wanda:
         scope: which weights are scored.
     """
 
-    examples: int | None = 128
+    examples: Count | None = 128
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Paper(
@@ -88,29 +89,29 @@ class Wanda:
         return {name: weight.detach().abs() * energy[name].sqrt() for name, _, weight in layers}
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class WandaPrune:
     """Prune by Wanda layer by layer, each against the outputs of the layers before, already pruned; no repair.
 
     Padding of texts does not count.
 
     Attributes:
-        sparsity: share of each output's weights to remove, in [0, 1); N:M patterns set their own.
+        sparsity: share of each output's weights to remove; N:M patterns set their own.
         pattern: single weights, or N:M.
         examples: calibration examples, evenly spaced through the data.
         scope: which layers; in a transformer, those inside its blocks.
     """
 
-    sparsity: float = 0.5
+    sparsity: Sparsity = 0.5
     pattern: Unstructured | NM = Unstructured()
-    examples: int = 128
+    examples: Count = 128
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Wanda.paper
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        PerOutput(self.sparsity)
+        refuse_own_sparsity(self, "sparsity", self.sparsity)
 
     def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A pruned copy of `model`.
@@ -119,6 +120,7 @@ class WandaPrune:
             EmptyDataError: if there is no example.
             InputError: if a layer is never called, or its width does not fit N:M.
         """
+        require_generator(rng)
         copy = deepcopy(model)
 
         @torch.no_grad()

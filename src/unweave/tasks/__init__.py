@@ -23,6 +23,7 @@ __all__ = [
     "Padded",
     "Perturbing",
     "Representing",
+    "able",
     "accuracy",
     "evaluating",
     "predict",
@@ -112,6 +113,11 @@ def read_labels(data: Data[Any]) -> Tensor:
     return torch.cat([data.task.labels(batch).cpu() for batch in data.batches()])
 
 
+def able(task: Any, ability: type[Any]) -> bool:
+    """Whether a task has all that a protocol of this module asks for."""
+    return all(hasattr(task, name) for name in members(ability))
+
+
 def requires(task: Any, ability: type[Any], who: str) -> None:
     """Refuse a task without an ability: the one place that does.
 
@@ -123,8 +129,8 @@ def requires(task: Any, ability: type[Any], who: str) -> None:
     Raises:
         InputError: naming what the task lacks.
     """
-    lacking = [name for name in members(ability) if not hasattr(task, name)]
-    if lacking:
+    if not able(task, ability):
+        lacking = [name for name in members(ability) if not hasattr(task, name)]
         raise InputError(
             f"{who} needs a task that is {ability.__name__} ({', '.join(members(ability))}); {type(task).__name__} has "
             f"no {', '.join(lacking)}. Give data of another task, or add that to yours."

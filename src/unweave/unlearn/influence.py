@@ -25,7 +25,7 @@ from torch.nn import Module
 from ..derivatives import Curvature, Point, conjugate_gradients, woodfisher
 from ..errors import InputError
 from ..paper import Paper
-from ..settings import Count, Inner, Positive, refuse_unread, settings
+from ..settings import Count, Inner, Positive, refuse_idle, settings
 from ..types import Data, Request
 from ._train import check_request
 
@@ -73,11 +73,11 @@ class Influence:
 
     def __post_init__(self) -> None:
         if self.inverse == "cg":
-            refuse_unread(self, "samples", "memory_gib", when="with inverse='cg'")
+            refuse_idle(self, "samples", "memory_gib", when="with inverse='cg'")
         else:
-            refuse_unread(self, "curvature", "steps", "tolerance", when="with inverse='woodfisher'")
+            refuse_idle(self, "curvature", "steps", "tolerance", when="with inverse='woodfisher'")
         if self.scale != "retain":
-            refuse_unread(self, "slack", when="unless scale is 'retain'")
+            refuse_idle(self, "slack", when="unless scale is 'retain'")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` moved by one influence step; pruned zeros and frozen parameters stay.

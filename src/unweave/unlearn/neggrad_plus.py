@@ -16,7 +16,7 @@ from torch.nn import Module
 from ..fit.batches import Paired
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..settings import Count, NonNegative, Part, Positive, Range, refuse_unread, settings
+from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
 from ..types import Batch, Request
 from ._train import Trainee, check_request, sgd
 
@@ -56,7 +56,7 @@ class NegGradPlus:
 
     def __post_init__(self) -> None:
         if self.alpha == 1:
-            refuse_unread(self, "cap", when="with alpha=1, which pushes nothing away")
+            refuse_idle(self, "cap", when="with alpha=1, which pushes nothing away")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator, only: Mask | None = None) -> Module:
         """Return a copy of `model`, trained towards the retain set and away from the forget set.

@@ -24,7 +24,7 @@ from ..derivatives import Curvature, Point, conjugate_gradients
 from ..errors import InputError, NonFiniteError
 from ..paper import Paper
 from ..random import child
-from ..settings import Count, Inner, NonNegative, Number, Positive, refuse_unread, settings
+from ..settings import Count, Inner, NonNegative, Number, Positive, refuse_idle, settings
 from ..types import Data, Request
 from ._certificate import Delta, Epsilon, certified, gaussian_noise
 from ._train import check_request
@@ -105,13 +105,13 @@ class Newton:
 
     def __post_init__(self) -> None:
         if self.solver == "cg":
-            refuse_unread(self, "repeats", "samples", "lissa_scale", when="with solver='cg'")
+            refuse_idle(self, "repeats", "samples", "lissa_scale", when="with solver='cg'")
         else:
-            refuse_unread(self, "tolerance", when="with solver='lissa'")
+            refuse_idle(self, "tolerance", when="with solver='lissa'")
         if not certified(self, _CONSTANTS):
-            refuse_unread(self, "gradient_bound", when="without a certificate")
+            refuse_idle(self, "gradient_bound", when="without a certificate")
             return
-        refuse_unread(self, "std", when="with a certificate, which computes its own noise")
+        refuse_idle(self, "std", when="with a certificate, which computes its own noise")
         if self.solver != "cg" or self.curvature != "hessian":
             raise InputError(
                 "Newton can be certified only with solver='cg' and curvature='hessian'; its proof needs both."

@@ -26,7 +26,7 @@ from ..masks.budgets import Global
 from ..masks.mask import Mask
 from ..masks.select import select
 from ..paper import Paper
-from ..settings import Range, refuse_unread, settings
+from ..settings import Range, refuse_idle, settings
 from ..types import Data, Request
 from ._train import Maskable, check_request, free
 from .random_labels import RandomLabels
@@ -64,7 +64,7 @@ class SalUn:
 
     def __post_init__(self) -> None:
         if self.density == 1:
-            refuse_unread(self, "accumulate", when="with density=1, where every weight may move")
+            refuse_idle(self, "accumulate", when="with density=1, where every weight may move")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return an edited copy of `model` that equals it, bit for bit, off the saliency mask.

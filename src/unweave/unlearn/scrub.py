@@ -31,7 +31,7 @@ from torch.optim import Adam
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..settings import Count, NonNegative, Part, Positive, Range, Whole, refuse_unread, settings
+from ..settings import Count, NonNegative, Part, Positive, Range, Whole, refuse_idle, settings
 from ..tasks import Labelled, accuracy, read_labels, requires
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, sgd
@@ -101,13 +101,13 @@ class SCRUB:
                 "SCRUB.alpha and gamma must not both be 0. They weigh the two terms that keep the retain set."
             )
         if self.optimizer == "adam":
-            refuse_unread(self, "momentum", when="with optimizer='adam'")
+            refuse_idle(self, "momentum", when="with optimizer='adam'")
         if self.max_epochs == 0:
-            refuse_unread(self, "forget_batch_size", when="with max_epochs=0")
+            refuse_idle(self, "forget_batch_size", when="with max_epochs=0")
             if self.alpha == 0:
-                refuse_unread(self, "temperature", when="with max_epochs=0 and alpha=0")
+                refuse_idle(self, "temperature", when="with max_epochs=0 and alpha=0")
         if not any(epoch < self.epochs for epoch in self.decay_epochs):
-            refuse_unread(self, "decay", when="where no epoch is one of decay_epochs")
+            refuse_idle(self, "decay", when="where no epoch is one of decay_epochs")
 
     @classmethod
     def large(cls) -> SCRUB:

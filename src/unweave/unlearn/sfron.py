@@ -35,7 +35,7 @@ from ..masks.layers import running_norms
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
-from ..settings import Count, NonNegative, Part, Positive, Range, refuse_unread, settings
+from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, free
 from .ssd import importance
@@ -76,7 +76,7 @@ class SFRon:
 
     def __post_init__(self) -> None:
         if self.coefficient == 0:
-            refuse_unread(self, "exponent", "clip", when="with coefficient=0, which ascends nowhere")
+            refuse_idle(self, "exponent", "clip", when="with coefficient=0, which ascends nowhere")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` moved up the loss of `data.forget` and down that of `data.retain`.

@@ -11,7 +11,7 @@ from torch.nn import Module
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..settings import Count, Positive, Whole, refuse_unread, settings
+from ..settings import Count, Positive, Whole, refuse_idle, settings
 from ..types import Request
 from ._topology_edit import Origin, Rule, initial_like
 from ._train import check_request
@@ -84,7 +84,7 @@ class ShortRetrain:
                 "It is how many epochs the schedule would take in full."
             )
         if self.recover_epochs == 0:
-            refuse_unread(self, "recover_lr", when="with recover_epochs=0")
+            refuse_idle(self, "recover_lr", when="with recover_epochs=0")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a new model with as many zeros as `model`, of which only the mask is read.

@@ -24,7 +24,7 @@ from torch.nn import Module
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..paper import Paper
-from ..settings import Count, Positive, Range, Whole, refuse_unread, settings
+from ..settings import Count, Positive, Range, Whole, refuse_idle, settings
 from ..types import Edit, Request
 from ._topology_edit import Origin, Rule, floating, initial_like, move_, revived_positions
 from ._train import check_request
@@ -98,15 +98,15 @@ class Unprune:
                 "Unprune.rewind moves survivors, which mode='paper' leaves where they are. Use mode='rewind'."
             )
         if self.mode == "scout":
-            refuse_unread(self, "init", "growth", "rounds", when="in mode='scout'")
+            refuse_idle(self, "init", "growth", "rounds", when="in mode='scout'")
         else:
-            refuse_unread(self, "scout_epochs", "scout_lr", "scout_of", when=f"in mode={self.mode!r}")
+            refuse_idle(self, "scout_epochs", "scout_lr", "scout_of", when=f"in mode={self.mode!r}")
         if self.scout_of is not None and self.scout_of < self.scout_epochs:
             raise InputError(
                 f"Unprune.scout_of must be at least scout_epochs; got {self.scout_of} of {self.scout_epochs}."
             )
         if self.recover_epochs == 0:
-            refuse_unread(self, "recover_lr", when="with recover_epochs=0")
+            refuse_idle(self, "recover_lr", when="with recover_epochs=0")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` with another mask, as many survivors, and unlearned weights.

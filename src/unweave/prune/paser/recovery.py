@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from ..errors import InputError
-from ..tasks.language import IGNORED
-from ..types import Batch, Data
+from ...errors import InputError
+from ...tasks.language import IGNORED
+from ...types import Batch, Data
 
 COMMON = 0.1
 """Tokens in more than this share of the examples separate key phrases and belong to none."""

@@ -11,18 +11,24 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from math import e
-from typing import Any, ClassVar, Literal
+from numbers import Integral
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..errors import InputError
-from ..paper import Paper
-from ..tasks import evaluating
-from ..types import Batch, Data
-from ._clusters import diffusion_clusters
-from ._recovery import divergence, fill, key_phrases, reading
+from ...errors import InputError
+from ...paper import Paper
+from ...random import require_generator
+from ...settings import Count, Range, SomeShare, refuse_idle, settings
+from ...tasks import evaluating
+from ...types import Batch, Data
+from .answers import divergence, reading
+from .budget import fill, key_phrases
+from .clusters import diffusion_clusters
+
+Several = Annotated[int, Range(at_least=2)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ class Selected:
         return self.rejected / max(1, self.examined)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PASER:
     """Choose recovery data for a pruned model; train on `data.subset(selected.positions)` afterwards.
 
@@ -68,7 +74,7 @@ class PASER:
     degraded first. The paper's NLI ranking and synonyms are for `concepts` to do.
 
     Attributes:
-        budget: examples to choose: a share if a float in (0, 1], a number if an int (the paper takes 4 to 20 %).
+        budget: examples to choose: a share if a float, a number if an int (the paper takes 4 to 20 %).
         clusters: how many (the published code's 10), or (fewest, most) to take the largest number that the
             factorisation fits as well as any, or embeddings [n, width] -> cluster of each, int64 [n].
         neighbours: of each example in the graph that clusters come from.
@@ -84,10 +90,10 @@ class PASER:
         allocation: "degradation" shares the budget by the clusters' mean degradation, "uniform" equally.
     """
 
-    budget: float | int = 0.2
-    clusters: int | tuple[int, int] | Callable[[Tensor], Tensor] = 10
-    neighbours: int = 15
-    landmarks: int = 1000
+    budget: SomeShare | Count = 0.2
+    clusters: Several | tuple[Several, Several] | Callable[[Tensor], Tensor] = 10
+    neighbours: Count = 15
+    landmarks: Several = 1000
     degradation: Literal["jsd", "kl", "loss"] = "jsd"
     embed: Callable[[Module, Batch], Tensor] | None = None
     concepts: Callable[[Any], Iterable[Hashable]] | Literal["phrases"] | None = "phrases"
@@ -101,28 +107,10 @@ class PASER:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if self.budget <= 0 or (isinstance(self.budget, float) and self.budget > 1):
-            raise InputError(
-                f"PASER.budget must be a share in (0, 1] or a positive whole number; got {self.budget}."
-            )
-        if not callable(self.clusters):
-            low, high = (self.clusters,) * 2 if isinstance(self.clusters, int) else self.clusters
-            if not 2 <= low <= high:
-                raise InputError(f"PASER.clusters must be at least 2, fewest first; got {self.clusters}.")
-        if self.neighbours < 1 or self.landmarks < 2:
-            raise InputError(
-                f"PASER needs neighbours >= 1 and landmarks >= 2; got {self.neighbours} and {self.landmarks}."
-            )
-        for name, known in (
-            ("degradation", ("jsd", "kl", "loss")),
-            ("allocation", ("degradation", "uniform")),
-        ):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"PASER.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}."
-                )
-        if isinstance(self.concepts, str) and self.concepts != "phrases":
-            raise InputError(f'PASER.concepts must be "phrases", a function or None; got {self.concepts!r}.')
+        if isinstance(self.clusters, tuple) and self.clusters[0] > self.clusters[1]:
+            raise InputError(f"PASER.clusters must have the fewest first; got {self.clusters}.")
+        if callable(self.clusters):
+            refuse_idle(self, "neighbours", "landmarks", when="since clusters is a function")
 
     def select(self, original: Module, pruned: Module, data: Data[Any], *, rng: Generator) -> Selected:
         """Choose from `data`; trains nothing and leaves both models unchanged.
@@ -133,8 +121,9 @@ class PASER:
                 example has no answer, clusters cannot be found, or "phrases" are wanted where there are no token ids.
         """
         data.require_examples("PASER")
+        require_generator(rng)
         n = len(data)
-        budget = self.budget if isinstance(self.budget, int) else max(1, round(self.budget * n))
+        budget = int(self.budget) if isinstance(self.budget, Integral) else max(1, round(self.budget * n))
         if budget > n:
             raise InputError(f"PASER.budget is {budget} examples; there are {n}.")
         concepts = self._concepts(data)

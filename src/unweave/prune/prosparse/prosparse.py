@@ -7,10 +7,10 @@ activations whose weight rises along sines, then shift the threshold (FATReLU).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from itertools import pairwise
 from math import cos, pi
 from typing import Any, ClassVar
 
@@ -19,28 +19,29 @@ from torch import Generator, Tensor
 from torch.nn import Module
 from torch.optim import AdamW
 
-from ..errors import InputError
-from ..fit import Loop, fit_
-from ..fit.recipe import warm_cosine
-from ..masks.mask import Mask
-from ..paper import Paper
-from ..random import child
-from ..tasks import evaluating
-from ..types import Batch, Data
-from ._sparse_feed_forward import FeedForward, feed_forward
+from ...errors import InputError
+from ...fit import Loop, fit_
+from ...fit.recipe import warm_cosine
+from ...masks.mask import Mask
+from ...paper import Paper
+from ...random import child
+from ...settings import Count, NonNegative, Part, Positive, Share, checked, settings
+from ...tasks import CausalLM, evaluating, requires
+from ...tasks.language import IGNORED
+from ...types import Batch, Data
+from .feed_forward import FeedForward, feed_forward
 
 
 class FATReLU(Module):
     """x where x >= threshold, else exactly 0.
 
     Args:
-        threshold: at least 0; 0 is ReLU. In units of the pre-activation.
+        threshold: 0 is ReLU. In units of the pre-activation.
     """
 
-    def __init__(self, threshold: float = 0.0) -> None:
+    @checked
+    def __init__(self, threshold: NonNegative = 0.0) -> None:
         super().__init__()
-        if not threshold >= 0:
-            raise InputError(f"FATReLU: threshold must be at least 0; got {threshold}.")
         self.threshold = threshold
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class FATReLU(Module):
         return torch.where(x >= self.threshold, x, torch.zeros_like(x))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ProSparse:
     """ReLU substitution, progressive L1, threshold: a model of transformers with gated feed-forwards (Llama's kind).
 
@@ -61,21 +62,21 @@ class ProSparse:
         warm: share of the steps at the first peak, constant.
         peaks: lambda_1 < lambda_2 < ...; between two of them lambda rises along half a sine, in equal shares of the
             remaining steps, and the last is held for the rest.
-        hold: share of the steps at the last peak.
-        threshold: of FATReLU in the end, at least 0.
+        plateau: share of the steps at the last peak.
+        threshold: of FATReLU in the end.
         epochs: passes over the data.
         lr: peak learning rate of AdamW, warmed up and let down along a cosine.
         weight_decay: of AdamW.
     """
 
-    relu: float = 0.2
-    warm: float = 0.2
-    peaks: tuple[float, ...] = (0.05, 0.5)
-    hold: float = 0.1
-    threshold: float = 0.01
-    epochs: int = 1
-    lr: float = 1e-3
-    weight_decay: float = 0.01
+    relu: Part = 0.2
+    warm: Share = 0.2
+    peaks: tuple[Positive, ...] = (0.05, 0.5)
+    plateau: Share = 0.1
+    threshold: NonNegative = 0.01
+    epochs: Count = 1
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
 
     paper: ClassVar[Paper] = Paper(
         "ProSparse: Introducing and Enhancing Intrinsic Activation Sparsity within Large Language Models",
@@ -84,23 +85,18 @@ class ProSparse:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if min(self.relu, self.warm, self.hold) < 0 or self.relu + self.warm + self.hold > 1:
+        if self.relu + self.warm + self.plateau > 1:
             raise InputError(
-                f"ProSparse: relu, warm and hold are shares of at most 1 in all; got {self.relu}, {self.warm} and "
-                f"{self.hold}."
+                f"ProSparse: relu, warm and plateau are shares of at most 1 in all; got {self.relu}, {self.warm} and "
+                f"{self.plateau}."
             )
-        if not self.peaks or any(a >= b for a, b in zip((0.0, *self.peaks), self.peaks, strict=False)):
-            raise InputError(f"ProSparse.peaks must rise from above 0; got {self.peaks}.")
-        if not self.threshold >= 0 or self.epochs < 1 or not self.lr > 0:
-            raise InputError(
-                f"ProSparse needs threshold >= 0, epochs >= 1 and lr > 0; got {self.threshold}, {self.epochs} and "
-                f"{self.lr}."
-            )
+        if not self.peaks or any(a >= b for a, b in pairwise(self.peaks)):
+            raise InputError(f"ProSparse.peaks must be at least one, and rise; got {self.peaks}.")
 
     def penalty(self, step: int, steps: int) -> float:
         """Lambda at a step, counted from 0, of a training."""
         begin, sines = round(self.relu * steps), round((self.relu + self.warm) * steps)
-        end = round((1 - self.hold) * steps)
+        end = round((1 - self.plateau) * steps)
         if step < begin:
             return 0.0
         if step < sines or len(self.peaks) == 1:
@@ -120,6 +116,7 @@ class ProSparse:
             InputError: if the model has no gated feed-forward.
         """
         data.require_examples("ProSparse")
+        requires(data.task, CausalLM, "ProSparse")
         sparse = substitute(model)
         steps = self.epochs * data.steps
         weights = [p for p in sparse.parameters() if p.requires_grad]
@@ -131,7 +128,7 @@ class ProSparse:
             with activations(m) as seen:
                 total: Tensor = data.task.losses(m, batch).mean()
             if scale:
-                counted = (data.task.labels(batch) != -100).to(total.device)
+                counted = (data.task.labels(batch) != IGNORED).to(total.device)
                 sizes = [x.float().abs().mean(-1)[counted].mean() for x in seen]
                 total = total + scale * torch.stack(sizes).mean()
             return total
@@ -190,24 +187,9 @@ def activation_sparsity(model: Module, data: Data[Any]) -> list[float]:
     zeros, total = torch.zeros(len(feed_forwards(model)), dtype=torch.float64), 0
     with evaluating(model):
         for batch in data.batches():
-            counted = data.task.labels(batch) != -100
+            counted = data.task.labels(batch) != IGNORED
             with activations(model) as seen:
                 data.task.outputs(model, batch)
             total += int(counted.sum())
             zeros += torch.stack([(x == 0).double().mean(-1).cpu()[counted].sum() for x in seen])
     return (zeros / max(total, 1)).tolist()
-
-
-def calibrate_threshold(
-    model: Module, data: Data[Any], candidates: Sequence[float], tolerance: float
-) -> float:
-    """Largest of these thresholds whose mean loss on `data` is within `tolerance` nats of threshold 0's."""
-
-    def loss(threshold: float) -> float:
-        tried = substitute(model, threshold)
-        with evaluating(tried):
-            losses = [data.task.losses(tried, b) for b in data.batches()]
-        return float(torch.cat(losses).mean())
-
-    base = loss(0.0)
-    return max([0.0, *(t for t in candidates if loss(t) <= base + tolerance)])

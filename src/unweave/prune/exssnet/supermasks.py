@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
-from ..errors import InputError
-from ..masks.mask import Mask
+from ...errors import InputError
+from ...masks.mask import Mask
 
 
 class Supermasks(Module):

@@ -15,8 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from torch import Generator, Tensor
 
-from ..errors import InputError
-from ..random import draw_seed
+from ...errors import InputError
+from ...random import draw_seed
 
 Array = np.ndarray[Any, Any]
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Dropout, Linear, Module
 
-from ..errors import InputError
+from ...errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,20 +21,21 @@ from torch.nn.utils import parametrize
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from ..errors import InputError
-from ..fit import Loop, fit_
-from ..fit.recipe import mean_loss
-from ..masks.layers import BATCH_NORMS
-from ..masks.mask import Mask
-from ..masks.scope import Scope
-from ..paper import Paper
-from ..random import child
-from ..tasks import predict, read_labels
-from ..types import Data
-from ._supermasks import Head, Supermasks, TopK, top
+from ...fit import Loop, fit_
+from ...fit.batches import set_aside
+from ...fit.recipe import mean_loss
+from ...masks.layers import BATCH_NORMS
+from ...masks.mask import Mask
+from ...masks.scope import Scope
+from ...paper import Paper
+from ...random import child, require_generator
+from ...settings import Count, Positive, Range, SomeShare, Whole, refuse_idle, settings
+from ...tasks import Labelled, Representing, accuracy, predict, read_labels, requires
+from ...types import Data
+from .supermasks import Head, Supermasks, TopK, top
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ExSSNeT:
     """Learn tasks one after another, each in a subnetwork of its own.
 
@@ -45,7 +45,7 @@ class ExSSNeT:
     on from the last), and stay untrained if no epoch makes them better. The paper always does so; here it is a choice.
 
     Attributes:
-        density: share of each layer's weights a task uses, in (0, 1].
+        density: share of each layer's weights a task uses.
         mask_epochs: passes over a task's data that train its scores.
         weight_epochs: passes that train its weights; 0 is SupSup, masks alone.
         mask_lr: learning rate of the scores (Adam, cosine).
@@ -56,21 +56,23 @@ class ExSSNeT:
             code adds it into the first one's scores and so changes an old mask); "none" starts at random.
         neighbours: of the nearest-neighbour classifier that judges features; at most a tenth of the examples that it
             learns from.
-        share: of a task's data that it reads, in (0, 1].
+        share: of a task's data that it reads.
         validation: share of a task's data kept from training to choose the best epoch by accuracy, of equal ones the
-            later, in [0, 1); 0 trains on all of it and keeps the last epoch.
+            later; 0 trains on all of it and keeps the last epoch.
     """
 
-    density: float = 0.1
-    mask_epochs: int = 50
-    weight_epochs: int = 50
-    mask_lr: float = 0.01
-    weight_lr: float = 1e-3
+    density: SomeShare = 0.1
+    mask_epochs: Count = 50
+    weight_epochs: Whole = 50
+    mask_lr: Positive = 0.01
+    weight_lr: Positive = 1e-3
     exclusive: bool = True
     transfer: Literal["none", "knn_best", "knn_all"] = "knn_best"
-    neighbours: int = 200
-    share: float = 0.2
-    validation: float = 0.0
+    neighbours: Count = 200
+    share: SomeShare = 0.2
+    validation: Annotated[
+        float, Range(at_least=0, below=1, why="It is the share of a task's data that chooses the best epoch.")
+    ] = 0.0
 
     paper: ClassVar[Paper] = Paper(
         "Exclusive Supermask Subnetwork Training for Continual Learning", "Yadav, Bansal",
@@ -79,22 +81,14 @@ class ExSSNeT:
     needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     def __post_init__(self) -> None:
-        for name in ("density", "share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"ExSSNeT.{name} must be in (0, 1]; got {getattr(self, name)}.")
-        if not 0 <= self.validation < 1:
-            raise InputError(
-                f"ExSSNeT.validation must be in [0, 1); got {self.validation}. It is the share of a task's data that "
-                "chooses the best epoch."
-            )
-        if self.mask_epochs < 1 or self.weight_epochs < 0 or self.neighbours < 1:
-            raise InputError(
-                "ExSSNeT.mask_epochs and neighbours must be at least 1, weight_epochs at least 0; got "
-                f"{self.mask_epochs}, {self.neighbours}, {self.weight_epochs}."
-            )
+        if self.transfer == "none":
+            refuse_idle(self, "neighbours", "share", when='since transfer is "none"')
+        if self.weight_epochs == 0:
+            refuse_idle(self, "weight_lr", "exclusive", when="since weight_epochs is 0")
 
     def start(self, model: Module, *, rng: Generator) -> Supermasks:
         """A network without tasks, of signed constants in the place of `model`'s weights."""
+        require_generator(rng)
         backbone = deepcopy(model).requires_grad_(True)
         weights = Scope().weights(backbone)
         with torch.no_grad():
@@ -111,10 +105,16 @@ class ExSSNeT:
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if `validation` leaves nothing to train on.
+            InputError: if `validation` leaves nothing to train on, or the task has no labels, or no features for
+                `transfer`.
         """
         data.require_examples("ExSSNeT")
-        data, judge = self._split(data, rng)
+        requires(data.task, Labelled, "ExSSNeT")
+        if self.transfer != "none":
+            requires(data.task, Representing, f'ExSSNeT(transfer="{self.transfer}")')
+        kept: Data[Any] | None = None
+        if self.validation:
+            data, kept = set_aside(data, self.validation, who="ExSSNeT", rng=rng)
         net, classes = deepcopy(net), data.task.classes
         scores = self._initial(net, data, child(rng))
         work = nn.Sequential(_fresh(net.backbone), Head(classes))
@@ -123,7 +123,7 @@ class ExSSNeT:
             layer = work[0].get_submodule(name.rpartition(".")[0])
             parametrize.register_parametrization(layer, "weight", TopK(scores[name], self.density))
         trained = [m.scores for m in work.modules() if isinstance(m, TopK)]
-        _train(work, data, trained, self.mask_epochs, self.mask_lr, rng, judge=judge)
+        _train(work, data, trained, self.mask_epochs, self.mask_lr, rng, kept=kept)
         found = [m.scores.detach() for m in work.modules() if isinstance(m, TopK)]
         mask = Mask({n: top(s.abs(), self.density) for n, s in zip(weights, found, strict=True)})
         for name in weights:
@@ -138,7 +138,7 @@ class ExSSNeT:
         if self.weight_epochs and free.count():
             living = [work[0].get_parameter(n).requires_grad_(True) for n in weights]
             only = Mask({f"0.{n}": alive for n, alive in free.keep.items()})
-            _train(work, data, living, self.weight_epochs, self.weight_lr, rng, only, judge, untrained=True)
+            _train(work, data, living, self.weight_epochs, self.weight_lr, rng, only, kept, untrained=True)
             with torch.no_grad():
                 for name, alive in free.keep.items():
                     net.backbone.get_parameter(name)[alive] = work[0].get_parameter(name)[alive]
@@ -170,31 +170,17 @@ class ExSSNeT:
 
         part = data.subset(range(max(3, ceil(self.share * len(data)))) if len(data) > 3 else range(len(data)))
         labels, cut = read_labels(part).numpy(), round(0.66 * len(part))
-        accuracy = []
+        right = []
         for task in range(len(net.masks)):
             net_of = net.subnetwork(task, classes=data.task.classes)
             features = predict(net_of, part, data.task.features).numpy()
             # as many neighbours as there are examples would give every example the same answer
-            judge = KNeighborsClassifier(min(self.neighbours, max(1, cut // 10))).fit(
+            classifier = KNeighborsClassifier(min(self.neighbours, max(1, cut // 10))).fit(
                 features[:cut], labels[:cut]
             )
-            accuracy.append(float((judge.predict(features[cut:]) == labels[cut:]).mean()))
-        better = [t for t, a in enumerate(accuracy) if a > 1 / data.task.classes]
-        return sorted(better, key=lambda t: -accuracy[t])
-
-    def _split(self, data: Data[Any], rng: Generator) -> tuple[Data[Any], Data[Any] | None]:
-        if not self.validation:
-            return data, None
-        order, kept = (
-            torch.randperm(len(data), generator=child(rng)),
-            max(1, round(self.validation * len(data))),
-        )
-        kept += (
-            len(data) - kept
-        ) % data.batch_size == 1  # batch normalisation cannot train on a batch of one
-        if kept >= len(data):
-            raise InputError(f"ExSSNeT needs examples beside the {kept} for validation; got {len(data)}.")
-        return data.subset(order[kept:].sort().values), data.subset(order[:kept])
+            right.append(float((classifier.predict(features[cut:]) == labels[cut:]).mean()))
+        better = [t for t, a in enumerate(right) if a > 1 / data.task.classes]
+        return sorted(better, key=lambda t: -right[t])
 
 
 def _fresh(backbone: Module) -> Module:
@@ -213,7 +199,7 @@ def _train(
     lr: float,
     rng: Generator,
     only: Mask | None = None,
-    judge: Data[Any] | None = None,
+    kept: Data[Any] | None = None,
     untrained: bool = False,
 ) -> None:
     optimizer = Adam(trained, lr)
@@ -221,16 +207,12 @@ def _train(
     fit = partial(
         fit_, model, data, mean_loss(data), optimizer, loop=Loop(schedule=schedule, label="task"), only=only, rng=rng
     )
-    if judge is None:
+    if kept is None:
         fit(epochs=epochs)
         return
-    best, state = (_accuracy(model, judge) if untrained else -1.0), deepcopy(model.state_dict())
+    best, state = (accuracy(model, kept) if untrained else -1.0), deepcopy(model.state_dict())
     for _ in range(epochs):  # one training an epoch, so that a resumed run judges the same states again
         fit(epochs=1)
-        if (reached := _accuracy(model, judge)) >= best:
+        if (reached := accuracy(model, kept)) >= best:
             best, state = reached, deepcopy(model.state_dict())
     model.load_state_dict(state)
-
-
-def _accuracy(model: Module, data: Data[Any]) -> float:
-    return float((predict(model, data).argmax(-1) == read_labels(data)).float().mean())
