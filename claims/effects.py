@@ -85,7 +85,9 @@ class Effect:
             differences=gaps,
             mean=gaps[0] if alike else found.difference,
             interval=(gaps[0], gaps[0]) if alike else found.difference_interval,
-            margin=fmean(self._values(self.margin, rows)),
+            margin=fmean(self._values(self.margin, rows))
+            if isinstance(self.margin, str)
+            else float(self.margin),
             floor=fmean(self._values(self.floor, rows)) if self.floor else None,
         )
 

@@ -86,8 +86,8 @@ claim = Claim(
     note="The attacks insert two tokens or vectors, training was under one vector. This is the second run. The first, "
     "with 6 attack steps of 0.05 in training and the same criterion, did not hold: attack success 35 %, with the attack "
     "off 58 %, ESD-x 28 %; 20 steps of 0.1 were then chosen at seed 0 on other noise and with other target images, "
-    "where vectors succeeded for 12 % (6 steps of 0.05 and 8 of 0.1: 33 %, attack off: 62 %). Of the criterion's three "
-    "parts, the one about ESD-x is missed; it would be met under UnlearnDiffAtk alone.",
+    "where vectors succeeded for 12 % (6 steps of 0.05 and 8 of 0.1: 33 %, attack off: 62 %). By their means two of the "
+    "criterion's three parts are met and the one about ESD-x is missed; it would be met under UnlearnDiffAtk alone.",
 )
 
 
