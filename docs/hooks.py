@@ -23,7 +23,8 @@ if str(ROOT) not in sys.path:
         0, str(ROOT)
     )  # for `claims`, which is not installed; mkdocs takes it back after this file is read
 
-from claims.framework import claim_names, read_result  # noqa: E402
+from claims import claim_names  # noqa: E402
+from claims.pages import FAMILY, card_text, family_names, signed_status  # noqa: E402
 
 GUIDE = (
     "guide/deletion-requests.md",
@@ -35,16 +36,6 @@ GUIDE = (
     "guide/erasing-concepts.md",
     "guide/writing-a-method.md",
 )
-FAMILY = {
-    "unlearn": "Forget data and classes",
-    "erase": "Erase concepts",
-    "prune": "Prune and train sparsely",
-    "optim": "Optimisers and stabilisers",
-    "augment": "Augment",
-}
-"""Family -> words for a heading; others are called by their own name."""
-
-SIGN = {"holds": "✓ holds", "does not hold": "✕ does not hold", "not run": "– not run"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,42 +120,17 @@ def settings(cls: type[Any]) -> dict[str, str]:
     }
 
 
-def claim_text(name: str) -> str:
-    """The stored result of a claim as Markdown."""
-    result = read_result(name)
-    if result is None:
-        why = "No result is stored." if name in claim_names() else "It has no claim of its own."
-        return f'!!! note "{SIGN["not run"][2:]}"\n    {why}'
-    claim = result.claim
-    kind = "success" if result.status == "holds" else "failure"
-    lines = [f'!!! {kind} "{SIGN[result.status][2:]}"', f"    {_line(claim['statement'])}", ""]
-    lines += ["| figure | measured, mean ± sd | unit and direction |", "| --- | --- | --- |"]
-    lines += [
-        f"| {_cell(k)} | {result.mean[k]:.3g} ± {result.spread[k]:.2g} | {_cell(meaning)} |"
-        for k, meaning in claim["figures"].items()
-    ]
-    said = [
-        ("Reported", claim.get("reported") or "the paper's figure is not known"),
-        ("Asked here", claim["criterion"]),
-        ("Compared with", claim["baseline"]),
-        ("Data", f"{claim['data']}; {len(result.rows)} seeds, {result.seconds:.0f} s"),
-        ("Note", claim.get("note", "")),
-    ]
-    lines += ["", *(f"- {key}: {_line(text)}" for key, text in said if text)]
-    lines.append(
-        f"- Stored in `claims/results/{name}.json` (commit {result.commit}, "
-        f"torch {result.versions['torch']}); measure again with `python -m claims run {name}`."
-    )
-    return "\n".join(lines)
-
-
 def overview() -> str:
     """The page that lists every method: with a link to its card where it has one."""
     from unweave.catalogue import methods
 
     pages, known = cards(), methods()
     covered = {cls for card in pages for cls in card.classes}
-    lines = ["# Methods", "", "Every method, and whether its claim held when it was measured here."]
+    lines = [
+        "# Methods",
+        "",
+        "Every method, and the status of its claim as [measured here](../claims/index.md).",
+    ]
     families = dict.fromkeys([*FAMILY, *(c.meta["family"] for c in pages), *(m.family for m in known)])
     for family in families:
         rows = [
@@ -185,39 +151,8 @@ def overview() -> str:
         if rows:
             lines += ["", f"## {FAMILY.get(family, family.capitalize())}", ""]
             lines += ["| method | what it does | needs | claim |", "| --- | --- | --- | --- |"]
-            lines += [
-                f"| {a} | {_cell(b)} | {_words(c) or 'data'} | {_signed(status(d))} |" for a, b, c, d in rows
-            ]
+            lines += [f"| {a} | {_cell(b)} | {_words(c) or 'data'} | {_signed(d)} |" for a, b, c, d in rows]
     return "\n".join(lines) + "\n"
-
-
-def claims_page() -> str:
-    """Every claim with its status, then each with what was reported and measured."""
-    linked = {card.claim: f"[{card.claim}]({card.path})" for card in cards()}
-    names = claim_names()
-    states = [status(name) for name in names]
-    told = ", ".join(f"{s} {states.count(s)}" for s in SIGN)
-    lines = [
-        "# Claims",
-        "",
-        f"Each method's headline claim, measured again: {told}. Nothing is left out.",
-        "",
-    ]
-    lines += ["| method | claim | the paper's figure | status |", "| --- | --- | --- | --- |"]
-    for name in names:
-        result = read_result(name)
-        claim = result.claim if result else {}
-        cells = [linked.get(name, name), _cell(claim.get("statement", "")), _cell(claim.get("reported", ""))]
-        lines.append(f"| {' | '.join(cells)} | {_signed(status(name))} |")
-    for name in names:
-        lines += ["", f"## {name}", "", claim_text(name)]
-    return "\n".join(lines) + "\n"
-
-
-def status(name: str) -> str:
-    """Of a claim, from its stored result: "holds", "does not hold" or "not run"."""
-    result = read_result(name)
-    return result.status if result else "not run"
 
 
 def expand(card: Card) -> str:
@@ -227,7 +162,7 @@ def expand(card: Card) -> str:
         heading = f"`{cls.__name__}`\n\n" if len(card.classes) > 1 else ""
         tables.append(heading + fields_table(cls))
     body = card.body.replace("<!-- fields -->", "\n\n".join(tables))
-    return body.replace("<!-- claim -->", claim_text(card.claim))
+    return body.replace("<!-- claim -->", card_text(card.claim))
 
 
 def on_config(config: Any) -> Any:
@@ -240,20 +175,21 @@ def on_config(config: Any) -> Any:
         {"Home": "index.md"},
         {"Guide": list(GUIDE)},
         {"Methods": [{"All methods": "methods/index.md"}, *methods]},
-        {"Claims": "claims.md"},
+        {
+            "Claims": [
+                {"All claims": "claims/index.md"},
+                *({FAMILY.get(f, f.capitalize()): f"claims/{f}.md"} for f in family_names()),
+            ]
+        },
     ]
     return config
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages."""
+    """Add the generated page."""
     from mkdocs.structure.files import File
 
-    for path, text in {"methods/index.md": overview(), "claims.md": claims_page()}.items():
-        old = files.get_file_from_path(path)
-        if old is not None:
-            files.remove(old)
-        files.append(File.generated(config, path, content=text))
+    files.append(File.generated(config, "methods/index.md", content=overview()))
     return files
 
 
@@ -286,8 +222,8 @@ def _summary(cls: type[Any]) -> str:
     return (inspect.getdoc(cls) or "").split("\n", 1)[0]
 
 
-def _signed(state: str) -> str:
-    return f'<span class="status">{SIGN[state]}</span>'
+def _signed(claim: str) -> str:
+    return signed_status(claim) if claim in claim_names() else "no claim"
 
 
 def _line(text: object) -> str:

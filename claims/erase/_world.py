@@ -184,10 +184,6 @@ def preserved_at(points: Sequence[Scores], forgotten: float) -> float:
     return last.preserved
 
 
-def mean(rows: Sequence[dict[str, float]], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows)
-
-
 def shaken(model: TextToImage, edited: TextToImage, seed: int) -> TextToImage:
     """The control of training: a random change of the same size in every parameter that the edit moved."""
     rng, control = seeded(seed), model.editable("denoiser", "text_encoder")

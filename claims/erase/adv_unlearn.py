@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 
-from claims.erase._world import DATA, JUDGED, SEEDS, STEPS, mean, original, request, scores, the_judge
+from claims.effects import Effect
+from claims.erase._world import DATA, JUDGED, SEEDS, STEPS, original, request, scores, the_judge
 from claims.erase._world import GUIDANCE as SCALE
 from claims.framework import Claim
 from unweave import seeded
@@ -53,6 +54,22 @@ claim = Claim(
     "of 2e-4 and 5e-4 that preserved as much as AdvUnlearn within 3 points at seed 0 on other noise (at 5e-4: 86 %)",
     criterion="mean ASR is at most half of that with the attack off and at most half of ESD-x's; mean P is at most 3 "
     "points below the original's",
+    effects=(
+        Effect(
+            "attack success at most half of that without attacks in training",
+            better="ASR",
+            worse=lambda row: row["ASR attack off"] / 2,
+            higher=False,
+        ),
+        Effect(
+            "attack success at most half of ESD-x's",
+            better="ASR",
+            worse=lambda row: row["ASR ESD-x"] / 2,
+            higher=False,
+            paper=16.95,
+        ),
+        Effect("P near the original's", better="P", worse="P original", margin=-3),
+    ),
     seeds=SEEDS,
     settings={
         "erase": "three",
@@ -70,8 +87,8 @@ claim = Claim(
     note="The attacks insert two tokens or vectors, training was under one vector. This is the second run. The first, "
     "with 6 attack steps of 0.05 in training and the same criterion, did not hold: attack success 35 %, with the attack "
     "off 58 %, ESD-x 28 %; 20 steps of 0.1 were then chosen at seed 0 on other noise and with other target images, "
-    "where vectors succeeded for 12 % (6 steps of 0.05 and 8 of 0.1: 33 %, attack off: 62 %). Of the criterion's three "
-    "parts, the one about ESD-x is missed; it would be met under UnlearnDiffAtk alone.",
+    "where vectors succeeded for 12 % (6 steps of 0.05 and 8 of 0.1: 33 %, attack off: 62 %). By their means two of the "
+    "criterion's three parts are met and the one about ESD-x is missed; it would be met under UnlearnDiffAtk alone.",
 )
 
 
@@ -113,8 +130,3 @@ def under_vectors(model: TextToImage, edited: TextToImage, targets: Targets, see
         text = asked.encode(edited, rows, ids, vectors)
     images = edited.sample(text, steps=STEPS, guidance=SCALE, noise=targets.noise)
     return [name == "three" for name in _Judge().names(images)]
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    half = min(mean(rows, "ASR attack off"), mean(rows, "ASR ESD-x")) / 2
-    return mean(rows, "ASR") <= half and mean(rows, "P") >= mean(rows, "P original") - 3

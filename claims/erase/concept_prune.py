@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from claims.effects import Effect
 from claims.erase._world import (
     DATA,
     FIVE,
@@ -12,7 +13,6 @@ from claims.erase._world import (
     SEEDS,
     alike,
     each_alone,
-    mean,
     original,
     preserved_at,
     request,
@@ -43,6 +43,10 @@ claim = Claim(
     baseline=f"the largest weights of each layer at {len(DENSITIES)} densities, read off at the same F",
     criterion="mean P is at least 8 points above that of magnitude at the same F, and mean F at least 20 points below "
     "that of as many random weights",
+    effects=(
+        Effect("P over magnitude's at the same F", better="P", worse="P magnitude", margin=8),
+        Effect("F below random weights'", better="F", worse="F random", higher=False, margin=20),
+    ),
     seeds=SEEDS,
     settings={"density": 0.1, "record": 10, "steps": 20, "guidance": GUIDANCE, "digits": list(FIVE)},
     note="Tiny layers need far larger densities than Stable Diffusion's 1 to 2 %.",
@@ -74,8 +78,3 @@ def measure(seed: int) -> dict[str, float]:
         "five: P": five.preserved,
         "five: overall": five.overall,
     }
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    spares = mean(rows, "P") - mean(rows, "P magnitude") >= 8
-    return spares and mean(rows, "F random") - mean(rows, "F") >= 20

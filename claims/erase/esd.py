@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from claims.effects import Effect
 from claims.erase._world import (
     DATA,
     FIVE,
     JUDGED,
     SEEDS,
-    mean,
     oracle,
     original,
     request,
@@ -47,6 +47,12 @@ claim = Claim(
     "overall score on other noise",
     criterion="mean F of ESD-x is at most 20 and its mean P at least 85; its F is at least 50 points below the random "
     "change's; its P is at least ESD-u's",
+    effects=(
+        Effect("F at most 20 %", better="F", worse=20.0, higher=False, paper=19.0),
+        Effect("P at least 85 %", better="P", worse=85.0),
+        Effect("F below a random change's", better="F", worse="F random", higher=False, margin=50),
+        Effect("P over ESD-u's", better="P", worse="P u"),
+    ),
     seeds=SEEDS,
     settings={"erase": "three", "five": list(FIVE), "steps": 100, "batch": 16, "sampler steps": 10, "eta": 1},
 )
@@ -82,8 +88,3 @@ def measure(seed: int) -> dict[str, float]:
         "five: P": five.preserved,
         "five: overall": five.overall,
     }
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    erased = mean(rows, "F") <= 20 and mean(rows, "P") >= 85
-    return erased and mean(rows, "F random") - mean(rows, "F") >= 50 and mean(rows, "P") >= mean(rows, "P u")

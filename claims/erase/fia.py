@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from claims.effects import Effect
 from claims.erase._world import (
     DATA,
     FIVE,
@@ -14,7 +15,6 @@ from claims.erase._world import (
     SEEDS,
     alike,
     each_alone,
-    mean,
     original,
     preserved_at,
     request,
@@ -63,6 +63,31 @@ claim = Claim(
     criterion="mean P is at least 8 points above that of magnitude at the same F; mean overall is at least 35 and at "
     "least 30 above random; eq. 1 is above Wanda's saliency in mean overall at T = 6; keeping shared weights preserves "
     "more of five digits than the union does",
+    effects=(
+        Effect("P over magnitude's at the same F", better="P", worse="P magnitude", margin=8),
+        Effect("overall at least 35 %", better="overall", worse=35.0),
+        Effect("overall over random weights'", better="overall", worse="overall random", margin=30),
+        Effect("overall over Wanda's saliency, T = 6", better="overall eq1 T 6", worse="overall wanda T 6"),
+        Effect(
+            "five digits: P, shared weights kept over union",
+            better="five: P shared kept",
+            worse="five: P union",
+        ),
+        Effect(
+            "five digits: overall over UCE",
+            better="five: overall",
+            worse="five: overall uce",
+            paper=4.3,
+            headline=False,
+        ),
+        Effect(
+            "five digits: overall over ConceptPrune",
+            better="five: overall",
+            worse="five: overall concept prune",
+            paper=17.9,
+            headline=False,
+        ),
+    ),
     seeds=SEEDS,
     settings={
         "r1": 0.05,
@@ -121,12 +146,3 @@ def measure(seed: int) -> dict[str, float]:
         "five: P shared kept": scores(several((0.2, False)), FIVE, seed).preserved,
         "five: P union": scores(several((0.2, True)), FIVE, seed).preserved,
     }
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return (
-        mean(rows, "P") - mean(rows, "P magnitude") >= 8
-        and mean(rows, "overall") >= max(35, mean(rows, "overall random") + 30)
-        and mean(rows, "overall eq1 T 6") > mean(rows, "overall wanda T 6")
-        and mean(rows, "five: P shared kept") > mean(rows, "five: P union")
-    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from claims.effects import Effect
 from claims.erase._world import (
     DATA,
     JUDGED,
     SEEDS,
     Scores,
     drawn,
-    mean,
     original,
     preserved_at,
     request,
@@ -55,6 +55,20 @@ claim = Claim(
     criterion="mean F is at most 25 with an overall score at least 10 points above the original's; mean P is at least 2 "
     "points above that without the mask at the same F; F of the first digit rises by at most 5 points over the later "
     "rounds, and by more without distillation",
+    effects=(
+        Effect("F at most 25 %", better="F", worse=25.0, higher=False, paper=16.6),
+        Effect("overall over the original's", better="overall", worse="overall before", margin=10),
+        Effect("P over no mask at the same F", better="P", worse="P no mask", margin=2),
+        Effect(
+            "the first digit stays erased", better="first: F later", worse="first: F", higher=False, margin=-5
+        ),
+        Effect(
+            "its rise is smaller than without distillation",
+            better=lambda row: row["first: F later"] - row["first: F"],
+            worse=lambda row: row["first: F later no distillation"] - row["first: F no distillation"],
+            higher=False,
+        ),
+    ),
     seeds=SEEDS,
     settings={"erase": list(THREE), "guide": "digit", "density": 0.5, **SETTINGS},
     note="Before the criterion was written one round was timed at seed 0 with a learning rate of 2e-4, which erased too "
@@ -97,11 +111,3 @@ def measure(seed: int) -> dict[str, float]:
         "first: F no distillation": first(made(rate, digits=THREE[:1], kd=0.0), seed),
         "first: F later no distillation": first(undistilled, seed),
     }
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    erased = mean(rows, "F") <= 25 and mean(rows, "overall") >= mean(rows, "overall before") + 10
-    masked = mean(rows, "P") >= mean(rows, "P no mask") + 2
-    risen = mean(rows, "first: F later") - mean(rows, "first: F")
-    free = mean(rows, "first: F later no distillation") - mean(rows, "first: F no distillation")
-    return erased and masked and risen <= 5 and free > risen

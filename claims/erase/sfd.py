@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from claims.erase._world import DATA, GUIDANCE, SEEDS, STEPS, mean, original, request, the_judge
+from claims.effects import Effect
+from claims.erase._world import DATA, GUIDANCE, SEEDS, STEPS, original, request, the_judge
 from claims.framework import Claim
 from unweave import seeded
 from unweave.audit.drawing.figures import frechet
@@ -40,6 +41,12 @@ claim = Claim(
     baseline="the same distillation, as many rounds, with the weights of both terms of forgetting at 1e-9",
     criterion="mean F is below 10 and mean `as eight` above 70; mean P is at most 5 points below that of the plain "
     "generator, whose mean F is at least 50",
+    effects=(
+        Effect("F below 10 %", better="F", worse=10.0, higher=False, paper=9.64),
+        Effect("drawn as eight, above 70 %", better="as eight", worse=70.0),
+        Effect("F of plain distillation at least 50 %", better="F plain", worse=50.0),
+        Effect("P near plain distillation's", better="P", worse="P plain", margin=-5),
+    ),
     seeds=SEEDS,
     settings={
         "erase": "three",
@@ -93,8 +100,3 @@ def _named(draw: Callable[[list[str]], torch.Tensor]) -> tuple[float, float, flo
     with torch.no_grad():
         far = frechet(the_judge().features(images[~three]), the_judge().features(real[labels != 3]))
     return (*(100 * float(hit.float().mean()) for hit in shares), far)  # type: ignore[return-value]
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    gone = mean(rows, "F") < 10 and mean(rows, "as eight") > 70 and mean(rows, "F plain") >= 50
-    return gone and mean(rows, "P") >= mean(rows, "P plain") - 5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from claims.erase._world import DATA, FIVE, JUDGED, SEEDS, mean, oracle, original, request, scores
+from claims.effects import Effect
+from claims.erase._world import DATA, FIVE, JUDGED, SEEDS, oracle, original, request, scores
 from claims.framework import Claim
 from unweave import seeded
 from unweave.erase import UCE, Concepts, TextToImage
@@ -27,6 +28,11 @@ claim = Claim(
     },
     baseline="a random change W D' of every key and value layer, |D'| = |D| of the edit",
     criterion="mean F is at most 10, mean P at least 97, and F is below that of the random change",
+    effects=(
+        Effect("F at most 10 %", better="F", worse=10.0, higher=False),
+        Effect("P at least 97 %", better="P", worse=97.0),
+        Effect("F below a random change's", better="F", worse="F random", higher=False),
+    ),
     seeds=SEEDS,
     settings={"guide": "digit", "erase": "three", "five": list(FIVE), "lambda": 0.5},
     note="Which prompts are edited matters: see `F bare word`.",
@@ -61,7 +67,3 @@ def _random(model: TextToImage, change: torch.Tensor, seed: int) -> TextToImage:
         for layer in edited.linears("cross_kv").values():
             layer.weight += (layer.weight.double() @ (drawn * (change.norm() / drawn.norm()))).float()
     return edited
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "F") <= 10 and mean(rows, "P") >= 97 and mean(rows, "F") < mean(rows, "F random")

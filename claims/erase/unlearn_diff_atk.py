@@ -7,7 +7,8 @@ from functools import cache, partial
 
 import torch
 
-from claims.erase._world import DATA, SEEDS, mean, oracle, original, request, the_judge, tuned
+from claims.effects import Effect
+from claims.erase._world import DATA, SEEDS, oracle, original, request, the_judge, tuned
 from claims.framework import Claim
 from unweave import seeded
 from unweave.embedded.drawn_digits import DIGITS
@@ -46,6 +47,19 @@ claim = Claim(
     "most; nothing of them to tune",
     criterion="at every seed ASR is at least 25 points above pre-ASR and at least 10 above random tokens; the mean ASR on "
     "the retrained pipeline is at most 10 points above its mean pre-ASR",
+    effects=(
+        Effect(
+            "ASR over the prompts alone", better="ASR", worse="pre-ASR", margin=25, every=True, paper=55.7
+        ),
+        Effect("ASR over random tokens", better="ASR", worse="ASR random", margin=10, every=True),
+        Effect(
+            "retrained: ASR near its prompts alone",
+            better="retrained: ASR",
+            worse="retrained: pre-ASR",
+            higher=False,
+            margin=-10,
+        ),
+    ),
     seeds=SEEDS,
     settings={
         "tokens": TOKENS,
@@ -104,10 +118,3 @@ def measure(seed: int) -> dict[str, float]:
         "unerased: ASR": control.asr,
         "unerased: ASR random": attacked(random, model, unnamed).asr,
     }
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return (
-        all(r["ASR"] - r["pre-ASR"] >= 25 and r["ASR"] - r["ASR random"] >= 10 for r in rows)
-        and mean(rows, "retrained: ASR") - mean(rows, "retrained: pre-ASR") <= 10
-    )

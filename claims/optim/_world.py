@@ -13,6 +13,7 @@ from torch.nn import Module
 from torch.optim import SGD, Optimizer
 
 from claims.data import fashion_mnist
+from claims.effects import Effect, Row
 from unweave import Data, Mask, Supervised, seeded
 from unweave.embedded.digits import digits, of_tensors
 from unweave.embedded.nets import mlp
@@ -35,6 +36,7 @@ BASELINE = (
 )
 DECAY = {"momentum": 0.9, "weight_decay": 5e-4}
 SETS = ("digits", "fashion")
+RATES = (0.03, 0.06, 0.1)
 UNIT = "per cent of held-out examples, higher is better"
 
 Maker = Callable[..., Optimizer]
@@ -78,7 +80,7 @@ def measured(seed: int, makers: Mapping[str, Maker]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in SETS:
         heldout = data(name)[1]
-        for lr in (0.03, 0.06, 0.1):
+        for lr in RATES:
             found[f"{name}, SGD {lr}"] = accuracy(trained(name, seed, None, lr=lr), heldout)
         found[f"{name}, SGD twice as long"] = accuracy(trained(name, seed, None, longer=2), heldout)
         for label, maker in makers.items():
@@ -87,21 +89,46 @@ def measured(seed: int, makers: Mapping[str, Maker]) -> dict[str, float]:
 
 
 def figures(*labels: str) -> dict[str, str]:
-    sgd = ("SGD 0.03", "SGD 0.06", "SGD 0.1", "SGD twice as long")
+    sgd = (*(f"SGD {lr}" for lr in RATES), "SGD twice as long")
     return {f"{name}, {label}": UNIT for name in SETS for label in (*sgd, *labels)}
 
 
-def mean(rows: list[dict[str, float]], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows)
+def over_sgd(label: str, *, paper: float | None = None) -> tuple[Effect, ...]:
+    """Effects: above SGD on each set, at its best learning rate: chosen on the held-out examples, in SGD's favour."""
+    return tuple(
+        Effect(
+            f"{name}: {label} over the best SGD",
+            better=f"{name}, {label}", worse=tuple(f"{name}, SGD {lr}" for lr in RATES), paper=paper,
+        )
+        for name in SETS
+    )  # fmt: skip
 
 
-def sgd(rows: list[dict[str, float]], name: str) -> float:
-    """The best of SGD's learning rates, by its mean over the seeds: chosen on the held-out examples, in SGD's favour."""
-    return max(mean(rows, f"{name}, SGD {lr}") for lr in (0.03, 0.06, 0.1))
+def over(label: str, other: str, *, paper: float | None = None) -> tuple[Effect, ...]:
+    """Effects: one optimiser above another on each set."""
+    return tuple(
+        Effect(
+            f"{name}: {label} over {other}", better=f"{name}, {label}", worse=f"{name}, {other}", paper=paper
+        )
+        for name in SETS
+    )
 
 
-def gain(rows: list[dict[str, float]], name: str, label: str) -> float:
-    return mean(rows, f"{name}, {label}") - sgd(rows, name)
+def keeps(
+    label: str, share: float, words: str, *, paper: float | None = None, headline: bool = True
+) -> tuple[Effect, ...]:
+    """Effects: on each set the gain over the best SGD is at least this share of SAM's."""
+
+    def bar(name: str, lr: float) -> Callable[[Row], float]:
+        return lambda row: share * row[f"{name}, SAM"] + (1 - share) * row[f"{name}, SGD {lr}"]
+
+    return tuple(
+        Effect(
+            f"{name}: {label} keeps {words} of SAM's gain",
+            better=f"{name}, {label}", worse=tuple(bar(name, lr) for lr in RATES), paper=paper, headline=headline,
+        )
+        for name in SETS
+    )  # fmt: skip
 
 
 class RandomDirection(Wrapper):

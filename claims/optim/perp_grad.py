@@ -6,9 +6,9 @@ from functools import partial
 
 from torch.optim import AdamW
 
+from claims.effects import Effect
 from claims.framework import Claim
 from claims.optim._modular import DATA, trained
-from claims.optim._world import mean
 from unweave.optim import PerpGrad
 
 EPOCHS = 300
@@ -27,6 +27,11 @@ claim = Claim(
     },
     baseline="AdamW with the same settings and weight decay 0, 0.1 and 1, as many epochs",
     criterion="in every seed PerpGrad is at 95 % or more and AdamW without decay at 5 % or less, with the training pairs learnt",
+    effects=(
+        Effect("PerpGrad at least 95 %", better="PerpGrad", worse=95.0, every=True, paper=5.0),
+        Effect("AdamW without decay at most 5 %", better="AdamW, decay 0", worse=5.0, higher=False, every=True),
+        Effect("its training pairs at least 99 %", better="AdamW, training", worse=99.0, every=True),
+    ),
     settings={**SETTINGS, "betas": "0.9, 0.99", "epochs": EPOCHS},
 )  # fmt: skip
 
@@ -39,8 +44,3 @@ def measure(seed: int) -> dict[str, float]:
         if decay == 0:
             found["AdamW, training"] = train
     return found
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    assert mean(rows, "PerpGrad") >= 0
-    return all(r["PerpGrad"] >= 95 and r["AdamW, decay 0"] <= 5 and r["AdamW, training"] >= 99 for r in rows)

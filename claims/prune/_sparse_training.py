@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from claims.data import fashion_mnist
-from claims.prune._world import mean
+from claims.effects import Effect
 from unweave import Data, Supervised, seeded
 from unweave.embedded.digits import digits
 from unweave.embedded.nets import mlp
@@ -21,20 +21,6 @@ DATA = (
 )
 UNIT = "per cent of held-out examples, higher is better"
 SETTINGS = {"lr": 0.1, "momentum": 0.9, "steps between exchanges": 30}
-
-__all__ = [
-    "DATA",
-    "DENSITIES",
-    "SEEDS",
-    "SETS",
-    "SETTINGS",
-    "UNIT",
-    "accuracy",
-    "figures",
-    "margin",
-    "mean",
-    "measured",
-]
 
 
 @lru_cache
@@ -63,6 +49,14 @@ def figures(*labels: str) -> dict[str, str]:
     return {f"{s}, {label}, {density}": UNIT for s in SETS for density in DENSITIES for label in labels}
 
 
-def margin(rows: list[dict[str, float]], label: str, other: str, density: str = "2 %") -> dict[str, float]:
-    """By how many points one is above the other on each set."""
-    return {s: mean(rows, f"{s}, {label}, {density}") - mean(rows, f"{s}, {other}, {density}") for s in SETS}
+def above(
+    label: str, other: str, *, density: str = "2 %", margin: float = 0.0, paper: float | None = None
+) -> tuple[Effect, ...]:
+    """Effects: one is above the other on each set."""
+    return tuple(
+        Effect(
+            f"{s}: {label} over {other}",
+            better=f"{s}, {label}, {density}", worse=f"{s}, {other}, {density}", margin=margin, paper=paper,
+        )
+        for s in SETS
+    )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from claims.effects import Effect
 from claims.framework import Claim
-from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense, mean
+from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense
 from unweave import seeded
 from unweave.prune import GMP, Global, Prune
 
@@ -22,6 +23,7 @@ claim = Claim(
     baseline="one cut by magnitude and as many epochs of training under the mask; both at the better of the "
     "learning rates 0.02 and 0.05",
     criterion="mean accuracy of `gmp` is above that of `one shot`",
+    effects=(Effect("gradual over one cut", better="gmp", worse="one shot"),),
     seeds=SEEDS,
     settings={"sparsity": SPARSITY, "epochs": EPOCHS},
     note="The better learning rate is chosen on the held-out digits, for both alike.",
@@ -41,7 +43,3 @@ def measure(seed: int) -> dict[str, float]:
         }
         best = {name: max(best[name], accuracy(edited[name], heldout)) for name in best}
     return {"dense": accuracy(model, heldout), **best}
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "gmp") > mean(rows, "one shot")

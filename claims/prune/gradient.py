@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from claims.effects import Effect
 from claims.framework import Claim
-from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense, mean, prune_and_recover
+from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense, prune_and_recover
 from unweave.prune import Global, Gradient, Magnitude, Prune, RandomScores
 
 SPARSITY = 0.5
@@ -20,6 +21,7 @@ claim = Claim(
     },
     baseline="random scores with the same budget; magnitude is shown beside them",
     criterion="mean accuracy of `gradient` is above that of `random` by more than 2 points",
+    effects=(Effect("gradient over random", better="gradient", worse="random", margin=2),),
     seeds=SEEDS,
     settings={"sparsity": SPARSITY, "recover_epochs": 0},
 )
@@ -33,7 +35,3 @@ def measure(seed: int) -> dict[str, float]:
         edit = Prune(score=score, budget=Global(SPARSITY))
         row[name] = accuracy(prune_and_recover(edit, model, seed, epochs=0), heldout)
     return row
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "gradient") > mean(rows, "random") + 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from claims.effects import Effect
 from claims.framework import Claim
-from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, mean, recipe
+from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, recipe
 from unweave import seeded
 from unweave.prune import IMP
 
@@ -24,6 +25,7 @@ claim = Claim(
     },
     baseline="the same masks, weights drawn anew (the paper's control)",
     criterion="mean accuracy of `rewind` is above that of `reinit`",
+    effects=(Effect("its own initial weights over fresh ones", better="rewind", worse="reinit"),),
     seeds=SEEDS,
     settings={"sparsity": SPARSITY, "rate": RATE, "epochs": EPOCHS},
 )
@@ -36,7 +38,3 @@ def measure(seed: int) -> dict[str, float]:
         imp = IMP(recipe=short, sparsity=SPARSITY, rate=RATE, restart=restart)
         row[restart] = accuracy(imp.build(train, rng=seeded(seed)), heldout)
     return row
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "rewind") > mean(rows, "reinit")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from claims.effects import Effect, within
 from claims.framework import Claim
-from claims.prune._sparse_training import DATA, SEEDS, SETS, UNIT, accuracy, mean
+from claims.prune._sparse_training import DATA, SEEDS, SETS, UNIT, accuracy
 from unweave.prune import ERK, ITOP, Explored, StaticMask
 
 EVERY = {"often": 15, "seldom": 200, "never": 10**9}
@@ -27,6 +28,25 @@ claim = Claim(
     baseline="the same training with few exchanges and with none, at 2 % density",
     criterion="on both sets R_s and accuracy both rise from never to seldom to often, and random growth is within 1 point of "
     "growth by gradient when exchanges are frequent",
+    effects=tuple(
+        effect
+        for s in SETS
+        for effect in (
+            *(
+                Effect(
+                    f"{s}: {what} {more} over {less}",
+                    better=f"{s}, {more}{of}",
+                    worse=f"{s}, {less}{of}",
+                    unit=unit,
+                )
+                for what, of, unit in (("accuracy,", "", "points"), ("R_s,", ", R_s", "share of the weights"))
+                for less, more in (("never", "seldom"), ("seldom", "often"))
+            ),
+            *within(
+                f"{s}, often", f"{s}, often, by gradient", 1, f"{s}: random growth as good as by gradient"
+            ),
+        )
+    ),
     seeds=SEEDS,
     settings={"rate": 0.5, "steps between exchanges": EVERY},
 )
@@ -58,16 +78,3 @@ def measure(seed: int) -> dict[str, float]:
             found[f"{s}, {how}"] = accuracy(s, sparse, seed)
             found[f"{s}, {how}, R_s"] = explored.rate
     return found
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    def rises(s: str, what: str) -> bool:
-        never, seldom, often = (mean(rows, f"{s}, {how}{what}") for how in ("never", "seldom", "often"))
-        return never < seldom < often
-
-    return all(
-        rises(s, "")
-        and rises(s, ", R_s")
-        and abs(mean(rows, f"{s}, often") - mean(rows, f"{s}, often, by gradient")) <= 1
-        for s in SETS
-    )

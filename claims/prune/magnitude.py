@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from claims.effects import Effect
 from claims.framework import Claim
-from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense, mean, prune_and_recover
+from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense, prune_and_recover
 from unweave.prune import Global, Magnitude, Prune, RandomScores
 
 SPARSITY = 0.95
@@ -21,6 +22,7 @@ claim = Claim(
     },
     baseline="random scores with the same global budget and the same five epochs of further training",
     criterion="mean accuracy of `magnitude` is above that of `random` by more than 2 points",
+    effects=(Effect("magnitude over random", better="magnitude", worse="random", margin=2),),
     seeds=SEEDS,
     settings={"sparsity": SPARSITY, "recover_epochs": 5},
 )
@@ -33,7 +35,3 @@ def measure(seed: int) -> dict[str, float]:
         pruned = prune_and_recover(Prune(score=score, budget=Global(SPARSITY)), model, seed)
         row[name] = accuracy(pruned, heldout)
     return row
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "magnitude") > mean(rows, "random") + 2

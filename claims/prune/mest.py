@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from claims.effects import Effect
 from claims.framework import Claim
-from claims.prune._sparse_training import SETS, SETTINGS, UNIT, accuracy, mean
+from claims.prune._sparse_training import SETS, SETTINGS, UNIT, accuracy
 from unweave.prune import MEST, SET, StaticMask, Uniform
 
 EVERY, BUDGET = 30, Uniform(0.9)
@@ -22,6 +23,14 @@ claim = Claim(
     figures={f"{s}, {label}": UNIT for s in SETS for label in METHODS},
     baseline="the same training with SET's exchanges, and under a fixed random mask, all with a uniform budget",
     criterion="at 10 % density, on both sets, EM is above the static mask and EM&S above EM",
+    effects=tuple(
+        effect
+        for s in SETS
+        for effect in (
+            Effect(f"{s}: EM over the fixed mask", better=f"{s}, MEST", worse=f"{s}, static uniform"),
+            Effect(f"{s}: EM&S over EM", better=f"{s}, MEST EM&S", worse=f"{s}, MEST", paper=0.71),
+        )
+    ),
     seeds=(0, 1, 2, 3, 4),
     settings=SETTINGS | {"ratio": 0.02, "ratio of EM&S": 0.05},
     note="The second run. The first asked the same at 2 % density over 3 seeds and held, but on the digits the fixed mask was at chance "
@@ -32,10 +41,3 @@ claim = Claim(
 
 def measure(seed: int) -> dict[str, float]:
     return {f"{s}, {label}": accuracy(s, method, seed) for s in SETS for label, method in METHODS.items()}
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return all(
-        mean(rows, f"{s}, MEST EM&S") > mean(rows, f"{s}, MEST") > mean(rows, f"{s}, static uniform")
-        for s in SETS
-    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from claims.effects import Effect
 from claims.framework import Claim
-from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense, mean, prune_and_recover
+from claims.prune._world import DATA, MORE_SEEDS, NETWORK, RAISED, accuracy, data, dense, prune_and_recover
 from unweave.prune import Channel, Global, Magnitude, Prune, RandomScores, Scope, Taylor
 
 SPARSITY = 0.4
@@ -24,8 +25,10 @@ claim = Claim(
     baseline="the l2 norm of a unit's weights, and random scores, with the same number of units over both "
     "hidden layers",
     criterion="mean accuracy of `taylor` is above that of `magnitude`",
-    seeds=SEEDS,
+    effects=(Effect("Taylor over magnitude", better="taylor", worse="magnitude"),),
+    seeds=MORE_SEEDS,
     settings={"share of units": SPARSITY, "recover_epochs": 0},
+    note=RAISED.format(5),
 )
 
 
@@ -41,7 +44,3 @@ def measure(seed: int) -> dict[str, float]:
         edit = Prune(score=score, pattern=pattern, budget=Global(SPARSITY))
         row[name] = accuracy(prune_and_recover(edit, model, seed, epochs=0), heldout)
     return row
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "taylor") > mean(rows, "magnitude")

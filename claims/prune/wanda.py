@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from claims.effects import Effect
 from claims.framework import Claim
-from claims.prune._world import DATA, NETWORK, SEEDS, accuracy, data, dense, mean, prune_and_recover
+from claims.prune._world import DATA, MORE_SEEDS, NETWORK, RAISED, accuracy, data, dense, prune_and_recover
 from unweave.prune import NM, Magnitude, PerOutput, Prune, Wanda
 
 SPARSITY = 0.7
@@ -21,8 +22,13 @@ claim = Claim(
     },
     baseline="magnitude with the same budget and comparison group",
     criterion="mean accuracy of `wanda` is above that of `magnitude`",
-    seeds=SEEDS,
+    effects=(
+        Effect("Wanda over magnitude", better="wanda", worse="magnitude"),
+        Effect("Wanda over magnitude, 2:4", better="wanda 2:4", worse="magnitude 2:4", headline=False),
+    ),
+    seeds=MORE_SEEDS,
     settings={"sparsity": SPARSITY, "recover_epochs": 0},
+    note=RAISED.format(5),
 )
 
 
@@ -36,7 +42,3 @@ def measure(seed: int) -> dict[str, float]:
         ):
             row[name + suffix] = accuracy(prune_and_recover(edit, model, seed, epochs=0), heldout)
     return row
-
-
-def holds(rows: list[dict[str, float]]) -> bool:
-    return mean(rows, "wanda") > mean(rows, "magnitude")

@@ -67,7 +67,7 @@ class Method:
 
     @property
     def claim(self) -> str:
-        """Status of its claim: "holds", "does not hold" or "not run"."""
+        """Status of its claim: "holds", "not shown", "contradicted" or "not run"."""
         stem = self.cls.__module__.rpartition(".")[2]  # a file's methods share its claim
         return claim_statuses().get(f"{self.family}/{stem}", "not run")
 
