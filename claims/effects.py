@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Union
 
-from unweave.comparison import Trial, summarise
+from unweave.statistics import Trial, summarise
 
 from unweave.errors import InputError
 
