@@ -95,12 +95,16 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in GOOD.items() for v in values], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "value"), [pytest.param(n, v, id=f"{n} {i}") for n, vs in GOOD.items() for i, v in enumerate(vs)]
+)
 def test_takes(name: str, value: Any) -> None:
     assert getattr(Everything(**{name: value}), name) is value
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in BAD.items() for v in values], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "value"), [pytest.param(n, v, id=f"{n} {i}") for n, vs in BAD.items() for i, v in enumerate(vs)]
+)
 def test_refuses(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=rf"^Everything\.{name} must be .*; got "):
         Everything(**{name: value})
