@@ -25,6 +25,8 @@ VERBS = {
     "build": "Recipe",
     "measure": "Measure",
     "objective": "Loss",
+    "adapt": "Adapter",
+    "recover": "Solver",
 }
 """The verb of a protocol -> the role of what has it."""
 FAMILIES = ("unlearn", "erase", "prune", "optim", "augment")
@@ -164,7 +166,8 @@ def roles_of(kind: type[Any]) -> tuple[str, ...]:
     if issubclass(kind, Optimizer):
         return ("Optimizer",)
     if issubclass(kind, Module):
-        return ("Layer",)
+        targets = len(inspect.signature(kind.forward).parameters) > 2  # beside self and what is judged
+        return ("Loss",) if targets else ("Layer",)
     return tuple(role for verb, role in VERBS.items() if callable(getattr(kind, verb, None)))
 
 

@@ -296,4 +296,6 @@ def test_probes_without_gradients_may_read_a_detached_loss() -> None:
             return loss
 
     model = _net()
+    before = model[0].weight.detach().clone()
     _run(model, _data(), Walk(model.parameters()), objective=_detached)
+    torch.testing.assert_close(model[0].weight.detach(), before * 0.9**3)

@@ -336,7 +336,9 @@ def test_any_record_gives_our_error(tmp_path: Path, data: st.DataObject) -> None
             if stage.todo:
                 write_text(stage.paths[0], "x")
     except UnweaveError as error:
-        one_line(error)
+        assert one_line(error)
+    else:
+        assert (out / "x").read_text() == "x"
 
 
 def test_a_record_cannot_point_outside(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def test_settings_that_nothing_would_read_are_refused(make: Callable[[], Any], m
 
 
 def test_each_of_them_is_taken_where_it_is_read() -> None:
-    Influence(inverse="cg", curvature="hessian", steps=5, tolerance=0.1, slack=0.1)
+    made = Influence(inverse="cg", curvature="hessian", steps=5, tolerance=0.1, slack=0.1)
+    assert (made.steps, made.tolerance, made.slack) == (5, 0.1, 0.1)
     Influence(samples=5, memory_gib=1.0)
     NegGradPlus(alpha=0.99, cap=2.0)
     Newton(solver="lissa", repeats=3, samples=3, lissa_scale=3.0, std=0.5)

@@ -1,6 +1,6 @@
 """One row for each method that is neither an edit nor an optimiser: a loss, a module, a choice of data.
 
-Checks are in test_plain.py.
+Checks are in test_others.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from tests.contract.world import RECIPE
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlainRow:
@@ -21,6 +23,7 @@ class PlainRow:
     run: (generator) -> what it computes on a tiny input made on the spot (always the same), as named tensors;
         about a second of work.
     off: the same with the method's own term switched off; None where it has none.
+    least: smallest difference from `off`, as a share of the result's size, that counts as acting.
     random: whether another seed gives another result.
     bad: calls that must raise InputError, each with a pattern of the message.
     """
@@ -28,6 +31,7 @@ class PlainRow:
     name: str
     run: Callable[[Generator], dict[str, Tensor]]
     off: Callable[[Generator], dict[str, Tensor]] | None = None
+    least: float = 1e-3
     random: bool = True
     bad: tuple[tuple[Callable[[], Any], str], ...] = field(default=())
 
@@ -38,6 +42,13 @@ def _sparse(method: Any, rng: Generator) -> dict[str, Tensor]:
 
     recipe = Supervised(network=world.network, epochs=4, lr=0.05, sparse=method)
     return dict(recipe.build(world.points()[0], rng=rng).state_dict())
+
+
+def _imp(rng: Generator, sparsity: float = 0.7) -> dict[str, Tensor]:
+    from tests.contract import world
+    from unweave.prune import IMP
+
+    return dict(IMP(recipe=world.RECIPE, sparsity=sparsity).build(world.points()[0], rng=rng).state_dict())
 
 
 def _supermasks(method: Any, rng: Generator) -> dict[str, Tensor]:
@@ -141,6 +152,12 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: prune.ExSSNeT(density=0.0), "density"),),
         ),
         PlainRow(
+            name="IMP",
+            run=_imp,
+            off=partial(_imp, sparsity=0.3),
+            bad=((lambda: prune.IMP(recipe=RECIPE, sparsity=1.0), "sparsity must be"),),
+        ),
+        PlainRow(
             name="ITOP",
             run=partial(_sparse, prune.ITOP(every=4)),
             off=static,
@@ -161,7 +178,12 @@ def _rows() -> list[PlainRow]:
             name="MultiSampleDropout",
             run=_dropped,
             off=partial(_dropped, p=1e-9),
-            bad=((lambda: optim.MultiSampleDropout(torch.nn.Linear(2, 2), p=1.0), "p must be at least 0 and below 1"),),
+            bad=(
+                (
+                    lambda: optim.MultiSampleDropout(torch.nn.Linear(2, 2), p=1.0),
+                    "p must be at least 0 and below 1",
+                ),
+            ),
         ),
         PlainRow(
             name="PASER",
@@ -212,10 +234,4 @@ def _rows() -> list[PlainRow]:
     ]
 
 
-def _erase_rows() -> list[PlainRow]:
-    from tests.contract.erase import rows
-
-    return rows()
-
-
-PLAIN = [*_rows(), *_erase_rows()]
+OTHERS = _rows()

@@ -13,18 +13,18 @@ from safetensors.torch import load, save
 from torch.nn import Module
 
 from tests.contract import world
-from tests.contract.table import ROWS, Row
+from tests.contract.edits import EDITS, EditRow
 from unweave import Mask, seeded
 from unweave.errors import EmptyDataError, InputError
 
-EVERY = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+EVERY = pytest.mark.parametrize("row", EDITS, ids=lambda row: row.name)
 
 
-def what(row: Row) -> Any:
+def what(row: EditRow) -> Any:
     return world.request() if row.on == "request" else world.points()[0]
 
 
-def start(row: Row, **kinds: Any) -> Module:
+def start(row: EditRow, **kinds: Any) -> Module:
     return world.model(**{"sparse": not row.dense, **kinds})
 
 
@@ -44,7 +44,7 @@ def change(a: Module, b: Module) -> float:
 
 
 @EVERY
-def test_is_pure_and_deterministic(row: Row) -> None:
+def test_is_pure_and_deterministic(row: EditRow) -> None:
     model, data = start(row), what(row)
     model.eval()
     model[1].train()  # a mixture of modes must come back as it went in
@@ -69,14 +69,14 @@ def test_is_pure_and_deterministic(row: Row) -> None:
 
 
 @EVERY
-def test_acts_by_more_than_noise(row: Row) -> None:
+def test_acts_by_more_than_noise(row: EditRow) -> None:
     model, data = start(row), what(row)
     control = model if row.off is None else row.off().apply(model, data, rng=seeded(3))
     assert change(control, row.make().apply(model, data, rng=seeded(3))) > row.least
 
 
 @EVERY
-def test_keeps_zeros(row: Row) -> None:
+def test_keeps_zeros(row: EditRow) -> None:
     model, data = world.model(sparse=True), what(row)
     if row.zeros == "refused":
         with pytest.raises(InputError):
@@ -95,7 +95,7 @@ def test_keeps_zeros(row: Row) -> None:
 @EVERY
 @pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "batch-norm"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_works_in_each_type(row: Row, dtype: str, batch_norm: bool) -> None:
+def test_works_in_each_type(row: EditRow, dtype: str, batch_norm: bool) -> None:
     if dtype not in row.dtypes:
         pytest.skip(f"{row.name} does not support {dtype}")
     model = start(row, batch_norm=batch_norm, dtype=getattr(torch, dtype))
@@ -107,7 +107,7 @@ def test_works_in_each_type(row: Row, dtype: str, batch_norm: bool) -> None:
 
 
 @EVERY
-def test_leaves_frozen_parameters(row: Row) -> None:
+def test_leaves_frozen_parameters(row: EditRow) -> None:
     model = start(row)
     frozen = model[-1].bias
     frozen.requires_grad_(False)
@@ -121,7 +121,7 @@ def test_leaves_frozen_parameters(row: Row) -> None:
 
 
 @EVERY
-def test_saves_and_describes_itself(row: Row) -> None:
+def test_saves_and_describes_itself(row: EditRow) -> None:
     model, method = start(row), row.make()
     edited = method.apply(model, what(row), rng=seeded(3))
     copy = start(row)
@@ -138,7 +138,7 @@ def test_saves_and_describes_itself(row: Row) -> None:
 
 
 @EVERY
-def test_refuses_bad_input(row: Row) -> None:
+def test_refuses_bad_input(row: EditRow) -> None:
     data = what(row)
     if row.on == "request":
         empty = dataclasses.replace(data, forget=data.forget.subset([]))

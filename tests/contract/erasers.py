@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Generator, Tensor
 
-if TYPE_CHECKING:
-    from tests.contract.plain import PlainRow
+from tests.contract.others import PlainRow
 
 
 def edited(method: Any, rng: Generator, kind: Any = "sd", guide: str = "") -> dict[str, Tensor]:
@@ -56,8 +55,7 @@ def _attacked(rng: Generator) -> dict[str, Tensor]:
     return {"ids": torch.tensor([a.ids for a in found.attempts])}
 
 
-def rows() -> list[PlainRow]:
-    from tests.contract.plain import PlainRow  # which imports this file
+def _rows() -> list[PlainRow]:
     from unweave import erase
 
     def row(name: str, method: Any, *bad: Any, random: bool = True, guide: str = "") -> PlainRow:
@@ -121,3 +119,6 @@ def rows() -> list[PlainRow]:
             bad=((lambda: erase.UnlearnDiffAtk(levels=0), "levels must be a whole number at least 1"),),
         ),
     ]
+
+
+ERASERS = _rows()
