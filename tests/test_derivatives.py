@@ -265,3 +265,10 @@ def test_a_point_reads_rows_and_fisher_diagonal_at_itself() -> None:
     torch.testing.assert_close(
         p.fisher_diagonal(points()), fisher_diagonal(p.outputs, p.space, p.weights, points(), 1)
     )
+
+
+def test_a_fisher_diagonal_of_other_outputs_is_refused() -> None:
+    p = point(net())
+    sequence = lambda weights, batch: p.outputs(weights, batch)[:, None, :]  # noqa: E731
+    with pytest.raises(InputError, match=r"outputs \[n, classes\]; got \[7, 1, 3\]"):
+        fisher_diagonal(sequence, p.space, p.weights, points(), 2)
