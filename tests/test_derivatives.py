@@ -268,6 +268,8 @@ def test_a_point_reads_rows_and_fisher_diagonal_at_itself() -> None:
     torch.testing.assert_close(
         p.fisher_diagonal(points()), fisher_diagonal(p.outputs, p.space, p.weights, points(), 1)
     )
+
+
 @pytest.mark.parametrize("batch_size", [2, 7])
 def test_the_hessian_by_name_is_that_of_the_mean_loss(batch_size: int) -> None:
     # two of three weights: the product is the Hessian's block of these alone
@@ -299,3 +301,10 @@ def test_the_hessian_of_a_loss_linear_in_the_weights_is_zero() -> None:
     vector = {n: torch.ones_like(p) for n, p in weights.items()}
     found = named_hessian_product(model, data, weights, vector)
     assert not any(product.any() for product in found.values())
+
+
+def test_a_fisher_diagonal_of_other_outputs_is_refused() -> None:
+    p = point(net())
+    sequence = lambda weights, batch: p.outputs(weights, batch)[:, None, :]  # noqa: E731
+    with pytest.raises(InputError, match=r"outputs \[n, classes\]; got \[7, 1, 3\]"):
+        fisher_diagonal(sequence, p.space, p.weights, points(), 2)

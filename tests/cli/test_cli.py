@@ -64,7 +64,7 @@ def test_help_shows_the_flags_of_the_methods_that_are_named(capsys: pytest.Captu
         (("forget", "--method", "saluun"), "Did you mean salun"),
         (
             ("forget", "--method", "salun", "--salun.density", "1.5"),
-            r"SalUn.density must be in \(0, 1\]; got 1.5",
+            r"SalUn.density must be above 0 and at most 1; got 1.5",
         ),
         (("forget", "--method", "magnitude"), "family prune"),
         (("forget", "--method", "fine-tune+salun"), "wraps no other method"),

@@ -222,8 +222,9 @@ def test_a_model_beyond_the_norm_bound_is_not_certified() -> None:
         ({**CONSTANTS, "curvature": "hessian", "delta": 0.0}, "delta must be above 0 and below 1"),
         (
             {**CONSTANTS, "curvature": "hessian", "smallest_eigenvalue": -9.0},
-            "no certificate with .* at or below 0; got -8.9",
+            "no finite bound to certify: .* above 0.*it is -8.9",
         ),
+        ({**CONSTANTS, "curvature": "hessian", "norm_bound": 1e200}, "no finite bound to certify"),
     ],
 )
 def test_refuses(fields: dict, message: str) -> None:

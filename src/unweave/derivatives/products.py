@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import Module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..errors import InputError
 from ..types import Batch, Data
 from .space import Space, Weights
 
@@ -121,10 +122,17 @@ def fisher_diagonal(outputs: Function, space: Space, weights: Weights, data: Dat
 
     Returns:
         [d], non-negative, in 1 / (weight unit)^2.
+
+    Raises:
+        InputError: if the outputs are not one row of logits an example.
     """
     total = torch.zeros_like(space.vector(weights))
     with torch.no_grad():
         shares = torch.cat([outputs(weights, batch).softmax(-1) for batch in data.batches()])
+    if shares.ndim != 2:
+        raise InputError(
+            f"the Fisher diagonal is that of a softmax classifier with outputs [n, classes]; got {list(shares.shape)}."
+        )
     for y in range(shares.shape[1]):
         at = 0
         surprise: Function = lambda w, b, y=y: outputs(w, b).log_softmax(-1)[:, y]  # type: ignore[misc]  # noqa: E731

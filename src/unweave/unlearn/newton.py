@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -129,7 +130,8 @@ class Newton:
         with d = w - w_retrained and |d| <= 2 C.
 
         Raises:
-            InputError: if there is no bound: the shifted Hessian may have an eigenvalue at or below 0.
+            InputError: if there is no finite bound, as where the shifted Hessian may have an eigenvalue at or
+                below 0.
         """
         if not certified(self, _CONSTANTS):
             text = (
@@ -142,12 +144,12 @@ class Newton:
         assert self.epsilon is not None
         assert self.delta is not None
         floor = self.smallest_eigenvalue + self.weight_decay + self.damping
-        if floor <= 0:
+        bound = self._excess() * (1 + self.tolerance) / floor if floor > 0 else inf
+        if not isfinite(bound):
             raise InputError(
-                "Newton has no certificate with smallest_eigenvalue + weight_decay + damping at or below 0; "
-                f"got {floor:g}. Raise damping."
+                "Newton has no finite bound to certify: smallest_eigenvalue + weight_decay + damping must be "
+                f"above 0, and the other constants small; it is {floor:g}. Raise damping."
             )
-        bound = self._excess() * (1 + self.tolerance) / floor
         sigma = gaussian_noise(bound, self.epsilon, self.delta)
         text = (
             f"certified ({self.epsilon:g}, {self.delta:g}): noise {sigma:.3g} hides a distance of at most "
