@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import InputError, require
 from ..io.structure import restructure_
 from ..masks.mask import Mask
+from ..settings import checked
 
 _EQUAL = 1e-4  # largest difference of outputs, relative to the largest output, in float32
 
@@ -41,6 +42,7 @@ class Shrunk:
     left: dict[str, str]
 
 
+@checked
 def shrink(
     model: Module,
     example_inputs: Any,
@@ -69,7 +71,7 @@ def shrink(
         The smaller model, its structure record, and the layers that had to stay as they were, with reasons.
 
     Raises:
-        InputError: if there is nothing dead, nothing could be removed, or a constant can neither be folded
+        InputError: if `constants` is neither, there is nothing dead, nothing could be removed, or a constant can neither be folded
             nor dropped.
         MissingExtraError: if torch-pruning is not installed.
     """
