@@ -99,7 +99,7 @@ def test_quality_is_accuracy_or_minus_the_loss() -> None:
 def test_what_each_copy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        sparse_model_soups, "parallel_map", lambda _, jobs, **kw: seen.append((jobs, kw)) or []
+        sparse_model_soups, "parallel_map", lambda _, items, **kw: seen.append((items, kw)) or []
     )
 
     def told(**fields: Any) -> list[tuple[Any, int, float, int]]:
