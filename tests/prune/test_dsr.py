@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.contract import world
 from tests.prune.dynamic import (
     assert_dead_weights_are_zero,
     assert_resumes,
@@ -13,7 +14,9 @@ from tests.prune.dynamic import (
     counts,
     train,
 )
+from unweave import Mask, seeded
 from unweave.errors import InputError
+from unweave.fit import Step
 from unweave.prune import DSR, ERK, Uniform
 from unweave.prune.dsr import _shares
 
@@ -42,6 +45,28 @@ def test_one_threshold_drops_in_all_layers() -> None:
     kept = torch.cat([sizes[n][masks[i - 1].keep[n] & masks[i].keep[n]] for n in sizes])
     assert len(dropped) == int(0.3 * sum(counts(masks[0]).values()))
     assert dropped.max() <= kept.min()
+
+
+def test_an_exchange_by_hand() -> None:
+    # of the six living weights the smallest half are 0.1, 0.2 and 0.3: both of the first layer, which keeps its last
+    model = torch.nn.Sequential(torch.nn.Linear(4, 1, bias=False), torch.nn.Linear(8, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[0.2, -0.1, 0.0, 0.0]]))
+        model[1].weight.copy_(torch.tensor([[3.0, -0.3, 1.0, -2.0, 0.0, 0.0, 0.0, 0.0]]))
+    hold = Mask(
+        {
+            "0.weight": torch.tensor([[True, True, False, False]]),
+            "1.weight": torch.tensor([[True] * 4 + [False] * 4]),
+        }
+    )
+    method = DSR(budget=Uniform(0.5), every=4, rate=0.5)
+    step = Step(model, torch.optim.SGD(model.parameters(), 0.1), 4, 0, 0.0, False, hold, dict)
+    method.begin(torch.nn.Linear(4, 4), world.points()[0], steps=40, rng=seeded(0))[1](step)
+    first, second = (step.hold.keep[f"{i}.weight"][0] for i in (0, 1))
+    assert first[:2].tolist() == [False, True]
+    assert second[:4].tolist() == [True, False, True, True]
+    # two died; survivors are 1 and 3, so of two grown the second gets one and then, having more, the other
+    assert (int(first[2:].sum()), int(second[4:].sum())) == (0, 2)
 
 
 def test_shares_follow_the_survivors_within_the_room() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import sklearn.neighbors
 import torch
 from torch import Tensor
 
@@ -117,6 +120,35 @@ def test_only_tasks_better_than_chance_are_sources(monkeypatch: pytest.MonkeyPat
     told(monkeypatch, [chance[:, None].float()] * 3)
     four = of_tensors(torch.zeros(12, 6), labels, classes=4, batch_size=16)
     assert m.sources(net, four) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "neighbours", "read", "asked"),
+    [(1.0, 200, 90, 5), (1.0, 3, 90, 3), (0.34, 200, 31, 2), (0.01, 200, 3, 1)],
+)
+def test_a_tenth_of_what_is_learnt_from_are_neighbours_at_most(
+    share: float, neighbours: int, read: int, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = method(share=share, neighbours=neighbours)
+    net = method(transfer="none", mask_epochs=1, weight_epochs=0).apply(shape(), [task(0)], rng=seeded(0))
+    seen: list[Any] = []
+
+    class Judge:
+        def __init__(self, k: int) -> None:
+            seen.append(k)
+
+        def fit(self, features: Any, labels: Any) -> Any:
+            seen.append(len(features))
+            return self
+
+        def predict(self, features: Any) -> Any:
+            seen.append(len(features))
+            return np.zeros(len(features))
+
+    monkeypatch.setattr(sklearn.neighbors, "KNeighborsClassifier", Judge)
+    m.sources(net, task(0).subset(range(90)))
+    learnt = round(0.66 * read)
+    assert seen == [asked, learnt, read - learnt]
 
 
 def test_transfer_judges_with_few_examples_too() -> None:

@@ -6,6 +6,7 @@ import torch
 from tests.prune.world import points, trained
 from unweave import Mask, seeded
 from unweave.errors import InputError
+from unweave.fit import Step
 from unweave.prune import ERK, GMP, NM, Global, gmp
 
 
@@ -39,6 +40,25 @@ def test_cuts_rise_along_the_cubic_and_weights_do_not_return(monkeypatch: pytest
     masks = [m for _, m in seen if m]
     assert all((later - earlier).count() == 0 for earlier, later in zip(masks, masks[1:], strict=False))
     assert Mask.of(pruned) == masks[-1]
+
+
+def test_the_first_cut_is_at_the_start_and_the_last_at_the_end() -> None:
+    # 24 steps: cuts every 4 from step 6, and at step 19, where the sparsity is reached
+    method = GMP(budget=Global(0.5), initial=0.125, start=0.25, end=0.8, every=4)
+    model, data = trained(), points()
+    given, cut = method.begin(model, data, steps=24, rng=seeded(0))
+    assert not given
+    cuts = {}
+    for index in range(1, 25):
+        step = Step(model, torch.optim.SGD(model.parameters(), 0.1), index, 0, 0.0, False, None, dict)
+        cut(step)
+        if step.hold is not None:
+            cuts[index] = step.hold.count()
+    size = 6 * 16 + 16 * 3
+    assert list(cuts) == [6, 10, 14, 18, 19]
+    assert cuts[6] == round(0.875 * size)
+    assert cuts[19] == size // 2
+    assert cuts[14] == round((0.5 + 0.375 * (1 - (14 / 24 - 0.25) / 0.55) ** 3) * size)
 
 
 def test_keeps_the_budgets_shares() -> None:

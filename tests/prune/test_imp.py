@@ -27,6 +27,21 @@ def test_ends_at_the_asked_sparsity_and_is_deterministic() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_each_round_removes_the_same_share_of_what_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    train = Supervised.train_
+
+    def watch(
+        self: Supervised, model: torch.nn.Module, data: object, *, hold: Mask | None, **rest: object
+    ) -> None:
+        seen.append(hold.count() if hold is not None else 144)
+        train(self, model, data, hold=hold, **rest)
+
+    monkeypatch.setattr(Supervised, "train_", watch)
+    IMP(recipe=SHORT, sparsity=0.875, rate=0.5).build(points(), rng=seeded(0))
+    assert seen == [144, 72, 36, 18]
+
+
 @pytest.mark.parametrize("restart", ["rewind", "reinit"])
 def test_final_training_starts_from_the_masked_initial_weights(
     restart: str, monkeypatch: pytest.MonkeyPatch

@@ -163,6 +163,14 @@ def test_the_loss_is_the_papers() -> None:
     kl = ((p * (p / q).log()).sum(1).mean() + (q * (q / p).log()).sum(1).mean()) / 2
     ce = torch.nn.functional.cross_entropy
     torch.testing.assert_close(loss, ce(z1, batch[1]) + 0.5 * ce(z2, batch[1]) + 2 * kl)
+    # each divergence pulls one pass's answers towards those of the other, which stay as they are
+    pulled = (
+        (q.detach() * (q.detach() / p).log()).sum(1) + (p.detach() * (p.detach() / q).log()).sum(1)
+    ).mean()
+    naive = ce(z1, batch[1]) + 0.5 * ce(z2, batch[1]) + pulled
+    bias = model.mlp.adapter.down.bias
+    found, expected = (torch.autograd.grad(value, bias)[0] for value in (loss, naive))
+    torch.testing.assert_close(found, expected)
 
 
 def test_adapts_a_vit_of_transformers() -> None:

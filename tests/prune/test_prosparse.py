@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,9 +9,10 @@ from torch.nn import Dropout, Linear, Module, Sequential
 
 from tests.contract import world
 from tests.language_world import llama, text
-from unweave import seeded
+from unweave import Data, seeded
 from unweave.errors import InputError
 from unweave.prune import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
+from unweave.prune.prosparse import prosparse as module
 from unweave.prune.prosparse.prosparse import activations, feed_forwards, substitute
 
 
@@ -61,6 +64,26 @@ def test_sparsity_counts_no_padding() -> None:
 
     with torch.no_grad():
         assert activation_sparsity(model, Padded())[0] == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("relu", [0.0, 0.5])
+def test_the_loss_is_that_of_the_text_and_the_penalty(relu: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(module, "fit_", lambda model, data, loss, *a, **k: seen.append((model, loss)))
+    ids = text(160).examples.tensors[0]
+    mask = torch.ones_like(ids)
+    mask[:, 12:] = 0
+    rows = [{"input_ids": i, "attention_mask": m} for i, m in zip(ids, mask, strict=True)]
+    data = Data(rows, text().task, 5)
+    ProSparse(relu=relu, warm=0.2, peaks=(0.7, 9.0)).apply(llama(), data, rng=seeded(0))
+    model, loss = seen[0]
+    batch = next(data.batches())
+    with activations(model) as inner, torch.no_grad():
+        found = loss(model, batch)
+        inner.clear()
+        plain = data.task.losses(model, batch).mean()
+    penalty = sum(x[:, :12].abs().mean() for x in inner) / 2  # padding counts nowhere; two layers
+    torch.testing.assert_close(found, plain + (0.7 * penalty if relu == 0 else 0))
 
 
 def test_the_penalty_raises_sparsity_and_zeros_not_only_sizes() -> None:

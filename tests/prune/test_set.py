@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import cos, pi
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from unweave import Mask, Supervised, seeded
 from unweave.errors import InputError
 from unweave.masks import lowest
 from unweave.optim import SAM
-from unweave.prune import ERK, GMP, SET, Global
+from unweave.prune import ERK, GMP, SET, Global, Uniform
 from unweave.prune.dynamic import drawn
 
 METHOD = SET(budget=ERK(0.7), every=4, rate=0.5)
@@ -50,6 +51,17 @@ def test_drops_the_smallest_and_grows_only_the_dead() -> None:
         assert dropped.sum() == grown.sum() > 0
         assert seen[i - 1][name][dropped].max() <= seen[i - 1][name][before & now].min()
         assert not seen[i - 1][name][grown].any()  # grown weights start at zero
+
+
+@pytest.mark.parametrize("decay", ["cosine", "constant"])
+def test_as_many_as_the_decay_says(decay: str) -> None:
+    method = SET(budget=Uniform(0.5), every=4, rate=0.5, decay=decay, until=0.8)
+    _, masks = train(method)
+    sizes = counts(masks[0])
+    for index in range(4, int(0.8 * STEPS) + 1, 4):
+        share = 0.25 * (1 + cos(pi * index / (0.8 * STEPS))) if decay == "cosine" else 0.5
+        for name, alive in masks[index].keep.items():
+            assert int((masks[index - 1].keep[name] & ~alive).sum()) == int(share * sizes[name])
 
 
 def test_forgets_momentum_where_the_mask_changed() -> None:

@@ -16,9 +16,11 @@ from unweave.errors import InputError
 from unweave.settings import hints
 
 RECIPE = Supervised(network=partial(mlp, 6, 4, 3), epochs=2)
-NEEDED = {"IMP": {"recipe": RECIPE}, "SparseModelSoup": {"recipe": RECIPE}, "Block": {"rows": 2, "columns": 2}} | {
-    name: {"sparsity": 0.5} for name in ("ERK", "Global", "PerOutput", "Uniform")
-}
+NEEDED = {
+    "IMP": {"recipe": RECIPE},
+    "SparseModelSoup": {"recipe": RECIPE},
+    "Block": {"rows": 2, "columns": 2},
+} | {name: {"sparsity": 0.5} for name in ("ERK", "Global", "PerOutput", "Uniform")}
 RESULTS = ("Explored", "Selected", "Shrunk")
 
 

@@ -116,6 +116,45 @@ def test_constants_under_zero_padding_are_refused_or_dropped_knowingly() -> None
     assert (dropped(inputs) - model(inputs)).abs().max() > 1e-3  # so the refusal was needed
 
 
+def test_every_reason_to_stay_is_told() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.grouped, self.mixed = (
+                nn.Conv2d(4, 4, 1),
+                nn.Conv2d(4, 4, 1, groups=2),
+                nn.Conv2d(4, 4, 1),
+            )
+            self.mix, self.out, self.shift = (
+                nn.PReLU(4),
+                nn.Conv2d(4, 2, 1),
+                nn.Parameter(torch.ones(1, 4, 1, 1)),
+            )
+            self.added, self.fine = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.grouped(self.first(x))
+            x = self.mix(self.mixed(x))
+            x = self.added(x) + self.shift
+            return self.out(self.fine(x))
+
+    torch.manual_seed(0)
+    model, x = Odd(), torch.randn(2, 4, 3, 3)
+    for name in ("first", "grouped", "mixed", "added", "fine", "out"):
+        model.get_submodule(name).weight.data[0] = 0
+        model.get_submodule(name).bias.data[0] = 0
+    shrunk = shrink(model, x)
+    assert shrunk.left == {
+        "first": "its channels run through the grouped or transposed convolution grouped",
+        "grouped": "grouped and transposed convolutions are not cut",
+        "mixed": "its channels run through mix (PReLU), which mixes them",
+        "added": "its channels run through a padded or sliced shortcut, or are added to a bare parameter",
+        "out": "its channels are the model's output",
+    }
+    assert shrunk.model.fine.out_channels == 3
+    torch.testing.assert_close(shrunk.model(x), model(x))
+
+
 def test_added_channels_go_only_if_dead_on_both_sides() -> None:
     class Sum(nn.Module):
         def __init__(self) -> None:
@@ -138,6 +177,8 @@ def test_added_channels_go_only_if_dead_on_both_sides() -> None:
 
 def test_refuses() -> None:
     inputs = torch.randn(4, 6)
+    with pytest.raises(InputError, match='shrink.constants must be "fold" or "drop"; got .keep.'):
+        shrink(mlp(6, 5, 3), inputs, constants="keep")
     with pytest.raises(InputError, match="no filter is dead"):
         shrink(mlp(6, 5, 3), inputs)
     model = mlp(6, 5, 3)

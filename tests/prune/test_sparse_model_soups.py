@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from tests.language_world import llama, text
 from tests.prune.world import RECIPE, network, points, trained
 from unweave import Mask, Supervised, seeded
+from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.prune import NM, SparseModelSoup, StaticMask, sparse_model_soups
 from unweave.prune.sparse_model_soups import average, recalibrate_
+from unweave.random import draw_seed
 
 SIZE = 6 * 16 + 16 * 3
 NORMED = Supervised(network=lambda: network(batch_norm=True), epochs=5, lr=0.1)
@@ -41,20 +47,79 @@ def test_counters_are_not_averaged() -> None:
 
 
 def test_recalibration_is_the_mean_over_batches() -> None:
-    model, data = trained(batch_norm=True).double(), points()
-    double = [(x.double(), y) for x, y in data.batches()]
-    expected = torch.stack([model[1](x).mean(0) for x, _ in double]).mean(0)
-
-    class Reads:  # the same batches in float64
-        batch_size, task = data.batch_size, data.task
-        __len__ = lambda self: len(data)  # noqa: E731
-        batches = lambda self: iter(double)  # noqa: E731
-
+    inputs, labels = points().examples.tensors
+    model, data = (
+        trained(batch_norm=True).double(),
+        of_tensors(inputs.double(), labels, classes=3, batch_size=16),
+    )
     mode = model.training
-    recalibrate_(model, Reads())
-    torch.testing.assert_close(model[2].running_mean, expected.detach())
+    for share, read in ((1.0, 3), (0.5, 2), (0.1, 1)):
+        expected = torch.stack([model[1](x).mean(0) for x in inputs.double().split(16)[:read]]).mean(0)
+        recalibrate_(model, data, share=share)
+        torch.testing.assert_close(model[2].running_mean, expected.detach())
     assert model.training == mode
     assert model[2].momentum == 0.1
+
+
+def mixed(monkeypatch: pytest.MonkeyPatch, target: float, weights: tuple[float, ...], **fields: Any) -> float:
+    """The weight of the soup of copies with one weight each, whose quality falls with the distance from the target."""
+    quality = lambda model, _: -abs(float(model.weight.detach()) - target)  # noqa: E731
+    monkeypatch.setattr(sparse_model_soups, "_quality", quality)
+    found = soup(**fields)._mix([linear(w) for w in weights], points(), points())
+    return float(found.weight.detach())
+
+
+def test_soups_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = partial(mixed, monkeypatch)
+    assert make(2.0, (1.0, 2.0, 6.0)) == 3.0
+    # from the best, 2, down: 1.5 is worse, 4 is worse; at 1.6 the mean of 2 and 1 is better, and 6 makes it worse
+    assert make(2.0, (1.0, 2.0, 6.0), soup="greedy") == 2.0
+    assert make(1.6, (1.0, 2.0, 6.0), soup="greedy") == 1.5
+    assert make(0.0, (-1.0, 1.0, 3.0), soup="greedy") == 0.0  # 3 would make it 1
+    assert (
+        make(1.5, (1.0, 2.0, 3.0, 0.0), soup="greedy") == 1.5
+    )  # all of equal worth are taken: 2, 0 and 3 give 1.5
+    seen: list[list[float]] = []
+    told = make(2.0, (1.0, 2.0, 6.0), soup=lambda q: seen.append(q) or [0.5, 0.25, 0.25])
+    assert (told, seen) == (2.5, [[-1.0, 0.0, -4.0]])
+    assert make(0.0, (-2.0, 2.0, 3.0), soup=lambda q: [0.0, 0.0, 1.0]) == 3.0  # as bad as the worst: kept
+    with pytest.warns(UserWarning, match=r"the soup \(-4\) is worse .* worst copy \(-3\)"):
+        assert make(0.0, (-2.0, 1.0, 3.0), soup=lambda q: [0.0, -0.5, 1.5]) == 1.0
+
+
+def test_quality_is_accuracy_or_minus_the_loss() -> None:
+    model, data = trained(), points()
+    right = model(data.examples.tensors[0]).argmax(1) == data.examples.tensors[1]
+    assert sparse_model_soups._quality(model, data) == pytest.approx(100 * float(right.double().mean()))
+    reader, words = llama(layers=1), text(320)
+    mean = torch.cat([words.task.losses(reader, batch) for batch in words.batches()]).mean()
+    assert sparse_model_soups._quality(reader, words) == pytest.approx(-float(mean.detach()), rel=1e-5)
+
+
+def test_what_each_copy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        sparse_model_soups, "parallel_map", lambda _, items, **kw: seen.append((items, kw)) or []
+    )
+
+    def told(**fields: Any) -> list[tuple[Any, int, float, int]]:
+        made = soup(**fields)
+        made._retrain(trained(), Mask({}), points(), 1, seeded(0))
+        assert seen[-1][1]["jobs"] == made.jobs
+        return seen[-1][0]
+
+    base = draw_seed(seeded(0))
+    assert told() == [(RECIPE, 2, 0.02, base), (RECIPE, 2, 0.02, base + 1), (RECIPE, 2, 0.02, base + 2)]
+    assert [job[2] for job in told(lr=None)] == [RECIPE.lr] * 3
+    assert told(copies=(1, 2), jobs=2) == [(RECIPE, 2, 0.02, base), (RECIPE, 2, 0.02, base + 1)]
+    decays = told(vary="weight_decay", values=(0.0, 0.1, 0.2))
+    assert [(job[0].weight_decay, *job[1:]) for job in decays] == [
+        (v, 2, 0.02, base) for v in (0.0, 0.1, 0.2)
+    ]
+    lengths = told(vary="length", values=(1, 4, 2), epochs=10)
+    assert lengths == [(RECIPE, v, 0.02, base) for v in (1, 4, 2)]
+    rates = told(vary="schedule", values=(0.1, 0.4, 0.2), lr=None)
+    assert rates == [(RECIPE, 2, v, base) for v in (0.1, 0.4, 0.2)]
 
 
 @pytest.mark.parametrize("how", ["uniform", "greedy", lambda q: [0.5, 0.25, 0.25]])

@@ -2,8 +2,7 @@
 
 Wang, Zhang, Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020,
 arXiv 2002.07376, eq. 8: S(-w) = -w * (H g); the weights with the LARGEST S are removed, for without them the
-gradient's norm grows or shrinks least. Our convention is "higher is worth keeping", so the score is w * (H
-g), signed.
+gradient's norm grows or shrinks least. Our convention is "higher is worth keeping", so the score is w * (H g), signed.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from ..errors import InputError, require
 from ..io.structure import restructure_
 from ..masks.layers import CONVS, RUNNING_NORMS, TRANSPOSED
 from ..masks.mask import Mask
+from ..settings import checked
 
 _EQUAL = 1e-4  # largest difference of outputs, relative to the largest output, in float32
 
@@ -40,6 +41,7 @@ class Shrunk:
     left: dict[str, str]
 
 
+@checked
 def shrink(
     model: Module,
     example_inputs: Any,
@@ -68,7 +70,7 @@ def shrink(
         The smaller model, its structure record, and the layers that had to stay as they were, with reasons.
 
     Raises:
-        InputError: if there is nothing dead, nothing could be removed, or a constant can neither be folded
+        InputError: if `constants` is neither, there is nothing dead, nothing could be removed, or a constant can neither be folded
             nor dropped.
         MissingExtraError: if torch-pruning is not installed.
     """
