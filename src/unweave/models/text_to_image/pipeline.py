@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -124,12 +124,15 @@ class TextToImage(Module):
 
     def editable(self, *parts: Component) -> TextToImage:
         """A copy whose named parts (the denoiser, unless told otherwise) are its own; it shares the others."""
-        edited = copy(self)
-        edited._modules, edited._buffers = dict(self._modules), dict(self._buffers)
+        components = {part: getattr(self, part) for part in get_args(Component)}
         for part in parts or ("denoiser",):
-            if getattr(self, part) is None:
+            if components[part] is None:
                 raise InputError(f"the pipeline has no {part}.")
-            setattr(edited, part, deepcopy(getattr(self, part)))
+            components[part] = deepcopy(components[part])
+        edited = TextToImage(
+            **components, tokenizers=self.tokenizers, scheduler=self.scheduler, index=self.index, source=self.source
+        )  # fmt: skip
+        edited.alphas_cumprod = self.alphas_cumprod
         return edited
 
     def linears(self, kind: Layers) -> dict[str, Linear]:
@@ -141,11 +144,7 @@ class TextToImage(Module):
         return linears(self.denoiser, kind)
 
     def weights(self, kind: Weights) -> dict[str, Parameter]:
-        """The denoiser's parameters of a kind, by their names in the pipeline.
-
-        Raises:
-            InputError: if there is none, or layers are wrapped by LoRA or quantised.
-        """
+        """The denoiser's parameters of a kind, by their names in the pipeline; raises as `linears` does."""
         return {f"denoiser.{name}": weight for name, weight in weights(self.denoiser, kind).items()}
 
     def tokens(self, prompts: Sequence[str], encoder: int = 0) -> tuple[Tensor, Tensor]:
