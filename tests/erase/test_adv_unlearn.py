@@ -18,7 +18,10 @@ from unweave.random import global_seed
 ONE = AdvUnlearn(
     steps=1, warmup=0, attack_steps=2, attack_lr=0.05, retain_batch=2, lr=1e-4, batch_size=2, sampler_steps=4
 )
-OFF = {"attack": "none", **{n: getattr(AdvUnlearn(), n) for n in ("tokens", "attack_steps", "attack_lr", "warmup")}}
+OFF = {
+    "attack": "none",
+    **{n: getattr(AdvUnlearn(), n) for n in ("tokens", "attack_steps", "attack_lr", "warmup")},
+}
 """Changes that leave the attack out, and its settings with it."""
 PROMPTS = CONCEPTS.prompts(*CONCEPTS.erase)
 KEPT = CONCEPTS.prompts(*CONCEPTS.preserve)

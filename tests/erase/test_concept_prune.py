@@ -70,7 +70,9 @@ def test_zeroes_and_leaves_the_rest() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="density must be above 0 and at most 1; got 1.5. It is a share of each row"):
+    with pytest.raises(
+        InputError, match="density must be above 0 and at most 1; got 1.5. It is a share of each row"
+    ):
         ConceptPrune(density=1.5)
     with pytest.raises(InputError, match="record must be at most steps = 4"):
         ConceptPrune(record=5, steps=4)

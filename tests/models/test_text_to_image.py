@@ -7,6 +7,8 @@ from tests.erase.pipelines import KINDS, folder, loaded, pipeline
 from unweave import seeded
 from unweave.erase import Text, TextToImage, training_only
 from unweave.errors import InputError
+from unweave.models.text_to_image.layouts import conditions, kind_of
+from unweave.models.text_to_image.text import embedded
 
 PROMPTS = ["a photo of a cat", "golf ball", "a red bird in the park"]
 
@@ -171,7 +173,155 @@ def test_refuses() -> None:
         TextToImage(denoiser=torch.nn.Linear(2, 2), scheduler=model.scheduler, **parts)
     with pytest.raises(InputError, match="not flow matching"):
         TextToImage(denoiser=model.denoiser, scheduler=object(), **parts)
+    odd = pipeline().scheduler
+    odd.register_to_config(prediction_type="sample")
+    with pytest.raises(InputError, match="predicts 'sample'"):
+        TextToImage(denoiser=model.denoiser, scheduler=odd, **parts)
+    with pytest.raises(InputError, match="rng must be a torch.Generator"):
+        model.noise(1, None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 text encoders need as many"):
         TextToImage(
             denoiser=model.denoiser, scheduler=model.scheduler, text_encoder_2=model.text_encoder, **parts
         )
+
+
+def test_denoisers_are_told_apart_by_what_they_are_made_of() -> None:
+    from diffusers import (
+        ControlNetModel,
+        FluxTransformer2DModel,
+        SanaTransformer2DModel,
+        SD3Transformer2DModel,
+        UNet2DModel,
+    )
+
+    class Renamed(type(pipeline().denoiser)):  # type: ignore[misc]
+        """Another class of the same make."""
+
+    assert [pipeline(kind).kind for kind in KINDS] == ["unet", "unet", "transformer"]
+    assert kind_of(Renamed.from_config(pipeline().denoiser.config)) == "unet"
+    small = {
+        "sample_size": 8,
+        "num_layers": 1,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "patch_size": 1,
+    }
+    flux = FluxTransformer2DModel(
+        num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2, axes_dims_rope=(2, 2, 4),
+        joint_attention_dim=16, pooled_projection_dim=16,
+    )  # fmt: skip
+    blocks = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "block_out_channels": (16, 32)}
+    others = [
+        flux,
+        SD3Transformer2DModel(**small, joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16),
+        SanaTransformer2DModel(
+            **small, num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+            caption_channels=16, in_channels=4, out_channels=4,
+        ),
+        ControlNetModel(**blocks, cross_attention_dim=16, attention_head_dim=2, norm_num_groups=8),
+        UNet2DModel(
+            sample_size=8, block_out_channels=(16, 32), down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2, norm_num_groups=8,
+        ),
+    ]  # fmt: skip
+    for other in others:
+        with pytest.raises(InputError, match=f"the denoiser is a {type(other).__name__}"):
+            kind_of(other)
+
+
+def test_conditions_by_hand() -> None:
+    x, text = torch.zeros(2, 4, 6, 8), Text(torch.zeros(2, 1, 1), torch.ones(2, 3), torch.ones(2, 1).long())
+    large, small = (
+        type("Config", (), {"sample_size": size, "use_additional_conditions": None})() for size in (128, 64)
+    )
+    assert conditions("unet", x, text, (48, 64), large) == {}
+    told = conditions("xl", x, text, (48, 64), large)["added_cond_kwargs"]
+    assert told["time_ids"].tolist() == [[48, 64, 0, 0, 48, 64]] * 2
+    assert torch.equal(told["text_embeds"], text.pooled)
+    told = conditions("transformer", x, text, (48, 64), large)
+    assert told["encoder_attention_mask"] is text.mask
+    assert told["added_cond_kwargs"]["resolution"].tolist() == [[48, 64]] * 2
+    assert told["added_cond_kwargs"]["aspect_ratio"].tolist() == [[0.75]] * 2
+    assert conditions("transformer", x, text, (48, 64), small)["added_cond_kwargs"] == {
+        "resolution": None,
+        "aspect_ratio": None,
+    }
+    large.use_additional_conditions = False
+    assert conditions("transformer", x, text, (48, 64), large)["added_cond_kwargs"]["resolution"] is None
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_guided_noise_is_that_of_both_predictions(kind) -> None:
+    model = pipeline("pixart")
+    model.scheduler.register_to_config(prediction_type=kind)
+    x, t = model.noise(2, seeded(0)), torch.tensor([100, 900])
+    text, null = model.encode(PROMPTS[:2]), model.encode([""])
+    with torch.no_grad():
+        told, none = model.noise_prediction(x, t, text), model.noise_prediction(x, t, null)
+        assert torch.allclose(model.guided_noise_prediction(x, t, text, null, 1.0), told, atol=1e-5)
+        guided = model.guided_noise_prediction(x, t, text, null, 2.5)
+    assert torch.allclose(guided, none + 2.5 * (told - none), atol=1e-4)
+    assert float((guided - told).abs().max()) > 1e-3
+
+
+def test_weights_by_kind() -> None:
+    model = pipeline()
+    everything = {f"denoiser.{n}" for n, _ in model.denoiser.named_parameters()}
+    cross = {n for n in everything if ".attn2." in n}
+    assert set(model.weights("all")) == everything
+    assert set(model.weights("cross")) == cross
+    assert set(model.weights("not_cross")) == everything - cross
+    assert set(model.weights("cross_kv")) == {f"denoiser.{n}.weight" for n in model.linears("cross_kv")}
+    assert all(model.get_parameter(n) is p for n, p in model.weights("all").items())
+
+
+def test_an_encoder_that_reads_another_table_is_refused() -> None:
+    model = pipeline("pixart")
+    own = model.text_encoder.get_input_embeddings()
+    with (
+        pytest.raises(InputError, match="did not read its input embeddings"),
+        embedded(model.text_encoder, own.weight),
+    ):
+        pass
+
+
+def test_text_in_another_dtype_keeps_its_mask() -> None:
+    text = pipeline("pixart").encode(PROMPTS).to(torch.float64)
+    assert (text.hidden.dtype, text.mask.dtype) == (torch.float64, torch.int64)
+
+
+def test_a_latent_is_as_many_pixels_as_the_vae_halves_sizes() -> None:
+    model = pipeline()
+    assert model.pixels_per_latent == 2
+    model.vae = None
+    assert model.pixels_per_latent == 1
+    images = torch.rand(2, 4, 8, 8)
+    assert torch.equal(model.latents(images), images)
+    assert model.decode(images) is images
+
+
+def test_images_and_latents_are_scaled() -> None:
+    model = pipeline()
+    images = torch.rand(1, 3, 16, 16, generator=seeded(0)) * 2 - 1
+    with torch.no_grad():
+        mean = model.vae.encode(images).latent_dist.mean
+        assert torch.allclose(model.latents(images), mean * model.vae.config.scaling_factor)
+        assert torch.allclose(
+            model.decode(mean * model.vae.config.scaling_factor), model.vae.decode(mean).sample, atol=1e-5
+        )
+
+
+def test_sampling_stops_and_tells() -> None:
+    model, told = pipeline("pixart"), []
+    noise = model.noise(3, seeded(0))
+    x = model.sample(
+        PROMPTS, steps=4, stop=2, guidance=1.0, noise=noise, batch_size=2,
+        before_step=lambda *step: told.append(step),
+    )  # fmt: skip
+    times = model.sampler(4).timesteps.tolist()
+    assert told == [(i, t, n) for n in (2, 1) for i, t in enumerate(times[:2])]
+    sampler, y = model.sampler(4), noise
+    with torch.no_grad():
+        for t in times[:2]:
+            y = sampler.step(model(y, t, model.encode(PROMPTS)), t, y).prev_sample
+    assert torch.allclose(x, y, atol=1e-5)

@@ -144,11 +144,7 @@ class TextToImage(Module):
         return linears(self.denoiser, kind)
 
     def weights(self, kind: Weights) -> dict[str, Parameter]:
-        """The denoiser's parameters of a kind, by their names in the pipeline.
-
-        Raises:
-            InputError: if there is none, or layers are wrapped by LoRA or quantised.
-        """
+        """The denoiser's parameters of a kind, by their names in the pipeline; raises as `linears` does."""
         return {f"denoiser.{name}": weight for name, weight in weights(self.denoiser, kind).items()}
 
     def tokens(self, prompts: Sequence[str], encoder: int = 0) -> tuple[Tensor, Tensor]:
