@@ -91,7 +91,9 @@ def corruption_degradation(
     sizes = torch.bincount(groups, minlength=count)
     empty = (sizes == 0).nonzero().flatten().tolist()
     if empty:
-        raise InputError(f"corruption_degradation: group {empty[0]} has no test example. Number groups without gaps.")
+        raise InputError(
+            f"corruption_degradation: group {empty[0]} has no test example. Number groups without gaps."
+        )
     if int(sizes.min()) < 30:
         warnings.warn(
             f"a group has {int(sizes.min())} test examples; its degradation is mostly noise.", stacklevel=3
