@@ -50,7 +50,9 @@ def test_refuses() -> None:
             Blind(), torch.zeros(2, 4), Y[:2], S[:2], corruptions={"fog": (1.0,)}, rng=seeded(0)
         )
     with pytest.raises(InputError, match=r"in \[0, 1\]"):
-        corruption_degradation(Blind(), torch.full((2, 4), 3.0), Y[:2], S[:2], corruptions={}, rng=seeded(0))
+        corruption_degradation(
+            Blind(), torch.full((2, 4), 3.0), Y[:2], S[:2], corruptions={"contrast": (0.5,)}, rng=seeded(0)
+        )
     with pytest.warns(UserWarning, match="mostly noise"):
         corruption_degradation(
             Blind(), torch.zeros(4, 4), Y[:4], S[:4], corruptions={"contrast": (0.5,)}, rng=seeded(0)
