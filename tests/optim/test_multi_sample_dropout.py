@@ -83,8 +83,9 @@ def test_refuses() -> None:
             MultiSampleDropout(head(), **settings)
     with pytest.raises(InputError, match="batch normalisation"):
         MultiSampleDropout(Sequential(BatchNorm1d(6), head()))
-    with pytest.warns(UserWarning, match="all copies are alike"):
+    with pytest.warns(UserWarning, match="all copies are alike") as told:
         MultiSampleDropout(head(), p=0.0)
+    assert told[0].filename == __file__
 
 
 @pytest.mark.parametrize("average", ["loss", "logits"])

@@ -157,8 +157,9 @@ def test_needs_one_copy_of_the_weights_and_no_more() -> None:
 
 
 def test_more_directions_than_sam_costs_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="m = 2 costs 7 forward passes"):
+    with pytest.warns(UserWarning, match="m = 2 costs 7 forward passes") as told:
         ZOSAM(parameters(), lr=0.1, m=2)
+    assert told[0].filename == __file__
 
 
 def looked_at(
