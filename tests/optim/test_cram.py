@@ -72,7 +72,9 @@ def test_the_ascent_is_of_each_groups_length_and_vectors_are_not_compressed() ->
         seen.append([w.detach().clone() for w in weights])
         return good()
 
-    CrAM([{"params": weights[:2], "rho": 0.2}, {"params": weights[2:]}], lr=0.1, rho=0.5, sparsities=(0.0,)).step(closure)
+    CrAM(
+        [{"params": weights[:2], "rho": 0.2}, {"params": weights[2:]}], lr=0.1, rho=0.5, sparsities=(0.0,)
+    ).step(closure)
     g = gradient_at(before)
     assert_near(seen[1], [b + r * d for b, r, d in zip(before, (0.2, 0.2, 0.5), g, strict=True)])
     CrAM(weights, lr=0.1, rho=0.0, sparsities=(0.5,)).step(closure)

@@ -50,7 +50,9 @@ def test_refuses() -> None:
             Blind(), torch.zeros(2, 4), Y[:2], S[:2], corruptions={"fog": (1.0,)}, rng=seeded(0)
         )
     with pytest.raises(InputError, match=r"in \[0, 1\]"):
-        corruption_degradation(Blind(), torch.full((2, 4), 3.0), Y[:2], S[:2], corruptions={}, rng=seeded(0))
+        corruption_degradation(
+            Blind(), torch.full((2, 4), 3.0), Y[:2], S[:2], corruptions={"contrast": (0.5,)}, rng=seeded(0)
+        )
     with pytest.warns(UserWarning, match="mostly noise"):
         corruption_degradation(
             Blind(), torch.zeros(4, 4), Y[:4], S[:4], corruptions={"contrast": (0.5,)}, rng=seeded(0)
@@ -60,7 +62,12 @@ def test_refuses() -> None:
 def test_the_disparity_is_the_largest_fall_less_the_least_one() -> None:
     # each group loses another share under each corruption, and none loses nothing
     found = corruption_degradation(
-        Reader(), PIXELS, LABELS, GROUPS, corruptions={"brightness": (0.1, 0.2), "contrast": (0.7,)}, rng=seeded(0)
+        Reader(),
+        PIXELS,
+        LABELS,
+        GROUPS,
+        corruptions={"brightness": (0.1, 0.2), "contrast": (0.7,)},
+        rng=seeded(0),
     )
     falls = {
         key: [100 * fall(key, group) for group in (0, 1, 2)]
@@ -153,9 +160,16 @@ def test_groups_of_fewer_than_thirty_are_warned_of(n: int, warned: bool) -> None
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         corruption_degradation(
-            Reader(), PIXELS[:n], LABELS[:n], torch.arange(n) % 2, corruptions={"contrast": (0.5,)}, rng=seeded(0)
+            Reader(),
+            PIXELS[:n],
+            LABELS[:n],
+            torch.arange(n) % 2,
+            corruptions={"contrast": (0.5,)},
+            rng=seeded(0),
         )
-    assert [str(w.message) for w in told] == ["a group has 29 test examples; its degradation is mostly noise."] * warned
+    assert [str(w.message) for w in told] == [
+        "a group has 29 test examples; its degradation is mostly noise."
+    ] * warned
     assert all(w.filename == __file__ for w in told)
 
 

@@ -83,5 +83,50 @@ def test_refuses() -> None:
             MultiSampleDropout(head(), **settings)
     with pytest.raises(InputError, match="batch normalisation"):
         MultiSampleDropout(Sequential(BatchNorm1d(6), head()))
-    with pytest.warns(UserWarning, match="all copies are alike"):
+    with pytest.warns(UserWarning, match="all copies are alike") as told:
         MultiSampleDropout(head(), p=0.0)
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("average", ["loss", "logits"])
+def test_each_average_by_hand(average: str) -> None:
+    module = MultiSampleDropout(head(), p=0.4, samples=3)
+    answers = with_seed(lambda: module(X)).detach()
+    shares = answers.log_softmax(-1) if average == "loss" else answers.mean(0).log_softmax(-1)[None]
+    expected = -shares[:, torch.arange(5), Y].mean(0)
+    torch.testing.assert_close(with_seed(lambda: module.loss(X, Y, average=average)).detach(), expected)
+
+
+def test_the_loss_in_eval_mode_is_the_plain_heads() -> None:
+    module = MultiSampleDropout(head(), p=0.4, samples=3).eval()
+    for average in ("loss", "logits"):
+        found = module.loss(X, Y, average=average)
+        torch.testing.assert_close(found, F.cross_entropy(module.head(X), Y, reduction="none"))
+
+
+def test_features_of_many_dimensions_and_a_loss_of_ones_own() -> None:
+    module = MultiSampleDropout(Sequential(torch.nn.Flatten(), Linear(12, 3)), p=0.5, samples=4)
+    x = torch.rand(5, 3, 2, 2)
+    assert module(x).shape == (4, 5, 3)
+    told = module.loss(x, Y, lambda z, y, reduction: z[:, 0] + y)
+    assert told.shape == (5,)
+    module.eval()
+    assert module(x).shape == (5, 3)
+
+
+def test_no_batch_statistics_in_the_head_of_any_kind_and_others_pass() -> None:
+    for norm in (
+        torch.nn.BatchNorm1d(6, track_running_stats=False),
+        torch.nn.InstanceNorm1d(6),
+        torch.nn.SyncBatchNorm(6),
+    ):
+        with pytest.raises(InputError, match="batch normalisation"):
+            MultiSampleDropout(Sequential(norm, head()))
+    MultiSampleDropout(Sequential(torch.nn.LayerNorm(6), head()))
+
+
+def test_another_average_is_refused_by_name() -> None:
+    with pytest.raises(
+        InputError, match='loss.average must be "loss" or "logits"; got .* Did you mean "logits"'
+    ):
+        MultiSampleDropout(head()).loss(X, Y, average="logit")

@@ -69,7 +69,8 @@ def test_a_single_number_can_still_move() -> None:
 def test_the_cap_bounds_the_rescaling(cap: float, factor: float) -> None:
     # g = (3, 4) at w = (2, 0): what is left is (0, 4), to be stretched by 5 / 4
     torch.testing.assert_close(
-        orthogonal(torch.tensor([2.0, 0.0]), torch.tensor([3.0, 4.0]), cap=cap), torch.tensor([0.0, 4 * factor])
+        orthogonal(torch.tensor([2.0, 0.0]), torch.tensor([3.0, 4.0]), cap=cap),
+        torch.tensor([0.0, 4 * factor]),
     )
 
 
@@ -89,7 +90,8 @@ def test_each_setting_reaches_the_step(vectors: bool) -> None:
     for settings_, told in (({"rescale": False}, {"rescale": False}), ({"cap": 1.01}, {"cap": 1.01})):
         at = [w.detach().clone().requires_grad_() for w in weights]
         expected = [
-            w - 0.1 * (orthogonal(w, d, **told) if w.ndim > 1 or vectors else d) for w, d in zip(at, g, strict=True)
+            w - 0.1 * (orthogonal(w, d, **told) if w.ndim > 1 or vectors else d)
+            for w, d in zip(at, g, strict=True)
         ]
         PerpGrad(at, base=SGD, lr=0.1, vectors=vectors, **settings_).step(closure_of(at))
         assert_near(at, expected)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 pytest.importorskip("pytorch_optimizer", reason="the optim extra is not installed")
 
 from unweave import seeded
+from unweave.errors import InputError
 from unweave.optim import SOAP
 
 
@@ -124,3 +127,121 @@ def test_absent_it_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     with pytest.raises(MissingExtraError, match=r"unweave\[optim\]"):
         SOAP([torch.ones(2, 2, requires_grad=True)])
+
+
+START = torch.randn(4, 3, generator=seeded(5), dtype=torch.float64)
+GRADIENTS = [torch.randn(4, 3, generator=seeded(10 + t), dtype=torch.float64) for t in range(7)]
+
+
+def after(**settings) -> Tensor:
+    w = START.clone().requires_grad_()
+    optimizer = SOAP([w], lr=0.05, betas=(0.9, 0.8), weight_decay=0.0, precondition_frequency=3, **settings)
+    for g in GRADIENTS:
+        w.grad = g.clone()
+        optimizer.step()
+    return w.detach()
+
+
+def theirs(**settings) -> Tensor:
+    w = START.clone().requires_grad_()
+    made = pytest.importorskip("pytorch_optimizer").SOAP
+    optimizer = made([w], lr=0.05, betas=(0.9, 0.8), weight_decay=0.0, precondition_frequency=3, **settings)
+    for g in GRADIENTS:
+        w.grad = g.clone()
+        optimizer.step()
+    return w.detach()
+
+
+@pytest.mark.parametrize(
+    ("ours", "packages"),
+    [
+        ({}, {"shampoo_beta": 0.8}),
+        ({"shampoo_beta": 0.5}, {"shampoo_beta": 0.5}),
+        ({"shampoo_beta": 0.0}, {"shampoo_beta": 0.0}),
+        ({"eps": 0.5}, {"eps": 0.5}),
+        ({"max_precond_dim": 3}, {"max_precondition_dim": 3}),
+        ({"normalize_grads": True}, {"normalize_gradient": True}),
+        ({"correct_bias": False}, {"correct_bias": False}),
+        ({"merge_dims": True, "max_precond_dim": 4}, {"merge_dims": True, "max_precondition_dim": 4}),
+    ],
+    ids=str,
+)
+def test_each_setting_is_the_packages(ours, packages) -> None:
+    assert torch.equal(after(**ours), theirs(**packages))
+    if ours and "merge_dims" not in ours:
+        assert float((after(**ours) - after()).norm()) > 1e-3
+
+
+def test_vectors_are_rotated_where_asked() -> None:
+    ends = []
+    for rotated in (False, True):
+        w = START[:, 0].clone().requires_grad_()
+        optimizer = SOAP([w], lr=0.05, weight_decay=0.1, precondition_1d=rotated)
+        for g in GRADIENTS:
+            w.grad = g[:, 0].clone()
+            optimizer.step()
+        ends.append(w.detach())
+        assert (len(optimizer.state[w]["GG"][0]) > 0) is rotated
+    assert float((ends[0] - ends[1]).norm()) > 1e-3
+
+
+def test_folding_a_tensor_into_one_dimension_is_refused_before_it_fails() -> None:
+    def weights(*shape: int) -> Tensor:
+        return torch.ones(shape, requires_grad=True)
+
+    with pytest.raises(InputError, match=r"SOAP.merge_dims would fold a tensor of shape \(4, 3\).*below 12"):
+        SOAP([weights(4, 3)], merge_dims=True, max_precond_dim=12)
+    optimizer = SOAP([weights(4, 3), weights(5)], merge_dims=True, max_precond_dim=11)
+    with pytest.raises(InputError, match=r"SOAP.merge_dims would fold a tensor of shape \(2, 2\)"):
+        optimizer.add_param_group({"params": [weights(2, 2)]})
+    SOAP([weights(4, 3)])
+
+
+def test_state_goes_to_and_from_the_package() -> None:
+    made = pytest.importorskip("pytorch_optimizer").SOAP
+    one, two = (START.clone().requires_grad_() for _ in range(2))
+    ours, packages = (
+        SOAP([one], lr=0.05, precondition_frequency=2),
+        made([two], lr=0.05, precondition_frequency=2),
+    )
+    for g in GRADIENTS[:3]:
+        for w, optimizer in ((one, ours), (two, packages)):
+            w.grad = g.clone()
+            optimizer.step()
+    packages.load_state_dict(deepcopy(ours.state_dict()))
+    ours.load_state_dict(deepcopy(packages.state_dict()))
+    assert ours.param_groups[0]["step"] == 3
+    for g in GRADIENTS[3:]:
+        for w, optimizer in ((one, ours), (two, packages)):
+            w.grad = g.clone()
+            optimizer.step()
+    assert torch.equal(one, two)
+
+
+def test_a_closure_is_called_once_and_its_loss_returned() -> None:
+    w = START.clone().requires_grad_()
+    optimizer, calls = SOAP([w]), []
+
+    def closure() -> Tensor:
+        calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = w.square().sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure).detach()) == pytest.approx(float(START.square().sum()))
+    assert calls == [True]
+    assert isinstance(optimizer, SOAP)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}, {"betas": (0.9,)}, {"shampoo_beta": -0.5}, {"shampoo_beta": 1.0},
+        {"eps": 0.0}, {"weight_decay": -0.1}, {"max_precond_dim": 0}, {"lr": float("nan")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_refuses(bad) -> None:
+    with pytest.raises(InputError, match=f"SOAP.{next(iter(bad))} must be"):
+        SOAP([START.clone().requires_grad_()], **bad)

@@ -57,3 +57,25 @@ def test_refuses() -> None:
         StableMaxCrossEntropy(reduction="most")
     with pytest.raises(InputError, match="integer labels"):
         StableMaxCrossEntropy()(torch.zeros(2, 3), torch.zeros(2))
+
+
+def test_the_dtype_is_that_of_the_computation() -> None:
+    z, y = torch.tensor([[1e-9, 0.0]]), torch.tensor([1])
+    exact = torch.log(torch.tensor(2 + 1e-9, dtype=torch.float64))
+    assert StableMaxCrossEntropy()(z, y).dtype == torch.float64
+    assert float(StableMaxCrossEntropy()(z, y)) == pytest.approx(float(exact), rel=1e-14)
+    single = StableMaxCrossEntropy(dtype=torch.float32)(z, y)
+    assert single.dtype == torch.float32
+    assert stable_max(z.half()).dtype == torch.float32
+    with pytest.raises(InputError, match="dtype must be a floating type; got torch.int64"):
+        StableMaxCrossEntropy(dtype=torch.int64)
+
+
+def test_probabilities_over_another_dimension() -> None:
+    z = 3 * torch.randn(4, 5, generator=seeded(0), dtype=torch.float64)
+    torch.testing.assert_close(stable_max(z, 0), naive(z.T).T, rtol=1e-12, atol=0)
+
+
+def test_labels_of_another_shape_are_refused() -> None:
+    with pytest.raises(InputError, match="integer labels"):
+        StableMaxCrossEntropy()(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))

@@ -143,3 +143,114 @@ def test_refuses() -> None:
         SubGM().recover(a, y[:-1])
     with pytest.raises(InputError, match="12 x 8. Set symmetric=False"):
         SubGM().recover(*oblong()[1:])
+
+
+def taken(**rule) -> tuple[list[torch.Tensor], int]:
+    """Factors after each step, by asking for one step more each time; and how many steps are taken in the end."""
+    _, a, y = problem(d=4, r=1, m=60)
+    most = rule.pop("steps")
+    scale = y.abs().median().sqrt()
+    return [SubGM(**rule, steps=n).recover(a, y).factor / scale for n in range(1, most + 1)], SubGM(
+        **rule, steps=most
+    ).recover(a, y).steps
+
+
+def stepped(sizes, alpha: float = 1e-2) -> list[torch.Tensor]:
+    """The same by the equation, the step's size told by (t, loss)."""
+    _, a, y = problem(d=4, r=1, m=60)
+    y = y / y.abs().median()
+    c = (a.matrices * y.sign()[:, None, None]).mean(0)
+    values, vectors = torch.linalg.eigh((c + c.T) / 2)
+    u = alpha * vectors * values.clamp(min=0).sqrt()
+    found = []
+    for t, eta in enumerate(sizes):
+        residual = torch.stack([(m * (u @ u.T)).sum() for m in a.matrices]) - y
+        step = eta if isinstance(eta, float) else eta(t, float(residual.abs().mean()))
+        slope = 2 * (a.matrices * residual.sign()[:, None, None]).mean(0)
+        u = u - step * (slope + slope.T) / 2 @ u
+        found.append(u)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rule", "sizes"),
+    [
+        ({"step": "constant"}, [0.2] * 6),
+        ({"step": "geometric", "decay": 0.5}, [0.2 * 0.5**t for t in range(6)]),
+        ({"step": "polyak"}, [lambda t, loss: 0.2 * loss] * 6),
+    ],
+    ids=["constant", "geometric", "polyak"],
+)
+def test_the_steps_by_each_rule(rule, sizes) -> None:
+    found, steps = taken(alpha=1e-2, eta=0.2, steps=6, **rule)
+    assert steps == 6
+    for got, expected in zip(found, stepped(sizes), strict=True):
+        # a factor is known up to the signs of its columns
+        torch.testing.assert_close(got @ got.T, expected @ expected.T, rtol=1e-9, atol=1e-12)
+
+
+def test_the_plateau_is_a_share_of_the_steps() -> None:
+    _, a, y = problem(d=4, r=1, m=60)
+    rule = {"alpha": 1e-2, "eta": 0.2, "decay": 0.5}
+    found = SubGM(**rule, plateau=0.5, steps=8).recover(a, y).factor / y.abs().median().sqrt()
+    # the step first falls after the fifth, t = 4: sizes 0.2 five times, then 0.1, 0.05 and 0.025
+    expected = stepped([0.2] * 5 + [0.1, 0.05, 0.025])[-1]
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=1e-9, atol=1e-12)
+
+
+def test_stops_once_the_step_is_below_its_tolerance() -> None:
+    _, a, y = problem(d=4, r=1, m=60)
+    rule = {"alpha": 1e-2, "decay": 0.5, "steps": 50}
+    # 0.5^7 is below 0.01, 0.5^6 is not
+    assert SubGM(**rule, tolerance=0.01).recover(a, y).steps == 7
+    assert SubGM(**rule, tolerance=0.0).recover(a, y).steps == 50
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_start_keeps_the_largest_directions(symmetric: bool) -> None:
+    c = torch.diag(torch.tensor([4.0, 9.0, 1.0, -16.0], dtype=torch.float64))
+    u, v = SubGM(rank=2, alpha=0.1, symmetric=symmetric)._start(c)
+    assert u.shape == v.shape == (4, 2)
+    kept = torch.diag(
+        torch.tensor([4.0, 9.0, 0, 0] if symmetric else [0, 9.0, 0, -16.0], dtype=torch.float64)
+    )
+    torch.testing.assert_close(u @ v.T, 0.01 * kept)
+    assert SubGM(alpha=0.1, symmetric=symmetric)._start(c)[0].shape == (4, 4)
+
+
+def test_measures_what_is_left_in_the_measurements_unit() -> None:
+    x, a, y = problem(d=4, r=1, m=60)
+    found = SubGM(steps=30, alpha=1e-2).recover(a, 1000 * y)
+    left = torch.stack([(m * found.x).sum() for m in a.matrices]) - 1000 * y
+    assert found.residual == pytest.approx(float(left.abs().mean()), rel=1e-12)
+
+
+def test_measurements_that_are_mostly_zero_are_scaled_by_their_mean() -> None:
+    x = torch.zeros(3, 3, dtype=torch.float64)
+    x[0, 0] = 5.0
+    rows, columns = (t.flatten() for t in torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"))
+    found = SubGM(step="constant", eta=0.3, alpha=1e-3, steps=1).recover(
+        Entries(rows, columns, (3, 3)), x.flatten()
+    )
+    # U = alpha sqrt(1/9) e_1 grows by 1 + eta 2/9; the unit is the mean, 5/9, as the median is 0
+    expected = torch.zeros(3, 3, dtype=torch.float64)
+    expected[0, 0] = 5 / 9 * 1e-6 / 9 * (1 + 0.3 * 2 / 9) ** 2
+    torch.testing.assert_close(found.x, expected, rtol=1e-9, atol=1e-20)
+
+
+@pytest.mark.parametrize("setting", [{"decay": 0.5}, {"plateau": 0.5}, {"tolerance": 0.1}])
+@pytest.mark.parametrize("step", ["polyak", "constant"])
+def test_settings_of_the_geometric_rule_are_refused_with_another(step: str, setting) -> None:
+    with pytest.raises(
+        InputError, match=f"SubGM.{next(iter(setting))} is of the geometric rule.*step='{step}'"
+    ):
+        SubGM(step=step, **setting)
+
+
+def test_refuses_measurements_of_another_form() -> None:
+    with pytest.raises(InputError, match=r"Dense.matrices must be \[m, d1, d2\]; got \[3, 4\]"):
+        Dense(torch.zeros(3, 4))
+    with pytest.raises(InputError, match=r"Entries.rows and columns must be \[m\] both; got \[3\] and \[2\]"):
+        Entries(torch.arange(3), torch.arange(2), (3, 3))
+    with pytest.raises(InputError, match="Entries.shape must be"):
+        Entries(torch.arange(3), torch.arange(3), (3, 0))

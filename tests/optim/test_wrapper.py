@@ -319,9 +319,22 @@ def test_the_way_back_is_exact_and_minds_weights_that_changed_their_form() -> No
         weights[1].data = torch.ones(2, dtype=torch.float64)
         optimizer.keep(weights)
         assert optimizer._values[1].dtype == torch.float64
+        optimizer.restore()
         weights[1].data = torch.ones(5, dtype=torch.float64)
         optimizer.keep(weights)
         assert optimizer._values[1].shape == (5,)
+
+
+@pytest.mark.parametrize("cls", HALVED, ids=lambda c: c.__name__)
+def test_a_second_first_half_is_refused_before_the_weights_are_lost(cls: type) -> None:
+    model = network()
+    optimizer = make(cls, model.parameters())
+    closure_for(model, optimizer)()
+    optimizer.first_step()
+    with pytest.raises(InputError, match=f"{cls.__name__}: the weights are away already"):
+        optimizer.first_step()
+    optimizer.restore()
+    assert_same(model, network())
 
 
 @pytest.mark.parametrize("foreach", [True, False])

@@ -157,11 +157,14 @@ def test_needs_one_copy_of_the_weights_and_no_more() -> None:
 
 
 def test_more_directions_than_sam_costs_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="m = 2 costs 7 forward passes"):
+    with pytest.warns(UserWarning, match="m = 2 costs 7 forward passes") as told:
         ZOSAM(parameters(), lr=0.1, m=2)
+    assert told[0].filename == __file__
 
 
-def looked_at(optimizer: ZOSAM, weights: list[torch.Tensor]) -> tuple[list[list[torch.Tensor]], list[float], float]:
+def looked_at(
+    optimizer: ZOSAM, weights: list[torch.Tensor]
+) -> tuple[list[list[torch.Tensor]], list[float], float]:
     """Where a step calls its closure, less the weights before it; the losses there; and the loss it returns."""
     before = [w.detach().clone() for w in weights]
     moves: list[list[torch.Tensor]] = []
@@ -185,7 +188,9 @@ def normal(weights: list[torch.Tensor], seed: int, backwards: int, i: int) -> li
 
 @pytest.mark.parametrize("directions", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("foreach", [True, False])
-def test_the_probes_are_a_pair_along_a_seeded_direction_of_the_default_size(directions: str, foreach: bool) -> None:
+def test_the_probes_are_a_pair_along_a_seeded_direction_of_the_default_size(
+    directions: str, foreach: bool
+) -> None:
     weights = parameters()
     optimizer = ZOSAM(weights, lr=0.1, rho=0.3, directions=directions, seed=3, foreach=foreach)
     for t in range(2):
@@ -213,7 +218,9 @@ def test_the_default_size_counts_living_weights_and_takes_the_largest_radius() -
     moves, _, _ = looked_at(optimizer, weights)
     assert_near(moves[0], [0.2 / math.sqrt(21) * d for d in u])
     # each group goes as far as its own radius, along one direction
-    assert_near([m.abs() for m in moves[2]], [r * d.abs() / size(u) for r, d in zip((0.0, 0.2, 0.2), u, strict=True)])
+    assert_near(
+        [m.abs() for m in moves[2]], [r * d.abs() / size(u) for r, d in zip((0.0, 0.2, 0.2), u, strict=True)]
+    )
     none = ZOSAM(weights, lr=0.1, rho=0.0)
     u = normal(weights, 0, 0, 0)
     u[0][0] = 0

@@ -197,7 +197,12 @@ def facility(similar: np.ndarray[Any, Any], k: int) -> list[int]:
     Args:
         similar: non-negative, [n, n].
         k: columns to choose, at most n.
+
+    Raises:
+        InputError: if it is more.
     """
+    if k > len(similar):
+        raise InputError(f"facility: {k} columns were asked for; there are {len(similar)}.")
     best = np.zeros(len(similar))
     queue = [(-gain, j) for j, gain in enumerate(similar.sum(0))]
     heapq.heapify(queue)

@@ -61,7 +61,8 @@ class AAER:
         std: by channel, if inputs are standardised; else empty.
 
     Raises:
-        InputError: if a setting is out of its range, low is not below high, or mean and std differ in length.
+        InputError: if a setting is out of its range, low is not below high, mean and std differ in length, or ce_grad
+            is of a penalty that is off.
     """
 
     eps: Positive = 8 / 255
@@ -89,6 +90,9 @@ class AAER:
             raise InputError(
                 f"AAER.mean and std must have one number a channel; got {self.mean} and {self.std}."
             )
+        off = next((name for name in ("weight", "loss_weight") if getattr(self, name) == 0), None)
+        if off and not self.ce_grad:
+            raise InputError(f"AAER.ce_grad does nothing where {off} is 0. Leave it out.")
 
     def objective(self, data: Data[Any], watch: Watch | None = None) -> Callable[[Module, Batch], Tensor]:
         """(model, batch) -> loss under attack plus penalty.

@@ -78,26 +78,58 @@ def corruption_degradation(
         InputError: if a corruption is unknown, none is given, an image lies outside [0, 1], or groups are no integers
             from 0 without gaps.
     """
+    _require(images, groups, corruptions)
+    seed = int(torch.randint(2**31, (), generator=child(rng)))
+    clean, rights = _right(model, images, labels, corruptions, prepare, seed)
+    count, n = int(groups.max()) + 1, len(labels)
+
+    def disparity(chosen: Tensor) -> float:
+        base = _accuracies(clean[chosen], groups[chosen], count)
+        falls = [base - _accuracies(r[chosen], groups[chosen], count) for r in rights.values()]
+        return float(torch.stack([f.max() - f.min() for f in falls]).mean())
+
+    draws = sorted(disparity(torch.randint(n, (n,), generator=rng)) for _ in range(repeats))
+    corrupted = {key: _accuracies(r, groups, count) for key, r in rights.items()}
+    return Degradation(
+        clean=_accuracies(clean, groups, count),
+        corrupted=corrupted,
+        disparity=disparity(torch.arange(n)),
+        interval=(draws[int(0.025 * repeats)], draws[int(0.975 * repeats) - 1]),
+        worst_group=float(torch.stack([c.min() for c in corrupted.values()]).mean()),
+        overall=100 * float(torch.stack(list(rights.values())).mean()),
+    )
+
+
+def _require(images: Tensor, groups: Tensor, corruptions: Mapping[str, tuple[float, ...]]) -> None:
+    """Refuse what cannot be measured, and warn of what can be measured badly."""
     unknown = [name for name in corruptions if name not in CORRUPTIONS]
     if unknown:
         raise InputError(f"there is no corruption {', '.join(unknown)}; there are {', '.join(CORRUPTIONS)}.")
+    if not any(corruptions.values()):
+        raise InputError(f"corruption_degradation got no severity of a corruption; got {dict(corruptions)}.")
     if float(images.min()) < -1e-6 or float(images.max()) > 1 + 1e-6:
         raise InputError("corruption_degradation takes images in [0, 1].")
     if groups.is_floating_point() or int(groups.min()) < 0:
         raise InputError("corruption_degradation takes groups that are integers from 0.")
-    if not any(corruptions.values()):
-        raise InputError(f"corruption_degradation got no severity of a corruption; got {dict(corruptions)}.")
-    count = int(groups.max()) + 1
-    sizes = torch.bincount(groups, minlength=count)
-    empty = (sizes == 0).nonzero().flatten().tolist()
-    if empty:
-        raise InputError(f"corruption_degradation: group {empty[0]} has no test example. Number groups without gaps.")
-    if int(sizes.min()) < 30:
-        warnings.warn(
-            f"a group has {int(sizes.min())} test examples; its degradation is mostly noise.", stacklevel=3
+    sizes = torch.bincount(groups)
+    fewest, least = int(sizes.argmin()), int(sizes.min())
+    if least == 0:
+        raise InputError(
+            f"corruption_degradation: group {fewest} has no test example. Number groups without gaps."
         )
-    noise = child(rng)
-    seed = int(torch.randint(2**31, (), generator=noise))
+    if least < 30:
+        warnings.warn(f"a group has {least} test examples; its degradation is mostly noise.", stacklevel=4)
+
+
+def _right(
+    model: Module,
+    images: Tensor,
+    labels: Tensor,
+    corruptions: Mapping[str, tuple[float, ...]],
+    prepare: Callable[[Tensor], Tensor],
+    seed: int,
+) -> tuple[Tensor, dict[tuple[str, float], Tensor]]:
+    """1 for each image that is told right, clean and by corruption and severity; always by the same noise."""
     rights: dict[tuple[str, float], Tensor] = {}
     with evaluating(model):
         clean = (model(prepare(images)).argmax(1) == labels).double()
@@ -105,25 +137,10 @@ def corruption_degradation(
             for severity in severities:
                 worse = CORRUPTIONS[name](images, severity, seeded(seed)).clamp(0, 1)
                 rights[name, severity] = (model(prepare(worse)).argmax(1) == labels).double()
+    return clean, rights
 
-    def by_group(right: Tensor, chosen: Tensor) -> Tensor:
-        g, r = groups[chosen], right[chosen]
-        total = torch.zeros(count, dtype=torch.float64).index_add_(0, g, r)
-        return 100 * total / torch.bincount(g, minlength=count).clamp(min=1)
 
-    def disparity(chosen: Tensor) -> float:
-        base = by_group(clean, chosen)
-        falls = [base - by_group(r, chosen) for r in rights.values()]
-        return float(torch.stack([f.max() - f.min() for f in falls]).mean())
-
-    everything = torch.arange(len(labels))
-    draws = sorted(
-        disparity(torch.randint(len(labels), (len(labels),), generator=rng)) for _ in range(repeats)
-    )
-    corrupted = {key: by_group(r, everything) for key, r in rights.items()}
-    return Degradation(
-        clean=by_group(clean, everything), corrupted=corrupted, disparity=disparity(everything),
-        interval=(draws[int(0.025 * repeats)], draws[int(0.975 * repeats) - 1]),
-        worst_group=float(torch.stack([c.min() for c in corrupted.values()]).mean()),
-        overall=100 * float(torch.stack(list(rights.values())).mean()),
-    )  # fmt: skip
+def _accuracies(right: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Of each group, in %; 0 of one without an example."""
+    total = torch.zeros(count, dtype=torch.float64).index_add_(0, groups, right)
+    return 100 * total / torch.bincount(groups, minlength=count).clamp(min=1)

@@ -168,7 +168,16 @@ class Wrapper(Optimizer):
                 self.state[p]["last"] = gradient.detach().clone()
 
     def keep(self, weights: list[Tensor]) -> None:
-        """Keep a copy of these weights for `restore`, in the memory of the last one if they are the same."""
+        """Keep a copy of these weights for `restore`, in the memory of the last one if they are the same.
+
+        Raises:
+            InputError: if weights were kept and not restored since: they would be lost.
+        """
+        if self._away:
+            raise InputError(
+                f"{type(self).__name__}: the weights are away already, as first_step leaves them. Call second_step or "
+                "restore before the next first_step."
+            )
         if len(weights) == len(self._kept) and all(
             w is of and w.shape == old.shape and w.dtype == old.dtype and w.device == old.device
             for w, of, old in zip(weights, self._kept, self._values, strict=True)
@@ -212,8 +221,8 @@ class Wrapper(Optimizer):
             setattr(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own forgets all that a subclass holds; what it made itself (hooks) it leaves out on purpose,
-        # and so does a schedule's patch of `step`
+        # torch's own keeps three entries and forgets what a subclass holds; hooks, which it made itself, and a
+        # schedule's patch of `step` are not for a copy
         ours = {n: v for n, v in vars(self).items() if n not in self._torchs and not hasattr(type(self), n)}
         if not self._away:
             ours |= {"_kept": [], "_values": []}

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..paper import Paper
 from ..settings import Range, Whole, checked
 from .two_pass import Rho
-from .vectors import copy_, norm
+from .vectors import copy_, norm, shift_
 from .wrapper import Closure, Wrapper
 
 _PRIME = 1_000_003
@@ -82,7 +82,11 @@ class ZOSAM(Wrapper):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """Probe, perturb, look, step."""
+        """Probe, perturb, look, step.
+
+        Returns:
+            The mean loss of the first pair of probes.
+        """
         again = self.needed(closure)
         groups = [(p, g["rho"]) for g in self.param_groups for p in g["params"] if p.requires_grad]
         weights, rho = [p for p, _ in groups], [r for _, r in groups]
@@ -127,7 +131,7 @@ class ZOSAM(Wrapper):
             return
         if self.m == 1:
             # the mirrored probe still lies in the weights: saved - weights is delta u
-            torch._foreach_sub_(weights, saved)
+            shift_(weights, saved, [-1.0] * len(weights), foreach=self.foreach)
             length = math.copysign(norm(weights), -slopes[0])
         else:
             for p in weights:
