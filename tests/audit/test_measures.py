@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch import nn
 
 from unweave.audit.classifier.lira import lira, taken_for_members
@@ -100,8 +101,10 @@ def test_parts_splits_the_held_out_set_only_for_whole_classes() -> None:
 
 def test_wilson() -> None:
     # Brown, Cai and DasGupta's form, worked by hand for 8 of 10: centre (8 + 1.92) / (10 + 3.84) = 0.717
-    low, high = wilson(8, 10)
-    assert (low + high) / 2 == pytest.approx(0.7166, abs=1e-3)
+    assert sum(wilson(8, 10)) / 2 == pytest.approx(0.7166, abs=1e-3)
+    for hits, n, level in ((8, 10, 0.95), (1, 40, 0.95), (3, 7, 0.9)):
+        known = binomtest(hits, n).proportion_ci(level, method="wilson")
+        assert wilson(hits, n, level) == pytest.approx((known.low, known.high), rel=1e-9)
     assert wilson(0, 10)[0] == 0.0
     assert wilson(10, 10)[1] == 1.0
     assert wilson(0, 0) == (0.0, 1.0)

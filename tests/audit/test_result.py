@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.audit import cases
-from tests.report.test_report import Page
+from tests.report.page import Page
 from unweave.audit.notebook import TONES
 from unweave.audit.result import OUTCOMES, Audit, Check, Control, Verdict
 from unweave.errors import InputError

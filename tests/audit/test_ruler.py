@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log
+from statistics import fmean, pvariance
 
 import numpy as np
 import pytest
@@ -51,6 +52,73 @@ def test_exact_position_without_noise() -> None:
         assert ruler.read(make(phi).only(0)).kept == pytest.approx(expected)
 
 
+def naive_raw(holders: Sample, oracles: Sample, model: Sample) -> tuple[float, float, float]:
+    """Position by the cut and the uncut sum, and distance, example by example as the module's first lines say."""
+    places = [*holders.place, *oracles.place]
+    location, scale = (fmean(p[k] for p in places) for k in (0, 1))
+
+    def matched(models: Sample) -> list[list[float]]:
+        return [
+            [max(models.floor, location + (x - p[0]) * min(4.0, max(0.25, scale / p[1]))) for x in phi]
+            for phi, p in zip(models.forget, models.place, strict=True)
+        ]
+
+    h, o, (phi,) = matched(holders), matched(oracles), matched(model)
+    n, df = len(phi), len(h) + len(o) - 2
+    a, b = [[fmean(m[i] for m in group) for i in range(n)] for group in (h, o)]
+    squares = [sum((m[i] - a[i]) ** 2 for m in h) + sum((m[i] - b[i]) ** 2 for m in o) for i in range(n)]
+    # eight degrees of freedom of the average example's variance
+    variance = [(s + 8 * fmean(squares) / df) / (df + 8) + 1e-6 for s in squares]
+    d, noise = [x - y for x, y in zip(a, b, strict=True)], [v * (1 / len(h) + 1 / len(o)) for v in variance]
+    signal = max(pvariance(d) - fmean(noise), 0.0)
+    shrunk = [fmean(d) + signal / (signal + e) * (x - fmean(d)) for x, e in zip(d, noise, strict=True)]
+    sd = [v**0.5 for v in variance]
+
+    def position(far: bool) -> float:
+        def total(x: list[float]) -> float:
+            found = 0.0
+            for i in range(n):
+                reach = abs(a[i] - b[i]) / 2 / sd[i] + 1
+                reach = max(20.0, reach) if far else reach
+                found += shrunk[i] / sd[i] * min(reach, max(-reach, (x[i] - (a[i] + b[i]) / 2) / sd[i]))
+            return found
+
+        return (total(a) - total(phi)) / (total(a) - total(b))
+
+    distance = fmean(min(5.0, max(-5.0, (x - y) / s)) ** 2 for x, y, s in zip(phi, b, sd, strict=True))
+    return position(False), position(True), distance
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_reading_equals_the_slow_one(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    hard, scale = draw.normal(0, 2, 7), draw.uniform(0.3, 3, 9)
+
+    def models(k: int, gap: float) -> Sample:
+        forget = hard + gap * draw.uniform(0, 2, 7) + draw.normal(0, 0.7, (k, 7))
+        return Sample.of(
+            forget * draw.choice(scale, (k, 1)), draw.normal(1, 3, (k, 40)), np.full((k, 2), 90.0), 10
+        )
+
+    holders, oracles = models(4, 3.0), models(5, 0.0)
+    for edited in (models(1, 0.0), models(1, 3.0), models(1, -9.0)):
+        held = [naive_raw(holders.without(i), oracles, holders.only(i)) for i in range(4)]
+        never = [naive_raw(holders, oracles.without(i), oracles.only(i)) for i in range(5)]
+        start, end = np.mean(held, 0), np.mean(never, 0)
+        raw = np.array(naive_raw(holders, oracles, edited))
+        found = Ruler(holders, oracles).read(edited)
+        assert [found.kept, found.beyond] == pytest.approx((raw - start)[:2] / (end - start)[:2], rel=1e-6)
+        assert found.distance == pytest.approx(raw[2], rel=1e-9)
+
+
+def test_the_floor_is_a_tenth_of_chance() -> None:
+    made = Sample.of(np.zeros((1, 1)), np.tile([-50.0, 0.0, 1.0, 2.0, 3.0], (1, 1)), np.zeros((1, 2)), 4)
+    assert made.floor == pytest.approx(log(0.025 / 0.975))
+    assert made.place[0] == pytest.approx(
+        [1.0, 2.0]
+    )  # median and quartiles 0, 2; the -50 counts as the floor
+
+
 def test_accepts_retrained_and_rejects_unedited_models() -> None:
     assert outcomes(sample(40, member=0, seed=3)).count("forgotten") >= 38
     assert outcomes(sample(40, member=1, seed=4)).count("not forgotten") == 40
@@ -68,6 +136,26 @@ def test_forgetting_half_too_much_does_not_pay_for_keeping_the_other_half() -> N
     # the plain mean over the forget set is an oracle's
     assert abs(mixed.mean() - oracle.forget.mean()) < 0.1
     assert "forgotten" not in outcomes(Sample(mixed, held.place, held.utility, held.floor))
+
+
+@pytest.mark.parametrize(("uneven", "outcome"), [(0.8, "forgotten"), (1.2, "inconclusive")])
+def test_alike_on_average_but_not_example_by_example(uneven: float, outcome: str) -> None:
+    # every other example is pushed up, the rest down. Oracles lie 1.24 from each other, fresh ones up to 1.24 + 1:
+    # at 0.8 these lie 1.7 to 2.2 from them, at 1.2 they lie 2.4 to 3.1
+    oracle = sample(10, member=0, seed=30)
+    moved = oracle.forget + uneven * np.where(np.arange(N) % 2, 1.0, -1.0) - 0.2
+    group = Sample(moved, oracle.place, oracle.utility, oracle.floor)
+    assert outcomes(group) == [outcome] * 10
+    assert ("not example by example" in RULER.find(group.only(0)).reason) == (outcome == "inconclusive")
+
+
+def test_oracles_that_differ_too_much_accept_nobody() -> None:
+    shifts = np.random.default_rng(0).normal(0, 0.5, (8, 1))
+    oracles = RULER.oracles
+    wide = Sample(oracles.forget + shifts, oracles.place, oracles.utility, oracles.floor)
+    for i in range(3):
+        found = Ruler(RULER.holders, wide).find(sample(3, member=0, seed=30).only(i))
+        assert (found.outcome, "half-forgotten would pass" in found.reason) == ("inconclusive", True)
 
 
 def test_a_tenth_of_a_class_remembered_is_not_accepted() -> None:

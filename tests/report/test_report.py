@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.audit import browser as web
 from tests.audit import cases
+from tests.report.page import Page
 from unweave.audit.result import OUTCOMES as KINDS
 from unweave.audit.result import Audit, Control, Rows, Samples, Verdict
 from unweave.errors import InputError
@@ -25,36 +25,6 @@ from unweave.types import Measurement
 
 WORDS = KINDS["classifier"]
 OUTCOMES = tuple(WORDS)
-
-
-class Page(HTMLParser):
-    """Tags with attributes, open-close balance, and the visible text."""
-
-    VOID = frozenset(("meta", "link", "br", "rect", "line", "circle", "path", "img"))
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.stack: list[str] = []
-        self.feed(text)
-        self.close()
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.stack:
-            self.words.append(data)
 
 
 def test_json_keeps_every_figure_and_both_ways_agree() -> None:

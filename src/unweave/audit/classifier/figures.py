@@ -32,22 +32,21 @@ def accuracies(c: Compared) -> list[Measurement]:
     ]
     if c.parts.gone is not None:
         rows.append(("held-out examples of the deleted classes", lambda r: r.other, NEAR))
-    out = []
-    for where, part, direction in rows:
-        here = part(c.edited_read)
-        n = len(here.phi)
-        low, high = wilson(float(here.correct.sum()), n)
-        out.append(
-            c.measure(
-                f"accuracy on {where}",
-                lambda r, part=part: part(r).accuracy(),  # type: ignore[misc]
-                unit="%",
-                direction=direction,
-                n=n,
-                interval=(100 * low, 100 * high),
-            )
-        )
-    return out
+    return [_accuracy(c, *row) for row in rows]
+
+
+def _accuracy(c: Compared, where: str, part: Callable[[Read], Answers], direction: str) -> Measurement:
+    here = part(c.edited_read)
+    n = len(here.phi)
+    low, high = wilson(float(here.correct.sum()), n)
+    return c.measure(
+        f"accuracy on {where}",
+        lambda r: part(r).accuracy(),
+        unit="%",
+        direction=direction,
+        n=n,
+        interval=(100 * low, 100 * high),
+    )
 
 
 def summaries(c: Compared) -> list[Measurement]:
