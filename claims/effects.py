@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Union
 
-from unweave.statistics import Trial, summarise
-
 from unweave.errors import InputError
+from unweave.statistics import Trial, summarise
 
 HOLDS, NOT_SHOWN, CONTRADICTED, NOT_RUN = "holds", "not shown", "contradicted", "not run"
 STATUSES = (HOLDS, NOT_SHOWN, CONTRADICTED, NOT_RUN)

@@ -70,8 +70,8 @@ def shrink(
         The smaller model, its structure record, and the layers that had to stay as they were, with reasons.
 
     Raises:
-        InputError: if `constants` is neither, there is nothing dead, nothing could be removed, or a constant can neither be folded
-            nor dropped.
+        InputError: if `constants` is neither, there is nothing dead, nothing could be removed, or a constant can
+            neither be folded nor dropped.
         MissingExtraError: if torch-pruning is not installed.
     """
     tp = require("torch_pruning", extra="prune", purpose="removing channels")
