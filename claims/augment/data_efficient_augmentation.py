@@ -107,7 +107,16 @@ def _accuracy(name: str, arm: str, budget: float, seed: int) -> float:
         objective, after = (lambda m, b: train.task.losses(m, b).mean()), None
     optimizer = SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     schedule = warm_cosine(optimizer, 10 * -(-len(train) // 64))
-    fit_(net, train, objective, optimizer, epochs=10, rng=seeded(seed), loop=Loop(schedule=schedule), after_step=after)
+    fit_(
+        net,
+        train,
+        objective,
+        optimizer,
+        epochs=10,
+        rng=seeded(seed),
+        loop=Loop(schedule=schedule),
+        after_step=after,
+    )
     return 100 * float((predict(net, heldout).argmax(1) == read_labels(heldout)).float().mean())
 
 

@@ -98,7 +98,15 @@ def measure(seed: int) -> dict[str, float]:
                 weights.descending = True  # one pass: learn from the losses it has
             epochs = 40 if name == "digits" else 20
             schedule = warm_cosine(optimizer, epochs * -(-len(train) // 64))
-            fit_(net, train, objective, optimizer, epochs=epochs, rng=seeded(seed), loop=Loop(schedule=schedule))
+            fit_(
+                net,
+                train,
+                objective,
+                optimizer,
+                epochs=epochs,
+                rng=seeded(seed),
+                loop=Loop(schedule=schedule),
+            )
             told = corruption_degradation(net, x, y, s, corruptions=CORRUPTIONS, rng=seeded(3), repeats=20)
             found |= {
                 f"{name}, {method}, CDD": told.disparity,

@@ -28,7 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("train", "--optimizer", "sgdd"), "there is no method 'sgdd'"),
         (("train", "--optimizer", "fair-sam"), "FairSAM needs weights, which a command line cannot give"),
         (("train", "--sparse", "salun"), "neither an optimiser nor a way to prune"),
-        (("train", "--sparse", "gmp", "--sparsity", "1.5"), "sparsity must be at least 0 and below 1; got 1.5"),
+        (
+            ("train", "--sparse", "gmp", "--sparsity", "1.5"),
+            "sparsity must be at least 0 and below 1; got 1.5",
+        ),
         (("train", "--sparsity", "0.5"), "nothing that was named prunes"),
         (("train", "--optimizer", "sgd", "--epochs", "0"), "epochs must be a whole number at least 1; got 0"),
         (("compare", "--methods", "recipe"), "two or more different methods"),

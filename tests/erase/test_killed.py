@@ -23,7 +23,9 @@ METHODS = [
 def test_comes_to_the_same_bits(method: Any, tmp_path, monkeypatch) -> None:
     model, ticks, steps = pipeline(), iter(range(10**9)), []
     whole = method.apply(model, CONCEPTS, rng=seeded(0))
-    monkeypatch.setattr("unweave.fit.training.monotonic", lambda: 100.0 * next(ticks))  # a checkpoint after every step
+    monkeypatch.setattr(
+        "unweave.fit.training.monotonic", lambda: 100.0 * next(ticks)
+    )  # a checkpoint after every step
     # torch may have given each a step of its own, with its profiling around it
     for cls, real in ((Adam, Adam.step), (AdamW, AdamW.step)):
 

@@ -506,7 +506,15 @@ def test_frozen_norms_keep_their_statistics() -> None:
     data = _data()
     model, free = _net(), _net()
     before = model[1].running_mean.clone()
-    fit_(model, data, mean_loss(data), SGD(model.parameters(), 0.1), epochs=1, rng=seeded(0), loop=Loop(norms="frozen"))
+    fit_(
+        model,
+        data,
+        mean_loss(data),
+        SGD(model.parameters(), 0.1),
+        epochs=1,
+        rng=seeded(0),
+        loop=Loop(norms="frozen"),
+    )
     fit_(free, data, mean_loss(data), SGD(free.parameters(), 0.1), epochs=1, rng=seeded(0))
     assert torch.equal(model[1].running_mean, before)
     assert (free[1].running_mean - before).abs().max() > 0.01

@@ -94,7 +94,9 @@ def test_refuses_what_would_do_nothing_or_turn_the_schedule_round() -> None:
     with pytest.raises(InputError, match=r"GSAM.lr_min does nothing without rho_min; got 0.01"):
         GSAM(parameters(), lr=0.1, lr_min=0.01)
     weights = parameters()
-    with pytest.raises(InputError, match=r"GSAM.rho_min must be at most rho, the largest radius, 0.2; got 0.3"):
+    with pytest.raises(
+        InputError, match=r"GSAM.rho_min must be at most rho, the largest radius, 0.2; got 0.3"
+    ):
         GSAM([{"params": weights[:1], "rho": 0.2}, {"params": weights[1:]}], lr=0.1, rho=0.5, rho_min=0.3)
     with pytest.raises(InputError, match=r"GSAM.lr_min must be below lr, .* 0.1; got 0.1"):
         GSAM(parameters(), lr=0.1, rho_min=0.0, lr_min=0.1)

@@ -133,7 +133,15 @@ def test_one_piece_without_divergence_is_the_plain_adapter() -> None:
     optimizer = torch.optim.AdamW([p for p in plain.parameters() if p.requires_grad], 0.02, weight_decay=0.01)
     rng = seeded(3)
     torch.randint(2**62, (), generator=rng)
-    fit_(plain, data, mean_loss(data), optimizer, epochs=4, rng=rng, loop=Loop(schedule=warm_cosine(optimizer, 24)))
+    fit_(
+        plain,
+        data,
+        mean_loss(data),
+        optimizer,
+        epochs=4,
+        rng=rng,
+        loop=Loop(schedule=warm_cosine(optimizer, 24)),
+    )
     assert torch.equal(plain.mlp.adapter.up, adapted.mlp.adapter.up)
 
 

@@ -229,7 +229,10 @@ def prompt(digit: int, style: int = 0, template: int = 2, numeral: int = 0) -> s
 
 
 def concepts(
-    *erase: str, preserve: Sequence[str] | None = None, guide: str | Mapping[str, str] = "digit", **settings: Any
+    *erase: str,
+    preserve: Sequence[str] | None = None,
+    guide: str | Mapping[str, str] = "digit",
+    **settings: Any,
 ) -> Concepts:
     """The request to erase these digits, with this world's own templates in both styles.
 
@@ -310,7 +313,15 @@ def judge(seed: int = 0, *, cache: Path | None = None) -> Judge:
             named, styled = model(moved + 0.1 * torch.randn_like(x))
             return F.cross_entropy(named, digit, label_smoothing=0.05) + F.cross_entropy(styled, which)
 
-        fit_(made, data, error, Adam(made.parameters(), lr=1e-3), epochs=20, rng=seeded(seed), loop=Loop(label="judge"))
+        fit_(
+            made,
+            data,
+            error,
+            Adam(made.parameters(), lr=1e-3),
+            epochs=20,
+            rng=seeded(seed),
+            loop=Loop(label="judge"),
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(path) as beside:
             save_file({k: v.contiguous() for k, v in made.state_dict().items()}, beside)

@@ -86,9 +86,7 @@ class AdvUnlearn:
     needs: ClassVar[tuple[str, ...]] = ("preserve",)
 
     def __post_init__(self) -> None:
-        refuse_idle(
-            self, "retain_steps" if self.mode == "reg" else "gamma", when=f"with mode={self.mode!r}"
-        )
+        refuse_idle(self, "retain_steps" if self.mode == "reg" else "gamma", when=f"with mode={self.mode!r}")
         if self.attack == "none":
             refuse_idle(self, "tokens", "attack_steps", "attack_lr", "warmup", when="with attack='none'")
         elif self.warmup >= self.steps:

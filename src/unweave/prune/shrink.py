@@ -319,7 +319,9 @@ def _record(model: Module, gone: Gone) -> dict[str, dict[str, dict[str, Any]]]:
     layers: dict[str, dict[str, dict[str, Any]]] = {}
     for name, sides in gone.items():
         weight: Any = (
-            modules[name].weight if not isinstance(modules[name], RUNNING_NORMS) else modules[name].running_mean
+            modules[name].weight
+            if not isinstance(modules[name], RUNNING_NORMS)
+            else modules[name].running_mean
         )
         for side, indices in sides.items():
             size = weight.shape[0 if side == "out" else 1]

@@ -155,7 +155,12 @@ class Interleaved:
         return self.count
 
     def batches(
-        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1), join: bool = False
+        self,
+        rng: Generator | None = None,
+        *,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        join: bool = False,
     ) -> Iterator[tuple[bool, Batch]]:
         """Yield the batches; see `Data.batches`."""
         cycle = self.every + 1

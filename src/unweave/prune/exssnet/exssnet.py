@@ -205,7 +205,14 @@ def _train(
     optimizer = Adam(trained, lr)
     schedule = CosineAnnealingLR(optimizer, epochs * data.steps)
     fit = partial(
-        fit_, model, data, mean_loss(data), optimizer, loop=Loop(schedule=schedule, label="task"), only=only, rng=rng
+        fit_,
+        model,
+        data,
+        mean_loss(data),
+        optimizer,
+        loop=Loop(schedule=schedule, label="task"),
+        only=only,
+        rng=rng,
     )
     if kept is None:
         fit(epochs=epochs)
