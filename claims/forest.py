@@ -75,19 +75,25 @@ def forest(groups: Mapping[str, Sequence[Finding]], unit: str) -> str:
     return "\n".join(['<div class="forest">', *parts, "</div>"])
 
 
-def legend() -> str:
-    """What the marks mean."""
-    keys = {
-        '<line class="whisker" x1="2" x2="34" y1="9" y2="9"/><circle class="dot holds" cx="18" cy="9" r="5"/>': (
-            "mean difference over the seeds, with its 95 % interval"
-        ),
-        f'<g transform="translate(18 9)"><path class="paper" d="{DIAMOND}"/></g>': "the paper's own difference, on its own data",
-        '<line class="margin" x1="18" x2="18" y1="1" y2="17"/>': "margin that the claim asks for, where it is not 0",
-        '<rect class="floor" x="4" y="1" width="28" height="16"/>': "noise floor: how far two retrained models differ",
-    }
+def legend(findings: Iterable[Finding]) -> str:
+    """What the marks mean that these effects are drawn with."""
+    found = list(findings)
+    keys = [
+        ('<line class="whisker" x1="2" x2="34" y1="9" y2="9"/><circle class="dot holds" cx="18" cy="9" r="5"/>',
+         "mean difference over the seeds, with its 95 % interval", True),
+        ('<line class="margin" x1="18" x2="18" y1="1" y2="17"/>',
+         "margin that the claim asks for, where it is not 0", any(f.margin for f in found)),
+        (f'<g transform="translate(18 9)"><path class="paper" d="{DIAMOND}"/></g>',
+         "the paper's own difference, on its own data", any(f.effect.paper is not None for f in found)),
+        ('<rect class="floor" x="4" y="1" width="28" height="16"/>',
+         "noise floor: how far two retrained models differ", any(f.floor for f in found)),
+        ('<circle class="dot faint" cx="18" cy="9" r="5"/>',
+         "faint: stands beside, decides nothing", any(not f.effect.headline for f in found)),
+    ]  # fmt: skip
     items = [
-        f'<li><svg width="36" height="18" aria-hidden="true">{shape}</svg> {words}</li>'
-        for shape, words in keys.items()
+        f'<li><svg width="36" height="18" aria-hidden="true">{shape}</svg> <span>{words}</span></li>'
+        for shape, words, drawn in keys
+        if drawn
     ]
     return "\n".join(['<ul class="forest-legend">', *items, "</ul>"])
 
@@ -96,7 +102,7 @@ def figures(finding: Finding) -> str:
     """Mean difference and interval to like precision: "+0.49 [−1.45, +2.43]"."""
     values = (finding.mean, *finding.interval)
     mean, low, high = (signed(v, max(map(abs, values))) for v in values)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low},\u00a0{high}]"
 
 
 def signed(value: float, largest: float | None = None) -> str:
@@ -153,7 +159,7 @@ def _scale(axis: Axis, unit: str) -> Markup:
             f'<text x="{at:.2f}%" y="12" text-anchor="middle">{words}</text>'
         )
     return Markup(
-        '<div class="forest-row forest-axis"><div class="forest-name">difference, {}</div>'
+        '<div class="forest-row forest-axis"><div class="forest-name">{}<br/>square-root axis</div>'
         '<div class="forest-track"><svg width="100%" height="22" aria-hidden="true">{}</svg>'
         '<div class="forest-ends"><span>← worse</span><span>better →</span></div></div>'
         '<div class="forest-figures">mean [95 % interval]</div></div>'

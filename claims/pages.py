@@ -28,17 +28,17 @@ MEANING = {
     CONTRADICTED: "the whole interval lies on the other side of the margin",
     NOT_RUN: "no result is stored",
 }
-BOX = {HOLDS: "success", NOT_SHOWN: "question", CONTRADICTED: "failure", NOT_RUN: "note"}
+BOX = {HOLDS: "success", NOT_SHOWN: "info", CONTRADICTED: "failure", NOT_RUN: "note"}
 """Status -> kind of the box on a card."""
 
-READING = """Every claim is a comparison of figures that were measured over at least three seeds, the same data, initial weights and batches on
-both sides of a seed. An effect is the mean of the differences seed by seed, taken so that it is positive where the paper is
-right, with its 95 % interval (Student's t, paired). Most claims ask for more than 0: the margin, fixed before the first run.
+READING = """A claim compares figures that were measured over at least three seeds, paired: both sides of a seed share its data and its
+beginnings. An effect is the mean of the differences seed by seed, taken so that it is positive where the paper is right, with
+its 95 % interval (Student's t). Some claims ask for a margin, or that every seed reach it; both were fixed before the first run.
 
 {statuses}
 
-A claim holds if all its headline effects hold, and is contradicted if one of them is; the effects in grey stand beside and
-decide nothing. Most claims here have three seeds, whose intervals are wide: *not shown* is no verdict against a method, and
+A claim holds if all its headline effects hold, and is contradicted if one of them is; faint effects stand beside and decide
+nothing. Most claims here have three seeds, whose intervals are wide: *not shown* is no verdict against a method, and
 *contradicted* means that the margin was missed for sure, on this data, at this size; the direction may still be the paper's.
 Where all seeds agree to the digit (often at 0 or 100 %) the interval is one value, which says that the seeds do not differ, not
 that the effect is known exactly. Where a claim concerns one method at several settings, the best of them by its mean counts.
@@ -88,6 +88,7 @@ def index() -> str:
             lines += [f"- **{SIGN[status]} {status}:** {links}"] * bool(those)
     statuses = "\n".join(f"- **{SIGN[s]} {s}**: {MEANING[s]}." for s in STATUSES)
     lines += ["", "## How to read them", "", READING.format(statuses=statuses).rstrip(), ""]
+    lines += [legend(f for name in claim_names() for f in findings(name)), ""]
     lines += [
         "Figures of papers marked *from memory* were quoted without the paper at hand. Measure a claim again with, for example,",
         "`python -m claims run unlearn/salun`; what is stored lies in `claims/results/`.",
@@ -102,17 +103,16 @@ def family_page(family: str) -> str:
     lines += [
         f"{len(names)} claims. {_tally(counts(names))}. [How to read this](index.md#how-to-read-them)",
         "",
-        legend(),
+        legend(f for name in names for f in findings(name)),
     ]
     for unit, groups in _by_unit(names).items():
         lines += ["", f"## Effects in {unit}", "", forest(groups, unit)]
     lines += ["", "## In words", ""]
     for name in names:
-        claim, card = read_claim(name), _card(name)
-        more = [f"[card](../{card})"] if (DOCS / card).exists() else []
-        more += ["the paper's figure from memory"] * claim.from_memory
-        lines += [f"### {title(name)}", "", f"{signed_status(name)} {_sentence(claim.statement)}", ""]
-        lines += [f"{' · '.join(more)}{{ .claim-more }}", ""] if more else []
+        claim = read_claim(name)
+        more = f" [Figures and settings](../{_card(name)})." if (DOCS / _card(name)).exists() else ""
+        more += " *The paper's figure is quoted from memory.*" * claim.from_memory
+        lines += [f"### {title(name)}", "", f"{signed_status(name)} {_sentence(claim.statement)}{more}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -189,7 +189,7 @@ def _said(claim: Claim, seeds: int, seconds: float) -> list[tuple[str, str]]:
     reported = claim.reported or "the paper's figure is not known"
     return [
         ("Reported", reported),
-        ("Asked here", claim.criterion),
+        ("Asked here", f"{claim.criterion} ([how to read the plot](../../claims/index.md#how-to-read-them))"),
         ("Compared with", claim.baseline),
         ("Data", f"{claim.data}; {seeds} seeds, {seconds:.0f} s"),
         ("Note", claim.note),
@@ -197,9 +197,8 @@ def _said(claim: Claim, seeds: int, seconds: float) -> list[tuple[str, str]]:
 
 
 def _tally(found: Mapping[str, int]) -> str:
-    return " · ".join(
-        f"{SIGN[s]} {n} {'hold' if s == HOLDS and n != 1 else s}" for s, n in found.items() if n
-    )
+    words = {s: "hold" if s == HOLDS and n != 1 else s for s, n in found.items()}
+    return " · ".join(f"{SIGN[s]}\u00a0{n}\u00a0{words[s]}" for s, n in found.items() if n)
 
 
 def _bar(found: Mapping[str, int]) -> str:

@@ -25,11 +25,7 @@ claim = Claim(
     baseline="the same filters' share by l2 norm cut once, then as many epochs with the same optimiser "
     "under the mask",
     criterion="mean accuracy of `soft` is above that of `hard`",
-    effects=(
-        Effect(
-            "filters that may grow back over filters cut for good", better="soft", worse="hard", paper=1.09
-        ),
-    ),
+    effects=(Effect("soft over hard cuts of filters", better="soft", worse="hard", paper=1.09),),
     seeds=SEEDS[:3],
     settings={"rate": RATE, "epochs": EPOCHS, "lr": 0.02},
 )

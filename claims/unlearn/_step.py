@@ -42,13 +42,13 @@ def measured(seed: int, name: str, method: Any) -> dict[str, float]:
 
 
 def nearer(name: str, *, paper: float | None = None) -> tuple[Effect, ...]:
-    """Effects: nearer to retraining than the untouched model and than fine-tuning at its best.
+    """Effects: nearer than the untouched model and than fine-tuning at its best.
 
     paper: the paper's own difference to fine-tuning, for random examples.
     """
     return tuple(
         Effect(
-            f"{WORDS[kind]}: nearer to retraining than {words}",
+            f"{WORDS[kind]}: nearer than {words}",
             better=f"{kind} {name}", worse=f"{kind} {other}", higher=False, floor=f"{kind} second retrained model",
             paper=paper if (kind, other) == ("random", "fine-tune") else None,
         )

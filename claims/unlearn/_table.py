@@ -40,7 +40,7 @@ def over_noop(*settings: str, margin: float) -> tuple[Effect, ...]:
     """Effects: at the best of these settings the gap is smaller than the untouched model's by so many points."""
     return tuple(
         Effect(
-            f"{WORDS[kind]}: nearer to retraining than no-op",
+            f"{WORDS[kind]}: nearer than no-op",
             better=tuple(f"{kind}: {name}" for name in settings), worse=f"{kind}: no-op", higher=False,
             margin=margin, floor=f"{kind}: oracle",
         )

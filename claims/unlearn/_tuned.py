@@ -120,7 +120,7 @@ def nearer(name: str, kinds: Sequence[Kind] = KINDS) -> tuple[Effect, ...]:
     """Effects: its gap is smaller than the untouched model's and than tuned fine-tuning's, on every seed."""
     return tuple(
         Effect(
-            f"{WORDS[kind]}: nearer to retraining than {words}",
+            f"{WORDS[kind]}: nearer than {words}",
             better=f"{kind}: {name}", worse=f"{kind}: {other}", higher=False, every=True, floor=f"{kind}: oracle",
         )
         for kind in kinds

@@ -40,9 +40,7 @@ claim = Claim(
     "noise's",
     effects=(
         *(
-            Effect(
-                f"nearer to retraining than {words}", better="fisher gap", worse=f"{name} gap", higher=False
-            )
+            Effect(f"nearer than {words}", better="fisher gap", worse=f"{name} gap", higher=False)
             for name, words in (("untouched", "no-op"), ("fine-tune", "the best fine-tuning"))
         ),
         Effect("retain accuracy over isotropic noise", better="fisher RA", worse="isotropic RA"),

@@ -7,7 +7,7 @@ import pytest
 
 from claims import pages
 from claims.effects import Effect, Finding
-from claims.forest import SIGN, Axis, figures, forest, signed
+from claims.forest import SIGN, Axis, figures, forest, legend, signed
 from claims.framework import claim_names, claim_status, findings, read_claim, read_result
 
 PAGES = pages.pages()
@@ -21,7 +21,6 @@ def finding(*differences: float, **effect: object) -> Finding:
 def slug(heading: str) -> str:
     """Of a heading, as the site's Markdown makes it."""
     toc = pytest.importorskip("markdown.extensions.toc", reason="the docs extra is not installed")
-
     return toc.slugify(heading, "-")
 
 
@@ -66,7 +65,7 @@ def test_ticks_are_round_apart_and_hold_zero() -> None:
     ],
 )
 def test_figures_have_like_precision(values, wanted) -> None:
-    assert figures(finding(*values)) == wanted
+    assert figures(finding(*values)).replace("\u00a0", " ") == wanted
 
 
 def test_no_minus_before_a_zero() -> None:
@@ -81,7 +80,7 @@ def test_forest_draws_each_mark_where_it_belongs() -> None:
     tree = ElementTree.fromstring(plot.replace("<b>", "<b/>"))
     row = tree.findall("div")[-1]
     svg = row.find(".//svg[@role='img']")
-    assert svg.get("aria-label") == "a over b: +2.00 [−0.48, +4.48] points, not shown; the paper +4.00"
+    assert svg.get("aria-label") == "a over b: +2.00 [−0.48,\u00a0+4.48] points, not shown; the paper +4.00"
 
     def at(value: float) -> str:
         return f"{axis.at(value):.2f}%"
@@ -95,6 +94,15 @@ def test_forest_draws_each_mark_where_it_belongs() -> None:
     assert row.find("div[@class='forest-name']").text == "a over b"
     bare = forest({"": [finding(1, 2, 3)]}, "points")
     assert not re.search(r'class="(margin|paper|floor|forest-group)"', bare)
+
+
+def test_legend_explains_the_marks_that_are_drawn_and_no_other() -> None:
+    def keys(*findings: Finding) -> list[str]:
+        return re.findall(r'class="(\w+)(?: \w+)?"', legend(findings))
+
+    assert keys(finding(1, 2, 3)) == ["whisker", "dot"]
+    everything = finding(1, 2, 3, margin=1.0, paper=4.0, floor="floor", headline=False)
+    assert keys(everything) == ["whisker", "dot", "margin", "paper", "floor", "dot"]
 
 
 def test_names_are_escaped() -> None:
@@ -126,7 +134,7 @@ def test_summary_counts_and_links_every_claim() -> None:
         assert f"[{pages.title(name)}]({family}.md#{slug(pages.title(name))})" in page
         assert pages.anchor(name) == slug(pages.title(name))
     for status, n in pages.counts(claim_names()).items():
-        assert not n or f"{SIGN[status]} {n} {'hold' if status == 'holds' else status}" in page
+        assert not n or f"{SIGN[status]}\u00a0{n}\u00a0{'hold' if status == 'holds' else status}" in page
         assert f"**{SIGN[status]} {status}**: {pages.MEANING[status]}." in page
 
 
