@@ -140,6 +140,7 @@ def lost(model, edited) -> float:
     return float((a - b).square().mean())
 
 
+@pytest.mark.slow
 def test_the_retain_loss_keeps_what_is_preserved() -> None:
     model = telling()
     weak = AdvUnlearn(
@@ -169,6 +170,7 @@ def under_attack(model, edited) -> float:
         return float((found - model(x, t, before[rows])).square().mean())
 
 
+@pytest.mark.slow
 def test_training_under_attack_resists_it() -> None:
     model = telling()
     method = AdvUnlearn(
@@ -180,6 +182,7 @@ def test_training_under_attack_resists_it() -> None:
     assert under_attack(model, robust) > 1.3 * under_attack(model, plain)
 
 
+@pytest.mark.slow
 def test_the_attack_lowers_its_loss() -> None:
     model = telling()
     edited = AdvUnlearn(
@@ -271,6 +274,7 @@ def test_refuses() -> None:
         ONE.apply(model, CONCEPTS, rng=seeded(0))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
     model, method = pipeline(), replace(ONE, steps=4, warmup=1, mode="iter", lr=1e-3, pool=1)
     whole = method.apply(model, CONCEPTS, rng=seeded(0))

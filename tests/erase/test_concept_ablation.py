@@ -43,6 +43,7 @@ def test_the_first_step_follows_the_equations(kind, target, prior) -> None:
     assert follows(model, edited, rng, loss, named(model, "cross_kv")) > 0.99
 
 
+@pytest.mark.slow
 def test_the_concept_answers_as_its_guide_did() -> None:
     model, asked = telling(), ASKED.only("cat")
     method = ConceptAblation(

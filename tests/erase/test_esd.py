@@ -70,6 +70,7 @@ def test_erasing_from_a_guide_starts_at_its_prediction() -> None:
     assert not torch.allclose(goal, ESD(eta=2.0).target(model, x, 500, asked, start, null))
 
 
+@pytest.mark.slow
 def test_training_lowers_its_loss() -> None:
     model = telling()
 

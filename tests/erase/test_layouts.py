@@ -62,6 +62,7 @@ def test_a_velocity(method: Any, tmp_path) -> None:
     checked(method, model, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=named)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(method: Any, dtype: torch.dtype, tmp_path) -> None:
