@@ -230,6 +230,13 @@ def test_refuses_settings(field, value, message) -> None:
         DoCo(**{field: value})
 
 
+def test_refuses_what_would_not_be_read() -> None:
+    with pytest.raises(InputError, match="strength is not read with surgery='off'"):
+        DoCo(surgery="off", strength=0.5)
+    with pytest.raises(InputError, match="prior is not read with surgery='global'"):
+        DoCo(surgery="global", prior=0.5)
+
+
 def test_refuses_what_would_erase_nothing() -> None:
     model = pipeline()
     with pytest.raises(InputError, match="below the pipeline's 1000 noise levels"):
