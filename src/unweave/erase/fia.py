@@ -106,7 +106,6 @@ class FIA:
         "Forget-It-All: Multi-Concept Machine Unlearning via Concept-Aware Neuron Masking", "Deng, Hui, Li et al.",
         "ICML", 2026, "2601.06163",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.record > self.steps:

@@ -55,7 +55,6 @@ class CrAM(Wrapper):
         2023,
         "2207.14200",
     )
-    needs: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[tuple[str, ...]] = ("drawn",)
 
     @checked

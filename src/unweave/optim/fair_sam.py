@@ -144,7 +144,6 @@ class FairSAM(Wrapper):
         "FairSAM: Fair Classification on Corrupted Images Through Sharpness-Aware Minimization",
         "Dai, Ji, Ma, Wu", "TMLR", 2026, "2503.22934",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[tuple[str, ...]] = ("fair",)
 
     @checked

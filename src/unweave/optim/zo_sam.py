@@ -63,7 +63,6 @@ class ZOSAM(Wrapper):
         "ZO-SAM: Zero-Order Sharpness-Aware Minimization for Efficient Sparse Training",
         "Ji, Li, Deng, Afghah, Ma", "arXiv", 2026, "2603.13115",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[tuple[str, ...]] = ("skipped",)
 
     @checked

@@ -39,7 +39,6 @@ class Prune:
     budget: Budget = Global(0.9)
 
     paper: ClassVar[Paper] = Magnitude.paper
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         refuse_own_sparsity(self, "budget", self.budget.sparsity)

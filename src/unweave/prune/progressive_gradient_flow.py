@@ -71,7 +71,6 @@ class ProgressiveNM:
         "Progressive Gradient Flow for Robust N:M Sparsity Training in Transformers",
         "Bambhaniya, Yazdanbakhsh, Subramanian, Kao, Agrawal, Evci, Krishna", "CPAL", 2025, "2402.04744",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.n >= self.m:

@@ -49,7 +49,6 @@ class Wanda:
         "Sun, Liu, Bair, Kolter", "ICLR", 2024,
         "2306.11695",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Weight sizes times input norms, float32 or wider.
@@ -108,7 +107,6 @@ class WandaPrune:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Wanda.paper
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         refuse_own_sparsity(self, "sparsity", self.sparsity)

@@ -78,7 +78,6 @@ class ExSSNeT:
         "Exclusive Supermask Subnetwork Training for Continual Learning", "Yadav, Bansal",
         "Findings of ACL", 2023, "2210.10209",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     def __post_init__(self) -> None:
         if self.transfer == "none":
