@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss, warm_cosine
 from ..masks.mask import Mask
-from ..masks.scope import Scope
+from ..masks.scope import ROWS, Scope
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, refuse_idle, settings
 from ..types import Data
@@ -137,7 +137,7 @@ class ProgressiveNM:
     def attach_(self, model: Module, steps: int) -> dict[str, Fading]:
         """Parametrise the weights in scope for a training of so many steps; name of the weight -> its clock."""
         widest = self.m * (8 if self.flow == "sdgf-geometric" else 1)
-        layers = self.scope.layers(model)
+        layers = self.scope.layers(model, ROWS)
         wrong = [f"{name} ({w.shape[1]})" for name, _, w in layers if w.shape[1] % widest]
         if wrong:
             raise InputError(

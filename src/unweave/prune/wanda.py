@@ -19,7 +19,7 @@ from ..derivatives import spaced
 from ..errors import InputError
 from ..masks.budgets import PerOutput, Sparsity
 from ..masks.patterns import NM, Unstructured, refuse_own_sparsity
-from ..masks.scope import Scope
+from ..masks.scope import ROWS, Scope
 from ..masks.select import select
 from ..paper import Paper
 from ..random import require_generator
@@ -60,7 +60,7 @@ class Wanda:
         """
         data.require_examples("Wanda")
         copy = deepcopy(model).eval()
-        layers = self.scope.layers(copy)
+        layers = self.scope.layers(copy, ROWS)
         energy: dict[str, Tensor] = {}
         present: Tensor | None = None
 
