@@ -152,7 +152,7 @@ def matrices(model: Module, kinds: tuple[type[Module], ...] | None = None) -> It
     """Every matrix weight of a model once, those that cannot be pruned with the reason.
 
     What an embedding holds or shares is none, nor a norm's scale, nor a bare parameter whose first dimension is 1 (a
-    token, a table of positions).
+    token, a table of positions) or that is a vector.
 
     Args:
         model: whose weights.
@@ -162,11 +162,11 @@ def matrices(model: Module, kinds: tuple[type[Module], ...] | None = None) -> It
     for prefix, module in model.named_modules():
         for own, parameter in module.named_parameters(recurse=False):
             name = f"{prefix}.{own}" if prefix else own
-            if id(parameter) in seen or parameter.squeeze().ndim < 2 or isinstance(module, NORMS):
+            if id(parameter) in seen or parameter.ndim < 2 or isinstance(module, NORMS):
                 continue
             seen.add(id(parameter))
             known = _known(module, own)
-            if not known and parameter.shape[0] == 1:
+            if not known and (parameter.shape[0] == 1 or parameter.squeeze().ndim < 2):
                 continue
             left = "" if known else _unknown(module)
             if known and not parameter.requires_grad:
