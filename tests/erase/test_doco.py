@@ -144,6 +144,7 @@ def naive(model, asked, how: DoCo, rng):
     return dict(live.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("surgery", "strength"), [("tensor", 1.0), ("tensor", 0.4), ("global", 1.0), ("off", 1.0)]
 )
@@ -182,6 +183,7 @@ def test_surgery_keeps_what_erasing_would_spoil(surgery, kept) -> None:
     assert (abs(float(w[0]) - 0.1) < 1e-3) if kept else float(w[0]) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, 4])
 def test_a_killed_run_comes_to_the_same_bits(tmp_path, monkeypatch, at) -> None:
     model, ticks = telling(), iter(range(10**9))

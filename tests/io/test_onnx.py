@@ -25,6 +25,7 @@ def run(path: Path, x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
+@pytest.mark.slow
 def test_a_pruned_network_runs_in_onnx_runtime(tmp_path: Path) -> None:
     model = Prune(pattern=NM(2, 4)).apply(world.model(), world.points()[0], rng=seeded(0))
     save_model(model, tmp_path / "model", mask=Mask.of(model))
