@@ -121,11 +121,13 @@ def test_the_training_loss_is_that_of_the_noise(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_is_trained_once_and_kept(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = small_world(cache=tmp_path, how=TINY)
+    made = TINY.trained(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [TINY.name]
     monkeypatch.setattr(DrawnDigits, "build", lambda _: pytest.fail("trained again"))
-    again = small_world(cache=tmp_path, how=TINY)
+    again = TINY.trained(tmp_path)
     assert all(torch.equal(p, again.get_parameter(n)) for n, p in made.named_parameters())
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        small_world("dit", seed=1, cache=tmp_path)  # of as many steps as it takes
     assert any(not torch.equal(p, TINY.initial().get_parameter(n)) for n, p in made.named_parameters())
 
 
