@@ -145,7 +145,7 @@ class FairSAM(Wrapper):
         "Dai, Ji, Ma, Wu", "TMLR", 2026, "2503.22934",
     )  # fmt: skip
     needs: ClassVar[tuple[str, ...]] = ()
-    kept: ClassVar[tuple[str, ...]] = ("fair",)
+    entries: ClassVar[tuple[str, ...]] = ("fair",)
 
     @checked
     def __init__(
