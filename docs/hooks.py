@@ -18,15 +18,16 @@ from docstring_parser import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-if str(ROOT) not in sys.path:
-    sys.path.insert(
-        0, str(ROOT)
-    )  # for `claims`, which is not installed; mkdocs takes it back after this file is read
+# for `claims` and the files beside this one, which are not installed; mkdocs takes it back after this file is read
+sys.path[:0] = [str(p) for p in (DOCS, ROOT) if str(p) not in sys.path]
+
+import chosen  # noqa: E402
 
 from claims import claim_names  # noqa: E402
 from claims.pages import FAMILY, card_text, family_names, signed_status  # noqa: E402
 
 GUIDE = (
+    "guide/which-method.md",
     "guide/deletion-requests.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
@@ -194,8 +195,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill a card's generated parts."""
+    """Fill the generated parts of a card or of the tables of methods."""
     path = page.file.src_uri
+    if path == chosen.PAGE:
+        return chosen.widened(markdown)
     if not re.fullmatch(r"methods/[^/]+/[^/]+\.md", path):
         return markdown
     card = Card(path, dict(page.meta), markdown)

@@ -16,6 +16,7 @@ from claims.framework import claim_status
 from claims.pages import signed_status
 from unweave.catalogue import find
 from unweave.cli import COMMANDS
+from unweave.errors import InputError
 
 pytest.importorskip("yaml", reason="the docs extra is not installed")
 ROOT = Path(__file__).resolve().parent.parent
@@ -211,6 +212,51 @@ def test_overview_names_every_method_with_its_claims_status() -> None:
     for card in CARDS:
         row = next(r for r in page.splitlines() if f"({card.path.removeprefix('methods/')})" in r)
         assert row.endswith(f"{signed_status(card.claim)} |")
+
+
+def _advised(family: str) -> list[str]:
+    """Names of the methods in the table of a family, after the columns from the code were added."""
+    rows = hooks.chosen.widened((ROOT / "docs" / hooks.chosen.PAGE).read_text(encoding="utf-8")).splitlines()
+    return [
+        re.findall(r"`([\w-]+)`", row)[0]
+        for row in rows
+        if row.startswith("|") and f"methods/{family}/" in row
+    ]
+
+
+@pytest.mark.parametrize("family", ["unlearn", "prune", "erase"])
+def test_every_method_is_in_its_table_of_which_method_once(family) -> None:
+    from unweave.catalogue import methods
+
+    assert sorted(_advised(family)) == sorted(m.name for m in methods() if m.family == family)
+
+
+def test_tables_of_which_method_link_to_the_card_of_the_method_and_tell_what_the_code_says() -> None:
+    page = (ROOT / "docs" / hooks.chosen.PAGE).read_text(encoding="utf-8")
+    described = {cls: card.path for card in CARDS for cls in card.classes}
+    for name, card in re.findall(r"^\| \[`([\w-]+)`\]\(\.\./([^)]+)\)", page, re.MULTILINE):
+        method = find(name)
+        assert (ROOT / "docs" / card).is_file()
+        if method.name != "synflow":  # the score alone, on the card of the pruner that repeats it
+            assert described[method.cls] == card
+    wide = hooks.chosen.widened(page)
+    salun = next(row for row in wide.splitlines() if "[`salun`]" in row)
+    assert salun.split(" | ")[1:3] == ["Edit", "forget"]
+    assert salun.split(" | ")[3] == signed_status("unlearn/salun")
+    columns = [
+        [row.count("|") for row in part.splitlines()] for part in re.findall(r"(?:^\|.*\n)+", wide, re.M)
+    ]
+    assert len(columns) == 3
+    assert all(len(set(part)) == 1 for part in columns)
+
+
+def test_a_row_of_which_method_without_a_known_method_is_refused() -> None:
+    with pytest.raises(ValueError, match="must begin with"):
+        hooks.chosen.widened("| method | advice |\n| --- | --- |\n| salun | x |\n")
+    with pytest.raises(InputError, match="no method 'salum'"):
+        hooks.chosen.widened(
+            "| method | advice |\n| --- | --- |\n| [`salum`](../methods/unlearn/salun.md) | x |\n"
+        )
 
 
 def _made_by(target: str) -> list[str]:
