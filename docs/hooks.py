@@ -32,9 +32,9 @@ GUIDE = (
     "guide/reading-the-report.md",
     "guide/error-rates.md",
     "guide/a-real-run.md",
+    "guide/erasing-concepts.md",
     "guide/pruning.md",
     "guide/training-and-comparing.md",
-    "guide/erasing-concepts.md",
     "guide/writing-a-method.md",
 )
 
@@ -167,8 +167,8 @@ def expand(card: Card) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Make the navigation: home, guide, methods by family, claims."""
-    families: dict[str, list[Any]] = {}
+    """Make the navigation: home, guide, methods by family, claims; families as in `FAMILY`, the main one first."""
+    families: dict[str, list[Any]] = {family: [] for family in FAMILY}
     for card in cards():
         families.setdefault(card.meta["family"], []).append({str(card.meta["name"]): card.path})
     methods = [{FAMILY.get(f, f.capitalize()): pages} for f, pages in families.items()]
@@ -198,12 +198,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill the generated parts of a card or of the tables of methods."""
     path = page.file.src_uri
     if path == chosen.PAGE:
-        return chosen.widened(markdown)
-    if not re.fullmatch(r"methods/[^/]+/[^/]+\.md", path):
-        return markdown
-    card = Card(path, dict(page.meta), markdown)
-    page.meta.pop("status", None)  # the theme would draw a sign of its own in the navigation
-    return expand(card)
+        markdown = chosen.widened(markdown)
+    if re.fullmatch(r"methods/[^/]+/[^/]+\.md", path):
+        card = Card(path, dict(page.meta), markdown)
+        page.meta.pop("status", None)  # the theme would draw a sign of its own in the navigation
+        markdown = expand(card)
+    return markdown
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -214,6 +214,27 @@ def test_overview_names_every_method_with_its_claims_status() -> None:
         assert row.endswith(f"{signed_status(card.claim)} |")
 
 
+def test_navigation_has_the_main_family_first() -> None:
+    from types import SimpleNamespace
+
+    nav = {k: v for part in hooks.on_config(SimpleNamespace()).nav for k, v in part.items()}
+    families = [next(iter(part)) for part in nav["Methods"]]
+    assert families == ["All methods", *hooks.FAMILY.values()]
+    assert families[1] == "Forget data and classes"
+    assert nav["Guide"][:2] == ["guide/which-method.md", "guide/deletion-requests.md"]
+
+
+def test_home_says_what_the_embedded_example_takes_out() -> None:
+    from unweave.embedded.digits import digits
+    from unweave.tasks import read_labels
+
+    gone = int((read_labels(digits()[0]) == 3).sum())
+    told = "takes class 3 out again ({} of the {} training examples)"
+    assert told.format(gone, len(read_labels(digits()[0]))) in (ROOT / "docs" / "index.md").read_text(
+        encoding="utf-8"
+    )
+
+
 def _advised(family: str) -> list[str]:
     """Names of the methods in the table of a family, after the columns from the code were added."""
     rows = hooks.chosen.widened((ROOT / "docs" / hooks.chosen.PAGE).read_text(encoding="utf-8")).splitlines()
