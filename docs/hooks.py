@@ -22,6 +22,7 @@ DOCS = ROOT / "docs"
 sys.path[:0] = [str(p) for p in (DOCS, ROOT) if str(p) not in sys.path]
 
 import chosen  # noqa: E402
+import maths  # noqa: E402
 
 from claims import claim_names  # noqa: E402
 from claims.pages import FAMILY, card_text, family_names, signed_status  # noqa: E402
@@ -195,7 +196,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill the generated parts of a card or of the tables of methods."""
+    """Fill the generated parts of a card or of the tables of methods, and set the equations."""
     path = page.file.src_uri
     if path == chosen.PAGE:
         markdown = chosen.widened(markdown)
@@ -203,7 +204,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         card = Card(path, dict(page.meta), markdown)
         page.meta.pop("status", None)  # the theme would draw a sign of its own in the navigation
         markdown = expand(card)
-    return markdown
+    return maths.set_equations(markdown, path)
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

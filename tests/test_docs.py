@@ -280,6 +280,72 @@ def test_a_row_of_which_method_without_a_known_method_is_refused() -> None:
         )
 
 
+def test_equations_become_mathml_and_code_stays() -> None:
+    page = "Take $x_1^2$ of\n```sh\n$ make $x$\n```\nand `$y$`, at \\$5.\n\n$$\\frac{a}{b}$$\n"
+    made = hooks.maths.set_equations(page, "p.md")
+    assert "<msubsup><mi>x</mi><mn>1</mn><mn>2</mn></msubsup>" in made
+    assert "```sh\n$ make $x$\n```\nand `$y$`, at \\$5." in made
+    assert re.search(
+        r'^<div class="equation"><math [^>]*display="block"><mrow><mfrac>.*</math></div>$', made, re.M
+    )
+
+
+def test_equations_reach_the_page_as_they_are_set() -> None:
+    from xml.etree import ElementTree
+
+    from markdown import Markdown
+
+    page = "a $a*b*c$ and $|x_i| + p(y|x)$\n$k$ d\n\n| t |\n| --- |\n| $|w|$ |\n"
+    shown = Markdown(extensions=["tables"]).convert(hooks.maths.set_equations(page, "p.md"))
+    tree = ElementTree.fromstring(f"<page>{shown}</page>")
+    found = ["".join(m.itertext()) for m in tree.iter("{http://www.w3.org/1998/Math/MathML}math")]
+    assert found == ["a*b*c", "|xi|+p(y|x)", "k", "|w|"]
+    assert not list(tree.iter("em"))
+    assert len(tree.findall("p")) == 1
+
+
+@pytest.mark.parametrize(
+    ("equation", "why"),
+    [
+        (r"\frac{a}{b", "braces do not match"),
+        (r"a}{", "braces do not match"),
+        (r"\nosuch x", r"unknown command \\nosuch"),
+        (r"a_1_2", "DoubleSubscripts"),
+        (r"a & b", "not well-formed"),
+    ],
+)
+def test_a_malformed_equation_is_refused_with_its_page(equation, why) -> None:
+    with pytest.raises(ValueError, match=rf"methods/x/y\.md: cannot read the equation .*{why}") as caught:
+        hooks.maths.set_equations(f"a\n\nSo ${equation}$ it is", "methods/x/y.md")
+    assert equation.replace("\\", "\\\\") in str(caught.value)
+
+
+def test_a_lone_dollar_is_refused_with_its_line() -> None:
+    with pytest.raises(ValueError, match=r"p\.md, line 3: a dollar sign"):
+        hooks.maths.set_equations("a\n\ncosts $5\n", "p.md")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "docs" in p.parts], ids=lambda p: p.stem)
+def test_equations_of_every_page_can_be_read(page) -> None:
+    text = page.read_text(encoding="utf-8")
+    made = hooks.maths.set_equations(text, page.name)
+    assert made.count("<math ") == len(
+        re.findall(r"\$\$.+?\$\$|(?<!\$)\$[^\s$][^$]*\$", _without_code(text), re.S)
+    )
+
+
+def test_cards_hold_no_equation_in_plain_text() -> None:
+    for card in CARDS:
+        part = re.search(r"^## How it works\n(.*?)^## ", card.body, re.M | re.S)
+        assert part is not None
+        words = re.sub(r"\$\$.+?\$\$|\$[^$]+\$", "", _without_code(part[1]), flags=re.S)
+        assert not re.findall(r"\^|\|\||sqrt|<-|\b\w_\w|\bgrad |\bsum_|\blambda\b", words), card.path
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.M | re.S)
+
+
 def _made_by(target: str) -> list[str]:
     """The commands that `make` would run for a target, in this environment."""
     if shutil.which("make") is None:
