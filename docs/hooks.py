@@ -21,6 +21,7 @@ DOCS = ROOT / "docs"
 # for `claims` and the files beside this one, which are not installed; mkdocs takes it back after this file is read
 sys.path[:0] = [str(p) for p in (DOCS, ROOT) if str(p) not in sys.path]
 
+import api  # noqa: E402
 import chosen  # noqa: E402
 import maths  # noqa: E402
 
@@ -168,7 +169,7 @@ def expand(card: Card) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Make the navigation: home, guide, methods by family, claims; families as in `FAMILY`, the main one first."""
+    """Make the navigation: home, guide, methods by family, claims; reference; the main family first."""
     families: dict[str, list[Any]] = {family: [] for family in FAMILY}
     for card in cards():
         families.setdefault(card.meta["family"], []).append({str(card.meta["name"]): card.path})
@@ -183,15 +184,20 @@ def on_config(config: Any) -> Any:
                 *({FAMILY.get(f, f.capitalize()): f"claims/{f}.md"} for f in family_names()),
             ]
         },
+        {"Reference": [{slug: f"api/{slug}.md"} for slug in api.PAGES]},
     ]
     return config
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated page."""
+    """Add the generated pages."""
     from mkdocs.structure.files import File
 
-    files.append(File.generated(config, "methods/index.md", content=overview()))
+    carded = {cls: card.path for card in cards() for cls in card.classes}
+    made = {"methods/index.md": overview()}
+    made |= {f"api/{slug}.md": api.page(slug, carded) for slug in api.PAGES}
+    for path, text in made.items():
+        files.append(File.generated(config, path, content=text))
     return files
 
 
@@ -204,7 +210,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         card = Card(path, dict(page.meta), markdown)
         page.meta.pop("status", None)  # the theme would draw a sign of its own in the navigation
         markdown = expand(card)
-    return maths.set_equations(markdown, path)
+    return markdown if path.startswith("api/") else maths.set_equations(markdown, path)
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -18,7 +20,7 @@ from unweave.catalogue import find
 from unweave.cli import COMMANDS
 from unweave.errors import InputError
 
-pytest.importorskip("yaml", reason="the docs extra is not installed")
+pytest.importorskip("latex2mathml", reason="the docs extra is not installed")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -344,6 +346,67 @@ def test_cards_hold_no_equation_in_plain_text() -> None:
 
 def _without_code(text: str) -> str:
     return re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.M | re.S)
+
+
+REFERENCE = {slug: hooks.api.page(slug, {}) for slug in hooks.api.PAGES}
+UNTOLD = {"unweave.__main__", "unweave.cli", "unweave.moved"}
+"""Modules that nobody imports from: the command line, and names of former releases."""
+
+
+@pytest.mark.parametrize("slug", REFERENCE)
+def test_reference_has_an_entry_for_every_public_name_with_what_it_is(slug) -> None:
+    wanted = {name for module in hooks.api.PAGES[slug] for name in hooks.api.names(import_module(module))}
+    entries = re.split(r"^### ", REFERENCE[slug], flags=re.M)[1:]
+    assert sorted(e.split(" ", 1)[0] for e in entries) == sorted(wanted)
+    for entry in entries:
+        name = entry.split(" ", 1)[0]
+        assert re.search(rf"^```python\n(class )?{re.escape(name)}\b", entry, re.M), name
+
+
+def test_reference_covers_every_package_and_module_of_the_first_level() -> None:
+    import unweave
+
+    told = {".".join(module.split(".")[:2]) for modules in hooks.api.PAGES.values() for module in modules}
+    there = {f"unweave.{m.name}" for m in pkgutil.iter_modules(unweave.__path__)}
+    assert there - told == UNTOLD
+
+
+def test_an_entry_tells_signature_ranges_arguments_returns_and_errors() -> None:
+    influence = REFERENCE["unlearn"].partition("### Influence ")[2].partition("\n### ")[0]
+    assert "    scale: Positive | Literal['retain', 'heldout'] = 'retain',\n" in influence
+    assert '| `scale` | above 0, or "retain" or "heldout" | length of the step (a);' in influence
+    assert "Influence.apply(model: Module, data: Request[Any], *, rng: Generator) -> Module" in influence
+    assert "**Raises** `EmptyDataError` if the forget or the retain set is empty." in influence
+    lowest = REFERENCE["masks"].partition("### lowest ")[2].partition("\n### ")[0]
+    assert "| `n` | a whole number | how many; none or fewer choose nothing. |" in lowest
+    assert "**Returns** Bool of that shape." in lowest
+    sam = REFERENCE["optim"].partition("### SAM ")[2].partition("\n### ")[0]
+    assert "| `rho` | above 0 | " in sam
+
+
+def test_reference_shows_what_stands_beside_a_constant_and_keeps_tags_out(tmp_path, monkeypatch) -> None:
+    module = ModuleType("unweave_shown")
+    source = tmp_path / "unweave_shown.py"
+    source.write_text(
+        '"""Of a <b> and `<i>`."""\n__all__ = ["ENDS", "f"]\nENDS = (1, 2)\n"""First and last."""\n'
+        'def f(a: int, *, b: str = "x|y") -> int:\n    """Do.\n\n    Args:\n        a: one | two.\n    """\n'
+    )
+    module.__file__ = str(source)
+    monkeypatch.setitem(sys.modules, "unweave_shown", module)
+    exec(compile(source.read_text(), str(source), "exec"), module.__dict__)
+    monkeypatch.setitem(hooks.api.PAGES, "shown", ("unweave_shown",))
+    shown = hooks.api.page("shown", {module.f: "methods/x/f.md"})
+    assert "Of a &lt;b> and `<i>`." in shown
+    assert "ENDS = (1, 2)\n```\n\nFirst and last." in shown
+    assert "f(a: int, *, b: str = 'x|y') -> int" in shown
+    assert "| `a` | a whole number | one \\| two. |" in shown
+    assert "[The method's card](../methods/x/f.md)" in shown
+
+
+def test_reference_links_methods_to_their_cards() -> None:
+    page = hooks.api.page("unlearn", {cls: card.path for card in CARDS for cls in card.classes})
+    salun = page.partition("### SalUn ")[2].partition("\n### ")[0]
+    assert "(../methods/unlearn/salun.md)" in salun
 
 
 def _made_by(target: str) -> list[str]:
