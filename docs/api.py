@@ -189,7 +189,26 @@ def _beside(module: ModuleType, name: str) -> str:
 
 
 def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    if not isinstance(annotation, str):
+        return inspect.formatannotation(annotation)
+    return (
+        ast.unparse(_Bare().visit(ast.parse(annotation, mode="eval")))
+        if "Annotated" in annotation
+        else annotation
+    )
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes ranges out of an annotation: they stand in words beside it."""
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        bare = (
+            isinstance(node.value, ast.Name)
+            and node.value.id == "Annotated"
+            and isinstance(node.slice, ast.Tuple)
+        )
+        return node.slice.elts[0] if bare else node
 
 
 def _shown(value: Any) -> str:

@@ -9,11 +9,10 @@ from unweave.catalogue import find
 
 PAGE = "guide/which-method.md"
 ROW = re.compile(r"\| \[`(?P<name>[\w-]+)`\]\(\.\./methods/(?P<card>[\w-]+/[\w-]+)\.md\) \|")
-HEAD, RULE = "| method |", "| --- |"
 
 
 def widened(markdown: str) -> str:
-    """A page with role, needs and claim after the first column of each table of methods.
+    """A page with role, needs and claim as the last columns of each table of methods.
 
     Args:
         markdown: with tables whose first column is headed "method" and holds the method's name, as the command line has
@@ -25,26 +24,22 @@ def widened(markdown: str) -> str:
     """
     lines, inside = [], False
     for line in markdown.splitlines():
-        if line.startswith(HEAD):
-            inside = True
-            lines.append(f"{HEAD} role | needs | claim |{line.removeprefix(HEAD)}")
-        elif inside and line.startswith(RULE):
-            lines.append(f"{RULE} --- | --- | --- |{line.removeprefix(RULE)}")
-        elif inside and line.startswith("|"):
-            lines.append(_row(line))
-        else:
+        if line.startswith("| method |"):
+            inside, more = True, "role | needs | claim |"
+        elif not line.startswith("|"):
             inside = False
-            lines.append(line)
+        elif inside:
+            more = "--- | --- | --- |" if line.startswith("| --- |") else _known(line)
+        lines.append(f"{line} {more}" if inside else line)
     return "\n".join(lines) + "\n"
 
 
-def _row(line: str) -> str:
-    found = ROW.match(line)
+def _known(row: str) -> str:
+    found = ROW.match(row)
     if found is None:
         raise ValueError(
-            f"{PAGE}: a row must begin with | [`name`](../methods/family/card.md) |; got {line!r}"
+            f"{PAGE}: a row must begin with | [`name`](../methods/family/card.md) |; got {row!r}"
         )
     method = find(found["name"])
-    card = found["card"].replace("-", "_")
-    needs = ", ".join(method.needs) or "–"
-    return f"{found[0]} {method.role} | {needs} | {signed_status(card)} |{line[found.end() :]}"
+    claim = signed_status(found["card"].replace("-", "_"))
+    return f"{method.role} | {', '.join(method.needs) or '–'} | {claim} |"
