@@ -18,22 +18,25 @@ from docstring_parser import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-if str(ROOT) not in sys.path:
-    sys.path.insert(
-        0, str(ROOT)
-    )  # for `claims`, which is not installed; mkdocs takes it back after this file is read
+# for `claims` and the files beside this one, which are not installed; mkdocs takes it back after this file is read
+sys.path[:0] = [str(p) for p in (DOCS, ROOT) if str(p) not in sys.path]
+
+import api  # noqa: E402
+import chosen  # noqa: E402
+import maths  # noqa: E402
 
 from claims import claim_names  # noqa: E402
 from claims.pages import FAMILY, card_text, family_names, signed_status  # noqa: E402
 
 GUIDE = (
+    "guide/which-method.md",
     "guide/deletion-requests.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
     "guide/a-real-run.md",
+    "guide/erasing-concepts.md",
     "guide/pruning.md",
     "guide/training-and-comparing.md",
-    "guide/erasing-concepts.md",
     "guide/writing-a-method.md",
 )
 
@@ -166,8 +169,8 @@ def expand(card: Card) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Make the navigation: home, guide, methods by family, claims."""
-    families: dict[str, list[Any]] = {}
+    """Make the navigation: home, guide, methods by family, claims; reference; the main family first."""
+    families: dict[str, list[Any]] = {family: [] for family in FAMILY}
     for card in cards():
         families.setdefault(card.meta["family"], []).append({str(card.meta["name"]): card.path})
     methods = [{FAMILY.get(f, f.capitalize()): pages} for f, pages in families.items()]
@@ -181,26 +184,33 @@ def on_config(config: Any) -> Any:
                 *({FAMILY.get(f, f.capitalize()): f"claims/{f}.md"} for f in family_names()),
             ]
         },
+        {"Reference": [{slug: f"api/{slug}.md"} for slug in api.PAGES]},
     ]
     return config
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated page."""
+    """Add the generated pages."""
     from mkdocs.structure.files import File
 
-    files.append(File.generated(config, "methods/index.md", content=overview()))
+    carded = {cls: card.path for card in cards() for cls in card.classes}
+    made = {"methods/index.md": overview()}
+    made |= {f"api/{slug}.md": api.page(slug, carded) for slug in api.PAGES}
+    for path, text in made.items():
+        files.append(File.generated(config, path, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill a card's generated parts."""
+    """Fill the generated parts of a card or of the tables of methods, and set the equations."""
     path = page.file.src_uri
-    if not re.fullmatch(r"methods/[^/]+/[^/]+\.md", path):
-        return markdown
-    card = Card(path, dict(page.meta), markdown)
-    page.meta.pop("status", None)  # the theme would draw a sign of its own in the navigation
-    return expand(card)
+    if path == chosen.PAGE:
+        markdown = chosen.widened(markdown)
+    if re.fullmatch(r"methods/[^/]+/[^/]+\.md", path):
+        card = Card(path, dict(page.meta), markdown)
+        page.meta.pop("status", None)  # the theme would draw a sign of its own in the navigation
+        markdown = expand(card)
+    return markdown if path.startswith("api/") else maths.set_equations(markdown, path)
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

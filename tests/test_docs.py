@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -16,8 +18,9 @@ from claims.framework import claim_status
 from claims.pages import signed_status
 from unweave.catalogue import find
 from unweave.cli import COMMANDS
+from unweave.errors import InputError
 
-pytest.importorskip("yaml", reason="the docs extra is not installed")
+pytest.importorskip("latex2mathml", reason="the docs extra is not installed")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -212,6 +215,201 @@ def test_overview_names_every_method_with_its_claims_status() -> None:
     for card in CARDS:
         row = next(r for r in page.splitlines() if f"({card.path.removeprefix('methods/')})" in r)
         assert row.endswith(f"{signed_status(card.claim)} |")
+
+
+def test_navigation_has_the_main_family_first() -> None:
+    from types import SimpleNamespace
+
+    nav = {k: v for part in hooks.on_config(SimpleNamespace()).nav for k, v in part.items()}
+    families = [next(iter(part)) for part in nav["Methods"]]
+    assert families == ["All methods", *hooks.FAMILY.values()]
+    assert families[1] == "Forget data and classes"
+    assert nav["Guide"][:2] == ["guide/which-method.md", "guide/deletion-requests.md"]
+
+
+def test_home_says_what_the_embedded_example_takes_out() -> None:
+    from unweave.embedded.digits import digits
+    from unweave.tasks import read_labels
+
+    gone = int((read_labels(digits()[0]) == 3).sum())
+    told = "takes class 3 out again ({} of the {} training examples)"
+    assert told.format(gone, len(read_labels(digits()[0]))) in (ROOT / "docs" / "index.md").read_text(
+        encoding="utf-8"
+    )
+
+
+def _advised(family: str) -> list[str]:
+    """Names of the methods in the table of a family, after the columns from the code were added."""
+    rows = hooks.chosen.widened((ROOT / "docs" / hooks.chosen.PAGE).read_text(encoding="utf-8")).splitlines()
+    return [
+        re.findall(r"`([\w-]+)`", row)[0]
+        for row in rows
+        if row.startswith("|") and f"methods/{family}/" in row
+    ]
+
+
+@pytest.mark.parametrize("family", ["unlearn", "prune", "erase"])
+def test_every_method_is_in_its_table_of_which_method_once(family) -> None:
+    from unweave.catalogue import methods
+
+    assert sorted(_advised(family)) == sorted(m.name for m in methods() if m.family == family)
+
+
+def test_tables_of_which_method_link_to_the_card_of_the_method_and_tell_what_the_code_says() -> None:
+    page = (ROOT / "docs" / hooks.chosen.PAGE).read_text(encoding="utf-8")
+    described = {cls: card.path for card in CARDS for cls in card.classes}
+    for name, card in re.findall(r"^\| \[`([\w-]+)`\]\(\.\./([^)]+)\)", page, re.MULTILINE):
+        method = find(name)
+        assert (ROOT / "docs" / card).is_file()
+        if method.name != "synflow":  # the score alone, on the card of the pruner that repeats it
+            assert described[method.cls] == card
+    wide = hooks.chosen.widened(page)
+    salun = next(row for row in wide.splitlines() if "[`salun`]" in row)
+    assert salun.endswith(f" | Edit | forget | {signed_status('unlearn/salun')} |")
+    columns = [
+        [row.count("|") for row in part.splitlines()] for part in re.findall(r"(?:^\|.*\n)+", wide, re.M)
+    ]
+    assert len(columns) == 3
+    assert all(len(set(part)) == 1 for part in columns)
+
+
+def test_a_row_of_which_method_without_a_known_method_is_refused() -> None:
+    with pytest.raises(ValueError, match="must begin with"):
+        hooks.chosen.widened("| method | advice |\n| --- | --- |\n| salun | x |\n")
+    with pytest.raises(InputError, match="no method 'salum'"):
+        hooks.chosen.widened(
+            "| method | advice |\n| --- | --- |\n| [`salum`](../methods/unlearn/salun.md) | x |\n"
+        )
+
+
+def test_equations_become_mathml_and_code_stays() -> None:
+    page = "Take $x_1^2$ of\n```sh\n$ make $x$\n```\nand `$y$`, at \\$5.\n\n$$\\frac{a}{b}$$\n"
+    made = hooks.maths.set_equations(page, "p.md")
+    assert "<msubsup><mi>x</mi><mn>1</mn><mn>2</mn></msubsup>" in made
+    assert "```sh\n$ make $x$\n```\nand `$y$`, at \\$5." in made
+    assert re.search(
+        r'^<div class="equation"><math [^>]*display="block"><mrow><mfrac>.*</math></div>$', made, re.M
+    )
+
+
+def test_equations_reach_the_page_as_they_are_set() -> None:
+    from xml.etree import ElementTree
+
+    from markdown import Markdown
+
+    page = "a $a*b*c$ and $|x_i| + p(y|x)$\n$k$ d\n\n| t |\n| --- |\n| $|w|$ |\n"
+    shown = Markdown(extensions=["tables"]).convert(hooks.maths.set_equations(page, "p.md"))
+    tree = ElementTree.fromstring(f"<page>{shown}</page>")
+    found = ["".join(m.itertext()) for m in tree.iter("{http://www.w3.org/1998/Math/MathML}math")]
+    assert found == ["a*b*c", "|xi|+p(y|x)", "k", "|w|"]
+    assert not list(tree.iter("em"))
+    assert len(tree.findall("p")) == 1
+
+
+@pytest.mark.parametrize(
+    ("equation", "why"),
+    [
+        (r"\frac{a}{b", "braces do not match"),
+        (r"a}{", "braces do not match"),
+        (r"\nosuch x", r"unknown command \\nosuch"),
+        (r"a_1_2", "DoubleSubscripts"),
+        (r"a & b", "not well-formed"),
+    ],
+)
+def test_a_malformed_equation_is_refused_with_its_page(equation, why) -> None:
+    with pytest.raises(ValueError, match=rf"methods/x/y\.md: cannot read the equation .*{why}") as caught:
+        hooks.maths.set_equations(f"a\n\nSo ${equation}$ it is", "methods/x/y.md")
+    assert equation.replace("\\", "\\\\") in str(caught.value)
+
+
+def test_a_lone_dollar_is_refused_with_its_line() -> None:
+    with pytest.raises(ValueError, match=r"p\.md, line 3: a dollar sign"):
+        hooks.maths.set_equations("a\n\ncosts $5\n", "p.md")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "docs" in p.parts], ids=lambda p: p.stem)
+def test_equations_of_every_page_can_be_read(page) -> None:
+    text = page.read_text(encoding="utf-8")
+    made = hooks.maths.set_equations(text, page.name)
+    assert made.count("<math ") == len(
+        re.findall(r"\$\$.+?\$\$|(?<!\$)\$[^\s$][^$]*\$", _without_code(text), re.S)
+    )
+
+
+def test_cards_hold_no_equation_in_plain_text() -> None:
+    for card in CARDS:
+        part = re.search(r"^## How it works\n(.*?)^## ", card.body, re.M | re.S)
+        assert part is not None
+        words = re.sub(r"\$\$.+?\$\$|\$[^$]+\$", "", _without_code(part[1]), flags=re.S)
+        assert not re.findall(r"\^|\|\||sqrt|<-|\b\w_\w|\bgrad |\bsum_|\blambda\b", words), card.path
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.M | re.S)
+
+
+REFERENCE = {slug: hooks.api.page(slug, {}) for slug in hooks.api.PAGES}
+UNTOLD = {"unweave.__main__", "unweave.cli", "unweave.moved"}
+"""Modules that nobody imports from: the command line, and names of former releases."""
+
+
+@pytest.mark.parametrize("slug", REFERENCE)
+def test_reference_has_an_entry_for_every_public_name_with_what_it_is(slug) -> None:
+    wanted = {name for module in hooks.api.PAGES[slug] for name in hooks.api.names(import_module(module))}
+    entries = re.split(r"^### ", REFERENCE[slug], flags=re.M)[1:]
+    assert sorted(e.split(" ", 1)[0] for e in entries) == sorted(wanted)
+    for entry in entries:
+        name = entry.split(" ", 1)[0]
+        assert re.search(rf"^```python\n(class )?{re.escape(name)}\b", entry, re.M), name
+
+
+def test_reference_covers_every_package_and_module_of_the_first_level() -> None:
+    import unweave
+
+    told = {".".join(module.split(".")[:2]) for modules in hooks.api.PAGES.values() for module in modules}
+    there = {f"unweave.{m.name}" for m in pkgutil.iter_modules(unweave.__path__)}
+    assert there - told == UNTOLD
+
+
+def test_an_entry_tells_signature_ranges_arguments_returns_and_errors() -> None:
+    influence = REFERENCE["unlearn"].partition("### Influence ")[2].partition("\n### ")[0]
+    assert "    scale: Positive | Literal['retain', 'heldout'] = 'retain',\n" in influence
+    teacher = REFERENCE["unlearn"].partition("### BadTeacher ")[2].partition("\n### ")[0]
+    assert re.search(r"^    retain_share: float = ", teacher, re.M)
+    assert "| `retain_share` | above 0 and at most 1 |" in teacher
+    assert '| `scale` | above 0, or "retain" or "heldout" | length of the step (a);' in influence
+    assert "Influence.apply(model: Module, data: Request[Any], *, rng: Generator) -> Module" in influence
+    assert "**Raises** `EmptyDataError` if the forget or the retain set is empty." in influence
+    lowest = REFERENCE["masks"].partition("### lowest ")[2].partition("\n### ")[0]
+    assert "| `n` | a whole number | how many; none or fewer choose nothing. |" in lowest
+    assert "**Returns** Bool of that shape." in lowest
+    sam = REFERENCE["optim"].partition("### SAM ")[2].partition("\n### ")[0]
+    assert "| `rho` | at least 0 | " in sam
+
+
+def test_reference_shows_what_stands_beside_a_constant_and_keeps_tags_out(tmp_path, monkeypatch) -> None:
+    module = ModuleType("unweave_shown")
+    source = tmp_path / "unweave_shown.py"
+    source.write_text(
+        '"""Of a <b> and `<i>`."""\n__all__ = ["ENDS", "f"]\nENDS = (1, 2)\n"""First and last."""\n'
+        'def f(a: int, *, b: str = "x|y") -> int:\n    """Do.\n\n    Args:\n        a: one | two.\n    """\n'
+    )
+    module.__file__ = str(source)
+    monkeypatch.setitem(sys.modules, "unweave_shown", module)
+    exec(compile(source.read_text(), str(source), "exec"), module.__dict__)
+    monkeypatch.setitem(hooks.api.PAGES, "shown", ("unweave_shown",))
+    shown = hooks.api.page("shown", {module.f: "methods/x/f.md"})
+    assert "Of a &lt;b> and `<i>`." in shown
+    assert "ENDS = (1, 2)\n```\n\nFirst and last." in shown
+    assert "f(a: int, *, b: str = 'x|y') -> int" in shown
+    assert "| `a` | a whole number | one \\| two. |" in shown
+    assert "[The method's card](../methods/x/f.md)" in shown
+
+
+def test_reference_links_methods_to_their_cards() -> None:
+    page = hooks.api.page("unlearn", {cls: card.path for card in CARDS for cls in card.classes})
+    salun = page.partition("### SalUn ")[2].partition("\n### ")[0]
+    assert "(../methods/unlearn/salun.md)" in salun
 
 
 def _made_by(target: str) -> list[str]:
