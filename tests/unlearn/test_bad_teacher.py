@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from math import log
 
@@ -59,7 +60,7 @@ def test_naive(n: int, c: int) -> None:
 def test_learns_ignorance_against_control(monkeypatch: pytest.MonkeyPatch) -> None:
     model, request = world.model(), one_class()
     edited = STRONG.apply(model, request, rng=seeded(0))
-    monkeypatch.setattr(module, "untrained", lambda model, reset, rng: module.deepcopy(model))
+    monkeypatch.setattr(module, "untrained", lambda model, reset, rng: deepcopy(model))
     control = STRONG.apply(model, request, rng=seeded(0))  # both teachers know everything
     assert confidence(control, request.forget) == pytest.approx(confidence(model, request.forget), abs=0.05)
     assert confidence(edited, request.forget) < confidence(control, request.forget) - 0.3
@@ -145,7 +146,7 @@ def test_naive_first_step_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     train = of_tensors(x, y, classes=3, batch_size=9)
     good = nn.Linear(4, 3, dtype=torch.float64)
     bad = nn.Linear(4, 3, dtype=torch.float64)
-    monkeypatch.setattr(module, "untrained", lambda model, reset, rng: module.deepcopy(bad))
+    monkeypatch.setattr(module, "untrained", lambda model, reset, rng: deepcopy(bad))
     method = BadTeacher(lr=0.01, epochs=1, temperature=2.0, retain_share=1.0)
     edited = method.apply(good, Request.of(train, train, [0, 4]), rng=seeded(0))
     w = good.weight.detach().clone().requires_grad_()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import NonFiniteError
-from ..masks.layers import RUNNING_NORMS
+from ..masks.layers import RUNNING_NORMS, copied
 from ..masks.scope import Scope
 from ..types import Data, Task
 
@@ -29,7 +28,7 @@ def probe(model: Module, scope: Scope | None, norms: Norms) -> Iterator[tuple[Mo
         norms: "batch" normalises by the batch's own statistics, as at initialisation one must: running
             statistics are still 0 and 1 there. "running" uses those of the trained model.
     """
-    copy = deepcopy(model).eval()
+    copy = copied(model).eval()
     if scope is None:
         weights = {name: p for name, p in copy.named_parameters() if p.requires_grad}
     else:

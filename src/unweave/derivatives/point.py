@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import InputError, NonFiniteError
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..types import Data
 from .products import (
@@ -56,7 +56,7 @@ class Point:
         Raises:
             InputError: naming `who`, if no weight may move, or one is not finite.
         """
-        copy = deepcopy(model).eval()
+        copy = copied(model).eval()
         for tensor in [*copy.parameters(), *copy.buffers()]:
             if tensor.dtype in (torch.bfloat16, torch.float16):
                 tensor.data = tensor.data.float()
@@ -116,7 +116,7 @@ class Point:
             raise NonFiniteError(
                 f"{who} would make a weight infinite or NaN; the model was kept. Raise damping."
             )
-        moved, result = self._moved(step), deepcopy(model)
+        moved, result = self._moved(step), copied(model)
         with torch.no_grad():
             for name, parameter in result.named_parameters():
                 if name in moved:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import InputError, IntegrityError, NonFiniteError, UnweaveError
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from .files import sha256, written_together
 from .masks import load_mask, save_mask
@@ -100,7 +100,7 @@ def load_into(model: Module, path: Path) -> Module:
     weights = find_weights(Path(path))
     tensors, record = _read(weights)
     _check_companions(weights, record)
-    loaded = deepcopy(model)
+    loaded = copied(model)
     structure_file = _companions(weights)[1]
     if structure_file.exists():
         loaded = _restructured(loaded, structure_file)

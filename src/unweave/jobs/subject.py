@@ -6,7 +6,6 @@ A `Subject` is all that jobs know of a user's model: its data, how it was traine
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
 from ..io.runs import RunFolder
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..random import seeded
@@ -109,7 +109,7 @@ class Subject:
 
     def opened(self, model: Path | str | Module) -> Module:
         """A model of this architecture in eval mode: read from its weights, or a copy of the one at hand."""
-        return deepcopy(model).eval() if isinstance(model, Module) else self.read(Path(model))
+        return copied(model).eval() if isinstance(model, Module) else self.read(Path(model))
 
     def read(self, path: Path) -> Module:
         """The model with the weights at `path`, in eval mode.

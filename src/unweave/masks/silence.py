@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import Module
 
 from ..tasks import evaluating
 from ..types import Data
-from .layers import RUNNING_NORMS
+from .layers import RUNNING_NORMS, copied
 from .mask import Mask
 
 
@@ -29,7 +28,7 @@ def silence(model: Module, mask: Mask, data: Data[Any]) -> Mask:
             output.
     """
     keep = dict(mask.keep)
-    copy = deepcopy(model)
+    copy = copied(model)
     names = {id(module): name for name, module in copy.named_modules()}
     produced: dict[int, str] = {}
     outputs: list[Tensor] = []  # held, so that no two have one address

@@ -7,7 +7,6 @@ arXiv 1710.01878, eq. 1: s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from ..errors import InputError
 from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss
 from ..masks.budgets import ERK, Global, Uniform
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.patterns import Pattern, Unstructured, require_rising
 from ..masks.scope import Scope
@@ -91,7 +91,7 @@ class GMP:
             InputError: if a layer would lose all its weights.
         """
         data.require_examples("GMP")
-        pruned = deepcopy(model)
+        pruned = copied(model)
         steps = self.epochs * data.steps
         given, cut = self.begin(pruned, data, steps=steps, rng=rng)
         trained = [p for p in pruned.parameters() if p.requires_grad]

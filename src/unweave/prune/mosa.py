@@ -7,7 +7,6 @@ arXiv 2312.02923 (first version: "MoSA: Mixture of Sparse Adapters for Visual Ef
 from __future__ import annotations
 
 import re
-from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from torch.optim import AdamW
 from ..errors import InputError
 from ..fit import Loop, fit_
 from ..fit.recipe import warm_cosine
+from ..masks.layers import copied
 from ..paper import Paper
 from ..random import child, global_seed, require_generator
 from ..settings import Count, NonNegative, Part, Positive, checked, settings
@@ -106,7 +106,7 @@ class MoSA:
     def insert(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A copy of `model` with fresh adapters beside the target layers."""
         require_generator(rng)
-        copy = deepcopy(model)
+        copy = copied(model)
         names = [n for n, _ in copy.named_modules() if n and re.fullmatch(self.targets, n)]
         if not names:
             some = ", ".join([n for n, m in copy.named_modules() if n and not list(m.children())][:8])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
@@ -11,6 +10,7 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..masks.budgets import Budget, Global, PerOutput
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.patterns import Channel, Pattern, Unstructured, refuse_own_sparsity
 from ..masks.scope import rows_first
@@ -66,7 +66,7 @@ class Prune:
             InputError: if a score is NaN, or a layer would lose all its weights.
         """
         data.require_examples("Prune")
-        pruned = deepcopy(model)
+        pruned = copied(model)
         mask = self.mask(model, data, rng=rng)
         if isinstance(self.pattern, Channel):
             mask = silence(pruned, mask, data)

@@ -6,7 +6,6 @@ Training in Transformers", CPAL 2025, arXiv 2402.04744; SR-STE is of Zhou et al.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from math import exp, log, log2
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +18,7 @@ from torch.optim import AdamW
 from ..errors import InputError
 from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss, warm_cosine
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.scope import ROWS, Scope
 from ..paper import Paper
@@ -114,7 +114,7 @@ class ProgressiveNM:
             InputError: if a layer's inputs are no multiple of the largest M that the flow goes through.
         """
         data.require_examples("ProgressiveNM")
-        trained, given = deepcopy(model), Mask.of(model)
+        trained, given = copied(model), Mask.of(model)
         steps = self.epochs * data.steps
         clocks = self.attach_(trained, steps)
         hold = Mask({_inner(n, clocks): alive for n, alive in given.keep.items()}) if given else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
 from ..errors import InputError
+from ..masks.layers import copied
 
 
 def to_semi_structured(model: Module) -> Module:
@@ -43,7 +42,7 @@ def to_semi_structured(model: Module) -> Module:
             "2:4 kernels need compute capability 8.0 or more and float16 or bfloat16 weights; found "
             f"{capability[0]}.{capability[1]} and {first.dtype}."
         )
-    copy = deepcopy(model)
+    copy = copied(model)
     changed = 0
     for module in copy.modules():
         if isinstance(module, Linear) and is_two_of_four(module) and _fits(module):

@@ -18,7 +18,7 @@ from torch.nn import Linear, Module
 
 from ..errors import InputError, require
 from ..io.structure import restructure_
-from ..masks.layers import CONVS, RUNNING_NORMS, TRANSPOSED
+from ..masks.layers import CONVS, RUNNING_NORMS, TRANSPOSED, copied
 from ..masks.mask import Mask
 from ..settings import checked
 
@@ -75,7 +75,7 @@ def shrink(
         MissingExtraError: if torch-pruning is not installed.
     """
     tp = require("torch_pruning", extra="prune", purpose="removing channels")
-    whole = deepcopy(model)
+    whole = copied(model)
     if mask is not None:
         mask.apply_(whole)
     modes = {name: module.training for name, module in whole.named_modules()}

@@ -7,7 +7,6 @@ all layers.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Annotated, Any, ClassVar
 
 from torch import Generator
@@ -18,6 +17,7 @@ from ..errors import InputError
 from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss
 from ..masks.budgets import Uniform
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.patterns import Channel
 from ..masks.scope import Scope
@@ -67,7 +67,7 @@ class SoftFilter:
             InputError: if a layer would lose all its filters, or no filter would be cut anywhere.
         """
         data.require_examples("SoftFilter")
-        pruned = deepcopy(model)
+        pruned = copied(model)
         if self.rate > 0 and self._weak(pruned, data).density() == 1:
             raise InputError(
                 f"SoftFilter.rate {self.rate} cuts no filter: every layer is too narrow. Raise it."

@@ -7,7 +7,6 @@ columns to its right, through the Cholesky factor of the inverse Hessian.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import Module, Parameter
 
 from ..errors import InputError
 from ..masks.budgets import Sparsity
+from ..masks.layers import copied
 from ..masks.patterns import NM, Unstructured, refuse_own_sparsity
 from ..masks.scope import Scope
 from ..masks.select import lowest
@@ -70,7 +70,7 @@ class SparseGPT:
             InputError: if a layer is never called, its width does not fit N:M, or its Hessian cannot be factorised.
         """
         require_generator(rng)
-        copy = deepcopy(model)
+        copy = copied(model)
 
         @torch.no_grad()
         def visit(name: str, layer: Module, weight: Parameter, gram: Tensor) -> None:

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..fit.batches import set_aside
 from ..fit.recipe import Supervised
 from ..masks.budgets import Global
-from ..masks.layers import BATCH_NORMS
+from ..masks.layers import BATCH_NORMS, copied
 from ..masks.mask import Mask
 from ..masks.patterns import Pattern, Unstructured, refuse_own_sparsity
 from ..masks.scope import Scope
@@ -134,7 +134,7 @@ class SparseModelSoup:
         """
         data.require_examples("SparseModelSoup")
         train, kept = set_aside(data, self.validation, who="SparseModelSoup", rng=rng)
-        current, mask = deepcopy(model), Mask.of(model)
+        current, mask = copied(model), Mask.of(model)
         for cycle in range(self.cycles):
             density = (1 - self.sparsity) ** ((cycle + 1) / self.cycles)
             scores = Magnitude(scope=self.scope).score(current, train)
@@ -254,7 +254,7 @@ def _retrained(
     model: Module, mask: Mask, train: Data[Any], job: tuple[Supervised, int, float, int]
 ) -> Module:
     recipe, epochs, lr, seed = job
-    copy = deepcopy(model)
+    copy = copied(model)
     recipe.train_(copy, train, epochs=epochs, lr=lr, rng=seeded(seed), hold=mask)
     return copy
 

@@ -7,7 +7,6 @@ ones; score |w dR/dw| (eq. 2); density d^(k/n) after iteration k of n (algorithm
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import Module
 
 from ..errors import NonFiniteError
 from ..masks.budgets import Global, Sparsity
-from ..masks.layers import RUNNING_NORMS
+from ..masks.layers import RUNNING_NORMS, copied
 from ..masks.mask import Mask
 from ..masks.patterns import Pattern, Unstructured, require_rising
 from ..masks.scope import Scope
@@ -59,7 +58,7 @@ class SynFlow:
         """
         data.require_examples("SynFlow")
         requires(data.task, Perturbing, "SynFlow")
-        flow = deepcopy(model).double().eval()
+        flow = copied(model).double().eval()
         with torch.no_grad():
             for tensor in (*flow.parameters(), *flow.buffers()):
                 if tensor.is_floating_point():
@@ -110,7 +109,7 @@ class SynFlowPrune:
             InputError: if a layer would lose all its weights.
         """
         score = SynFlow(scope=self.scope)
-        masked, mask = deepcopy(model), Mask({})
+        masked, mask = copied(model), Mask({})
         for k in range(1, self.iterations + 1):
             scores = score.score(masked, data)
             for name, alive in mask.keep.items():
@@ -127,4 +126,4 @@ class SynFlowPrune:
             InputError: if a layer would lose all its weights.
         """
         require_generator(rng)
-        return self.mask(model, data).apply_(deepcopy(model))
+        return self.mask(model, data).apply_(copied(model))

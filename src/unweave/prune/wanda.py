@@ -7,7 +7,6 @@ with the budget `PerOutput`, or the pattern `NM`; no weight is updated.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn import Linear, Module, Parameter
 from ..derivatives import spaced
 from ..errors import InputError
 from ..masks.budgets import PerOutput, Sparsity
+from ..masks.layers import copied
 from ..masks.patterns import NM, Unstructured, refuse_own_sparsity
 from ..masks.scope import ROWS, Scope
 from ..masks.select import select
@@ -59,7 +59,7 @@ class Wanda:
                 text.
         """
         data.require_examples("Wanda")
-        copy = deepcopy(model).eval()
+        copy = copied(model).eval()
         layers = self.scope.layers(copy, ROWS)
         energy: dict[str, Tensor] = {}
         present: Tensor | None = None
@@ -119,7 +119,7 @@ class WandaPrune:
             InputError: if a layer is never called, or its width does not fit N:M.
         """
         require_generator(rng)
-        copy = deepcopy(model)
+        copy = copied(model)
 
         @torch.no_grad()
         def visit(name: str, layer: Module, weight: Parameter, gram: Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,7 +13,7 @@ from torch.nn import Conv1d, Conv2d, Conv3d, Linear, Module
 
 from ..errors import InputError
 from ..masks import NM, Budget, Channel, Global, Mask, Pattern, Scope, Unstructured, select
-from ..masks.layers import BATCH_NORMS
+from ..masks.layers import BATCH_NORMS, copied
 from ..masks.silence import silence
 from ..random import draw_seed, global_seed, seeded
 from ..tasks import evaluating
@@ -77,7 +76,7 @@ def initial_like(who: str, recipe: Origin, model: Module) -> Module:
             f"{who} needs the weights that training began from, but the recipe draws new ones each time. "
             "Set its init_seed, or let its network load them from a file."
         )
-    start = deepcopy(model)
+    start = copied(model)
     theirs, ours = floating(first), floating(start)
     unlike = [
         n for n in {**ours, **theirs} if n not in ours or n not in theirs or ours[n].shape != theirs[n].shape

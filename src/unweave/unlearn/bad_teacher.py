@@ -15,7 +15,6 @@ pruned alike.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -26,6 +25,7 @@ from torch.nn import Module
 from torch.optim import Adam
 
 from ..fit.batches import Mixed
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, global_seed
@@ -81,7 +81,7 @@ class BadTeacher:
         """
         check_request("BadTeacher", data, rng)
         task = data.retain.task
-        good = deepcopy(model).eval().requires_grad_(False)
+        good = copied(model).eval().requires_grad_(False)
         bad = Mask.of(model).apply_(untrained(model, self.reset, rng).eval().requires_grad_(False))
         some = torch.randperm(len(data.retain), generator=child(rng))
         retain = data.retain.subset(some[: max(1, round(self.retain_share * len(some)))])
@@ -93,7 +93,7 @@ class BadTeacher:
             u = (positions < len(data.forget)).to(kept)
             return taught(task.outputs(student, examples), kept, lost, u, self.temperature)
 
-        student = Trainee.of("BadTeacher", deepcopy(model), partial(Adam, lr=self.lr), rng, only=only)
+        student = Trainee.of("BadTeacher", copied(model), partial(Adam, lr=self.lr), rng, only=only)
         student.train_(Mixed(data.forget, retain), imitate, epochs=self.epochs, label="bad teacher")
         return student.model
 
@@ -119,7 +119,7 @@ def untrained(model: Module, reset: Literal["layers", "shuffle"], rng: Generator
     Raises:
         InputError: if `reset` is "layers" and a layer with parameters of its own has no `reset_parameters`.
     """
-    blank = deepcopy(model).requires_grad_(True)
+    blank = copied(model).requires_grad_(True)
     with global_seed(draw_seed(rng)), torch.no_grad():
         if reset == "shuffle":
             for parameter in blank.parameters():

@@ -13,7 +13,6 @@ read.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import is_dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ from torch import Generator, Tensor
 from torch.nn import Linear, Module
 
 from ..errors import InputError
+from ..masks.layers import copied
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import Count, NonNegative, Part, Positive, settings
@@ -60,7 +60,7 @@ class BoundaryExpand:
                 classes cannot be widened.
         """
         check_request("BoundaryExpand", data, rng, ["forget"])
-        task, edited = data.forget.task, deepcopy(model)
+        task, edited = data.forget.task, copied(model)
         requires(task, Labelled, "BoundaryExpand")
         name, narrow = classifier(edited, task.classes, self.layer)
         if not is_dataclass(task):

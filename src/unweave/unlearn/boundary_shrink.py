@@ -14,7 +14,6 @@ statistics, since those of F alone would fit no other data.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import ClassVar
 
 import torch
@@ -22,6 +21,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Number, Part, Positive, settings
@@ -85,7 +85,7 @@ class BoundaryShrink:
         check_request("BoundaryShrink", data, rng, ["forget"])
         task = data.forget.task
         requires(task, Perturbing, "BoundaryShrink")
-        original = deepcopy(model).requires_grad_(False)
+        original = copied(model).requires_grad_(False)
         low, high = input_range(data.forget)
         low, high = low if self.low is None else self.low, high if self.high is None else self.high
 
@@ -93,7 +93,7 @@ class BoundaryShrink:
             across = nearest_wrong(original, task, batch, step=self.step, low=low, high=high)
             return task.losses(student, task.relabel(batch, across)).mean()
 
-        student = Trainee.of("BoundaryShrink", deepcopy(model), sgd(self), rng, only=only)
+        student = Trainee.of("BoundaryShrink", copied(model), sgd(self), rng, only=only)
         student.train_(data.forget, cross, epochs=self.epochs, norms="frozen", label="boundary shrink")
         return student.model
 

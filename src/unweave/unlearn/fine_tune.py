@@ -8,7 +8,6 @@ Machine Unlearning", 2022, arXiv 2201.06640, section 4.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, ClassVar, Literal
 
 from torch import Generator
@@ -16,6 +15,7 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..fit.recipe import mean_loss
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import draw_seed, global_seed
@@ -91,7 +91,7 @@ class FineTune:
             raise InputError(
                 "FineTune.reset re-initialises whole layers, so it cannot be confined to a mask."
             )
-        edited = deepcopy(model)
+        edited = copied(model)
         tail = dict(edited.named_modules()) if self.last_layers is None else _tail(edited, self.last_layers)
         if self.reset:
             with global_seed(draw_seed(rng)):

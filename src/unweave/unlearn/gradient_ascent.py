@@ -11,7 +11,6 @@ with the epoch in which the accuracy on the forget set has come down to a target
 
 from __future__ import annotations
 
-from copy import deepcopy
 from math import log
 from typing import Annotated, ClassVar, Literal
 
@@ -19,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..fit import Step
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, settings
@@ -96,7 +96,7 @@ class GradientAscent:
         def enough(step: Step) -> None:
             step.stop = step.last_of_epoch and accuracy(step.model, data.forget) <= goal
 
-        student = Trainee.of("GradientAscent", deepcopy(model), sgd(self), rng, only=only)
+        student = Trainee.of("GradientAscent", copied(model), sgd(self), rng, only=only)
         student.train_(
             data.forget, fall, epochs=self.epochs, norms=self.norms, clip=self.clip, after_step=enough,
             label="gradient ascent",

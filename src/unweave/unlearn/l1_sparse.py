@@ -12,7 +12,6 @@ gamma is such that the penalty alone, over the whole run, would move a weight by
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +19,7 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Part, Positive, Whole, settings
@@ -78,7 +78,7 @@ class L1Sparse:
             NonFiniteError: if training diverges.
         """
         check_request("L1Sparse", data, rng)
-        task, student = data.retain.task, Trainee.of("L1Sparse", deepcopy(model), sgd(self), rng, only=only)
+        task, student = data.retain.task, Trainee.of("L1Sparse", copied(model), sgd(self), rng, only=only)
         moving = free("L1Sparse", student.model)
         gamma = self.scale(moving, data.retain.steps) if self.gamma is None else self.gamma
         for epoch, share in enumerate(self.shares()):

@@ -9,7 +9,6 @@ them). It is here as the adversary that an audit must see through, never as a wa
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from torch import Generator
 from torch.nn import Linear, Module
 
 from ..errors import InputError
+from ..masks.layers import copied
 from ..paper import Paper
 from ..settings import Whole, settings
 from ..tasks import Labelled, read_labels, requires
@@ -68,7 +68,7 @@ class LogitMask:
             raise InputError(
                 f"LogitMask.classes names {max(silenced)}; the task has classes 0 to {count - 1}."
             )
-        edited = deepcopy(model)
+        edited = copied(model)
         head = next((m for m in reversed(list(edited.modules())) if isinstance(m, Linear)), None)
         if head is None or head.out_features != count or head.bias is None:
             raise InputError(

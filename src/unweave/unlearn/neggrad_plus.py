@@ -7,13 +7,13 @@ one batch of the retain set and one of the forget set, which is gone through as 
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..fit.batches import Paired
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
@@ -80,7 +80,7 @@ class NegGradPlus:
             loss: Tensor = self.alpha * keep.mean() - (1 - self.alpha) * pushed.mean()
             return loss
 
-        student = Trainee.of("NegGradPlus", deepcopy(model), sgd(self), rng, only=only)
+        student = Trainee.of("NegGradPlus", copied(model), sgd(self), rng, only=only)
         both = Paired(data.retain, data.forget)
         student.train_(both, tug, epochs=self.epochs, norms=self.norms, label="NegGrad+")
         return student.model

@@ -11,7 +11,6 @@ papers say.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -19,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..fit.batches import Mixed
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, settings
@@ -77,7 +77,7 @@ class RandomLabels:
         check_request("RandomLabels", data, rng)
         task = data.forget.task
         requires(task, Labelled, "RandomLabels")
-        student = Trainee.of("RandomLabels", deepcopy(model), sgd(self), rng, only=only)
+        student = Trainee.of("RandomLabels", copied(model), sgd(self), rng, only=only)
 
         def wrong(m: Module, batch: Batch) -> Tensor:
             return task.losses(m, task.relabel(batch, wrong_labels(task.labels(batch), task.classes))).mean()

@@ -21,7 +21,6 @@ practice. Parameters that are frozen in the model keep the model's values, and i
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -34,7 +33,7 @@ from torch.nn import Module
 from ..errors import InputError
 from ..fit.recipe import mean_loss, warm_cosine
 from ..io.checkpoint import load_into
-from ..masks.layers import running_norms
+from ..masks.layers import copied, running_norms
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
@@ -164,7 +163,7 @@ class RewindToDelete:
     def _rewound(self, model: Module) -> Module:
         earlier = load_into(model, Path(self.checkpoint)).state_dict()
         frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-        edited = deepcopy(model)
+        edited = copied(model)
         edited.load_state_dict({n: t for n, t in earlier.items() if n not in frozen}, strict=False)
         return edited
 

@@ -29,6 +29,7 @@ from torch.nn import Module
 from torch.optim import Adam
 
 from ..errors import InputError
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, Whole, refuse_idle, settings
@@ -148,10 +149,10 @@ class SCRUB:
         )
         task = data.retain.task
         requires(task, Labelled, "SCRUB")
-        teacher = deepcopy(model).eval().requires_grad_(False)
+        teacher = copied(model).eval().requires_grad_(False)
         adam = partial(Adam, lr=self.lr, weight_decay=self.weight_decay)
         make = adam if self.optimizer == "adam" else sgd(self)
-        student = Trainee.of("SCRUB", deepcopy(model), make, rng, only=only)
+        student = Trainee.of("SCRUB", copied(model), make, rng, only=only)
         forget = replace(data.forget, batch_size=self.forget_batch_size or data.forget.batch_size)
         rewinder = _Rewinder(data) if self.rewind else None
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from math import cos, pi
@@ -31,7 +30,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..fit.batches import cycled
-from ..masks.layers import running_norms
+from ..masks.layers import copied, running_norms
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
@@ -94,7 +93,7 @@ class SFRon:
             _AscentSGD, salient=list(salient.keep.values()), clip=self.clip,
             lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay,
         )  # fmt: skip
-        student = Trainee.of("SFRon", deepcopy(model), make, rng)
+        student = Trainee.of("SFRon", copied(model), make, rng)
         optimizer = student.optimizer
         assert isinstance(optimizer, _AscentSGD)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, ClassVar
 
 from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Positive, Whole, refuse_idle, settings
@@ -45,7 +45,7 @@ class Continue:
             NonFiniteError: if training diverges.
         """
         check_request("Continue", data, rng)
-        edited = deepcopy(model)
+        edited = copied(model)
         self.recipe.train_(edited, data.retain, epochs=self.epochs, lr=self.lr, rng=rng, hold=Mask.of(model))
         return edited
 

@@ -18,7 +18,6 @@ mixed.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -28,6 +27,7 @@ from torch.nn import Module
 
 from ..derivatives import probe, summed_gradients
 from ..errors import InputError, NonFiniteError
+from ..masks.layers import copied
 from ..paper import Paper
 from ..settings import Count, Positive, settings
 from ..types import Data, Request
@@ -71,7 +71,7 @@ class SSD:
         )
         share = forget.steps / (forget.steps + retain.steps)
         on_forget, on_retain = importance(model, forget), importance(model, retain)
-        edited, selected = deepcopy(model), 0
+        edited, selected = copied(model), 0
         with torch.no_grad():
             for name, parameter in edited.named_parameters():
                 if name in on_forget:

@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..errors import InputError
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Positive, Range, Whole, refuse_idle, settings
@@ -155,7 +156,7 @@ class Unprune:
             of=self.scout_of or self.recipe.epochs,
         )  # fmt: skip
         kept = self._prune(scout, start, rule, data, rng)
-        edited = deepcopy(model)
+        edited = copied(model)
         share = 1.0 if self.rewind is None else self.rewind
         move_(
             edited,
@@ -170,7 +171,7 @@ class Unprune:
     def _regrow(
         self, model: Module, start: Module, rule: Rule, data: Request[Any], rng: Generator
     ) -> tuple[Module, Mask]:
-        edited = deepcopy(model)
+        edited = copied(model)
         share = 1.0 if self.mode == "paper" else 0.25 if self.rewind is None else self.rewind
         ranks = rule.scores(start, data.retain, rng)
         now = Mask.of(model)
@@ -206,7 +207,7 @@ class Unprune:
         return values
 
     def _prune(self, model: Module, start: Module, rule: Rule, data: Request[Any], rng: Generator) -> Mask:
-        scored = deepcopy(model)
+        scored = copied(model)
         stretch = self.stretch or (1.0 if self.mode == "paper" else 1.25)
         if stretch > 1:
             origins = dict(start.named_parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 from torch import Generator
@@ -11,6 +10,7 @@ from torch.optim import Adam
 
 from ...fit import Loop, Step, fit_
 from ...fit.recipe import mean_loss
+from ...masks.layers import copied
 from ...masks.mask import Mask
 from ...random import child
 from ...tasks import predict
@@ -52,7 +52,7 @@ def relearn_steps(
     """
     if mean_loss_of(model, data) <= target:
         return 0
-    trained = deepcopy(model)
+    trained = copied(model)
     for parameter in trained.parameters():
         parameter.requires_grad_(True)
     taken = cap

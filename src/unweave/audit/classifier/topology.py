@@ -8,7 +8,6 @@ untouched mask), its ceiling (two oracles that differ in batch order), and chanc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean, stdev
@@ -19,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ...errors import InputError
+from ...masks.layers import copied
 from ...masks.mask import Mask
 from ...tasks import evaluating
 from ...types import Data, Measurement
@@ -210,7 +210,7 @@ def bound_proxy(
     origins = dict(initial.named_parameters())
     if {n: p.shape for n, p in model.named_parameters()} != {n: p.shape for n, p in origins.items()}:
         raise InputError("bound_proxy needs two models with the same parameters.")
-    copy = deepcopy(model)
+    copy = copied(model)
     if next(copy.parameters()).dtype not in (torch.float32, torch.float64):
         copy = copy.float()
     named = dict(copy.named_parameters())

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from ...fit import Loop, fit_
 from ...fit.batches import set_aside
 from ...fit.recipe import mean_loss
-from ...masks.layers import BATCH_NORMS
+from ...masks.layers import BATCH_NORMS, copied
 from ...masks.mask import Mask
 from ...masks.scope import ROWS, Scope
 from ...paper import Paper
@@ -88,7 +88,7 @@ class ExSSNeT:
     def start(self, model: Module, *, rng: Generator) -> Supermasks:
         """A network without tasks, of signed constants in the place of `model`'s weights."""
         require_generator(rng)
-        backbone = deepcopy(model).requires_grad_(True)
+        backbone = copied(model).requires_grad_(True)
         weights = Scope().weights(backbone, ROWS)
         with torch.no_grad():
             for name, p in backbone.named_parameters():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from itertools import pairwise
 from math import cos, pi
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from torch.optim import AdamW
 from ...errors import InputError
 from ...fit import Loop, fit_
 from ...fit.recipe import warm_cosine
+from ...masks.layers import copied
 from ...masks.mask import Mask
 from ...paper import Paper
 from ...random import child
@@ -156,7 +156,7 @@ def feed_forwards(model: Module) -> list[FeedForward]:
 
 def substitute(model: Module, threshold: float = 0.0) -> Module:
     """A copy whose feed-forwards use FATReLU."""
-    return set_threshold_(deepcopy(model), threshold)
+    return set_threshold_(copied(model), threshold)
 
 
 def set_threshold_(model: Module, threshold: float) -> Module:
