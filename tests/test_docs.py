@@ -296,11 +296,13 @@ def test_equations_reach_the_page_as_they_are_set() -> None:
 
     from markdown import Markdown
 
-    page = "a $a*b*c$ and $|x_i| + p(y|x)$\n$k$ d\n\n| t |\n| --- |\n| $|w|$ |\n"
+    page = "a $a*b*c$ and $\\lvert x_i \\rvert + p(y|x)$\n$k$ d\n\n| t |\n| --- |\n| $p(y|x)$ |\n"
     shown = Markdown(extensions=["tables"]).convert(hooks.maths.set_equations(page, "p.md"))
     tree = ElementTree.fromstring(f"<page>{shown}</page>")
     found = ["".join(m.itertext()) for m in tree.iter("{http://www.w3.org/1998/Math/MathML}math")]
-    assert found == ["a*b*c", "|xi|+p(y|x)", "k", "|w|"]
+    assert found == ["a*b*c", "|xi|+p(y|x)", "k", "p(y|x)"]
+    bars = [o for o in tree.iter("{http://www.w3.org/1998/Math/MathML}mo") if o.text == "|"]
+    assert [bar.get("form") for bar in bars] == ["prefix", "postfix", None, None]
     assert not list(tree.iter("em"))
     assert len(tree.findall("p")) == 1
 
