@@ -151,16 +151,24 @@ def test_the_command_line_only_parses_calls_and_shows() -> None:
     assert not {name: n for name, n in lengths.items() if n > 120}
 
 
-@pytest.mark.parametrize("part", ["cli", "jobs"])
-def test_no_function_is_past_sixty_lines(part: str) -> None:
-    functions = [
-        (file.name, node)
-        for file in (SRC / part).glob("*.py")
+LONG = {"fit_": "its docstring is the contract of everything that trains; 55 lines of it are code"}
+"""Functions past sixty lines, and why."""
+
+
+def test_no_function_is_past_sixty_lines_nor_a_file_past_four_hundred() -> None:
+    functions = {
+        f"{file.relative_to(SRC)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for file in SRC.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.FunctionDef)
-    ]
-    lengths = {f"{name}: {node.name}": (node.end_lineno or 0) - node.lineno + 1 for name, node in functions}
-    assert not {name: n for name, n in lengths.items() if n > 60}
+        if isinstance(node, ast.FunctionDef) and node.name not in LONG
+    }
+    assert not {name: n for name, n in functions.items() if n > 60}
+    files = {str(file.relative_to(SRC)): len(file.read_text().splitlines()) for file in SRC.rglob("*.py")}
+    assert not {name: n for name, n in files.items() if n > 400}
+
+
+def test_the_top_of_the_package_stays_small() -> None:
+    assert len(list(SRC.glob("*.py"))) <= 12
 
 
 def test_imports_with_only_the_core_packages() -> None:

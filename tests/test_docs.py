@@ -93,6 +93,7 @@ def test_blocks_are_found_with_what_they_print() -> None:
     assert _fences(page) == [("python", "x", "1"), ("sh", "y", None), ("text", "z", None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "printed"), _blocks("python"))
 def test_python_block_runs_and_prints_what_the_page_says(
     code, printed, capsys, tmp_path, monkeypatch

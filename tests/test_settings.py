@@ -180,7 +180,7 @@ def test_settings_that_would_do_nothing_are_refused() -> None:
 
         def __post_init__(self) -> None:
             if self.transfer == "none":
-                refuse_idle(self, "neighbours", because='transfer is "none"')
+                refuse_idle(self, "neighbours", when='since transfer is "none"')
 
     assert Draws(transfer="none").neighbours == 200
     assert Draws(neighbours=5).neighbours == 5
@@ -240,6 +240,6 @@ def test_a_field_that_nothing_reads_is_refused_where_it_was_changed() -> None:
     Method(kind="b", rate=1.0, size=3)
     with pytest.raises(InputError) as found:
         Method(rate=1.0)
-    assert str(found.value) == "Method.rate=1.0. Leave it out. would do nothing with kind='a'"
+    assert str(found.value) == "Method.rate=1.0 would do nothing with kind='a'. Leave it at 0.5."
     with pytest.raises(InputError, match="Method.size=3 would do nothing with kind='a'"):
         Method(size=3)

@@ -172,7 +172,7 @@ def concepts(example: dict[str, Tensor]) -> list[Hashable]:
 
 
 def pruned_of(model: Module) -> Module:
-    edit = Prune(score=Magnitude(scope=Scope(only=("layers",))), budget=Global(SPARSITY))
+    edit = Prune(score=Magnitude(scope=Scope(only=("*.layers.*",))), budget=Global(SPARSITY))
     return edit.apply(model, data(["C=a"]), rng=seeded(0))
 
 

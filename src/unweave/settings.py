@@ -272,7 +272,9 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def members(protocol: type[Any]) -> tuple[str, ...]:
-    """What a protocol asks for: names of its methods and attributes, inherited ones too, sorted."""
+    """What a protocol (or a class, taken as one) asks for: names of its public methods and attributes, sorted."""
+    if not is_protocol(protocol):
+        return tuple(sorted(name for name in dir(protocol) if not name.startswith("_")))
     return tuple(sorted(get_protocol_members(protocol)))
 
 

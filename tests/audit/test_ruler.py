@@ -234,6 +234,25 @@ def test_one_oracle_is_enough_to_see_that_the_data_are_there() -> None:
     assert outcomes(sample(10, member=1, seed=16), ruler).count("not forgotten") >= 8
 
 
+def test_two_holders_alike_do_not_show_where_such_models_end() -> None:
+    one = sample(1, member=1, seed=16)
+
+    def alike(k: int) -> Sample:
+        return Sample(*(x.repeat(k, 0) for x in (one.forget, one.place, one.utility)), one.floor)
+
+    edited, oracle = sample(1, member=1, seed=16), sample(1, member=0, seed=2)
+    assert Ruler(alike(3), oracle).find(edited).outcome == "not forgotten"
+    assert Ruler(alike(2), oracle).find(edited).outcome == "inconclusive"
+
+
+def test_accuracy_of_two_reference_models_may_be_missed_by_five_points() -> None:
+    at = lambda s, k, heldout: Sample(s.forget[:k], s.place[:k], np.tile([100.0, heldout], (k, 1)), s.floor)  # noqa: E731
+    ruler = Ruler(at(RULER.holders, 2, 85.0), at(RULER.oracles, 2, 85.0))
+    edited = sample(1, member=0, seed=22)
+    assert ruler.find(at(edited, 1, 79.9)).outcome == "collapsed"
+    assert ruler.find(at(edited, 1, 80.1)).outcome != "collapsed"
+
+
 def test_a_failing_control_stops_the_verdict() -> None:
     # the "original" has in truth forgotten: it must be called not forgotten, and cannot be
     odd = sample(1, member=0, seed=17)
@@ -295,6 +314,9 @@ def test_a_trace_up_to_half_way_is_no_memory() -> None:
     edited = sample(3, member=0, seed=22)
     assert set(outcomes(with_trace(edited, 0.799), ruler)) == {"forgotten"}
     assert set(outcomes(with_trace(edited, 0.801), ruler)) == {"not forgotten"}
+    # where oracles differ much, a fresh one may lie beyond half way, too
+    apart = Ruler(ruler.holders, with_trace(RULER.oracles, 0.7 + np.array([1, -1] * 4) * 0.1))
+    assert set(outcomes(with_trace(edited, 0.85), apart)) == {"forgotten"}
 
 
 def test_prediction_interval_of_left_out_values_covers_a_fresh_model() -> None:

@@ -64,6 +64,7 @@ def value(found, name):
     return next(m for m in found.measurements if m.name == name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one_class", "at_random"])
 def test_retrained_passes_and_original_does_not(kind, holders, request) -> None:
     case = request.getfixturevalue(kind)

@@ -135,6 +135,7 @@ def test_list_and_cite(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2310.12508" in out
 
 
+@pytest.mark.slow
 def test_doctor_finds_a_broken_torchvision(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     done = unweave("doctor", cwd=folder, PYTHONPATH=str(tmp_path))
@@ -143,6 +144,7 @@ def test_doctor_finds_a_broken_torchvision(folder: Path, tmp_path: Path) -> None
     assert "pip uninstall torchvision" in done.stdout
 
 
+@pytest.mark.slow
 def test_forget_writes_a_whole_run(folder: Path) -> None:
     (folder / "delete.txt").write_text("\n".join(str(i) for i in range(0, 150, 5)))
     done = unweave(
@@ -185,6 +187,7 @@ def test_forget_writes_a_whole_run(folder: Path) -> None:
     assert "other settings" in other.stderr
 
 
+@pytest.mark.slow
 def test_audit_judges_a_model_edited_elsewhere(folder: Path) -> None:
     done = unweave(
         "audit", "project.py", "--model", "model.safetensors", "--edited", "model.safetensors", "--classes", "birch",
@@ -213,6 +216,7 @@ def test_without_an_oracle_nothing_is_concluded(folder: Path) -> None:
     assert "inconclusive" in done.stdout.lower()
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     done = unweave(
@@ -223,6 +227,7 @@ def test_a_dry_run_writes_nothing(folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_two_requests_at_once_on_one_folder_are_refused(folder: Path) -> None:
     from unweave.io.runs import RunFolder
 
@@ -232,6 +237,7 @@ def test_two_requests_at_once_on_one_folder_are_refused(folder: Path) -> None:
     assert "another run is using" in done.stderr
 
 
+@pytest.mark.slow
 def test_prune_measures_before_and_after(folder: Path) -> None:
     done = unweave(
         "prune",
@@ -251,6 +257,7 @@ def test_prune_measures_before_and_after(folder: Path) -> None:
     assert (folder / "pruned" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_shrunk_model_is_smaller_and_loads_again(folder: Path) -> None:
     pytest.importorskip("torch_pruning")
     done = unweave(

@@ -42,6 +42,7 @@ def assert_one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return caught.err
 
 
+@pytest.mark.slow
 def test_disk_full_at_each_write_in_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with disk_full_at(None) as counter:
         assert main([*REQUEST, "fine-tune", "--out", "whole"]) == 3

@@ -73,6 +73,7 @@ def untimed(folder: Path, run: str) -> dict[str, object]:
     return files
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments_goes_on_to_the_same_bits(folder: Path) -> None:
     began = time.monotonic()
     finish(folder, "whole")
@@ -103,6 +104,7 @@ def test_killed_at_twenty_moments_goes_on_to_the_same_bits(folder: Path) -> None
         assert rounds < 40, "the request ends before it can be killed"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end workers with their parent")
 def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     command = [sys.executable, "-m", "unweave", *REQUEST, "orphans", "--seed", "1"]

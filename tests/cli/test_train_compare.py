@@ -62,6 +62,7 @@ def test_wrong_use_is_one_line(
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_trains_sparsely_with_another_optimiser(folder: Path) -> None:
     command = (
         "train", "project.py", "--sparse", "gmp", "--gmp.every", "3", "--sparsity", "0.6", "--optimizer", "adamw",
@@ -92,6 +93,7 @@ def test_every_sparse_training_by_its_name(folder: Path, name: str) -> None:
     assert main((*command, "--out", str(folder / name))) == 0
 
 
+@pytest.mark.slow
 def test_compares_seed_by_seed_and_survives_a_failure(folder: Path) -> None:
     (folder / "bad.py").write_text(
         "from project import *\nimport dataclasses\nfrom unweave import Supervised\n"
@@ -115,6 +117,7 @@ def test_compares_seed_by_seed_and_survives_a_failure(folder: Path) -> None:
     assert "2 of 6 trials failed" in page
 
 
+@pytest.mark.slow
 def test_compares_unlearners_beside_a_retraining(folder: Path) -> None:
     done = unweave(
         "compare", "project.py", "--methods", "recipe", "fine-tune", "--classes", "ash", "--epochs", "3",
@@ -187,6 +190,7 @@ def test_ray_absent_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_prune_by_any_method_writes_a_page(folder: Path) -> None:
     done = unweave(
         "prune", "project.py", "--model", "model.safetensors", "--method", "wanda", "--wanda.examples", "20",

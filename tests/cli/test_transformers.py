@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("datasets")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vit", "swin", "resnet", "convnext"])
 def test_a_class_of_images_is_forgotten(tmp_path: Path, kind: str) -> None:
     from tests.io.test_transformers_folder import make_images, make_model

@@ -132,6 +132,82 @@ def test_the_first_step_follows_the_equations(kind, attack) -> None:
     assert follows(model, edited, seeded(3), Naive(method, kind), own(model, kind)) > 0.99
 
 
+def captured(monkeypatch, method, model, rng):
+    """The objective that `method` would minimise, how often, and the pipeline it trains, its encoder moved a little."""
+    found = {}
+    monkeypatch.setattr(
+        "unweave.erase.adv_unlearn.train_",
+        lambda edited, loss, weights, optimizer, **how: found.update(edited=edited, loss=loss, **how),
+    )
+    method.apply(model, CONCEPTS, rng=rng)
+    with torch.no_grad():
+        for p in encoder_weights(found["edited"].text_encoder):
+            p.add_(0.05 * torch.randn(p.shape, generator=seeded(1)).to(p))
+    return found["loss"], found["steps"], found["edited"]
+
+
+def retained(method, model, edited, naive) -> float:
+    """The retain loss example by example, drawing as the method does."""
+    keep = [KEPT[i] for i in torch.randperm(len(KEPT))[: method.retain_batch].tolist()]
+    xs, t = naive.latents(model, keep)
+    with torch.no_grad():
+        errors = [
+            (edited(x, t, edited.encode([p])) - model(x, t, model.encode([p]))).square().mean()
+            for x, p in zip(xs, keep, strict=True)
+        ]
+    return float(sum(errors)) / len(keep)
+
+
+def unlearned(method, model, edited, naive) -> float:
+    """The unlearning loss without attack, likewise."""
+    prompts = [PROMPTS[i] for i in torch.randint(len(PROMPTS), (method.batch_size,)).tolist()]
+    xs, t = naive.latents(model, prompts)
+    total = 0.0
+    with torch.no_grad():
+        for x, p in zip(xs, prompts, strict=True):
+            told, none = (model(x, t, model.encode([w])) for w in (p, ""))
+            gap = edited(x, t, edited.encode([p])) - none + method.eta * (told - none)
+            total += float(gap.square().mean()) / len(prompts)
+    return total
+
+
+def test_losses_are_added_or_take_turns(monkeypatch) -> None:
+    model = telling("pixart").double()
+    both = replace(ONE, **OFF, steps=4, gamma=0.3, eta=1.5, retain_batch=3)
+    turns = replace(both, mode="iter", gamma=1.0, retain_steps=2)
+    for method in (both, turns):
+        naive = Naive(method, "pixart")
+        loss, steps, edited = captured(monkeypatch, method, model, seeded(3))
+        assert steps == (4 if method is both else 12)
+        for step in range(6):
+            with global_seed(step):
+                found = float(loss(step).detach())
+            with global_seed(step):
+                parts = (method, model, edited, naive)
+                if method is both:
+                    wanted = unlearned(*parts) + 0.3 * retained(*parts)
+                else:
+                    wanted = unlearned(*parts) if step % 3 == 0 else retained(*parts)
+            assert found == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["reg", "iter"])
+def test_the_attack_begins_after_the_warm_up(monkeypatch, mode) -> None:
+    method = replace(ONE, mode=mode, steps=4, warmup=2, attack_steps=1)
+    loss, steps, _ = captured(monkeypatch, method, telling("pixart"), seeded(3))
+    attacked: list[int] = []
+    real = AdvUnlearn.soft_prompt
+
+    def spy(self, *args):
+        attacked.append(now)
+        return real(self, *args)
+
+    monkeypatch.setattr(AdvUnlearn, "soft_prompt", spy)
+    for now in range(steps):
+        loss(now)
+    assert attacked == ([2, 3] if mode == "reg" else [4, 6])
+
+
 def lost(model, edited) -> float:
     """How far the edited encoder's predictions of the preserved prompts are off."""
     x, text = model.noise(len(KEPT), seeded(5)), (m.encode(KEPT) for m in (model, edited))
@@ -140,6 +216,7 @@ def lost(model, edited) -> float:
     return float((a - b).square().mean())
 
 
+@pytest.mark.slow
 def test_the_retain_loss_keeps_what_is_preserved() -> None:
     model = telling()
     weak = AdvUnlearn(
@@ -169,6 +246,7 @@ def under_attack(model, edited) -> float:
         return float((found - model(x, t, before[rows])).square().mean())
 
 
+@pytest.mark.slow
 def test_training_under_attack_resists_it() -> None:
     model = telling()
     method = AdvUnlearn(
@@ -180,6 +258,7 @@ def test_training_under_attack_resists_it() -> None:
     assert under_attack(model, robust) > 1.3 * under_attack(model, plain)
 
 
+@pytest.mark.slow
 def test_the_attack_lowers_its_loss() -> None:
     model = telling()
     edited = AdvUnlearn(
@@ -245,6 +324,22 @@ def test_pruned_weights_stay_pruned() -> None:
     assert not torch.equal(edited.get_parameter(name), model.get_parameter(name))
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"attack": "none", "tokens": 2}, "tokens is not read with attack='none'"),
+        ({"attack": "none", "attack_steps": 2}, "attack_steps is not read with attack='none'"),
+        ({"attack": "none", "attack_lr": 0.1}, "attack_lr is not read with attack='none'"),
+        ({"attack": "none", "warmup": 3}, "warmup is not read with attack='none'"),
+        ({"mode": "iter", "gamma": 0.3}, "gamma is not read with mode='iter'"),
+        ({"retain_steps": 2}, "retain_steps is not read with mode='reg'"),
+    ],
+)
+def test_refuses_what_would_not_be_read(how, message) -> None:
+    with pytest.raises(InputError, match=message):
+        AdvUnlearn(**how)
+
+
 def test_refuses() -> None:
     with pytest.raises(InputError, match="eta must be above 0"):
         AdvUnlearn(eta=-1)
@@ -271,6 +366,7 @@ def test_refuses() -> None:
         ONE.apply(model, CONCEPTS, rng=seeded(0))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
     model, method = pipeline(), replace(ONE, steps=4, warmup=1, mode="iter", lr=1e-3, pool=1)
     whole = method.apply(model, CONCEPTS, rng=seeded(0))

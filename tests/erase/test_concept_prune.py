@@ -22,6 +22,17 @@ def test_skilled_by_hand() -> None:
     ]
 
 
+def test_at_least_one_a_row_and_none_that_base_prompts_excite_as_much() -> None:
+    weight, on = torch.tensor([[1.0, -2.0, 3.0], [0.0, 0.0, 0.0]]), torch.tensor([2.0, 2.0, 1.0])
+    few = skilled_weights(weight, on, torch.tensor([1.0, 1.0, 1.0]), 0.01)
+    assert few.tolist() == [[False, True, False], [False] * 3]  # no zero is skilled
+    assert not skilled_weights(weight, on, on, 1.0).any()
+    most = skilled_weights(
+        weight, on, torch.tensor([1.0, 2.0, 0.5]), 0.99
+    )  # int(0.99 * 3) = 2: of 2, 4, 3 the last two
+    assert most.tolist() == [[False, False, True], [False] * 3]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_the_naive_union_over_steps_and_concepts(kind) -> None:
     model, rng = pipeline(kind), seeded(0)

@@ -7,14 +7,15 @@ import torch
 
 from tests.erase.first_step import follows
 from tests.erase.pipelines import CONCEPTS, pipeline
+from tests.erase.test_esd import named, telling
 from unweave import seeded
 from unweave.erase import ConceptSalUn
 from unweave.errors import InputError
 from unweave.random import draw_seed, global_seed
 
 SMALL = ConceptSalUn(steps=1, lr=1e-4, batch_size=2, images=4, sampler_steps=3, guidance=2.0)
-OLDS = [p for c in CONCEPTS.erase for p in CONCEPTS.prompts(c)]
-KEPT = [p for c in CONCEPTS.preserve for p in CONCEPTS.prompts(c)]
+OLDS = CONCEPTS.prompts(*CONCEPTS.erase)
+KEPT = CONCEPTS.prompts(*CONCEPTS.preserve)
 
 
 def drawn(model, prompts, rng):
@@ -77,6 +78,61 @@ def test_the_first_step_follows_the_equation_inside_the_mask(wrong) -> None:
 
     names = {n for n, _ in model.named_parameters() if n.startswith("denoiser.")}
     assert follows(model, edited, rng, loss, names) > 0.99
+
+
+@pytest.mark.parametrize("how", [{}, {"teacher": "original", "train": "cross"}], ids=str)
+def test_training_follows_the_equations_inside_the_mask(how) -> None:
+    model = telling("pixart").double()
+    method = replace(SMALL, steps=3, lr=1e-3, density=0.3, beta=0.4, **how)
+    edited, rng = method.apply(model, CONCEPTS, rng=seeded(3)), seeded(3)
+    gone, stay = drawn(model, OLDS, rng), drawn(model, KEPT, rng)
+    with torch.no_grad():
+        mask = method.mask(model, gone, model.encode(OLDS), model.encode([""]), rng=rng)
+    news = CONCEPTS.prompts("dog", "church")
+    live = model.editable()
+    live.denoiser.requires_grad_(True)
+    weights = {n: p for n, p in live.named_parameters() if n in mask.keep}
+    assert set(weights) == named(model, method.train)
+    optimizer = torch.optim.Adam(weights.values(), lr=1e-3)
+    teacher = model if method.teacher == "original" else live
+    with global_seed(draw_seed(rng)):
+        for _ in range(3):
+            total = 0.0
+            for images, forgetting in ((gone, True), (stay, False)):
+                at, times = torch.randint(4, (2,)), torch.randint(1000, (2,))
+                noise = torch.randn(2, *model.shape).double()
+                for i, row in enumerate(at.tolist()):
+                    a, t = model.alphas_cumprod[times[i]], int(times[i])
+                    x = a.sqrt() * images[row : row + 1] + (1 - a).sqrt() * noise[i : i + 1]
+                    told, other, kept = (model.encode([p[row]]).detach() for p in (OLDS, news, KEPT))
+                    if forgetting:
+                        total = total + (live(x, t, told) - teacher(x, t, other).detach()).square().mean() / 2
+                    else:
+                        total = total + 0.4 * (live(x, t, kept) - noise[i : i + 1]).square().mean() / 2
+            found = torch.autograd.grad(total, list(weights.values()))
+            for (name, p), g in zip(weights.items(), found, strict=True):
+                p.grad = g * mask.keep[name]
+            optimizer.step()
+    for name, expected in live.named_parameters():
+        assert torch.allclose(edited.get_parameter(name), expected, rtol=0, atol=1e-9), name
+    assert mask.count() == round(0.3 * mask.size())
+
+
+def test_concepts_go_to_the_preserved_ones_in_turn() -> None:
+    asked = replace(CONCEPTS, erase=("cat", "golf ball", "bird"), templates=("a {}", "the {}"), bases=())
+    words = ConceptSalUn()._wrong_prompts(asked)
+    assert words == ["a dog", "the dog", "a church", "the church", "a dog", "the dog"]
+
+
+def test_without_preserved_concepts_the_guides_are_kept(monkeypatch) -> None:
+    told = []
+    monkeypatch.setattr(
+        "unweave.erase._train.draw_latents",
+        lambda model, prompts, **how: told.append(prompts) or model.noise(len(prompts), seeded(0)),
+    )
+    asked = replace(CONCEPTS, preserve=(), guide="bird")
+    replace(SMALL, wrong="guide").apply(pipeline("pixart"), asked, rng=seeded(0))
+    assert told == [OLDS, asked.guide_prompts(*asked.erase)]
 
 
 def test_off_the_mask_nothing_moves() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.erase.pipelines import CONCEPTS, KINDS, loaded, pipeline
 from unweave.erase import Concepts
+from unweave.erase.concepts import mentions
 from unweave.errors import InputError
 
 
@@ -14,6 +15,27 @@ def test_prompts_by_hand() -> None:
         asked.guide_prompts("cat") == asked.base_prompts("cat") == ["a dog in the park", "a photo of a dog"]
     )
     assert Concepts(erase=("cat",), templates=("a {} bird",)).guide_prompts("cat") == ["a bird"]
+
+
+def test_prompts_of_several_come_concept_by_concept() -> None:
+    asked = Concepts(erase=("cat", "dog"), guide={"dog": "red  bird"}, templates=("a {}", "the {} road"))
+    assert asked.prompts(*asked.erase) == ["a cat", "the cat road", "a dog", "the dog road"]
+    assert asked.guide_prompts(*asked.erase) == ["a", "the road", "a red bird", "the red bird road"]
+    assert asked.prompts() == []
+
+
+@pytest.mark.parametrize(
+    ("phrase", "found"),
+    [
+        ("a Golf  Ball", True),
+        ("golf ball", True),
+        ("golf balls", False),
+        ("golf red ball", False),
+        ("", False),
+    ],
+)
+def test_a_phrase_mentions_whole_words_side_by_side(phrase: str, found: bool) -> None:
+    assert mentions(phrase, "golf ball") is found
 
 
 def test_default_templates_have_a_base_each() -> None:
@@ -39,6 +61,7 @@ def test_guides_one_a_concept() -> None:
         ({"erase": ("cat",), "preserve": ("dog", "dog")}, "'dog' more than once"),
         ({"erase": ("golf ball",), "preserve": ("Golf  Ball",)}, "both erased and preserved"),
         ({"erase": "cat"}, r"Concepts\.parse splits"),
+        ({"erase": ("cat", 3)}, r"Concepts\.erase must be a tuple of strings"),
         ({"erase": ("cat",), "templates": ("a photo",)}, "exactly one {}"),
         ({"erase": ("cat",), "templates": ("a {}",), "bases": ("a", "b")}, "one prompt a template"),
         ({"erase": ("cat",), "guide": {"dog": "bird"}}, "are not erased"),

@@ -144,6 +144,7 @@ def naive(model, asked, how: DoCo, rng):
     return dict(live.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("surgery", "strength"), [("tensor", 1.0), ("tensor", 0.4), ("global", 1.0), ("off", 1.0)]
 )
@@ -182,6 +183,7 @@ def test_surgery_keeps_what_erasing_would_spoil(surgery, kept) -> None:
     assert (abs(float(w[0]) - 0.1) < 1e-3) if kept else float(w[0]) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, 4])
 def test_a_killed_run_comes_to_the_same_bits(tmp_path, monkeypatch, at) -> None:
     model, ticks = telling(), iter(range(10**9))
@@ -228,6 +230,13 @@ def test_pruned_weights_stay_pruned() -> None:
 def test_refuses_settings(field, value, message) -> None:
     with pytest.raises(InputError, match=message):
         DoCo(**{field: value})
+
+
+def test_refuses_what_would_not_be_read() -> None:
+    with pytest.raises(InputError, match="strength is not read with surgery='off'"):
+        DoCo(surgery="off", strength=0.5)
+    with pytest.raises(InputError, match="prior is not read with surgery='global'"):
+        DoCo(surgery="global", prior=0.5)
 
 
 def test_refuses_what_would_erase_nothing() -> None:

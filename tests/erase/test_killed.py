@@ -19,6 +19,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
 def test_comes_to_the_same_bits(method: Any, tmp_path, monkeypatch) -> None:
     model, ticks, steps = pipeline(), iter(range(10**9)), []

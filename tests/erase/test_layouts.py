@@ -45,6 +45,7 @@ def checked(method: Any, model: Any, path: Any) -> Any:
     return edited
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=named)
 @pytest.mark.parametrize("kind", KINDS)
 def test_layouts(kind: Any, method: Any, tmp_path) -> None:
@@ -55,6 +56,7 @@ def test_layouts(kind: Any, method: Any, tmp_path) -> None:
     checked(method, pipeline(kind), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=named)
 def test_a_velocity(method: Any, tmp_path) -> None:
     model = pipeline("sd")
@@ -62,6 +64,7 @@ def test_a_velocity(method: Any, tmp_path) -> None:
     checked(method, model, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=named)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(method: Any, dtype: torch.dtype, tmp_path) -> None:

@@ -84,7 +84,8 @@ def naive(model, asked, how: SculptingMemory, rng):
                 forget = total = 0.0
                 for i in range(2):
                     k, j = int(at[i]), int(other[i])
-                    goal = predict(live, gone[[k]], noise[[i]], t[i], news[k % 2]).detach()
+                    source = {"current": live, "teacher": teacher, "original": model}[how.target]
+                    goal = predict(source, gone[[k]], noise[[i]], t[i], news[k % 2]).detach()
                     term = (
                         predict(live, gone[[k]], noise[[i]], t[i], olds[k % 2]) - goal
                     ).square().mean() / 2
@@ -136,6 +137,16 @@ def test_two_rounds_follow_the_equations(kd) -> None:
     for name, expected in naive(model, ASKED, how, seeded(3)).items():
         assert torch.allclose(edited.get_parameter(name), expected, rtol=0, atol=1e-8), name
         assert float((expected - model.get_parameter(name)).detach().abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "how", [{"target": "teacher", "align": 0.0}, {"target": "original", "density": 0.2}], ids=str
+)
+def test_rounds_of_other_targets_follow_the_equations(how) -> None:
+    model, method = telling("pixart").double(), replace(FEW, kd=0.5, **how)
+    edited = method.apply(model, ASKED, rng=seeded(3))
+    for name, expected in naive(model, ASKED, method, seeded(3)).items():
+        assert torch.allclose(edited.get_parameter(name), expected, rtol=0, atol=1e-8), name
 
 
 def test_off_the_mask_of_a_round_every_weight_keeps_its_bits() -> None:
@@ -300,11 +311,27 @@ def test_pruned_weights_stay_pruned() -> None:
         ("kd", -1, "kd must be at least 0"),
         ("warmup", 0, "warmup must be a whole number at least 1"),
         ("warmup", 500, "warmup must be below its steps"),
+        ("update_every", 400, "exchange would do nothing: every 400 steps there is no exchange"),
     ],
 )
 def test_refuses_settings(field, value, message) -> None:
     with pytest.raises(InputError, match=message):
         SculptingMemory(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("steps", "update_every", "exchanges"), [(10, 7, True), (10, 8, False), (12, 3, True)]
+)
+def test_an_exchange_comes_after_the_warm_up_and_before_the_last_fifth(
+    steps, update_every, exchanges
+) -> None:
+    how = {"steps": steps, "warmup": 6, "update_every": update_every}
+    if not exchanges:
+        with pytest.raises(InputError, match="would do nothing"):
+            SculptingMemory(**how)
+        assert SculptingMemory(**how, exchange=0.0).exchange == 0
+        return
+    assert SculptingMemory(**how).update_every == update_every
 
 
 @pytest.mark.parametrize("guide", ["", "a  Cat on a table"])

@@ -11,16 +11,17 @@ from tests.erase.first_step import follows
 from tests.erase.pipelines import CONCEPTS, KINDS, loaded, pipeline
 from unweave import Mask, seeded
 from unweave.erase import SFD, Concepts, one_step
-from unweave.erase.sfd import level, matching
+from unweave.erase.sfd import _Clipped, _Losses, _started_at, draws_in_one_step, level, matching
 from unweave.errors import InputError
 from unweave.fit import resumable
 from unweave.io.pipeline_folder import save_pipeline
+from unweave.random import global_seed
 
 ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
 ONE = SFD(distil=0, steps=1, batch_size=2, lr=1e-4, fake_lr=1e-4, alpha=1.2, forget=0.7, fake_forget=0.4)
-PROMPTS = [p for c in ASKED.erase for p in ASKED.prompts(c)]
-GUIDES = [p for c in ASKED.erase for p in ASKED.guide_prompts(c)]
-KEPT = [p for c in ASKED.preserve for p in ASKED.prompts(c)]
+PROMPTS = ASKED.prompts(*ASKED.erase)
+GUIDES = ASKED.guide_prompts(*ASKED.erase)
+KEPT = ASKED.prompts(*ASKED.preserve)
 
 
 def telling(kind="sd"):
@@ -122,6 +123,106 @@ def test_the_first_steps_follow_the_equations(guidance) -> None:
     assert follows(model, theta, seeded(3), second, everything(model)) > 0.99
 
 
+def shaken(model, seed: int):
+    """A copy whose denoiser answers otherwise."""
+    other = model.editable()
+    with torch.no_grad():
+        for p in other.denoiser.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=seeded(seed)).to(p))
+    return other
+
+
+@pytest.mark.parametrize(("guidance", "fake_guidance"), [(1.0, 1.0), (2.0, 1.5)])
+def test_the_losses_are_the_naive_ones(guidance, fake_guidance) -> None:
+    model = telling("pixart").double()
+    how = replace(ONE, guidance=guidance, fake_guidance=fake_guidance)
+    theta, psi = shaken(model, 1), shaken(model, 2)
+    naive = Naive(how, model, psi)
+    with torch.no_grad():
+        kept, asked, guides, null = (model.encode(p) for p in (KEPT, PROMPTS, GUIDES, [""]))
+    losses = _Losses(
+        how=how, original=model, theta=theta, psi=psi, t0=naive.t0, levels=naive.range, kept=kept, asked=asked,
+        guides=guides, null=null,
+    )  # fmt: skip
+    for of_theta, wanted in ((True, naive.theta_loss), (False, lambda theta: naive.psi_loss(psi, theta))):
+        with global_seed(5):
+            found = losses.loss(of_theta, forgetting=True).item()
+        with global_seed(5):
+            assert found == pytest.approx(wanted(theta).item(), rel=1e-9)
+        kept_alone = {"forget": 1e-12, "fake_forget": 1e-12}
+        part = replace(losses, how=replace(how, **kept_alone))
+        with global_seed(5):
+            alone = losses.loss(of_theta, forgetting=False).item()
+        with global_seed(5):
+            assert alone == pytest.approx(part.loss(of_theta, forgetting=True).item(), rel=1e-6)
+        assert abs(alone - found) > 1e-3 * abs(found)
+
+
+def test_psi_is_trained_so_often_before_each_step_of_the_generator(monkeypatch) -> None:
+    calls = []
+
+    def loss(self, of_theta, forgetting):
+        net = self.theta if of_theta else self.psi
+        others = [self.original, self.psi if of_theta else self.theta]
+        assert all(p.requires_grad for p in net.denoiser.parameters())
+        assert not any(p.requires_grad for other in others for p in other.denoiser.parameters())
+        calls.append((of_theta, forgetting))
+        return sum(p.sum() for p in net.denoiser.parameters())
+
+    monkeypatch.setattr("unweave.erase.sfd._Losses.loss", loss)
+    model, how = pipeline("pixart"), replace(ONE, distil=1, steps=2, fake_steps=2, lr=1e-3, fake_lr=1e-2)
+    theta, psi = how.pair(model, ASKED, rng=seeded(0))
+    turn = [False, False, True]
+    assert calls == [(t, False) for t in turn] + [(t, True) for t in turn * 2]
+    # Adam without momentum on a constant gradient moves by lr a step: theta three times, psi six
+    for name, before in model.denoiser.named_parameters():
+        for net, moved in ((theta, 3e-3), (psi, 6e-2)):
+            assert torch.allclose(
+                before - net.denoiser.get_parameter(name), torch.full_like(before, moved), atol=1e-6
+            )
+
+
+def test_clipped_steps_worked_by_hand() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    optimizer = _Clipped([{"params": [weight], "lr": 0.1}], clip=1.0)
+    for slope in ([5.0, -0.5], [0.5, -0.5]):
+
+        def closure(slope=slope):
+            optimizer.zero_grad()
+            loss = (weight * torch.tensor(slope)).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    # the first entry's gradients count as 1 and 0.5: the second step is 0.5 / sqrt((0.999 + 0.25) / 1.999)
+    second = 0.5 / ((0.999 * 1.0 + 0.25) / (1 + 0.999)) ** 0.5
+    assert weight.tolist() == pytest.approx([0.9 - 0.1 * second, 1.2], abs=1e-6)
+
+
+def test_the_generator_starts_where_its_schedule_ends() -> None:
+    model = pipeline("pixart")
+    made, how = model.editable(), model.alphas_cumprod.clone()
+    made.index = {"scheduler": ["diffusers", "PNDMScheduler"], "other": 1}
+    started = _started_at(made, 600)
+    assert started.timesteps == 601
+    assert torch.allclose(started.scheduler.alphas_cumprod.double(), how[:601], atol=1e-6)
+    assert started.sampler(1).timesteps.tolist() == [600]
+    assert started.index == {"scheduler": ["diffusers", "DDIMScheduler"], "other": 1}
+    assert draws_in_one_step(started)
+    assert not draws_in_one_step(model)
+    assert model.timesteps == 1000
+
+
+def test_a_level_may_be_missed_by_a_twentieth() -> None:
+    model = pipeline("pixart")
+    a = model.alphas_cumprod
+    top = float(((1 - a) / a).sqrt()[-1])
+    assert level(model, 1.04 * top) == 999
+    assert level(model, 1e-9) == 0
+    with pytest.raises(InputError, match="Lower start or high"):
+        level(model, 1.06 * top)
+
+
 def test_the_gradient_of_a_gaussian_passes_through_the_noised_image() -> None:
     # the original draws N(0, 1), the generator N(3, 1); a = 0.6, b = 0.8: f_phi(x) = 0.6 x, f_psi(x) = 0.6 x + 1.92.
     # gap -1.92 and d(0.6 x - x0)/dm = 0.36 - 1: each image's slope is 1.92 * 0.64 = 1.2288, half that of |gap|^2;
@@ -162,9 +263,12 @@ def test_diffusers_draws_with_the_generator_in_one_step(kind, tmp_path) -> None:
 
 
 def test_the_concept_is_drawn_as_its_guide() -> None:
-    model = telling()
+    model = telling("pixart")
     asked = Concepts(erase=("cat",), guide="bird", preserve=("dog", "bird"), templates=("a {}",))
-    method = SFD(distil=0, steps=12, batch_size=4, lr=2e-3, fake_lr=3e-3, start=2.0, low=0.5, high=6.0)
+    method = SFD(
+        distil=0, steps=24, batch_size=4, lr=1e-3, fake_lr=1.5e-3, forget=20.0, fake_forget=20.0, start=2.0, low=0.5,
+        high=6.0,
+    )  # fmt: skip
     z = model.noise(8, seeded(9))
 
     def gap(made) -> float:
@@ -173,8 +277,8 @@ def test_the_concept_is_drawn_as_its_guide() -> None:
         )
         return float((cat - bird).square().mean())
 
-    forgot = gap(method.apply(model, asked, rng=seeded(0)))
-    kept = gap(replace(method, forget=1e-9, fake_forget=1e-9).apply(model, asked, rng=seeded(0)))
+    plain = replace(method, forget=1e-9, fake_forget=1e-9)
+    forgot, kept = (sum(gap(m.apply(model, asked, rng=seeded(i))) for i in (0, 1)) for m in (method, plain))
     assert forgot < 0.5 * kept
 
 

@@ -14,8 +14,10 @@ ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
 
 
 @torch.no_grad()
-def naive(model, asked: Concepts, weight: torch.Tensor, s_e=1.0, s_p=1.0, strength=0.5) -> torch.Tensor:
-    """Eq. 7 term by term, for all positions, in float64."""
+def naive(
+    model, asked: Concepts, weight: torch.Tensor, s_e=1.0, s_p=1.0, strength=0.5, tokens="all"
+) -> torch.Tensor:
+    """Eq. 7 term by term in float64."""
     w = weight.double()
     left, right = strength * w, strength * torch.eye(w.shape[1], dtype=torch.float64)
 
@@ -28,7 +30,7 @@ def naive(model, asked: Concepts, weight: torch.Tensor, s_e=1.0, s_p=1.0, streng
             (c, mask), (g, _) = read(old), read(new)
             where = model.positions(old, concept)
             width = len(model.positions(new, asked.guide_of(concept)))
-            for k in range(len(c)):
+            for k in {"all": range(len(c)), "concept": where, "last": where[-1:]}[tokens]:
                 if mask is not None and not mask[0, k]:
                     continue
                 at = k
@@ -48,12 +50,19 @@ def naive(model, asked: Concepts, weight: torch.Tensor, s_e=1.0, s_p=1.0, streng
     return left @ right.inverse()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_is_equation_7(kind) -> None:
+LONG = replace(CONCEPTS, guide={"cat": "red bird", "golf ball": "table"})
+"""A guide of more tokens than its concept, and one of fewer."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "asked"),
+    [*((kind, "all", ASKED) for kind in KINDS), ("pixart", "concept", LONG), ("sd", "last", LONG), ("pixart", "all", LONG)],
+)  # fmt: skip
+def test_is_equation_7(kind, tokens, asked) -> None:
     model = pipeline(kind)
-    edited = UCE(erase_scale=2.0, preserve_scale=0.7).apply(model, ASKED, rng=seeded(0))
+    edited = UCE(erase_scale=2.0, preserve_scale=0.7, tokens=tokens).apply(model, asked, rng=seeded(0))
     for name, layer in model.linears("cross_kv").items():
-        expected = naive(model, ASKED, layer.weight.detach(), 2.0, 0.7)
+        expected = naive(model, asked, layer.weight.detach(), 2.0, 0.7, tokens=tokens)
         assert torch.allclose(edited.denoiser.get_submodule(name).weight.double(), expected, atol=1e-5)
         assert float((expected - layer.weight.detach()).abs().max()) > 1e-3
 
@@ -98,6 +107,10 @@ def test_an_empty_guide_and_one_of_more_tokens(tokens) -> None:
 
 
 def test_refuses() -> None:
+    with pytest.raises(InputError, match="rng must be a torch.Generator"):
+        UCE().apply(pipeline(), ASKED, rng=None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="preserve_scale must be at least 0"):
+        UCE(preserve_scale=-1)
     with pytest.raises(InputError, match="strength must be above 0.*no solution"):
         UCE(strength=0)
     with pytest.raises(InputError, match="erase_scale must be above 0"):

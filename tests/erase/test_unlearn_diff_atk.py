@@ -11,7 +11,7 @@ from tests.erase.pipelines import CONCEPTS, pipeline
 from unweave import seeded
 from unweave.erase import Targets, Text, UnlearnDiffAtk
 from unweave.erase.attacks import Insertion
-from unweave.erase.unlearn_diff_atk import pick, simplex
+from unweave.erase.unlearn_diff_atk import _Search, pick, simplex
 from unweave.errors import InputError, NonFiniteError
 
 SMALL = UnlearnDiffAtk(tokens=2, levels=2, iterations=2)
@@ -118,6 +118,43 @@ def test_gradient_is_the_dense_straight_through_one(kind) -> None:
         dense = torch.autograd.grad(error, u)[0]
         assert torch.allclose(found[k], dense, atol=1e-5 * float(dense.abs().max()) + 1e-9)
         assert 0.02 < float((dense.abs() == 1).float().mean()) < 0.98
+
+
+def test_a_gradient_is_the_mean_over_draws() -> None:
+    model, aim = pipeline("pixart"), targets("pixart")
+    there, latents = inserted(model, aim), model.latents(aim.images)
+    rows = torch.rand(2, 2, there.vocabulary, generator=seeded(3)).softmax(-1)
+
+    def found(draws: int, *rngs: torch.Generator) -> torch.Tensor:
+        return replace(SMALL, draws=draws).gradient(model, there, latents, [0, 1], rows, 300, rngs)
+
+    rngs = (seeded(5), seeded(6))
+    alone = [found(1, *rngs) for _ in range(3)]
+    assert max(float(g.abs().max()) for g in alone) < 1  # none is clamped
+    assert torch.allclose(found(3, seeded(5), seeded(6)), sum(alone) / 3, atol=1e-7)
+
+
+def test_a_step_of_the_search_worked_by_hand() -> None:
+    model, aim = pipeline("pixart"), targets("pixart")
+    there, how = inserted(model, aim, tokens=1), replace(SMALL, tokens=1, lr=0.1, weight_decay=0.5)
+    there.allowed = torch.tensor([3, 5])
+    search = _Search(how, there, [False, True])
+    assert search.left == [0]
+    assert search.rows([0])[0, 0, [3, 4, 5]].tolist() == [0.5, 0.0, 0.5]
+    slope = torch.zeros(1, there.vocabulary)
+    slope[0, 3], slope[0, 5] = -0.05, -0.45
+    search.step_([0], [slope])
+    # with the decay 0.5 * 0.5 the slopes are 0.2 and -0.2: Adam moves by 0.1 each way, and the sum is still one
+    assert search.rows([0])[0, 0, [3, 5]].tolist() == pytest.approx([0.4, 0.6], abs=1e-5)
+    assert search.rows([1])[0, 0, [3, 5]].tolist() == [0.5, 0.5]
+    shown = []
+    there.shows = lambda rows, ids: shown.append((rows, ids.tolist())) or [False]  # type: ignore[method-assign]
+    search.judge_([0])
+    search.judge_([0])
+    assert shown == [([0], [[5]])]  # the same candidate is not drawn again
+    first, second = search.attacked().attempts
+    assert (first.ids, first.judged, first.success) == ((5,), 1, False)
+    assert (second.ids, second.judged, second.success, second.before) == ((), 0, True, True)
 
 
 def test_inserted_tokens_are_read_as_if_written() -> None:
@@ -243,6 +280,10 @@ def test_refuses() -> None:
     aim = targets()
     with pytest.raises(InputError, match="Use images of the size"):
         attack(pipeline(), replace(aim, images=torch.zeros(2, 3, 8, 8)))
+    with pytest.raises(InputError, match="Targets.steps must be a whole number at least 1"):
+        replace(aim, steps=0)
+    with pytest.raises(InputError, match="Targets.guidance must be above 0"):
+        replace(aim, guidance=-1.0)
     with pytest.raises(InputError, match="the targets' noise is"):
         attack(pipeline(), replace(aim, noise=torch.zeros(2, 4, 4, 4)))
     with pytest.raises(InputError, match="empty word"):

@@ -25,6 +25,7 @@ def run(path: Path, x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
+@pytest.mark.slow
 def test_a_pruned_network_runs_in_onnx_runtime(tmp_path: Path) -> None:
     model = Prune(pattern=NM(2, 4)).apply(world.model(), world.points()[0], rng=seeded(0))
     save_model(model, tmp_path / "model", mask=Mask.of(model))
@@ -36,6 +37,7 @@ def test_a_pruned_network_runs_in_onnx_runtime(tmp_path: Path) -> None:
             torch.testing.assert_close(run(path, x[:n]), model.eval()(x[:n]), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_with_channels_removed_runs_in_onnx_runtime(tmp_path: Path) -> None:
     pytest.importorskip("torch_pruning")
     from unweave.embedded.digits import of_tensors
@@ -60,6 +62,7 @@ def test_a_network_with_channels_removed_runs_in_onnx_runtime(tmp_path: Path) ->
     assert path.stat().st_size < 0.7 * export_onnx(model, x, tmp_path / "large.onnx").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_language_model_pruned_and_repaired_runs_in_onnx_runtime(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from tests.language_world import llama, text
@@ -73,6 +76,7 @@ def test_a_language_model_pruned_and_repaired_runs_in_onnx_runtime(tmp_path: Pat
             torch.testing.assert_close(run(path, ids[:n]), model(ids[:n]).logits, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_file_has_the_operators_asked_for(tmp_path: Path) -> None:
     import onnx
 

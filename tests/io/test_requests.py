@@ -127,6 +127,7 @@ def test_finds_ids_in_any_order(ids: list[int], seed: int) -> None:
     assert torch.equal(found, by_ids(chosen, torch.tensor(ids)))
 
 
+@pytest.mark.slow
 def test_a_million_ids() -> None:
     n = 1_000_000
     ids = [f"image-{i:07d}.png" for i in range(n)]

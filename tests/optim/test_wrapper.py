@@ -184,7 +184,7 @@ def test_every_method_is_a_final_class_that_overrides_nothing() -> None:
     for cls in found:
         assert cls.__final__
         assert cls.__bases__ == ((Optimizer,) if cls is SOAP else (Wrapper,))
-        own = {"__init__", "__module__", "__doc__", "__annotations__", "kept"}
+        own = {"__init__", "__module__", "__doc__", "__annotations__", "entries"}
         assert cls is SOAP or not (set(vars(cls)) & set(vars(Wrapper))) - own
 
 

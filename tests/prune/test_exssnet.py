@@ -212,6 +212,7 @@ def test_weights_that_never_get_better_stay_constants(monkeypatch: pytest.Monkey
     torch.testing.assert_close(net.backbone[1].weight.abs(), torch.full((32, 6), (2 / 6) ** 0.5))
 
 
+@pytest.mark.slow
 def test_validation_keeps_old_tasks_and_resumes(tmp_path: Path) -> None:
     m = method(validation=0.25, mask_epochs=3, weight_epochs=3)
     net = m.apply(shape(), [task(0)], rng=seeded(0))

@@ -20,6 +20,7 @@ def test_rounds(sparsity: float, rate: float, rounds: int) -> None:
     assert IMP(recipe=SHORT, sparsity=sparsity, rate=rate).rounds == rounds
 
 
+@pytest.mark.slow
 def test_ends_at_the_asked_sparsity_and_is_deterministic() -> None:
     imp = IMP(recipe=SHORT, sparsity=0.8, rate=0.5)
     first, second = (imp.build(points(), rng=seeded(0)) for _ in range(2))

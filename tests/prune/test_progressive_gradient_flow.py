@@ -152,6 +152,6 @@ def test_refuses() -> None:
     with pytest.raises(InputError, match=r"groups of 16 inputs; .* 0.weight \(8\)"):
         ProgressiveNM(n=1, m=16, scope=Scope()).apply(net(), data, rng=seeded(0))
     with pytest.raises(InputError, match="groups of 64"):
-        ProgressiveNM(n=1, m=8, flow="sdgf-geometric", scope=Scope(only=("2.",))).apply(
+        ProgressiveNM(n=1, m=8, flow="sdgf-geometric", scope=Scope(only=("2",))).apply(
             net(), data, rng=seeded(0)
         )

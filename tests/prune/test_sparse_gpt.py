@@ -186,7 +186,7 @@ def test_prunes_a_language_models_blocks_and_nothing_else() -> None:
 
 def test_a_head_is_pruned_where_the_scope_names_it() -> None:
     model, data = llama(), text()
-    scope = Scope(only=("lm_head", "mlp"))
+    scope = Scope(only=("lm_head", "*.mlp.*"))
     pruned = SparseGPT(sparsity=0.5, scope=scope).apply(model, data, rng=seeded(0))
     for name, _, weight in scope.layers(pruned):
         assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.02), name

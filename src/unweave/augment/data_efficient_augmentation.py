@@ -71,7 +71,6 @@ class DataEfficientAugmentation:
         2022,
         "2210.08363",
     )
-    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     def choose(self, model: Module, data: Data[Any], *, rng: Generator) -> Chosen:
         """The subset for this model.

@@ -190,6 +190,23 @@ class DrawnDigits:
         )  # fmt: skip
         return pair.average
 
+    def trained(self, cache: Path | None = None) -> TextToImage:
+        """What `build` returns, from the cache if it is there; else trained, kept and resumable.
+
+        Args:
+            cache: folder; `CACHE` unless given.
+        """
+        folder = (cache or CACHE).expanduser() / self.name
+        if not (folder / "model_index.json").exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            with resumable(unfinished):
+                save_pipeline(self.build(), folder)
+            for file in unfinished.iterdir():
+                file.unlink()
+            unfinished.rmdir()
+        return load_pipeline(folder)
+
 
 def small_world(
     architecture: Literal["unet", "dit"] = "unet",
@@ -197,28 +214,9 @@ def small_world(
     without: Sequence[str] = (),
     *,
     cache: Path | None = None,
-    how: DrawnDigits | None = None,
 ) -> TextToImage:
-    """A trained pipeline of the small world, from the cache if it is there; else trained, kept and resumable.
-
-    Args:
-        architecture: "unet" or "dit".
-        seed: of the training.
-        without: digits left out of the training: the oracle of their erasure.
-        cache: folder; `CACHE` unless given.
-        how: all settings, in place of the first three.
-    """
-    how = how or DrawnDigits(architecture=architecture, seed=seed, without=tuple(without))
-    folder = (cache or CACHE).expanduser() / how.name
-    if not (folder / "model_index.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        with resumable(unfinished):
-            save_pipeline(how.build(), folder)
-        for file in unfinished.iterdir():
-            file.unlink()
-        unfinished.rmdir()
-    return load_pipeline(folder)
+    """A trained pipeline of the small world: see `DrawnDigits` and its `trained`."""
+    return DrawnDigits(architecture=architecture, seed=seed, without=tuple(without)).trained(cache)
 
 
 def prompt(digit: int, style: int = 0, template: int = 2, numeral: int = 0) -> str:

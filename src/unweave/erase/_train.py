@@ -178,7 +178,7 @@ def gradient_sums(
     """
     wanted = list(weights.values())
     sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in wanted]
-    with global_seed(draw_seed(rng)), training_only(model, wanted):
+    with global_seed(draw_seed(rng)), training_only(model, wanted), torch.enable_grad():
         for loss in losses:
             for total, gradient in zip(
                 sums, torch.autograd.grad(loss, wanted, materialize_grads=True), strict=True

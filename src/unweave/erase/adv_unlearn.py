@@ -83,7 +83,6 @@ class AdvUnlearn:
         "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion Models",
         "Zhang, Chen, Jia, Zhang, Fan, Liu, Hong, Ding, Liu", "NeurIPS", 2024, "2405.15234",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("preserve",)
 
     def __post_init__(self) -> None:
         refuse_idle(self, "retain_steps" if self.mode == "reg" else "gamma", when=f"with mode={self.mode!r}")

@@ -60,7 +60,6 @@ class ConceptAblation:
         "Ablating Concepts in Text-to-Image Diffusion Models",
         "Kumari, Zhang, Wang, Shechtman, Zhang, Zhu", "ICCV", 2023, "2303.13516",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     def __post_init__(self) -> None:
         if self.target == "noise":

@@ -49,7 +49,6 @@ class ConceptPrune:
         "ConceptPrune: Concept Editing in Diffusion Models via Skilled Neuron Pruning", "Chavhan, Li, Hospedales",
         "ICLR", 2025, "2405.19237",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.record > self.steps:

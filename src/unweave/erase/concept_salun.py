@@ -74,7 +74,6 @@ class ConceptSalUn:
         "Classification and Generation",
         "Fan, Liu, Zhang, Wong, Wei, Liu", "ICLR", 2024, "2310.12508",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("preserve",)
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline that equals it, bit for bit, off the saliency mask.

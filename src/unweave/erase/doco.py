@@ -78,7 +78,6 @@ class DoCo:
         "Unlearning Concepts in Diffusion Model via Concept Domain Correction and Concept Preserving Gradient",
         "Wu, Zhou, Yang, Wang, Chang, Zhu, Hu, Zhou, Yang", "AAAI", 2025, "2405.15304",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     def __post_init__(self) -> None:
         unread = "strength" if self.surgery == "off" else "prior"

@@ -58,7 +58,6 @@ class ESD:
         "Erasing Concepts from Diffusion Models", "Gandikota, Materzynska, Fiotto-Kaufman, Bau", "ICCV", 2023,
         "2303.07345",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline whose denoiser steers away from the concepts.

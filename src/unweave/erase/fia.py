@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -30,11 +30,10 @@ from ..masks.mask import Mask
 from ..masks.threshold import kth_largest
 from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
-from ..settings import Count, NonNegative, Range, refuse_idle, settings
+from ..settings import Count, NonNegative, SomeShare, refuse_idle, settings
 from .concepts import Concepts
 
 Saliency = Literal["eq1", "wanda", "release"]
-_Share = Annotated[float, Range(above=0, at_most=1, why="It is a share.")]
 _CHUNK = 1 << 20
 
 
@@ -85,11 +84,11 @@ class FIA:
         batch_size: prompts at once.
     """
 
-    r1: _Share = 0.05
-    r2: _Share = 0.01
+    r1: SomeShare = 0.05
+    r2: SomeShare = 0.01
     hard: tuple[str, ...] = ()
-    r2_hard: _Share = 0.03
-    alpha: _Share = 0.6
+    r2_hard: SomeShare = 0.03
+    alpha: SomeShare = 0.6
     union: bool = False
     record: Count = 10
     steps: Count = 50
@@ -106,7 +105,6 @@ class FIA:
         "Forget-It-All: Multi-Concept Machine Unlearning via Concept-Aware Neuron Masking", "Deng, Hui, Li et al.",
         "ICML", 2026, "2601.06163",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.record > self.steps:

@@ -92,7 +92,6 @@ class SculptingMemory:
         "Concept-Aware Optimization",
         "Li, Xiao, Ji, Deng, Hui, Guo, Ma", "ICCV", 2025, "2504.09039",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     def __post_init__(self) -> None:
         if self.warmup >= self.steps:

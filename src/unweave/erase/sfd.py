@@ -84,7 +84,6 @@ class SFD:
         "Score Forgetting Distillation: A Swift, Data-Free Method for Machine Unlearning in Diffusion Models",
         "Chen, Zhang, Zhou", "ICLR", 2025, "2409.11219",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("preserve", "guide")
 
     def __post_init__(self) -> None:
         if not self.low < self.start < self.high:

@@ -45,7 +45,6 @@ class UCE:
         "Unified Concept Editing in Diffusion Models", "Gandikota, Orgad, Belinkov, Materzynska, Bau", "WACV", 2024,
         "2308.14761",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("preserve",)
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
         """A copy of the pipeline with edited keys and values; `rng` is not drawn from.

@@ -62,7 +62,6 @@ class UnlearnDiffAtk:
         "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To Generate Unsafe Images ... "
         "For Now", "Zhang, Jia, Chen, Chen, Zhang, Liu, Ding, Liu", "ECCV", 2024, "2310.11868",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def attack(self, model: TextToImage, targets: Targets, judge: Names, *, rng: Generator) -> Attacked:
         """Attack every target; what is drawn for one does not depend on the others.

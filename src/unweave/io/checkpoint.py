@@ -8,17 +8,13 @@ silently.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module
@@ -27,11 +23,19 @@ from ..errors import InputError, IntegrityError, NonFiniteError, UnweaveError
 from ..masks.mask import Mask
 from .files import sha256, written_together
 from .masks import load_mask, save_mask
-
-_KEY = "unweave.model"
-_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.pth")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+from .weights import (
+    _KEY,
+    _NAMES,
+    _PICKLED,
+    _check_companions,
+    _companions,
+    _digest,
+    _few,
+    _read,
+    _short,
+    find_weights,
+    nonfinite,
+)
 
 
 def save_model(
@@ -107,16 +111,6 @@ def load_into(model: Module, path: Path) -> Module:
     return loaded
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a weights file by name, checked as in `load_into`.
-
-    Raises:
-        InputError: if the file is absent.
-        IntegrityError: if it is damaged, holds NaN or infinity, or would run code.
-    """
-    return _read(find_weights(Path(path)))[0]
-
-
 def mask_beside(path: Path) -> Mask | None:
     """The mask that lies beside a model's weights (a file, or the folder that holds it), if there is one.
 
@@ -126,41 +120,6 @@ def mask_beside(path: Path) -> Mask | None:
     path = Path(path)
     mask_file = _companions(path / _NAMES[0] if path.is_dir() else path)[0]
     return load_mask(mask_file) if mask_file.exists() else None
-
-
-def find_weights(path: Path) -> Path:
-    """The weights file that a path means: itself, or the one in that folder under its usual name.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if path.is_file():
-        if path.suffix not in (".safetensors", *_PICKLED):
-            raise InputError(
-                f"{path} is no weights file by its name. Give one that ends in .safetensors or "
-                f"{', '.join(_PICKLED)}."
-            )
-        return path
-    if not path.is_dir():
-        raise InputError(
-            f"there is no model at {path}. Give a weights file, or the folder that holds {_NAMES[0]}."
-        )
-    for name in _NAMES:
-        if (path / name).is_file():
-            return path / name
-    held = sorted(p.name for p in path.iterdir())
-    raise InputError(
-        f"the folder {path} holds none of {', '.join(_NAMES)}; it holds: {_few(held) or 'nothing'}."
-    )
-
-
-def nonfinite(tensors: Mapping[str, Tensor]) -> str:
-    """How many values of these tensors are NaN or infinite, and where, in words; "" if none."""
-    bad = [name for name, tensor in tensors.items() if not _finite(tensor)]
-    if not bad:
-        return ""
-    count = sum(int((~torch.isfinite(_wide(tensors[name]))).sum()) for name in bad)
-    return f"{count} values that are NaN or infinite, in {_few(bad)}"
 
 
 def require_zeros(model: Module, mask: Mask, where: str = "the model") -> None:
@@ -186,11 +145,6 @@ def _target(path: Path) -> Path:
     return path / _NAMES[0]
 
 
-def _companions(weights: Path) -> tuple[Path, Path]:
-    prefix = "" if weights.name in _NAMES else f"{weights.stem}."
-    return weights.with_name(f"{prefix}mask.safetensors"), weights.with_name(f"{prefix}structure.json")
-
-
 def _untie(model: Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -207,114 +161,6 @@ def _untie(model: Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         first[same] = name
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     return tensors, aliases
-
-
-def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    if weights.stat().st_size == 0:
-        raise IntegrityError(f"{weights} is empty. Copy or download it again.")
-    tensors, record = (
-        _read_safetensors(weights) if weights.suffix == ".safetensors" else (_read_pickled(weights), None)
-    )
-    bad = nonfinite(tensors)
-    if bad:
-        raise IntegrityError(f"{weights} holds {bad}. Use a checkpoint from before that.")
-    for name, other in (record or {}).get("aliases", {}).items():
-        tensors[name] = tensors[other]
-    return tensors, record
-
-
-def _read_safetensors(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    try:
-        with safe_open(weights, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            text = (file.metadata() or {}).get(_KEY)
-        record = None if text is None else _checked(json.loads(text), tensors)
-    except (
-        SafetensorError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
-        size = weights.stat().st_size
-        raise IntegrityError(
-            f"{weights} ({size:,} bytes) is not a whole safetensors file ({_short(error)}). Copy or download "
-            "it again."
-        ) from error
-    return tensors, record
-
-
-def _checked(record: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    if not isinstance(record, dict) or set(record) != {"aliases", "sha256", "mask", "structure"}:
-        raise ValueError("its header is not one that unweave writes")
-    if any(other not in tensors for other in record["aliases"].values()):
-        raise ValueError("its header names a tensor that it lacks")
-    if record["sha256"] != _digest(tensors):
-        raise ValueError("its weights differ from those that were written")
-    return record
-
-
-def _read_pickled(weights: Path) -> dict[str, Tensor]:
-    try:
-        _check_sums(weights)
-        content = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises nearly every type on bytes that are not a checkpoint
-        code = re.search(r"(?:GLOBAL|[Uu]nsupported class|function) ([\w.]+\.\w+)", str(error))
-        if code:
-            raise IntegrityError(
-                f"{weights} holds more than tensors and would run {code[1]} when read, so it was not read. "
-                "Where you trust it, write torch.save(model.state_dict()) or safetensors there and give that."
-            ) from error
-        raise IntegrityError(
-            f"{weights} is not a whole torch checkpoint ({_short(error)}). Copy or download it again."
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(
-            f"{weights} holds a {type(content).__name__}; expected a state_dict: names with tensors."
-        )
-    strange = [
-        str(name)
-        for name, value in content.items()
-        if not isinstance(name, str) or not isinstance(value, Tensor)
-    ]
-    if strange:
-        raise InputError(
-            f"{weights} is no state_dict: {_few(strange)} are no tensors. Save model.state_dict() alone."
-        )
-    return dict(content)
-
-
-def _check_sums(weights: Path) -> None:
-    # torch does not compare the checksums that it writes
-    if zipfile.is_zipfile(weights):
-        with zipfile.ZipFile(weights) as archive:
-            for entry in archive.infolist():
-                if entry.CRC:  # 0 where torch was told to write none
-                    with archive.open(entry) as content:
-                        while content.read(2**20):
-                            pass
-
-
-def _check_companions(weights: Path, record: Mapping[str, Any] | None) -> None:
-    if record is None:  # not written by us: whatever lies beside is taken as it is
-        return
-    for kind, file in zip(("mask", "structure"), _companions(weights), strict=True):
-        expected = record[kind]
-        if expected is None and file.exists():
-            raise IntegrityError(
-                f"{file} does not belong to {weights.name}, which was written without one. Remove it."
-            )
-        if expected is not None and not file.exists():
-            raise IntegrityError(f"{file} is missing; {weights.name} was written with it. Copy it beside.")
-        if expected is not None and sha256(file) != expected:
-            raise IntegrityError(
-                f"{file} is damaged or belongs to another model than {weights.name}. Copy both again."
-            )
 
 
 def _restructured(model: Module, file: Path) -> Module:
@@ -392,32 +238,3 @@ def _retype_(model: Module, name: str, dtype: torch.dtype) -> None:
     path, _, leaf = name.rpartition(".")
     held = getattr(model.get_submodule(path), leaf)
     held.data = held.data.to(dtype)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 2 else tensor
-
-
-def _finite(tensor: Tensor) -> bool:
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    return bool(torch.isfinite(_wide(tensor)).all())
-
-
-def _few(names: Iterable[str], most: int = 5) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
-
-
-def _short(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:200]

@@ -202,7 +202,8 @@ def _project(path: Path) -> Subject:
 
 
 def _folder(path: Path, how: Folder) -> Subject:
-    from ..io.transformers_folder import TransformersRecipe, load_images, load_model, save_model_folder
+    from ..io.images import load_images
+    from ..io.transformers_folder import TransformersRecipe, load_model, save_model_folder
 
     if not how.data:
         raise InputError(f"{path} is a model folder; its images are missing. Give --data imagefolder:PATH.")

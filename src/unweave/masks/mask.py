@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Embedding, EmbeddingBag, Module, Parameter
 
 from ..errors import InputError
 from .layers import NORMS
@@ -42,7 +42,8 @@ class Mask:
 
         Only weights with two or more dimensions and the parameters of normalisation layers are read, and only
         where some but not all entries are zero: a bias that starts at zero, or a layer initialised to zero, was
-        not pruned. A dense model gives an empty mask.
+        not pruned. What an embedding holds or shares is not read: its padding row is zero by construction, and
+        nothing here prunes it. A dense model gives an empty mask.
         """
         return cls({name: alive for name, alive in _zeros(model) if alive.any() and not alive.all()})
 
@@ -140,7 +141,7 @@ class Mask:
 
 
 def _zeros(model: Module) -> Iterator[tuple[str, Tensor]]:
-    seen: set[int] = set()
+    seen = {id(p) for m in model.modules() if isinstance(m, Embedding | EmbeddingBag) for p in m.parameters()}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not (parameter.ndim > 1 or isinstance(module, NORMS)):

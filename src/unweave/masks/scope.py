@@ -1,74 +1,220 @@
-"""Which parameters a score covers."""
+"""Which weights a score covers, and what of all matrix weights that leaves dense."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated
 
-from torch.nn import Conv1d, Conv2d, Conv3d, Linear, Module, Parameter
+from torch.nn import (
+    Bilinear,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    Embedding,
+    EmbeddingBag,
+    Linear,
+    Module,
+    MultiheadAttention,
+    Parameter,
+    RNNBase,
+    RNNCellBase,
+)
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..errors import InputError
-from ..settings import settings
+from ..settings import Range, settings
+from .layers import CONVS, NORMS, TRANSPOSED
 
-_PRUNABLE = (Linear, Conv1d, Conv2d, Conv3d)
+ROWS = (Linear, Conv1d, Conv2d, Conv3d)
+"""Layers of one weight whose first dimension is the outputs, and whose input a hook can read."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix weight of a model.
+
+    Attributes:
+        name: as in `model.named_parameters()`.
+        layer: whose parameter it is.
+        parameter: the weight.
+        left: why it cannot be pruned; "" if it can.
+    """
+
+    name: str
+    layer: Module
+    parameter: Parameter
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a scope looks at, of all matrix weights that it was not told to leave out.
+
+    Attributes:
+        looked: weights in scope.
+        total: those, and what is left dense for a reason.
+        left: parameter name -> why it is left dense.
+    """
+
+    looked: int
+    total: int
+    left: dict[str, str]
+
+    @property
+    def share(self) -> float:
+        """Of the matrix weights, in scope; 1 for a model without any."""
+        return self.looked / self.total if self.total else 1.0
 
 
 @settings(kw_only=False)
 class Scope:
-    """Weights of linear and convolutional layers, less those left out; never biases, norms or embeddings.
+    """Matrix weights, less those left out; never biases, norms or what an embedding shares.
+
+    Linear layers and convolutions of every kind, transformers' `Conv1D`, recurrent layers, attention's projections and
+    fused experts are known. Frozen and parametrised weights, and bare parameters that are no experts, are left dense.
 
     Attributes:
-        only: parts of parameter names; just weights whose names contain one of them are in scope. Empty: all.
-        skip: parts of parameter names; a weight whose name contains one of them stays dense.
-        first: whether the first such layer is in scope.
-        last: whether the last such layer is in scope.
+        only: names of parameters or modules, or patterns such as "encoder.*"; just these are in scope. Empty: all.
+        skip: the same; these stay dense.
+        first: whether the first weight is in scope.
+        last: whether the last weight is in scope.
+        least: share of the matrix weights, apart from those named here, that must be in scope; below it, what is left
+            dense is told and nothing is pruned.
     """
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     first: bool = True
     last: bool = True
+    least: Annotated[
+        float, Range(at_least=0, at_most=1, why="It is the share of matrix weights to look at.")
+    ] = 0.9
 
-    def layers(self, model: Module) -> list[tuple[str, Module, Parameter]]:
-        """(parameter name, its layer, the weight) in the model's order; tied weights once, frozen ones not.
+    def layers(
+        self, model: Module, kinds: tuple[type[Module], ...] | None = None
+    ) -> list[tuple[str, Module, Parameter]]:
+        """(parameter name, its layer, the weight) in the model's order; tied weights once.
+
+        Args:
+            model: whose weights.
+            kinds: layers that the method can read; None takes every kind that is known.
 
         Raises:
-            InputError: if nothing is in scope, or a part of `only` or `skip` fits no weight.
+            InputError: if nothing is in scope, less than `least` is, or a name of `only` or `skip` fits no weight.
         """
-        found = list(_weights(model))
-        names = [name for name, _, _ in found]
-        for part in (*self.only, *self.skip):
-            if not any(part in name for name in names):
-                raise InputError(
-                    f"Scope: no prunable weight's name contains {part!r}; there are: {', '.join(names[:8])}."
-                )
-        if not self.first:
-            found = found[1:]
-        if not self.last:
-            found = found[:-1]
-        chosen = [
-            entry
-            for entry in found
-            if (not self.only or any(part in entry[0] for part in self.only))
-            and not any(part in entry[0] for part in self.skip)
-            and entry[2].requires_grad
-        ]
-        if not chosen:
+        chosen = self._chosen(model, kinds)
+        entries = [(w.name, w.layer, w.parameter) for w in chosen if not w.left]
+        seen = _covered(chosen)
+        left = "; ".join(f"{name} ({why})" for name, why in list(seen.left.items())[:5])
+        more = f"; and {len(seen.left) - 5} more" if len(seen.left) > 5 else ""
+        if not entries:
             raise InputError(
-                "no weight is in scope for pruning: the model has no Linear or Conv layer that is neither "
-                "skipped nor frozen."
+                "no weight is in scope for pruning: "
+                + (f"left dense are {left}{more}." if left else "none is chosen.")
             )
-        return chosen
+        if seen.share < self.least:
+            raise InputError(
+                f"only {100 * seen.share:.0f} % of the model's matrix weights would be looked at; {left}{more} would "
+                f"stay dense. Name what is meant (only, skip), or accept it with least={int(100 * seen.share) / 100}."
+            )
+        return entries
 
-    def weights(self, model: Module) -> dict[str, Parameter]:
-        """Parameter name -> weight, in the model's order."""
-        return {name: weight for name, _, weight in self.layers(model)}
+    def weights(self, model: Module, kinds: tuple[type[Module], ...] | None = None) -> dict[str, Parameter]:
+        """Parameter name -> weight, in the model's order; see `layers`."""
+        return {name: weight for name, _, weight in self.layers(model, kinds)}
+
+    def coverage(self, model: Module, kinds: tuple[type[Module], ...] | None = None) -> Coverage:
+        """What of the model's matrix weights is in scope, and why the rest is not; refuses nothing."""
+        return _covered(self._chosen(model, kinds))
+
+    def _chosen(self, model: Module, kinds: tuple[type[Module], ...] | None) -> list[Weight]:
+        found = list(matrices(model, kinds))
+        names = [w.name for w in found]
+        for pattern in (*self.only, *self.skip):
+            if not any(_named(name, pattern) for name in names):
+                raise InputError(
+                    f"Scope: {pattern!r} names no weight; there are: {', '.join(names[:8])}. Give a parameter's or "
+                    "module's whole name, or a pattern such as 'encoder.*'."
+                )
+        inner = found[0 if self.first else 1 : None if self.last else -1]
+        return [
+            w
+            for w in inner
+            if (not self.only or any(_named(w.name, pattern) for pattern in self.only))
+            and not any(_named(w.name, pattern) for pattern in self.skip)
+        ]
 
 
-def _weights(model: Module) -> Iterator[tuple[str, Module, Parameter]]:
-    seen: set[int] = set()
+def matrices(model: Module, kinds: tuple[type[Module], ...] | None = None) -> Iterator[Weight]:
+    """Every matrix weight of a model once, those that cannot be pruned with the reason.
+
+    What an embedding holds or shares is none, nor a norm's scale, nor a bare parameter whose first dimension is 1 (a
+    token, a table of positions) or that is a vector.
+
+    Args:
+        model: whose weights.
+        kinds: layers that the caller can read; weights of others are left.
+    """
+    seen = {id(p) for m in model.modules() if isinstance(m, Embedding | EmbeddingBag) for p in m.parameters()}
     for prefix, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        weight = own.get("weight") if isinstance(module, _PRUNABLE) else None
-        if weight is not None and id(weight) not in seen:
-            seen.add(id(weight))
-            yield f"{prefix}.weight" if prefix else "weight", module, weight
+        for own, parameter in module.named_parameters(recurse=False):
+            name = f"{prefix}.{own}" if prefix else own
+            if id(parameter) in seen or parameter.ndim < 2 or isinstance(module, NORMS):
+                continue
+            seen.add(id(parameter))
+            known = _known(module, own)
+            if not known and (parameter.shape[0] == 1 or parameter.squeeze().ndim < 2):
+                continue
+            left = "" if known else _unknown(module)
+            if known and not parameter.requires_grad:
+                left = "frozen"
+            elif known and kinds is not None and not isinstance(module, kinds):
+                left = f"of a {type(module).__name__}, which is not read"
+            yield Weight(name, module, parameter, left)
+
+
+def rows_first(layer: Module) -> bool:
+    """Whether the weight's first dimension is the layer's outputs, as patterns of rows take it."""
+    return isinstance(layer, ROWS) and not isinstance(layer, TRANSPOSED)
+
+
+def _known(module: Module, own: str) -> bool:
+    if isinstance(module, RNNBase | RNNCellBase):
+        return own.startswith("weight")
+    if isinstance(module, MultiheadAttention):
+        return own.endswith("proj_weight")
+    if isinstance(module, (Linear, Bilinear, *CONVS)) or _is_conv1d(module):
+        return own == "weight"
+    return own in _experts(module)
+
+
+def _is_conv1d(module: Module) -> bool:
+    conv1d = getattr(sys.modules.get("transformers"), "Conv1D", None)
+    return isinstance(conv1d, type) and isinstance(module, conv1d)
+
+
+def _experts(module: Module) -> set[str]:
+    """Names of fused experts' weights: two or more parameters [experts, ., .] of one module."""
+    stacks = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim == 3 and p.shape[0] > 1}
+    return set(stacks) if len(stacks) > 1 and len({p.shape[0] for p in stacks.values()}) == 1 else set()
+
+
+def _unknown(module: Module) -> str:
+    if isinstance(module, ParametrizationList) or is_parametrized(module):
+        return "of a parametrisation: remove it before pruning"
+    if isinstance(module, (Linear, *CONVS)):
+        return "of a weight that is computed before each call: remove what computes it"
+    return f"a bare parameter of {type(module).__name__}"
+
+
+def _named(name: str, pattern: str) -> bool:
+    return name == pattern or name.startswith(pattern + ".") or fnmatchcase(name, pattern)
+
+
+def _covered(chosen: list[Weight]) -> Coverage:
+    looked = sum(w.parameter.numel() for w in chosen if not w.left)
+    left = {w.name: w.left for w in chosen if w.left}
+    return Coverage(looked, looked + sum(w.parameter.numel() for w in chosen if w.left), left)

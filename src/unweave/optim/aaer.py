@@ -81,7 +81,6 @@ class AAER:
         "Eliminating Catastrophic Overfitting Via Abnormal Adversarial Examples Regularization", "Lin, Yu, Liu",
         "NeurIPS", 2023, "2404.08154",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     def __post_init__(self) -> None:
         if not self.low < self.high:

@@ -44,7 +44,6 @@ class ASAM(Wrapper):
         "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural Networks",
         "Kwon, Kim, Park, Choi", "ICML", 2021, "2102.11600",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

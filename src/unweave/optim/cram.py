@@ -55,8 +55,7 @@ class CrAM(Wrapper):
         2023,
         "2207.14200",
     )
-    needs: ClassVar[tuple[str, ...]] = ()
-    kept: ClassVar[tuple[str, ...]] = ("drawn",)
+    entries: ClassVar[tuple[str, ...]] = ("drawn",)
 
     @checked
     def __init__(

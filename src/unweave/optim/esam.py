@@ -47,7 +47,6 @@ class ESAM(Wrapper):
         "Efficient Sharpness-aware Minimization for Improved Training of Neural Networks",
         "Du, Yan, Feng, Zhou, Zhen, Goh, Tan", "ICLR", 2022, "2110.03141",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

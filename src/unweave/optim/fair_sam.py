@@ -144,8 +144,7 @@ class FairSAM(Wrapper):
         "FairSAM: Fair Classification on Corrupted Images Through Sharpness-Aware Minimization",
         "Dai, Ji, Ma, Wu", "TMLR", 2026, "2503.22934",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
-    kept: ClassVar[tuple[str, ...]] = ("fair",)
+    entries: ClassVar[tuple[str, ...]] = ("fair",)
 
     @checked
     def __init__(

@@ -48,7 +48,6 @@ class GSAM(Wrapper):
         "Surrogate Gap Minimization Improves Sharpness-Aware Training",
         "Zhuang, Gong, Yuan, Cui, Adam, Dvornek, Tatikonda, Duncan, Liu", "ICLR", 2022, "2203.08065",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

@@ -45,7 +45,6 @@ class LookSAM(Wrapper):
         "Towards Efficient and Scalable Sharpness-Aware Minimization", "Liu, Mai, Chen, Hsieh, You", "CVPR", 2022,
         "2203.02714",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

@@ -168,7 +168,6 @@ class MSAM(Wrapper):
         "Learning",
         "Nowdeh, Ji, Ma, Afghah", "NeurIPS", 2025, "2510.24919",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

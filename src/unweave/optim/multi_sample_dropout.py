@@ -49,7 +49,6 @@ class MultiSampleDropout(Module):
         2019,
         "1905.09788",
     )
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

@@ -47,7 +47,6 @@ class PerpGrad(Wrapper):
         2025,
         "2501.04697",
     )
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

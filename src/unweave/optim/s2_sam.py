@@ -43,7 +43,6 @@ class S2SAM(Wrapper):
         "A Single-Step, Sharpness-Aware Minimization is All You Need to Achieve Efficient and Accurate Sparse Training",
         "Ji, Li, Fu, Afghah, Guo, Yuan, Ma", "NeurIPS", 2024, "",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

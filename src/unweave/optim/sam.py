@@ -44,7 +44,6 @@ class SAM(Wrapper):
         "Sharpness-Aware Minimization for Efficiently Improving Generalization",
         "Foret, Kleiner, Mobahi, Neyshabur", "ICLR", 2021, "2010.01412",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

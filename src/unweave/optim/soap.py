@@ -49,7 +49,6 @@ class SOAP(Optimizer):
         "SOAP: Improving and Stabilizing Shampoo using Adam",
         "Vyas, Morwani, Zhao, Shapira, Brandfonbrener, Janson, Kakade", "ICLR", 2025, "2409.11321",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     @checked
     def __init__(

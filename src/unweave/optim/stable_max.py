@@ -50,7 +50,6 @@ class StableMaxCrossEntropy(Module):
         2025,
         "2501.04697",
     )
-    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     @checked
     def __init__(

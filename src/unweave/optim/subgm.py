@@ -160,7 +160,6 @@ class SubGM:
         "Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization, Noisy "
         "Measurements, and Over-parameterization", "Ma, Fattahi", "JMLR", 2023, "2202.08788",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         rule = ("decay", "plateau", "tolerance")

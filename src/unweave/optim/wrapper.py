@@ -37,13 +37,13 @@ class Wrapper(Optimizer):
         base: the optimiser that makes the update.
         backwards: backward passes so far.
         forwards: closure calls without gradients so far.
-        kept: names of a method's own attributes that `state_dict` keeps.
+        entries: names of the attributes that `state_dict` keeps beside the states.
 
     Raises:
         InputError: if a group's rho is not what the constructor takes, or the base has a `rho` of another meaning.
     """
 
-    kept: ClassVar[tuple[str, ...]] = ()
+    entries: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, params: Iterable[Any], base: Callable[..., Optimizer], keywords: Mapping[str, Any], *,
@@ -197,7 +197,7 @@ class Wrapper(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Of the base optimiser and our own."""
         own = super().state_dict()["state"]
-        more = {name: getattr(self, name) for name in self.kept}
+        more = {name: getattr(self, name) for name in self.entries}
         return {**self.base.state_dict(), "own": own, "passes": [self.forwards, self.backwards], **more}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -207,8 +207,8 @@ class Wrapper(Optimizer):
             InputError: if another kind of optimiser gave it.
         """
         rest = dict(state_dict)
-        ours = {name: rest.pop(name) for name in ("own", "passes", *self.kept) if name in rest}
-        lacking = [name for name in ("own", "passes", *self.kept) if name not in ours]
+        ours = {name: rest.pop(name) for name in ("own", "passes", *self.entries) if name in rest}
+        lacking = [name for name in ("own", "passes", *self.entries) if name not in ours]
         if lacking:
             raise InputError(
                 f"{type(self).__name__}.load_state_dict got a state without {', '.join(lacking)}. Give what the "

@@ -63,8 +63,7 @@ class ZOSAM(Wrapper):
         "ZO-SAM: Zero-Order Sharpness-Aware Minimization for Efficient Sparse Training",
         "Ji, Li, Deng, Afghah, Ma", "arXiv", 2026, "2603.13115",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
-    kept: ClassVar[tuple[str, ...]] = ("skipped",)
+    entries: ClassVar[tuple[str, ...]] = ("skipped",)
 
     @checked
     def __init__(

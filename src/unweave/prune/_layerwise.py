@@ -49,15 +49,18 @@ def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, 
             cannot be told from text.
     """
     data.require_examples(who)
-    layers = scope.layers(model)
+    layers = scope.layers(model, (Linear, Conv2d))
     for name, layer, _ in layers:
-        if not isinstance(layer, (Linear, Conv2d)) or getattr(layer, "groups", 1) > 1:
+        if getattr(layer, "groups", 1) > 1:
             raise InputError(
-                f"{who} takes Linear and ungrouped Conv2d layers; {name} is of another kind. Leave it out of the scope."
+                f"{who} takes Linear and ungrouped Conv2d layers; {name} has groups. Leave it out of the scope."
             )
     blocks = list(_blocks(model, layers) or ())
-    if scope.only and any(not _inside(blocks, [entry]) for entry in layers):
+    outside = [entry for entry in layers if not _inside(blocks, [entry])] if blocks else []
+    if scope.only and outside:
         blocks = []
+    else:
+        _refuse_most_outside(who, layers, outside, scope.least)
     run = partial(data.task.outputs, model)
     with evaluating(model):
         batches = list(spaced(data, examples).batches())
@@ -83,6 +86,19 @@ def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, 
 def _inside(modules: Sequence[Module], layers: list[Layer]) -> list[Layer]:
     parts = {id(part) for module in modules for part in module.modules()}
     return [entry for entry in layers if id(entry[1]) in parts]
+
+
+def _refuse_most_outside(who: str, layers: Sequence[Layer], outside: Sequence[Layer], least: float) -> None:
+    """Refuse a model of which more than a stem and a head lies outside its one list of blocks."""
+    ends = [layers[0], layers[-1]]
+    dense = [entry for entry in outside if not any(entry is end for end in ends)]
+    left, total = (sum(w.numel() for _, _, w in part) for part in (dense, layers))
+    if left > (1 - least) * total:
+        raise InputError(
+            f"{who} walks through one list of blocks; {', '.join(name for name, _, _ in dense[:5])}"
+            f"{' and more' if len(dense) > 5 else ''}, {100 * left / total:.0f} % of the weights, lie outside it and "
+            "would stay dense. Name what is meant (scope's only), or lower its `least`."
+        )
 
 
 def _blocks(model: Module, layers: list[Layer]) -> ModuleList | None:

@@ -50,7 +50,6 @@ class DSR:
         "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization",
         "Mostafa, Wang", "ICML", 2019, "1902.05967",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
         """A sparse start, and the exchange to make after each step of the training.

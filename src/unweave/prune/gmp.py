@@ -66,7 +66,6 @@ class GMP:
         "To prune, or not to prune: exploring the efficacy of pruning for model compression", "Zhu, Gupta",
         "ICLR workshop", 2018, "1710.01878",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         require_rising(self, "Prune or ProgressiveNM")

@@ -31,7 +31,6 @@ class Gradient:
         "Blalock, Gonzalez Ortiz, Frankle, Guttag", "MLSys", 2020,
         "2003.03033",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Absolute gradients of the mean loss.

@@ -41,7 +41,6 @@ class GraSP:
         "Wang, Zhang, Grosse", "ICLR", 2020,
         "2002.07376",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Signed scores: negative ones belong to weights whose removal strengthens the gradient.

@@ -59,7 +59,6 @@ class IMP:
         "Frankle, Carbin", "ICLR", 2019,
         "1803.03635",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         require_rising(self, "Prune or ProgressiveNM")

@@ -88,7 +88,6 @@ class ITOP:
         "Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse Training",
         "Liu, Yin, Mocanu, Pechenizkiy", "ICML", 2021, "2102.02887",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
         """A sparse start, and the exchange to make after each step of the training.

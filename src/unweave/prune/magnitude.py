@@ -31,7 +31,6 @@ class Magnitude:
         "Learning both Weights and Connections for Efficient Neural Networks",
         "Han, Pool, Tran, Dally", "NeurIPS", 2015, "1506.02626",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Absolute weights; `data` is not read."""

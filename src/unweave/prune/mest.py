@@ -59,7 +59,6 @@ class MEST:
         "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge",
         "Yuan, Ma, Niu, Li, Kong, Liu, Gong, Zhan, He, Jin, Wang, Qin, Wang", "NeurIPS", 2021, "2110.14032",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.ratio >= 1 - self.budget.sparsity:

@@ -67,7 +67,6 @@ class MoSA:
         "Split & Merge: Unlocking the Potential of Visual Adapters via Sparse Training", "Zhang, Zou, An, Liu, Zhang",
         "arXiv", 2023, "2312.02923",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     def adapt(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A copy of `model` with trained, merged adapters; its other weights keep their bits.

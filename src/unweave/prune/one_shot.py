@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
 
-from torch import Generator
+from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..masks.budgets import Budget, Global
+from ..errors import InputError
+from ..masks.budgets import Budget, Global, PerOutput
 from ..masks.mask import Mask
 from ..masks.patterns import Channel, Pattern, Unstructured, refuse_own_sparsity
+from ..masks.scope import rows_first
 from ..masks.select import select
 from ..masks.silence import silence
 from ..paper import Paper
@@ -39,7 +42,6 @@ class Prune:
     budget: Budget = Global(0.9)
 
     paper: ClassVar[Paper] = Magnitude.paper
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         refuse_own_sparsity(self, "budget", self.budget.sparsity)
@@ -51,7 +53,10 @@ class Prune:
             InputError: if a score is NaN, or a layer would lose all its weights.
         """
         with global_seed(draw_seed(rng)):
-            return select(self.score.score(model, data), self.pattern, self.budget)
+            scores = self.score.score(model, data)
+        if not isinstance(self.pattern, Unstructured) or isinstance(self.budget, PerOutput):
+            _require_rows(model, scores)
+        return select(scores, self.pattern, self.budget)
 
     def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A pruned copy of `model`: dead weights are +0.0 exactly.
@@ -66,3 +71,13 @@ class Prune:
         if isinstance(self.pattern, Channel):
             mask = silence(pruned, mask, data)
         return mask.apply_(pruned)
+
+
+def _require_rows(model: Module, scores: Mapping[str, Tensor]) -> None:
+    odd = [n for n in scores if not rows_first(model.get_submodule(n.rpartition(".")[0]))]
+    if odd:
+        raise InputError(
+            f"patterns and budgets an output take Linear and Conv layers, whose first dimension is the outputs; "
+            f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''} are of another kind. Leave them out of the "
+            "score's scope (skip), or prune single weights."
+        )

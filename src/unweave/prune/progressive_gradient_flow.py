@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss, warm_cosine
 from ..masks.mask import Mask
-from ..masks.scope import Scope
+from ..masks.scope import ROWS, Scope
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, refuse_idle, settings
 from ..types import Data
@@ -71,7 +71,6 @@ class ProgressiveNM:
         "Progressive Gradient Flow for Robust N:M Sparsity Training in Transformers",
         "Bambhaniya, Yazdanbakhsh, Subramanian, Kao, Agrawal, Evci, Krishna", "CPAL", 2025, "2402.04744",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.n >= self.m:
@@ -138,7 +137,7 @@ class ProgressiveNM:
     def attach_(self, model: Module, steps: int) -> dict[str, Fading]:
         """Parametrise the weights in scope for a training of so many steps; name of the weight -> its clock."""
         widest = self.m * (8 if self.flow == "sdgf-geometric" else 1)
-        layers = self.scope.layers(model)
+        layers = self.scope.layers(model, ROWS)
         wrong = [f"{name} ({w.shape[1]})" for name, _, w in layers if w.shape[1] % widest]
         if wrong:
             raise InputError(

@@ -32,7 +32,6 @@ class RandomScores:
         "Training",
         "Liu, Chen, Chen, Shen, Mocanu, Wang, Pechenizkiy", "ICLR", 2022, "2202.02643",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Noise, float32, the same on every device; `data` is not read."""

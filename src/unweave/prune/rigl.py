@@ -47,7 +47,6 @@ class RigL:
         "Rigging the Lottery: Making All Tickets Winners", "Evci, Gale, Menick, Castro, Elsen", "ICML", 2020,
         "1911.11134",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
         """A sparse start, and the exchange to make after each step of the training.

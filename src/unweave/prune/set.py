@@ -48,7 +48,6 @@ class SET:
         "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network science",
         "Mocanu, Mocanu, Stone, Nguyen, Gibescu, Liotta", "Nature Communications", 2018, "1707.04780",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def begin(self, model: Module, data: Data[Any], *, steps: int, rng: Generator) -> Begun:
         """A sparse start, and the exchange to make after each step of the training.

@@ -42,7 +42,6 @@ class SNIP:
         "Lee, Ajanthan, Torr", "ICLR", 2019,
         "1810.02340",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Normalised connection sensitivities; they sum to one over all layers.

@@ -58,7 +58,6 @@ class SoftFilter:
         "He, Kang, Dong, Fu, Yang", "IJCAI",
         2018, "1808.06866",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A trained copy of `model` with dead filters; its own zeros stay.

@@ -54,7 +54,6 @@ class SparseGPT:
         "SparseGPT: Massive Language Models Can be Accurately Pruned in One-Shot", "Frantar, Alistarh", "ICML", 2023,
         "2301.00774",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         refuse_own_sparsity(self, "sparsity", self.sparsity)

@@ -87,7 +87,6 @@ class SparseModelSoup:
         "Sparse Model Soups: A Recipe for Improved Pruning via Model Averaging", "Zimmer, Spiegel, Pokutta",
         "ICLR", 2024, "2306.16788",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         refuse_own_sparsity(self, "sparsity", self.sparsity)

@@ -48,7 +48,6 @@ class SynFlow:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = _PAPER
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Synaptic flow through each weight, float64, non-negative; within a layer without bias it sums to R.
@@ -99,7 +98,6 @@ class SynFlowPrune:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = _PAPER
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         require_rising(self, "Prune(score=SynFlow(), pattern=...)")

@@ -37,7 +37,6 @@ class Taylor:
         "Molchanov, Mallya, Tyree, Frosio, Kautz", "CVPR", 2019,
         "1906.10771",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Squared products of gradient and weight, averaged over batches.

@@ -19,7 +19,7 @@ from ..derivatives import spaced
 from ..errors import InputError
 from ..masks.budgets import PerOutput, Sparsity
 from ..masks.patterns import NM, Unstructured, refuse_own_sparsity
-from ..masks.scope import Scope
+from ..masks.scope import ROWS, Scope
 from ..masks.select import select
 from ..paper import Paper
 from ..random import require_generator
@@ -49,7 +49,6 @@ class Wanda:
         "Sun, Liu, Bair, Kolter", "ICLR", 2024,
         "2306.11695",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
         """Weight sizes times input norms, float32 or wider.
@@ -61,7 +60,7 @@ class Wanda:
         """
         data.require_examples("Wanda")
         copy = deepcopy(model).eval()
-        layers = self.scope.layers(copy)
+        layers = self.scope.layers(copy, ROWS)
         energy: dict[str, Tensor] = {}
         present: Tensor | None = None
 
@@ -108,7 +107,6 @@ class WandaPrune:
     scope: Scope = Scope()
 
     paper: ClassVar[Paper] = Wanda.paper
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         refuse_own_sparsity(self, "sparsity", self.sparsity)

@@ -147,25 +147,9 @@ def dumbbells(
     scale = Scale.around([*ends, *(v for k in chosen for v in kept[k].values())])
     ending = ".weight" if all(k.endswith(".weight") for k in chosen) else ""
     present = {s: words for s, words in names.items() if any(s in kept[k] for k in chosen)}
-    out = []
-    for label in chosen:
-        row = kept[label]
-        spots = [scale.at(v) for v in row.values()]
-        shapes = [
-            Markup('<line class="track" x1="2%" x2="98%" y1="13" y2="13"/>'),
-            Markup('<line class="link" x1="{:.2f}%" x2="{:.2f}%" y1="13" y2="13"/>').format(
-                min(spots), max(spots)
-            ),
-        ]
-        shapes += [marks.mark(scale, row[s], marks.style(s), 13) for s in present if s in row]
-        says = f"{label}: " + ", ".join(
-            f"{words} {number(row[s])}" for s, words in present.items() if s in row
-        )
-        out.append(
-            marks.row(
-                marks.strong(label.removesuffix(ending)), marks.svg(shapes, 26, says), number(row.get(figure))
-            )
-        )
+    out = [
+        _dumbbell(scale, label, label.removesuffix(ending), kept[label], present, figure) for label in chosen
+    ]
     out.append(marks.axis(marks.ticks(scale), unit))
     more = len(kept) - len(chosen)
     note = (
@@ -177,6 +161,22 @@ def dumbbells(
     )
     legend = Markup('<ul class="legend">{}</ul>').format(marks.entries(present))
     return Markup('{}<div class="tight">{}</div>{}').format(legend, Markup("").join(out), note)
+
+
+def _dumbbell(
+    scale: Scale, label: str, short: str, row: Mapping[str, float], present: Mapping[str, str], figure: str
+) -> Markup:
+    """One row of `dumbbells`."""
+    spots = [scale.at(v) for v in row.values()]
+    shapes = [
+        Markup('<line class="track" x1="2%" x2="98%" y1="13" y2="13"/>'),
+        Markup('<line class="link" x1="{:.2f}%" x2="{:.2f}%" y1="13" y2="13"/>').format(
+            min(spots), max(spots)
+        ),
+    ]
+    shapes += [marks.mark(scale, row[s], marks.style(s), 13) for s in present if s in row]
+    says = f"{label}: " + ", ".join(f"{words} {number(row[s])}" for s, words in present.items() if s in row)
+    return marks.row(marks.strong(short), marks.svg(shapes, 26, says), number(row.get(figure)))
 
 
 def _most_apart(rows: Mapping[str, Mapping[str, float]], a: str, b: str) -> list[str]:

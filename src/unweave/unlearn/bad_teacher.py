@@ -55,7 +55,6 @@ class BadTeacher:
         year=2023,
         arxiv="2205.08096",
     )
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     epochs: Count = 5
     lr: Positive = 1e-4

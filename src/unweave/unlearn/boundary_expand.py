@@ -44,7 +44,6 @@ class BoundaryExpand:
     """
 
     paper: ClassVar[Paper] = PAPER
-    needs: ClassVar[tuple[str, ...]] = ("forget", "labels")
 
     epochs: Count = 10
     lr: Positive = 1e-3

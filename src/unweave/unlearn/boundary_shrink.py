@@ -54,7 +54,6 @@ class BoundaryShrink:
     """
 
     paper: ClassVar[Paper] = PAPER
-    needs: ClassVar[tuple[str, ...]] = ("forget", "labels")
 
     epochs: Count = 10
     lr: Positive = 1e-3

@@ -54,7 +54,6 @@ class FineTune:
         "Towards Adversarial Evaluations for Inexact Machine Unlearning",
         "Goel, Prabhu, Sanyal, Lim, Torr, Kumaraguru", "arXiv", 2022, "2201.06640",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("retain",)
 
     def __post_init__(self) -> None:
         if self.reset and self.last_layers is None:

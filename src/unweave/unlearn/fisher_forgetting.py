@@ -54,7 +54,6 @@ class FisherForgetting:
         "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
         "Golatkar, Achille and Soatto", "CVPR", 2020, "1911.04933",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def apply(self, model: Module, data: Request[Task], *, rng: Generator) -> Module:
         """Return a noisy copy of `model`; pruned zeros and frozen parameters stay.

@@ -32,7 +32,6 @@ class FixedMask:
     paper: ClassVar[Paper] = Paper(
         "Model Sparsity Can Simplify Machine Unlearning", "Jia, Liu et al.", "NeurIPS", 2023, "2304.04934"
     )
-    needs: ClassVar[tuple[str, ...]] = ("retain",)
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return an unlearned copy of `model` with the same zeros.

@@ -64,7 +64,6 @@ class GradientAscent:
         "Unrolling SGD: Understanding Factors Influencing Machine Unlearning",
         "Thudi, Deza, Chandrasekaran, Papernot", "EuroS&P", 2022, "2109.13398",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "heldout", "labels")
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None

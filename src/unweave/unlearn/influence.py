@@ -69,7 +69,6 @@ class Influence:
         "WoodFisher: Efficient Second-Order Approximation for Neural Network Compression",
         "Singh and Alistarh", "NeurIPS", 2020, "2004.14340",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def __post_init__(self) -> None:
         if self.inverse == "cg":

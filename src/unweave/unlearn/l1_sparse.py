@@ -55,7 +55,6 @@ class L1Sparse:
         "Model Sparsity Can Simplify Machine Unlearning",
         "Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu", "NeurIPS", 2023, "2304.04934",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("retain",)
 
     def __post_init__(self) -> None:
         if self.no_l1_epochs >= self.epochs:

@@ -41,7 +41,6 @@ class LogitMask:
         "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
         "Golatkar, Achille, Soatto", "CVPR", 2020, "1911.04933",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
 
     def __post_init__(self) -> None:
         if self.classes == ():

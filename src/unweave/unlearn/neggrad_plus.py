@@ -52,7 +52,6 @@ class NegGradPlus:
         "Towards Unbounded Machine Unlearning",
         "Kurmanji, Triantafillou, Hayes, Triantafillou", "NeurIPS", 2023, "2302.09880",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def __post_init__(self) -> None:
         if self.alpha == 1:

@@ -102,7 +102,6 @@ class Newton:
         "Towards Certified Unlearning for Deep Neural Networks",
         "Zhang, Dong, Wang and Li", "ICML", 2024, "2408.00920",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def __post_init__(self) -> None:
         if self.solver == "cg":

@@ -46,7 +46,6 @@ class PruneThenUnlearn:
         "Model Sparsity Can Simplify Machine Unlearning",
         "Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu", "NeurIPS", 2023, "2304.04934",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a pruned copy of `model` that has unlearned.

@@ -57,7 +57,6 @@ class RandomLabels:
     paper: ClassVar[Paper] = Paper(
         "Amnesiac Machine Learning", "Graves, Nagisetty, Ganesh", "AAAI", 2021, "2010.10981"
     )
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None

@@ -40,7 +40,6 @@ class Retrain:
         "Machine Unlearning", "Bourtoule, Chandrasekaran, Choquette-Choo, Jia, Travers, Zhang, Lie, Papernot",
         "IEEE S&P", 2021, "1912.03817",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("retain", "recipe")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a model built on the retain set alone.

@@ -71,7 +71,6 @@ class RewindToDelete:
         "Rewind-to-Delete: Certified Machine Unlearning for Nonconvex Functions",
         "Mu, Klabjan", "arXiv", 2024, "2409.09778",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("retain",)
 
     checkpoint: str
     epochs: Count = 9

@@ -60,7 +60,6 @@ class SalUn:
         "Classification and Generation",
         "Fan, Liu, Zhang, Wong, Wei, Liu", "ICLR", 2024, "2310.12508",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
 
     def __post_init__(self) -> None:
         if self.density == 1:

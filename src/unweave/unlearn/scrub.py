@@ -72,7 +72,6 @@ class SCRUB:
         year=2023,
         arxiv="2302.09880",
     )
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "labels")
 
     epochs: Count = 10
     max_epochs: Annotated[

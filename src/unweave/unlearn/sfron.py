@@ -63,7 +63,6 @@ class SFRon:
         "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement",
         "Huang, Cheng, Zheng, Wang, He, Li, Huang", "NeurIPS", 2024, "2409.19732",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     epochs: Count = 4
     every: Annotated[int, Range(at_least=1, why="It is the retain steps a forget step.")] = 5

@@ -36,7 +36,6 @@ class Continue:
     lr: Positive = 0.1
 
     paper: ClassVar[Paper] = PAPER
-    needs: ClassVar[tuple[str, ...]] = ("retain", "recipe")
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` trained on.
@@ -75,7 +74,6 @@ class ShortRetrain:
     recover_lr: Positive = 0.05
 
     paper: ClassVar[Paper] = PAPER
-    needs: ClassVar[tuple[str, ...]] = ("retain", "recipe", "initial")
 
     def __post_init__(self) -> None:
         if self.of is not None and self.of < self.epochs:

@@ -50,7 +50,6 @@ class SSD:
         "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
         "Foster, Schoepf, Brintrup", "AAAI", 2024, "2308.07707",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     alpha: Positive = 10.0
     dampening: Positive = 1.0

@@ -90,7 +90,6 @@ class Unprune:
     recover_lr: Positive = 0.02
 
     paper: ClassVar[Paper] = PAPER
-    needs: ClassVar[tuple[str, ...]] = ("retain", "recipe", "initial")
 
     def __post_init__(self) -> None:
         if self.mode == "paper" and self.rewind not in (None, 1.0):

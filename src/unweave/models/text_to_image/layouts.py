@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from typing import Any, Literal
 
@@ -90,3 +90,21 @@ def conditions(layout: Layout, x: Tensor, text: Text, size: Sequence[int], confi
         told["resolution"] = x.new_tensor([[height, width]]).expand(n, 2)
         told["aspect_ratio"] = x.new_tensor([[height / width]]).expand(n, 1)
     return {"added_cond_kwargs": told, "encoder_attention_mask": text.mask}
+
+
+def guided(
+    predict: Callable[[Tensor, Tensor | int, Text], Tensor],
+    x: Tensor,
+    t: Tensor | int,
+    text: Text,
+    null: Text,
+    guidance: float,
+) -> Tensor:
+    """Classifier-free guidance: the prediction without the prompt, moved on to that with it by the scale `guidance`."""
+    if guidance == 1:
+        return predict(x, t, text)
+    n = len(x)
+    steps = torch.as_tensor(t, device=x.device).long().expand(n)
+    both = Text.cat([null.expand(n), text.expand(n)])
+    without, told = predict(torch.cat([x, x]), torch.cat([steps, steps]), both).chunk(2)
+    return without + guidance * (told - without)

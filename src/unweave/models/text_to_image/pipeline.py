@@ -15,7 +15,7 @@ from ...errors import InputError, require
 from ...random import require_generator
 from ...settings import Range
 from .layers import Layers, Weights, linears, weights
-from .layouts import Layout, conditions, encoded, kind_of
+from .layouts import Layout, conditions, encoded, guided, kind_of
 from .text import Text
 
 Component = Literal["denoiser", "text_encoder", "text_encoder_2", "vae"]
@@ -246,7 +246,7 @@ class TextToImage(Module):
 
     def guided(self, x: Tensor, t: Tensor | int, text: Text, null: Text, guidance: float) -> Tensor:
         """The denoiser's prediction under classifier-free guidance; both halves in one pass, the null one first."""
-        return _guided(self, x, t, text, null, guidance)
+        return guided(self, x, t, text, null, guidance)
 
     def noise_prediction(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
         """The predicted noise, whatever the denoiser was trained to predict, [n, c, h, w]."""
@@ -260,7 +260,7 @@ class TextToImage(Module):
         self, x: Tensor, t: Tensor | int, text: Text, null: Text, guidance: float
     ) -> Tensor:
         """The predicted noise under classifier-free guidance."""
-        return _guided(self.noise_prediction, x, t, text, null, guidance)
+        return guided(self.noise_prediction, x, t, text, null, guidance)
 
     def clean_prediction(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
         """The noiseless latents that the denoiser sees in noisy ones [n, c, h, w]."""
@@ -388,20 +388,3 @@ class TextToImage(Module):
         encoded = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean
         scaled: Tensor = (encoded * vae.config.scaling_factor).to(self.dtype)
         return scaled
-
-
-def _guided(
-    predict: Callable[[Tensor, Tensor | int, Text], Tensor],
-    x: Tensor,
-    t: Tensor | int,
-    text: Text,
-    null: Text,
-    guidance: float,
-) -> Tensor:
-    if guidance == 1:
-        return predict(x, t, text)
-    n = len(x)
-    steps = torch.as_tensor(t, device=x.device).long().expand(n)
-    both = Text.cat([null.expand(n), text.expand(n)])
-    without, told = predict(torch.cat([x, x]), torch.cat([steps, steps]), both).chunk(2)
-    return without + guidance * (told - without)

@@ -26,7 +26,7 @@ from ...fit.batches import set_aside
 from ...fit.recipe import mean_loss
 from ...masks.layers import BATCH_NORMS
 from ...masks.mask import Mask
-from ...masks.scope import Scope
+from ...masks.scope import ROWS, Scope
 from ...paper import Paper
 from ...random import child, require_generator
 from ...settings import Count, Positive, Range, SomeShare, Whole, refuse_idle, settings
@@ -78,7 +78,6 @@ class ExSSNeT:
         "Exclusive Supermask Subnetwork Training for Continual Learning", "Yadav, Bansal",
         "Findings of ACL", 2023, "2210.10209",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     def __post_init__(self) -> None:
         if self.transfer == "none":
@@ -90,7 +89,7 @@ class ExSSNeT:
         """A network without tasks, of signed constants in the place of `model`'s weights."""
         require_generator(rng)
         backbone = deepcopy(model).requires_grad_(True)
-        weights = Scope().weights(backbone)
+        weights = Scope().weights(backbone, ROWS)
         with torch.no_grad():
             for name, p in backbone.named_parameters():
                 if name in weights:
@@ -118,7 +117,7 @@ class ExSSNeT:
         net, classes = deepcopy(net), data.task.classes
         scores = self._initial(net, data, child(rng))
         work = nn.Sequential(_fresh(net.backbone), Head(classes))
-        weights = Scope().weights(deepcopy(net.backbone).requires_grad_(True))
+        weights = Scope().weights(deepcopy(net.backbone).requires_grad_(True), ROWS)
         for name in weights:
             layer = work[0].get_submodule(name.rpartition(".")[0])
             parametrize.register_parametrization(layer, "weight", TopK(scores[name], self.density))
@@ -160,7 +159,7 @@ class ExSSNeT:
         if sources:
             chosen = [net.scores[t] for t in (sources if self.transfer == "knn_all" else sources[:1])]
             return {n: torch.stack([s[n] for s in chosen]).mean(0) for n in chosen[0]}
-        weights = Scope().weights(deepcopy(net.backbone).requires_grad_(True))
+        weights = Scope().weights(deepcopy(net.backbone).requires_grad_(True), ROWS)
         bound = {n: w[0].numel() ** -0.5 for n, w in weights.items()}  # Kaiming-uniform with a = sqrt 5
         return {n: (torch.rand(w.shape, generator=rng) * 2 - 1).to(w) * bound[n] for n, w in weights.items()}
 

@@ -104,7 +104,6 @@ class PASER:
         "PASER: Post-Training Data Selection for Efficient Pruned Large Language Model Recovery",
         "He, Yin, Zhen, Zhang, Yuan, Ma", "ICLR", 2026, "2502.12594",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.clusters, tuple) and self.clusters[0] > self.clusters[1]:

@@ -82,7 +82,6 @@ class ProSparse:
         "ProSparse: Introducing and Enhancing Intrinsic Activation Sparsity within Large Language Models",
         "Song, Han, Zhang, Hu, Shi, Li, Chen, Liu, Li, Yang, Sun", "arXiv", 2024, "2402.13516",
     )  # fmt: skip
-    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.relu + self.warm + self.plateau > 1:
