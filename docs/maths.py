@@ -11,6 +11,8 @@ CODE = r"^(?P<fence>`{3,})[^\n]*\n.*?^(?P=fence) *$|(?P<ticks>`+)(?!`).+?(?<!`)(
 DISPLAY = r"^(?P<indent> *)\$\$(?P<display>.+?)\$\$ *$"
 INLINE = r"(?<![\\$])\$(?P<inline>[^\s$](?:[^$]*?[^\s$\\])?)\$(?!\d)"
 PART = re.compile(f"{CODE}|{DISPLAY}|{INLINE}|(?P<lone>(?<!\\\\)\\$)", re.MULTILINE | re.DOTALL)
+BAR = re.compile(r"(?<!\\left)(?<!\\right)(\\[lr][vV]ert)(?![a-zA-Z])")
+"""Bars that say which side they are on, which the converter would space as operators."""
 ACTIVE = {ord(c): f"&#{ord(c)};" for c in "*_`[]|~^"}
 """Characters that Markdown would read, as entities."""
 
@@ -55,7 +57,8 @@ def mathml(latex: str, path: str, display: str = "inline") -> str:
     plain = " ".join(latex.split())
     try:
         _balanced(plain)
-        made = convert(plain, display=display)
+        fenced = BAR.sub(lambda bar: (r"\left" if bar[1][1] == "l" else r"\right") + bar[1], plain)
+        made = convert(fenced, display=display)
         unread = [t for t in ElementTree.fromstring(made).itertext() if "\\" in t]
         if unread:
             raise ValueError(f"unknown command {unread[0]}")
