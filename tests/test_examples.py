@@ -33,7 +33,7 @@ def test_cifar10_project_with_a_pruned_resnet(tmp_path: Path) -> None:
     small = {"SPARSITY": "0.9", "EXAMPLES": "200", "EPOCHS": "1", "UNWEAVE_CACHE": str(tmp_path / "cache")}
     done = run(
         sys.executable, "-m", "unweave", "forget", project, "--classes", "dog", "--method", "unprune+continue",
-        "--un-pruning.scout-epochs", "1", "--continue.epochs", "1", "--oracles", "1", "--holders", "1", "--out", "run",
+        "--unprune.scout-epochs", "1", "--continue.epochs", "1", "--oracles", "1", "--holders", "1", "--out", "run",
         cwd=tmp_path, **small,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr

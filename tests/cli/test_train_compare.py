@@ -12,7 +12,7 @@ import torch
 from tests.cli.projects import make_project, unweave
 from unweave.cli import main
 from unweave.errors import InputError
-from unweave.io.checkpoint import load_weights
+from unweave.io.weights import load_weights
 from unweave.jobs.trials import run_trials, to_json, trials_from_json
 from unweave.statistics import Trial, summarise
 

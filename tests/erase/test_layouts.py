@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.contract.erase import rows
+from tests.contract.erasers import ERASERS
 from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
 from unweave import erase, seeded
 from unweave.catalogue import methods
@@ -19,7 +19,7 @@ from unweave.errors import InputError
 from unweave.io.pipeline_folder import load_pipeline, save_pipeline
 
 ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
-ROWS = {row.name: row for row in rows()}
+ROWS = {row.name: row for row in ERASERS}
 METHODS = [
     ROWS[m.cls.__name__].run.args[0]  # type: ignore[attr-defined]
     for m in methods()

@@ -570,7 +570,7 @@ if torch.distributed.is_initialized():
 
 @pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    from unweave.io.checkpoint import load_weights
+    from unweave.io.weights import load_weights
 
     root = Path(__file__).parents[2]
     script = tmp_path / "two.py"

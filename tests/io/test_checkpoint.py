@@ -15,7 +15,8 @@ from tests.faults import contents, damages, each_full_disk, largest_file, one_li
 from unweave import Mask
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError, IntegrityError, NonFiniteError, StorageError, UnweaveError
-from unweave.io.checkpoint import load_into, load_weights, mask_beside, save_model
+from unweave.io.checkpoint import load_into, mask_beside, save_model
+from unweave.io.weights import load_weights
 
 
 def _model(seed: int = 0, hidden: int = 6) -> nn.Module:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 import torch
 import unweave.prune as p
-from tests import test_fit_resume as t
+from tests.fit import test_fit_resume as t
 from unweave import Supervised, seeded
 from unweave.io.nested import save_nested
 from unweave.embedded.nets import mlp

@@ -120,7 +120,7 @@ def test_refuses() -> None:
 
     with pytest.raises(
         InputError,
-        match="BoundaryShrink needs a task that is Perturbing .*Plain has no classes, labels",
+        match="BoundaryShrink needs a task that is Perturbing .*Plain has no classes, inputs, labels",
     ):
         STRONG.apply(
             world.model(), replace(request, forget=replace(request.forget, task=Plain())), rng=seeded(0)

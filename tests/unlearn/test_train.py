@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from tests.contract import world
-from tests.contract.table import ROWS
+from tests.contract.edits import EDITS
 from unweave import Mask, Request, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
@@ -47,7 +47,7 @@ from unweave.unlearn._train import (
     sgd,
 )
 
-EVERY = [row for row in ROWS if row.on == "request"]
+EVERY = [row for row in EDITS if row.on == "request"]
 CERTAIN: dict[str, Any] = {
     "norm_bound": 3.0, "hessian_lipschitz": 2.0, "smallest_eigenvalue": 0.0, "epsilon": 1.0, "delta": 1e-3,
     "curvature": "hessian",

@@ -533,7 +533,7 @@ def test_scope_is_the_budgets_unless_said(budget: Any, scope: Any, counts: list[
 def test_scope_is_refused_where_every_group_keeps_n() -> None:
     recipe = tiny(prune=Prune(pattern=NM(2, 4)))
     method = Unprune(unlearn=Continue(recipe=recipe), recipe=recipe, scope="layer")
-    with pytest.raises(InputError, match="scope=.* would do nothing for an N:M mask"):
+    with pytest.raises(InputError, match="scope would do nothing for an N:M mask"):
         method.apply(sparse(recipe), world.request(), rng=seeded(0))
 
 

@@ -207,7 +207,7 @@ class Rule:
         pattern: Pattern = prune.pattern if prune and unit is None else of_mask
         if scope is not None and isinstance(pattern, NM):
             raise InputError(
-                f"{who}.scope is not read for an N:M mask, whose every group keeps n. Leave it out."
+                f"{who}.scope would do nothing for an N:M mask, whose every group keeps n. Leave it out."
             )
         together = scope == "global" or (
             scope is None and prune is not None and isinstance(prune.budget, Global)
