@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,13 @@ from docstring_parser import Docstring, DocstringStyle, parse
 from typing_extensions import is_protocol
 
 from unweave.settings import described, hints
+
+
+def _all(package: str) -> tuple[str, ...]:
+    """The public modules of a package that exports nothing itself."""
+    found = (module.name for module in pkgutil.iter_modules(import_module(package).__path__))
+    return tuple(f"{package}.{name}" for name in found if not name.startswith("_"))
+
 
 PAGES: dict[str, tuple[str, ...]] = {
     "unweave": ("unweave", "unweave.types", "unweave.random"),
@@ -33,18 +41,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "derivatives": ("unweave.derivatives",),
     "statistics": ("unweave.statistics",),
     "models": ("unweave.models.text_to_image",),
-    "embedded": ("unweave.embedded.digits", "unweave.embedded.drawn_digits", "unweave.embedded.nets"),
-    "io": (
-        "unweave.io.checkpoint",
-        "unweave.io.masks",
-        "unweave.io.onnx",
-        "unweave.io.pipeline_folder",
-        "unweave.io.project",
-        "unweave.io.requests",
-        "unweave.io.runs",
-        "unweave.io.structure",
-        "unweave.io.transformers_folder",
-    ),
+    "embedded": _all("unweave.embedded"),
+    "io": _all("unweave.io"),
     "parallel": ("unweave.parallel", "unweave.progress"),
     "catalogue": ("unweave.catalogue", "unweave.paper"),
     "settings": ("unweave.settings", "unweave.errors"),
