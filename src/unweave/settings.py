@@ -290,6 +290,7 @@ def _literals(annotation: Any) -> list[Any]:
 
 def _kind(kind: Any) -> str:
     name = getattr(kind, "__name__", str(kind))
+    article = "an" if name[0] in "AEIOUaeiou" else "a"
     if is_protocol(kind):
-        return f"a {name} (with {', '.join(members(kind))})"
-    return f"a {name}"
+        return f"{article} {name} (with {', '.join(members(kind))})"
+    return f"{article} {name}"

@@ -23,6 +23,7 @@ class EditRow:
     dense: whether it accepts a model without zeros.
     dtypes: floating types it works in.
     least: smallest relative change of the weights that counts as acting.
+    zeroed: of a pruning, the least share of all matrix weights that is zero afterwards.
     bad: constructors that must raise InputError, each with a pattern of the message.
     """
 
@@ -36,6 +37,7 @@ class EditRow:
     dense: bool = True
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     least: float = 1e-4
+    zeroed: float = 0.45
     bad: tuple[tuple[Callable[[], Any], str], ...] = field(default=())
 
 
@@ -191,6 +193,7 @@ def _rows() -> list[EditRow]:
             name="SoftFilter",
             make=lambda: prune.SoftFilter(epochs=2),
             off=lambda: prune.SoftFilter(epochs=2, rate=0.0),
+            zeroed=0.1,  # three in ten filters, the last layer's none
             on="data",
             bad=((lambda: prune.SoftFilter(rate=1.0), "rate must be"),),
         ),
@@ -250,7 +253,7 @@ def _rows() -> list[EditRow]:
                     lambda: unlearn.Unprune(unlearn=unlearn.FineTune(), recipe=RECIPE, growth=0.0),
                     "growth must",
                 ),
-                (lambda: unlearn.Unprune(unlearn=None, recipe=RECIPE), "unlearn must be a Edit"),
+                (lambda: unlearn.Unprune(unlearn=None, recipe=RECIPE), "unlearn must be an Edit"),
             ),
         ),
     ]

@@ -29,7 +29,7 @@ from unweave.prune import GMP, Prune
         ({"epochs": 0}, "epochs must be a whole number at least 1; got 0"),
         ({"lr": float("nan")}, "lr must be above 0; got nan"),
         ({"recover_epochs": -1}, "recover_epochs must be a whole number at least 0; got -1"),
-        ({"prune": 0.9}, r"prune must be a Edit \(with apply\), or None; got 0.9"),
+        ({"prune": 0.9}, r"prune must be an Edit \(with apply\), or None; got 0.9"),
     ],
 )  # fmt: skip
 def test_what_would_do_nothing_is_refused(kind: Any, given: dict[str, Any], message: str) -> None:

@@ -56,7 +56,7 @@ def test_a_pipeline_at_hand_is_edited_and_judged(tmp_path: Path) -> None:
         ({"edits": {}}, "EraseJob.edits is empty"),
         ({"images": 0}, "EraseJob.images must be a whole number at least 1; got 0"),
         ({"guidance": float("inf")}, "EraseJob.guidance must be at least 0; got inf"),
-        ({"attack": UCE()}, r"EraseJob.attack must be a Attack \(with attack\), or None"),
+        ({"attack": UCE()}, r"EraseJob.attack must be an Attack \(with attack\), or None"),
         ({"subject": subject(judge=None), "attack": TokenSearch()}, "EraseJob.attack needs PipelineSubject.judge"),
     ],
 )  # fmt: skip
@@ -68,5 +68,5 @@ def test_what_cannot_work_is_refused(given: dict[str, Any], message: str) -> Non
 def test_a_subject_is_checked_with_its_concepts() -> None:
     with pytest.raises(InputError, match="cannot see .zebra"):
         subject(original=pipeline("pixart"), concepts=Concepts(erase=("zebra",)))
-    with pytest.raises(InputError, match=r"PipelineSubject.judge must be a Judge \(with names, features\)"):
+    with pytest.raises(InputError, match=r"PipelineSubject.judge must be a Judge \(with features, names\)"):
         subject(judge=len)

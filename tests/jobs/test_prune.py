@@ -48,7 +48,7 @@ def test_a_method_takes_the_sparsity_where_it_has_one() -> None:
     [
         ({"sparsity": 1.0}, r"PruneJob.sparsity must be at least 0 and below 1, or None; got 1.0"),
         ({"sparsity": 0.5, "method": SoftFilter()}, "sparsity does not apply to SoftFilter"),
-        ({"method": RigL()}, r"PruneJob.method must be a Edit \(with apply\), or a Score"),
+        ({"method": RigL()}, r"PruneJob.method must be an Edit \(with apply\), or a Score"),
         ({"recover_epochs": -1}, "PruneJob.recover_epochs must be a whole number at least 0; got -1"),
         ({"shrink": True, "method": Prune(pattern=NM(2, 4))}, "needs a method with the pattern Channel"),
         ({"subject": replace(subject(), recipe=None)}, "has no recipe, so no model can be trained"),

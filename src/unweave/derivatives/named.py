@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import NonFiniteError
 from ..masks.layers import RUNNING_NORMS, copied
@@ -103,7 +104,8 @@ def named_hessian_product(
     total = {name: torch.zeros_like(v) for name, v in vector.items()}
     leaves = list(weights.values())
     for batch in data.batches():
-        losses = data.task.losses(model, batch)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no second derivative
+            losses = data.task.losses(model, batch)
         gradients = torch.autograd.grad(losses.mean(), leaves, create_graph=True, allow_unused=True)
         pairs = zip(gradients, vector.values(), strict=True)
         along = [(g * v).sum() for g, v in pairs if g is not None and g.requires_grad]

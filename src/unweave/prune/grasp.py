@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..derivatives import mean_named_gradient, named_hessian_product, probe, spaced
+from ..errors import InputError
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..settings import Count, Range, settings
@@ -64,4 +65,10 @@ class _Cooled(Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         out = self.model(*args, **kwargs)
-        return (out.logits if hasattr(out, "logits") else out) / self.temperature
+        logits = out.logits if hasattr(out, "logits") else out
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"GraSP divides the model's output by a temperature; a {type(self.model).__name__} returns a "
+                f"{type(out).__name__}, not logits."
+            )
+        return logits / self.temperature

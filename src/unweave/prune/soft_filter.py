@@ -20,7 +20,7 @@ from ..masks.budgets import Uniform
 from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.patterns import Channel
-from ..masks.scope import Scope
+from ..masks.scope import ROWS, Scope
 from ..masks.select import select
 from ..masks.silence import silence
 from ..paper import Paper
@@ -68,6 +68,7 @@ class SoftFilter:
         """
         data.require_examples("SoftFilter")
         pruned = copied(model)
+        self.scope.layers(pruned, ROWS)  # refuses what has no filters as its first dimension
         if self.rate > 0 and self._weak(pruned, data).density() == 1:
             raise InputError(
                 f"SoftFilter.rate {self.rate} cuts no filter: every layer is too narrow. Raise it."

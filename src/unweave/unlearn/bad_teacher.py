@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 from torch.optim import Adam
 
+from ..errors import InputError
 from ..fit.batches import Mixed
 from ..masks.layers import copied
 from ..masks.mask import Mask
@@ -107,7 +108,14 @@ def taught(student: Tensor, good: Tensor, bad: Tensor, u: Tensor, temperature: f
         bad: of the incompetent one.
         u: weight of the bad teacher for each example, in [0, 1], [n].
         temperature: divides all logits.
+
+    Raises:
+        InputError: if the outputs are no logits of classes.
     """
+    if student.ndim != 2:
+        raise InputError(
+            f"BadTeacher compares classes: outputs must be [n, classes]; got {list(student.shape)}."
+        )
     u = u[:, None]
     target = u * (bad / temperature).softmax(-1) + (1 - u) * (good / temperature).softmax(-1)
     return F.kl_div((student / temperature).log_softmax(-1), target, reduction="batchmean")
