@@ -30,9 +30,8 @@ from torch.nn import Module
 
 from .errors import require
 from .fit import resumable
-from .io.content import UnstableError, describe, fingerprint
+from .io.content import PROJECT_PREFIX, UnstableError, describe, fingerprint
 from .io.files import sha256, sweep_dead_partials, write_text, written_beside
-from .io.project import PROJECT_PREFIX
 from .progress import progress
 from .random import seeded
 from .types import Data, Recipe

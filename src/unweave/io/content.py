@@ -30,6 +30,10 @@ _INSTALLED = tuple(
 )
 
 
+PROJECT_PREFIX = "unweave_project_"
+"""Of the names under which project files are imported."""
+
+
 class UnstableError(InputError):
     """Something has no description that another process would find again, so nothing can be cached under it."""
 
@@ -133,7 +137,7 @@ def _told(thing: Any, seen: dict[int, Any], modules: dict[str, str], where: str)
         ]
     if inspect.isclass(thing):
         _add_module(thing, modules)
-        return f"{thing.__module__}.{thing.__qualname__}"
+        return f"{_name(thing.__module__)}.{thing.__qualname__}"
     return [inner(type(thing), "class"), _state(thing, inner, where)]
 
 
@@ -159,16 +163,21 @@ def _add_module(thing: Any, modules: dict[str, str]) -> None:
     while waiting:
         module = waiting.pop()
         file = getattr(module, "__file__", None)
-        if module.__name__ in modules or file is None or not Path(file).is_file():
+        if _name(module.__name__) in modules or file is None or not Path(file).is_file():
             continue
         source = Path(file).read_bytes()
-        modules[module.__name__] = hashlib.sha256(source).hexdigest()
+        modules[_name(module.__name__)] = hashlib.sha256(source).hexdigest()
         if not _installed(Path(file)):
             waiting += [
                 m
                 for m in _imported(module, source)
                 if not _installed(Path(getattr(m, "__file__", None) or "/"))
             ]
+
+
+def _name(module: str) -> str:
+    """A module's name, but for the folder of a project file, which is part of the name it is imported under."""
+    return "project" if module.startswith(PROJECT_PREFIX) else module
 
 
 def _imported(module: ModuleType, source: bytes) -> Iterator[ModuleType]:

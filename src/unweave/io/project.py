@@ -23,9 +23,8 @@ from ..random import seeded
 from ..tasks.classify import Classify
 from ..types import Data, Recipe
 from .checkpoint import load_into
+from .content import PROJECT_PREFIX
 
-PROJECT_PREFIX = "unweave_project_"
-"""Of the names under which project files are imported."""
 _NEEDED = ("recipe", "train", "heldout")
 _EXAMPLE = "recipe = Supervised(network=...), train = Data(...) and heldout = Data(...)"
 
