@@ -18,7 +18,8 @@ from unweave import Mask, seeded
 from unweave.errors import InputError
 from unweave.fit import Step
 from unweave.prune import DSR, ERK, Uniform
-from unweave.prune.dsr import _shares
+from unweave.prune.dsr import _grow, _shares
+from unweave.prune.dynamic import Moment
 
 METHOD = DSR(budget=Uniform(0.7), every=4, rate=0.3)
 
@@ -67,6 +68,18 @@ def test_an_exchange_by_hand() -> None:
     assert second[:4].tolist() == [True, False, True, True]
     # two died; survivors are 1 and 3, so of two grown the second gets one and then, having more, the other
     assert (int(first[2:].sum()), int(second[4:].sum())) == (0, 2)
+
+
+def test_layers_grow_in_proportion_to_what_they_kept() -> None:
+    # 2 and 10 are kept and 8 died: shares 1 and 6, and the one left over goes to the second
+    model = torch.nn.Sequential(torch.nn.Linear(20, 1, bias=False), torch.nn.Linear(20, 1, bias=False))
+    alive = (torch.arange(20) < 10)[None]
+    hold = Mask({"0.weight": alive, "1.weight": alive})
+    step = Step(model, torch.optim.SGD(model.parameters(), 0.1), 4, 0, 0.0, False, hold, dict)
+    dropped = {"0.weight": (torch.arange(20) < 8)[None], "1.weight": torch.zeros(1, 20, dtype=torch.bool)}
+    grown = _grow(Moment(step, 40.0, seeded(0)), dropped)
+    assert [int(where.sum()) for where in grown.values()] == [1, 7]
+    assert not any((where & alive).any() for where in grown.values())
 
 
 def test_shares_follow_the_survivors_within_the_room() -> None:
