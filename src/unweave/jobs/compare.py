@@ -110,30 +110,24 @@ class CompareJob(Deletion):
             InputError: if ways to train and edits are mixed, or examples to forget are named for ways to train.
         """
         recipe = self.subject.require_recipe("nothing can be trained")
-        edits: dict[str, Any] = {n: m for n, m in self.methods.items() if m is None or _edits(m)}
-        trains: dict[str, Any] = {
-            n: m or recipe for n, m in self.methods.items() if m is None or not _edits(m)
-        }
-        if len(trains) == len(self.methods):
-            if self.named:
-                raise InputError(
-                    f"{type(self).__name__}.{self.named[0]} names examples to forget, but no method forgets. Name one "
-                    "of family unlearn, or leave it out."
-                )
-            return {
-                n: TrainTrial(r, self.subject.train, self.subject.heldout) for n, r in trains.items()
-            }  # fmt: skip
-        mixed = [name for name, method in self.methods.items() if method is not None and name in trains]
-        if mixed:
-            only = ", ".join(name for name in edits if name not in trains)
+        train, heldout, methods = self.subject.train, self.subject.heldout, dict[str, Any](self.methods)
+        given = {name: method for name, method in methods.items() if method is not None}
+        edits = [name for name, method in given.items() if "Edit" in roles_of(type(method))]
+        trains = [name for name in given if name not in edits]
+        if edits and trains:
             raise InputError(
-                f"{', '.join(mixed)} train a model and {only} edit one; they cannot be compared. Compare them in two "
-                "runs."
+                f"{', '.join(trains)} train a model and {', '.join(edits)} edit one; they cannot be compared. "
+                "Compare them in two runs."
             )
-        return {
-            n: EditTrial(e, recipe, self.request, self.selected[0], self.subject.train, self.models)
-            for n, e in edits.items()
-        }  # fmt: skip
+        if edits:
+            split, positions = self.request, self.selected[0]
+            return {n: EditTrial(m, recipe, split, positions, train, self.models) for n, m in methods.items()}
+        if self.named:
+            raise InputError(
+                f"{type(self).__name__}.{self.named[0]} names examples to forget, but no method forgets. Name one of "
+                "family unlearn, or leave it out."
+            )
+        return {n: TrainTrial(recipe if m is None else m, train, heldout) for n, m in methods.items()}
 
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON; a run goes on only under the same plan."""
@@ -255,7 +249,3 @@ class EditTrial:
             **{f"{name} accuracy": (value, "%") for name, value in mine.items()},
             "processor time of the edit": (seconds, "s"),
         }
-
-
-def _edits(method: Recipe | Edit[Any]) -> bool:
-    return "Edit" in roles_of(type(method))
