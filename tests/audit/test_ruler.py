@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from unweave.audit.classifier.ruler import Ruler, Sample
-from unweave.audit.classifier.verdict import decide, rates_of
+from unweave.audit.classifier.verdict import Decision, decide, rates_of
 from unweave.statistics import prediction
 
 N, CONTROL = 300, 1000
@@ -263,6 +263,40 @@ def test_a_failing_control_stops_the_verdict() -> None:
     assert decision.verdict.outcome == "inconclusive"
     assert "original model" in decision.verdict.reason
     assert not decision.controls[0].passed
+
+
+def decided(oracles: list[str], *, member: int) -> Decision:
+    """The verdict on a model where the oracles, each judged by the others, came out like this."""
+    ruler = Ruler(RULER.holders, RULER.oracles)
+    ruler.__dict__["left_out_outcomes"] = (["not forgotten"] * 8, oracles)
+    return decide(ruler, sample(1, member=member, seed=18))
+
+
+def test_three_oracles_of_four_must_be_accepted() -> None:
+    enough = decided(["forgotten"] * 6 + ["inconclusive"] * 2, member=0)
+    assert (enough.controls[1].passed, enough.verdict.outcome) == (True, "forgotten")
+    few = decided(["forgotten"] * 5 + ["over-forgotten"] * 2 + ["collapsed"], member=0)
+    assert (few.controls[1].passed, few.controls[1].got) == (False, "over-forgotten")
+    assert few.verdict.outcome == "inconclusive"
+    assert few.verdict.reason.startswith(
+        "Control failed: 8 retrained models, each judged by the others (5 accepted)"
+    )
+
+
+def test_oracles_too_few_to_judge_their_own_still_show_that_the_data_are_there() -> None:
+    assert decided(["inconclusive"] * 8, member=1).verdict.outcome == "not forgotten"
+    assert decided(["inconclusive"] * 8, member=0).verdict.outcome == "inconclusive"
+    assert decided(["collapsed"] * 8, member=1).verdict.outcome == "inconclusive"
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_one_holder_gives_no_range(holders: int) -> None:
+    verdict = decide(
+        Ruler(sample(holders, member=1, seed=1), RULER.oracles), sample(1, member=0, seed=18)
+    ).verdict
+    assert (verdict.rejected is None) == (holders == 1)
+    assert any("Only the original holds" in caveat for caveat in verdict.caveats) == (holders == 1)
+    assert verdict.accepted is not None
 
 
 def test_left_out_error_rates() -> None:
