@@ -22,7 +22,7 @@ EXAMPLE = """  unweave forget
 `--method a+b` puts b inside a: `unprune+salun` un-prunes around SalUn. Each method named adds its flags: add --help."""
 DEFAULT_METHOD = "unprune+continue"
 EMBEDDED = (
-    "--classes", "3", "--method", "unprune+continue", "--un-pruning.scout-epochs", "10", "--continue.epochs", "10",
+    "--classes", "3", "--method", "unprune+continue", "--unprune.scout-epochs", "10", "--continue.epochs", "10",
     "--compare", "continue", "salun",
 )  # fmt: skip
 """What `unweave forget` alone stands for."""
