@@ -70,7 +70,9 @@ def test_the_ratio_halves_and_ends(index: int, room: int) -> None:
     alive = torch.arange(100) < 30
     assert MEST(budget=Uniform(0.7), ratio=0.1)._room(alive, 30, index, 100) == room
     assert MEST(budget=Uniform(0.7), ratio=0.1, halve=1.0, until=1.0)._room(alive, 30, 100, 100) == 0
-    assert MEST(budget=Uniform(0.7), ratio=0.1, halve=0.5)._room(alive, 30, 50, 100) == 10  # from then on, not at
+    assert (
+        MEST(budget=Uniform(0.7), ratio=0.1, halve=0.5)._room(alive, 30, 50, 100) == 10
+    )  # from then on, not at
     assert MEST(budget=Uniform(0.7), ratio=0.1)._room(alive, 4, 1, 100) == 4  # no more than live
     assert MEST(budget=Uniform(0.7), ratio=0.1)._room(alive, 94, 1, 100) == 3  # no more than half of the dead
 
