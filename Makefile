@@ -1,6 +1,6 @@
 # make forget      the embedded example, from nothing to a report
 # make test        everything that is tested
-# make test-fast   the same without the slow tests, in under two minutes
+# make test-fast   the same without the slow tests
 # make newest      everything with the newest release of every library, which constraints.txt then names
 VENV   ?= .venv
 PYTHON ?= python3
