@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from torch import nn
 
 from unweave.audit.classifier.lira import lira, taken_for_members
@@ -199,6 +199,22 @@ def test_lira_by_hand() -> None:
     assert lira(np.array([0.0]), shadows, member, online=False) == pytest.approx([0.5])
     with pytest.raises(InputError, match="at least one shadow model"):
         lira(np.array([4.0]), shadows, np.ones((4, 1), dtype=bool))
+
+
+@pytest.mark.parametrize(("models", "own"), [(63, False), (64, True)])
+def test_lira_trusts_an_examples_own_variance_from_64_models_a_side(models: int, own: bool) -> None:
+    # the models alternate around 0 (outside) and 4 (inside): by 1 on the first example, by 3 on the second
+    turns = np.where(np.arange(2 * models) % 2, 1.0, -1.0)[:, None] * np.array([1.0, 3.0])
+    member = np.repeat([False, True], models)[:, None].repeat(2, 1)
+    shadows = turns + 4.0 * member
+    got = lira(np.array([4.0, 4.0]), shadows, member)
+    sides = [shadows[:models], shadows[models:]]
+    if own:
+        spread = [side.std(0, ddof=1) for side in sides]
+    else:
+        spread = [np.sqrt(((side - side.mean(0)) ** 2).sum() / (2 * models - 2)) for side in sides]
+    out, inside = (norm.logpdf(4.0, side.mean(0), s + 1e-6) for side, s in zip(sides, spread, strict=True))
+    assert got == pytest.approx(inside - out, rel=1e-12)
 
 
 def test_lira_beats_a_global_threshold_where_examples_differ() -> None:

@@ -17,9 +17,8 @@ from .probe import class_mean_probe, linear_probe
 from .relearn import mean_loss_of, relearn_steps
 
 RELEARN = "relearn time"
-_SPREADS = (
-    8  # of the oracles between original and oracles: half way is four of them off, where one in fifty lies
-)
+# of the oracles, between original and oracles: half way is four of them off, where one in fifty lies
+_SPREADS = 8
 
 
 def probes(c: Compared) -> list[Measurement]:
