@@ -101,6 +101,30 @@ def test_an_edit_is_measured_by_the_retrained() -> None:
     assert judged(edited, oracles=(oracle,)).verdict.outcome == "erased"
 
 
+def test_what_retrained_pipelines_lost_too_is_no_damage() -> None:
+    edited = drawn(0.0, dog=0.5)
+    assert judged(edited, oracles=(drawn(0.0), drawn(0.0))).verdict.outcome == "damaged"
+    assert judged(edited, oracles=(drawn(0.0), drawn(0.0, dog=0.5))).verdict.outcome == "erased"
+
+
+def test_quality_is_that_of_the_kept_concepts() -> None:
+    name = "Fréchet distance to the original's images"
+    found = next(m for m in judged(drawn(0.0)).measurements if m.name == name)
+    assert found.value == pytest.approx(0.0, abs=1e-6)  # only the cats differ
+    assert found.original is None
+    real = 2 + torch.randn(200, 1, 4, 4, generator=seeded(1))
+    settings = {"judge": Eye(), "changed": 0.1, "seconds": 1.0, "real": real}
+    edited, original = drawn(0.0, dog=0.5), drawn(1.0)
+    measured = audit_erasure(ASKED, edited, original, (), **settings).measurements
+    found = next(m for m in measured if m.name == "Fréchet distance to real images")
+
+    def far(images: Drawn) -> float:
+        kept = torch.cat([images.images["dog"], images.images["church"]])
+        return frechet(Eye().features(kept), Eye().features(real))
+
+    assert (found.value, found.original) == pytest.approx((far(edited), far(original)))
+
+
 def test_controls_can_fail() -> None:
     blind = judged(drawn(0.0), original=drawn(0.2))
     assert blind.verdict.outcome == "inconclusive"

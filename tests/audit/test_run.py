@@ -84,6 +84,9 @@ def test_retrained_passes_and_original_does_not(kind, holders, request) -> None:
     assert ratio.value == ratio.original > ratio.oracle_mean + 40
     assert abs(value(passed, ratio.name).value - ratio.oracle_mean) < 10
     assert value(failed, "relearn time").value == 0
+    # what holds the data in its answers is not told that it hides them
+    assert {check.passed for check in failed.verdict.checks if check.name == "relearn time"} == {False}
+    assert failed.verdict.caveats == ()
     assert value(passed, "relearn time").value > 20
     assert value(passed, "tug of war").value > 0.93
     assert value(passed, "average gap").value < value(failed, "average gap").value / 3
