@@ -137,10 +137,8 @@ def _lira(c: Compared) -> Measurement:
         note = f"needs at least {_LEAST_MODELS} models that hold the data and {_LEAST_MODELS} retrained ones"
         return missing(name, unit="%", direction=direction, note=note)
     target, original, *others = phi_of([c.edited_read, *c.holders_read])
-    holders, oracles = (
-        np.stack(others),
-        phi_of(c.oracles_read),
-    )  # the original takes no part: edits come from it
+    # the original takes no part: edits come from it
+    holders, oracles = np.stack(others), phi_of(c.oracles_read)
     share, n = taken_for_members(target, holders, oracles), len(target)
     low, high = wilson(share * n, n)
     return measurement(
