@@ -170,16 +170,23 @@ def test_the_attack_by_its_rule_in_each_channels_units(attack: str, alpha: float
 def test_the_objective_is_the_loss_under_attack_with_the_penalty() -> None:
     data = of_tensors(PIXELS, Y, classes=3, batch_size=6)
     how, watch = AAER(eps=0.5, weight=0.7), Watch()
-    net = Sequential(Flatten(), Linear(12, 3, bias=False)).double()
-    with torch.no_grad():
-        net[1].weight.copy_(W.T)
+
+    class Waves(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return answer(x)
+
+    def answer(at: torch.Tensor) -> torch.Tensor:
+        return 3 * torch.sin(4 * linear(at))
+
+    net = Waves()
     with torch.random.fork_rng():
         torch.manual_seed(5)
         value = how.objective(data, watch)(net, (PIXELS, Y))
         torch.manual_seed(5)
-        z0, l0, delta = how.attacked(linear, PIXELS, Y)
-    z1 = linear(PIXELS + delta)
+        z0, l0, delta = how.attacked(answer, PIXELS, Y)
+    z1 = answer(PIXELS + delta)
     l1 = F.cross_entropy(z1, Y, reduction="none")
+    assert how.penalty(z0, z1, l0, l1).item() > 0.1
     expected = l1.mean() + how.penalty(z0.detach(), z1, l0.detach(), l1)
     assert value.item() == pytest.approx(expected.item(), rel=1e-9)
 

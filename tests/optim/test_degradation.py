@@ -74,6 +74,7 @@ def test_the_disparity_is_the_largest_fall_less_the_least_one() -> None:
         for key in (("brightness", 0.1), ("brightness", 0.2), ("contrast", 0.7))
     }
     assert min(min(f) for f in falls.values()) > 0
+    assert found.clean.tolist() == pytest.approx([100.0, 80.0, 100.0])
     assert len({tuple(f) for f in falls.values()}) == 3
     spread = [max(f) - min(f) for f in falls.values()]
     assert found.disparity == pytest.approx(sum(spread) / 3, rel=1e-12)
@@ -97,6 +98,8 @@ GROUPS, LABELS = torch.arange(180) % 3, (torch.arange(180) // 3) % 2
 # what is dark lies from 0.11 to 0.38, the more of it near the bottom the higher the group
 PIXELS = 0.11 + 0.27 * torch.linspace(0.02, 1, 180) ** torch.tensor([1.0, 2.0, 4.0])[GROUPS]
 PIXELS = torch.where(LABELS == 1, 0.9, PIXELS)[:, None].repeat(1, 2)
+# a fifth of group 1 is told wrong even when clean
+LABELS = torch.where((GROUPS == 1) & (torch.arange(180) % 5 == 0), 1 - LABELS, LABELS)
 
 
 def right(key: tuple[str, float], among: Tensor) -> float:

@@ -57,9 +57,10 @@ def test_each_group_has_its_radius_and_a_number_of_zero_in_a_vector_lives(foreac
     assert_near([optimizer.state[w]["last"] for w in weights], there)
 
 
-def test_a_last_gradient_of_zero_moves_nothing_and_a_failing_pass_comes_back() -> None:
-    w = torch.ones(3, requires_grad=True)
-    w.grad = torch.zeros(3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_last_gradient_of_zero_moves_nothing_and_a_failing_pass_comes_back(dtype: torch.dtype) -> None:
+    w = torch.ones(3, dtype=dtype, requires_grad=True)
+    w.grad = torch.zeros_like(w)
     optimizer = S2SAM([w], lr=0.1, rho=0.5)
 
     def flat() -> torch.Tensor:
@@ -69,7 +70,7 @@ def test_a_last_gradient_of_zero_moves_nothing_and_a_failing_pass_comes_back() -
 
     for _ in range(2):
         optimizer.step(flat)
-        assert torch.equal(w, torch.ones(3))
+        assert torch.equal(w, torch.ones_like(w))
     optimizer.state[w]["last"].fill_(1.0)
 
     def failing() -> torch.Tensor:
@@ -78,4 +79,4 @@ def test_a_last_gradient_of_zero_moves_nothing_and_a_failing_pass_comes_back() -
 
     with pytest.raises(RuntimeError, match="no luck"):
         optimizer.step(failing)
-    assert torch.equal(w, torch.ones(3))
+    assert torch.equal(w, torch.ones_like(w))

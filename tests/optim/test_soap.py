@@ -208,9 +208,12 @@ def test_state_goes_to_and_from_the_package() -> None:
         for w, optimizer in ((one, ours), (two, packages)):
             w.grad = g.clone()
             optimizer.step()
-    packages.load_state_dict(deepcopy(ours.state_dict()))
+    told = ours.state_dict()
+    ours = SOAP([one], lr=0.5)
+    packages.load_state_dict(deepcopy(told))
     ours.load_state_dict(deepcopy(packages.state_dict()))
-    assert ours.param_groups[0]["step"] == 3
+    group = ours.param_groups[0]
+    assert (group["step"], group["lr"], group["precondition_frequency"]) == (3, 0.05, 2)
     for g in GRADIENTS[3:]:
         for w, optimizer in ((one, ours), (two, packages)):
             w.grad = g.clone()

@@ -129,6 +129,9 @@ def test_two_factors_of_a_semidefinite_matrix_move_as_one() -> None:
 
 def test_the_spectral_rank() -> None:
     assert spectral_rank(torch.diag(torch.tensor([3.0, 2.0, 1e-6, 0.0]))) == 2
+    # the largest gap is the second; what lies below 1e-12 of the first counts as that
+    values = torch.tensor([1.0, 1e-2, 1e-9, 1e-25], dtype=torch.float64)
+    assert spectral_rank(torch.diag(values)) == 2
     assert spectral_rank(torch.zeros(3, 3)) == 0
 
 

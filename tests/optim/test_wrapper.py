@@ -358,6 +358,30 @@ def test_climbing_moves_by_rho_over_the_length_and_group_by_group(foreach: bool)
         optimizer.restore()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cls", [c for c in WRAPPERS if c is not PerpGrad], ids=lambda c: c.__name__)
+def test_one_by_one_has_the_bits_of_all_at_once(cls: type, dtype: torch.dtype) -> None:
+    ends = []
+    for foreach in (True, False):
+        weights = [w.detach().to(dtype).requires_grad_() for w in parameters()]
+        optimizer = make(cls, weights, foreach=foreach, **({"rho": 0.3, "momentum": 0.9}))
+
+        def closure(weights: list[Tensor] = weights) -> Tensor:
+            if torch.is_grad_enabled():
+                for w in weights:
+                    w.grad = None
+            loss = loss_at([w.double() for w in weights])
+            if loss.requires_grad:
+                loss.backward()
+            return loss
+
+        for _ in range(4):
+            optimizer.step(closure)
+        ends.append(weights)
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert all(torch.isfinite(a).all() for a in ends[0])
+
+
 def test_options_of_the_base_reach_it_and_ours_do_not() -> None:
     optimizer = SAM(parameters(), partial(SGD, nesterov=True), lr=0.1, momentum=0.9, rho=0.2, foreach=False)
     assert (optimizer.defaults["nesterov"], optimizer.defaults["rho"]) == (True, 0.2)

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..paper import Paper
 from ..settings import NonNegative, checked
 from .two_pass import Rho, climb_, come_back_, two_passes
-from .vectors import copies, dot, norm, scale_, shift_
+from .vectors import copies, dot, norm, shift_
 from .wrapper import Closure, Wrapper
 
 
@@ -95,8 +95,8 @@ class GSAM(Wrapper):
         square = dot(perturbed, perturbed)
         if square > 0 and self.alpha:
             along = dot(clean, perturbed) / square
-            # g' - alpha (g - along g')
-            scale_(perturbed, 1 + self.alpha * along, foreach=self.foreach)
+            # g' - alpha (g - along g'); one by one it would be rounded otherwise in half precision
+            torch._foreach_mul_(perturbed, 1 + self.alpha * along)
             shift_(perturbed, clean, [-self.alpha] * len(clean), foreach=self.foreach)
         self.base.step()
 

@@ -45,15 +45,6 @@ def shift_(weights: list[Tensor], by: list[Tensor], scales: list[float], *, fore
         weight.add_(step, alpha=scale)
 
 
-def scale_(tensors: list[Tensor], factor: float, *, foreach: bool = True) -> None:
-    """Multiply each tensor by a number in place."""
-    if foreach:
-        torch._foreach_mul_(tensors, factor)
-        return
-    for tensor in tensors:
-        tensor.mul_(factor)
-
-
 def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Copies in memory of their own."""
     return [t.detach().clone() for t in tensors]
