@@ -73,6 +73,12 @@ def test_the_discriminator_fits_the_latents(side, layers, logits) -> None:
     assert critic(torch.zeros(2, 4, side, side)).shape == (2, 1, logits, logits)
 
 
+def test_the_discriminator_stops_where_a_side_would_be_left_with_one_position() -> None:
+    critic = patch_critic(4, 12, 20)  # 12, 6, 3: halved again it were 1
+    assert sum(isinstance(m, nn.Conv2d) for m in critic) == 3
+    assert critic(torch.zeros(1, 4, 12, 20)).shape == (1, 1, 2, 4)
+
+
 def naive(model, asked, how: DoCo, rng):
     """Two optimisers, one backward pass a loss, example by example."""
     live = model.editable()

@@ -11,6 +11,7 @@ from tests.erase.pipelines import CONCEPTS, pipeline
 from tests.erase.test_esd import telling
 from unweave import Mask, resumable, seeded
 from unweave.erase import SculptingMemory
+from unweave.erase._train import Drawn
 from unweave.erase.sculpting_memory import Sculptor
 from unweave.errors import InputError
 from unweave.random import draw_seed, global_seed
@@ -290,6 +291,19 @@ def test_a_killed_run_comes_to_the_same_bits(tmp_path, monkeypatch) -> None:
         again = FEW.apply(model, ASKED, rng=seeded(0))
     assert len(calls) == 11 + 2
     assert all(torch.equal(p, whole.get_parameter(n)) for n, p in again.named_parameters())
+
+
+def test_no_pruned_weight_takes_a_place_in_the_mask() -> None:
+    model = telling("pixart")
+    weights = model.weights("cross_kv")
+    name = next(n for n in weights if n.endswith("weight"))
+    with torch.no_grad():
+        weights[name][::2] = 0
+    latents = model.noise(4, seeded(0))
+    gone = Drawn(model, latents, model.encode(ASKED.prompts("cat")).detach())
+    keep = replace(FEW, density=0.5)._first_mask(model, weights, gone, seeded(1))[name]
+    assert keep[1::2].all()
+    assert not keep[::2].any()
 
 
 def test_pruned_weights_stay_pruned() -> None:

@@ -213,6 +213,14 @@ def test_the_generator_starts_where_its_schedule_ends() -> None:
     assert model.timesteps == 1000
 
 
+def test_an_image_that_is_matched_already_is_not_divided_by_nothing() -> None:
+    x0, real = torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1)
+    # gap 1, weight at least 1e-5: 2 (1 (0 - 3)) / 1e-5
+    assert matching(x0, real, real - 1, 3.0).tolist() == pytest.approx([-6e5])
+    # weight 0.5: 2 (1 (0.5 - 3)) / 0.5
+    assert matching(x0 / 2, real, real - 1, 3.0).tolist() == pytest.approx([-10.0])
+
+
 def test_a_level_may_be_missed_by_a_twentieth() -> None:
     model = pipeline("pixart")
     a = model.alphas_cumprod

@@ -261,6 +261,37 @@ def test_banned_words_go_with_all_their_pieces() -> None:
     assert "dog</w>" in {tokenizer.convert_ids_to_tokens(i) for i in fewer.allowed.tolist()}
 
 
+def test_a_banned_word_is_in_no_token_that_is_left() -> None:
+    model = pipeline()
+    tokenizer = model.tokenizers[0]
+    written = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    left = {written[i] for i in inserted(model, targets(), banned=("AR",)).allowed.tolist()}
+    assert any("ar" in token for token in written)
+    assert not [token for token in left if "ar" in token]
+
+
+def test_no_row_past_the_tokenizer_is_inserted() -> None:
+    model = pipeline("pixart")
+    words = len(model.tokenizers[0])
+    model.text_encoder.set_input_embeddings(torch.nn.Embedding(words + 7, 16))
+    there = inserted(model, targets("pixart"))
+    assert there.vocabulary == words + 7
+    assert max(there.allowed.tolist()) < words
+
+
+def test_levels_are_the_middles_of_equal_parts(monkeypatch) -> None:
+    seen = []
+
+    def gradient(self, model, there, latents, at, rows, t, rngs):
+        seen.append(t)
+        return torch.zeros_like(rows)
+
+    monkeypatch.setattr(UnlearnDiffAtk, "gradient", gradient)
+    method = replace(SMALL, levels=4, iterations=1)
+    method.attack(pipeline("pixart"), targets("pixart"), Says(), rng=seeded(0))
+    assert seen == [125, 375, 625, 875]
+
+
 def test_refuses() -> None:
     for name in ("tokens", "levels", "iterations", "draws", "batch_size"):
         with pytest.raises(InputError, match=f"{name} must be a whole number at least 1"):

@@ -229,6 +229,19 @@ def test_denoisers_are_told_apart_by_what_they_are_made_of() -> None:
             kind_of(other)
 
 
+def test_a_denoiser_that_asks_for_more_is_refused() -> None:
+    own = pipeline().denoiser
+
+    def forward(
+        sample, timestep, encoder_hidden_states, depth, added_cond_kwargs=None, encoder_attention_mask=None
+    ):
+        return None
+
+    own.forward = forward
+    with pytest.raises(InputError, match="the denoiser is a UNet2DConditionModel"):
+        kind_of(own)
+
+
 def test_conditions_by_hand() -> None:
     x, text = torch.zeros(2, 4, 6, 8), Text(torch.zeros(2, 1, 1), torch.ones(2, 3), torch.ones(2, 1).long())
     large, small = (
