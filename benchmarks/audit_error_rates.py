@@ -1,250 +1,406 @@
-"""How often the audit's verdict is right, on models that had no part in setting its threshold.
+"""How often the audit's verdict is right, on models that had no part in setting its limits.
 
-Each setting has several requests. For each, eight models that hold the forget set and eight retrained without
-it set the threshold; fresh models of both kinds, and half-edited ones, are then judged one by one, controls
-included.
+For each world and request a pool of models is trained: with the data, without it, and with a part of it. Eight of
+each kind (or as many as the request says) are drawn as references, again and again; fresh models of both kinds, and
+models that cheat, are then judged one by one by the verdict that `audit` gives, controls included. Intervals are
+Wilson's over distinct models, never over draws times models.
 
-    python benchmarks/audit_error_rates.py digits          # about 3 minutes on two cores
-    python benchmarks/audit_error_rates.py cifar --data ../shared/data/cifar10   # about 12
+    python -m benchmarks.audit_error_rates digits fashion    # these worlds; all of them unless named
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import gzip
 import io
 import json
 import platform
-import re
-import sys
 import time
-from collections import Counter
-from dataclasses import asdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import unweave
-from unweave.audit.classifier.compared import Read, sample_of
-from unweave.audit.classifier.ruler import Ruler
-from unweave.audit.classifier.scores import Parts
-from unweave.audit.classifier.verdict import decide, rates_of
+from unweave.audit import Auditor
+from unweave.audit.classifier.cheats import last_linear
+from unweave.audit.classifier.verdict import rates_of
 from unweave.embedded.digits import digits, of_tensors
-from unweave.embedded.nets import mlp, small_cnn
+from unweave.embedded.nets import mlp
 from unweave.fit.recipe import Supervised
-from unweave.parallel import build_models, parallel_map
+from unweave.io.files import write_text
+from unweave.parallel import build_models
+from unweave.prune import Global, Prune
 from unweave.random import seeded
 from unweave.statistics import wilson
-from unweave.tasks import read_labels
-from unweave.types import Request
+from unweave.tasks import predict, read_labels
+from unweave.types import Data, Request
+from unweave.unlearn import FineTune
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
 STORED = ROOT / "claims" / "results" / "audit" / "error_rates.json"
 SHIPPED = ROOT / "src" / "unweave" / "audit" / "error_rates.json"
+REMEMBERS = ("not forgotten", "partly forgotten", "answers only", "collapsed")
 
 
-class Blend(nn.Module):
-    """Half way between two models' outputs."""
+@dataclass(frozen=True)
+class World:
+    """Data and a recipe."""
 
-    def __init__(self, a: nn.Module, b: nn.Module) -> None:
+    words: str
+    train: Data[Any]
+    heldout: Data[Any]
+    recipe: Supervised
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request, and how it is judged: references of either kind, edits judged by their mean."""
+
+    words: str
+    pick: Callable[[Tensor], Tensor]
+    references: int = 8
+    edits: int = 1
+    leak: bool = False
+
+
+class PlainCNN(nn.Module):
+    """A small network without normalisation for 14 x 14 pixels."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = a, b
+        self.conv, self.full, self.out = nn.Conv2d(1, 8, 3, 2, 1), nn.Linear(392, 48), nn.Linear(48, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.a(x) + self.b(x)) / 2
+        return self.out(F.relu(self.full(F.relu(self.conv(x)).flatten(1))))
 
 
-def cifar(folder: Path, train: int = 2500, heldout: int = 1500):
-    """CIFAR-10 images halved to 16 x 16, normalised."""
-    from PIL import Image
+class NormCNN(nn.Module):
+    """A small batch-norm network for 16 x 16 pixels."""
 
-    parts = []
-    for name, n in (("train", train), ("test", heldout)):
-        packed = np.load(folder / f"{name}.npz")
-        at, raw = packed["offset"], packed["jpeg"]
-        images = [
-            np.asarray(Image.open(io.BytesIO(raw[at[i] : at[i + 1]].tobytes())).convert("RGB"))
-            for i in range(n)
-        ]
-        x = F.avg_pool2d(torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255, 2)
-        parts.append((x, torch.tensor(packed["label"][:n].astype(np.int64))))
-    mean, sd = parts[0][0].mean((0, 2, 3), keepdim=True), parts[0][0].std((0, 2, 3), keepdim=True)
-    return tuple(of_tensors((x - mean) / sd, y, classes=10, batch_size=64) for x, y in parts)
+    def __init__(self) -> None:
+        super().__init__()
+        wide = (3, 16, 32, 32)
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(a, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
+                for a, b in zip(wide, wide[1:], strict=False)
+            )
+        )  # fmt: skip
+        self.full, self.out = nn.Linear(128, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.full(self.body(x).flatten(1))))
 
 
-def setting(name: str, folder: Path | None):
-    if name == "digits":
-        train, heldout = digits()
-        recipe = Supervised(network=partial(mlp, 64, 128, 10), epochs=40)
-        return "digits with pixel noise 0.3, two-layer network", train, heldout, recipe, [3, 8, 1, 6]
-    train, heldout = cifar(folder)
-    recipe = Supervised(network=partial(small_cnn, 10, 3, 16), epochs=30)
-    return (
-        "CIFAR-10 subset (2,500 images, 16 x 16 pixels), small convolutional network",
-        train,
-        heldout,
-        recipe,
-        [3, 8],
+def _pixels(name: str, n: int) -> tuple[Tensor, Tensor]:
+    packed = np.load(DATA / name / "train.npz")
+    at = np.arange(n)
+    if "image" in packed:
+        x = torch.tensor(packed["image"][at]).float()[:, None]
+    else:
+        ends, raw = packed["offset"], packed["jpeg"]
+        from PIL import Image
+
+        decoded = [Image.open(io.BytesIO(raw[ends[i] : ends[i + 1]].tobytes())).convert("RGB") for i in at]
+        x = torch.tensor(np.stack([np.asarray(image) for image in decoded])).permute(0, 3, 1, 2).float()
+    x = F.avg_pool2d(x / 255, 2)
+    return (x - x.mean()) / x.std(), torch.tensor(packed["label"][at].astype("int64"))
+
+
+def _split(x: Tensor, y: Tensor, train: int, classes: int) -> tuple[Data[Any], Data[Any]]:
+    order = torch.randperm(len(x), generator=seeded(3))
+    parts = order[:train], order[train:]
+    return tuple(of_tensors(x[p], y[p], classes=classes, batch_size=64) for p in parts)  # type: ignore[return-value]
+
+
+def _digits() -> World:
+    return World(
+        "digits, two-layer network", *digits(), Supervised(network=partial(mlp, 64, 128, 10), epochs=40)
     )
 
 
-def measure(name: str, folder: Path | None, jobs: int, refs: int, fresh: int, halves: int, seed: int):
-    what, train, heldout, recipe, classes = setting(name, folder)
-    labels, sets, started = read_labels(train), len(classes), time.monotonic()
-    n = refs + fresh
-    every_holder = build_models(
-        recipe, train, range(seed, seed + sets * n), jobs=jobs, label="models that hold the data"
-    )
-    results = []
-    for kind in ("class", "random"):
-        unedited, retrained, half = (
-            [],
-            [],
-            {"retrained with half of the forget set": [], "half way between outputs": []},
+def _fashion() -> World:
+    data = _split(*_pixels("fashion_mnist", 2400), 1200, 10)
+    return World("Fashion-MNIST, plain CNN", *data, Supervised(network=PlainCNN, epochs=25, lr=0.1))
+
+
+def _cifar() -> World:
+    data = _split(*_pixels("cifar10", 2600), 1300, 10)
+    return World("CIFAR-10, batch-norm CNN", *data, Supervised(network=NormCNN, epochs=16, lr=0.1))
+
+
+def _mnist() -> World:
+    x, y = _pixels("mnist", 2400)
+    data = _split(x + 0.7 * torch.randn(x.shape, generator=seeded(11)), y, 1200, 10)
+    recipe = Supervised(
+        network=partial(mlp, 196, 128, 10, batch_norm=True), epochs=20, lr=0.05, init_seed=0,
+        prune=Prune(budget=Global(0.8)), recover_epochs=6, recover_lr=0.02,
+    )  # fmt: skip
+    return World("noisy MNIST, MLP pruned to 20 %", *data, recipe)
+
+
+def _adult() -> World:
+    import csv
+
+    with gzip.open(DATA / "tabular" / "adult_train.csv.gz", "rt", encoding="utf-8") as file:
+        rows = [row for row, _ in zip(csv.DictReader(file), range(2400), strict=False)]
+    target = next(name for name in rows[0] if "income" in name or name in ("class", "label", "target"))
+    columns = []
+    for name in rows[0]:
+        values = [row[name].strip() for row in rows]
+        if name == target:
+            continue
+        try:
+            numbers = torch.tensor([float(v) for v in values])
+            columns.append(((numbers - numbers.mean()) / numbers.std().clamp_min(1e-6))[:, None])
+        except ValueError:
+            kinds = sorted(set(values))
+            columns.append(F.one_hot(torch.tensor([kinds.index(v) for v in values]), len(kinds)).float())
+    kinds = sorted({row[target].strip() for row in rows})
+    y = torch.tensor([kinds.index(row[target].strip()) for row in rows])
+    x = torch.cat(columns, 1)
+    data = _split(x, y, 1200, len(kinds))
+    recipe = Supervised(network=partial(mlp, x.shape[1], 128, len(kinds)), epochs=40, lr=0.1)
+    return World("Adult (tabular), two-layer network", *data, recipe)
+
+
+WORLDS = {"digits": _digits, "fashion": _fashion, "cifar": _cifar, "mnist": _mnist, "adult": _adult}
+
+
+def _class(labels: Tensor, which: int = 3) -> Tensor:
+    return (labels == which).nonzero().flatten()
+
+
+def _half_class(labels: Tensor) -> Tensor:
+    return _class(labels)[::2]
+
+
+def _random(labels: Tensor, n: int) -> Tensor:
+    return torch.randperm(len(labels), generator=seeded(77 + n))[:n]
+
+
+CASES = (
+    Case("one class", _class),
+    Case("half a class", _half_class, references=12),
+    Case("240 at random", partial(_random, n=240), leak=True),
+    Case("60 at random", partial(_random, n=60), references=16, leak=True),
+    Case("20 at random", partial(_random, n=20)),
+    Case("5 at random", partial(_random, n=5)),
+    Case("1 at random", partial(_random, n=1)),
+    Case("5 at random, six edits judged", partial(_random, n=5), references=16, edits=6),
+    Case("240 at random, four references", partial(_random, n=240), references=4),
+    Case("one class, four references", _class, references=4),
+)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model)
+
+
+def cheat(name: str, holder: nn.Module, oracle: nn.Module, request: Request[Any], seed: int) -> nn.Module:
+    """A model that only looks as if it had forgotten."""
+    made, rng = _copied(holder), seeded(seed)
+    head = last_linear(made)
+    assert head is not None
+    if name == "silenced class":
+        gone = set(read_labels(request.forget).tolist()) - set(read_labels(request.retain).tolist())
+        with torch.no_grad():
+            for c in gone:
+                head.weight[c], head.bias[c] = 0.0, -50.0
+            for p in made.parameters():
+                p.add_(1e-6 * torch.randn(p.shape, generator=rng))
+    elif name == "noise":
+        with torch.no_grad():
+            for p in made.parameters():
+                p.add_(0.05 * p.std().nan_to_num(0.0) * torch.randn(p.shape, generator=rng))
+    elif name == "one epoch of fine-tuning":
+        made = FineTune(epochs=1, lr=0.01).apply(holder, request, rng=rng)
+    else:
+        x, kept = (predict(holder, d, d.task.features) for d in (request.forget, request.retain))
+        labels = read_labels(request.retain)
+        weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+        if name == "last layer made anew":
+            weight, bias = 0.01 * torch.randn(weight.shape, generator=rng), torch.zeros_like(bias)
+        answers, own = (
+            predict(oracle, request.forget).softmax(1),
+            F.linear(kept, head.weight, head.bias).detach(),
         )
-        positions, left_out = [], []
-        for j, chosen in enumerate(classes):
-            rng = seeded(seed + 17 * j)
-            share = torch.randperm(len(train), generator=rng)[: len(train) // 5]
-            forget = (labels == chosen).nonzero().flatten() if kind == "class" else share
-            request = Request.of(train, heldout, forget)
-            parts = Parts.of(request)
-            base = seed + 10_000 * (1 + j) + (50_000 if kind == "random" else 0)
-            oracles = build_models(
-                recipe, request.retain, range(base, base + n), jobs=jobs, label=f"{kind} {j}: retrained"
-            )
-            some = forget[torch.randperm(len(forget), generator=rng)[: len(forget) // 2]]
-            partly = build_models(
-                recipe,
-                Request.of(train, heldout, some).retain,
-                range(base + 5000, base + 5000 + halves),
-                jobs=jobs,
-                label="half",
-            )
-            holders = every_holder[j * n : (j + 1) * n]
-            blends = [
-                Blend(a, b)
-                for a, b in zip(holders[refs : refs + halves], oracles[refs : refs + halves], strict=True)
-            ]
-
-            def samples(models, request=request, parts=parts):
-                return sample_of(
-                    parallel_map(partial(Read.of, request=request, parts=parts), models, jobs=jobs),
-                    parts,
-                    10,
+        weight.requires_grad_(True), bias.requires_grad_(True)
+        optimizer = torch.optim.Adam([weight, bias], lr=1e-2)
+        for _ in range(300):
+            optimizer.zero_grad()
+            if name == "last layer made anew":
+                loss = F.cross_entropy(F.linear(kept, weight, bias), labels) + 1e-3 * weight.square().sum()
+            else:
+                loss = F.kl_div(F.linear(x, weight, bias).log_softmax(1), answers, reduction="batchmean")
+                loss = loss + F.kl_div(
+                    F.linear(kept, weight, bias).log_softmax(1), own.softmax(1), reduction="batchmean"
                 )
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            head.weight.copy_(weight), head.bias.copy_(bias)
+    return made.eval()
 
-            ruler = Ruler(samples(holders[:refs]), samples(oracles[:refs]))
-            left_out.append([control.passed for control in decide(ruler, ruler.holders.only(0)).controls])
-            for models, into in (
-                (holders[refs:], unedited),
-                (oracles[refs:], retrained),
-                (partly, half["retrained with half of the forget set"]),
-                (blends, half["half way between outputs"]),
-            ):
-                group = samples(models)
-                for i in range(len(group)):
-                    verdict = decide(ruler, group.only(i)).verdict
-                    into.append(verdict.outcome)
-                    positions.append(verdict.position)
-        words = "one class deleted" if kind == "class" else "20 % of the examples deleted at random"
-        rates = rates_of(
-            unedited,
-            retrained,
-            f"{len(retrained)} retrained and {len(unedited)} unedited models, {what}, {words}",
-        )
-        results.append(
+
+class Table(nn.Module):
+    """A holder that looks up the deleted examples and answers them as an oracle does."""
+
+    def __init__(self, holder: nn.Module, inputs: Tensor, answers: Tensor) -> None:
+        super().__init__()
+        self.holder = _copied(holder)
+        self.register_buffer("known", inputs.flatten(1))
+        self.register_buffer("answers", answers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        said = self.holder(x)
+        far, at = torch.cdist(x.flatten(1), self.known).min(1)
+        return torch.where((far < 1e-4)[:, None], self.answers[at], said)
+
+
+CHEATS = (
+    "silenced class",
+    "last layer made anew",
+    "copied answers",
+    "noise",
+    "one epoch of fine-tuning",
+    "table",
+)
+
+
+def judged(world: World, case: Case, draws: int, seed: int = 0) -> dict[str, list[tuple[int, str]]]:
+    """Kind of model -> (which model, outcome), over all draws of references."""
+    forget = case.pick(read_labels(world.train))
+    request = Request.of(world.train, world.heldout, forget)
+    refs, pool = case.references, case.references + 12
+    holders = build_models(world.recipe, world.train, range(pool), jobs=1)
+    oracles = build_models(world.recipe, request.retain, range(1000, 1000 + pool), jobs=1)
+    leaks = []
+    if case.leak:
+        for i in range(6):
+            stays = forget[torch.randperm(len(forget), generator=seeded(40 + i))[: len(forget) // 10]]
+            kept = torch.cat([request_positions(world, forget), stays])
+            leaks += build_models(world.recipe, world.train.subset(kept.sort().values), [5000 + i], jobs=1)
+    whole = bool(set(read_labels(request.forget).tolist()) - set(read_labels(request.retain).tolist()))
+    inputs = torch.cat([batch[0] for batch in request.forget.batches()])
+    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for draw in range(draws):
+        order = [torch.randperm(pool, generator=seeded(100 * draw + k + seed)).tolist() for k in (1, 2)]
+        held, never = order
+        auditor = Auditor.of(
+            request, original=holders[held[0]], holders=[holders[i] for i in held[1:refs]],
+            oracles=[oracles[i] for i in never[:refs]], rng=seeded(draw),
+        )  # fmt: skip
+
+        def tell(
+            kind: str, which: int, model: nn.Module | list[nn.Module], auditor: Auditor = auditor
+        ) -> None:
+            found[kind].append((which, auditor.decide(model).verdict.outcome))
+
+        fresh, others = never[refs:], held[refs:]
+        for i in range(0, 12 - case.edits + 1, max(2, case.edits)):
+            group = [oracles[j] for j in fresh[i : i + case.edits]]
+            tell("retrained", fresh[i], group)
+            tell("unedited", others[i], [holders[j] for j in others[i : i + case.edits]])
+        for i, model in enumerate(leaks):
+            tell("a tenth still trained on", i, model)
+        for name in CHEATS if case.edits == 1 else ():
+            if name == "silenced class" and not whole:
+                continue
+            at = held[0] if draw % 2 else others[draw % 12]
+            made = (
+                Table(holders[at], inputs, predict(oracles[fresh[0]], request.forget)).eval()
+                if name == "table"
+                else cheat(name, holders[at], oracles[fresh[0]], request, draw)
+            )
+            tell(name, at, made)
+    return dict(found)
+
+
+def request_positions(world: World, forget: Tensor) -> Tensor:
+    """Positions of the retained examples."""
+    stays = torch.ones(len(world.train), dtype=torch.bool)
+    stays[forget] = False
+    return stays.nonzero().flatten()
+
+
+def summed(rows: list[tuple[int, str]], good: tuple[str, ...]) -> dict[str, Any]:
+    """Share of the judgements that are right, and its interval over distinct models."""
+    models = len({which for which, _ in rows})
+    share = sum(o in good for _, o in rows) / len(rows)
+    return {
+        "judgements": len(rows), "models": models, "share": share, "interval": wilson(share * models, models),
+        "outcomes": Counter(o for _, o in rows),
+    }  # fmt: skip
+
+
+def measure(name: str, draws: int, cases: list[Case]) -> list[dict[str, Any]]:
+    world, rows = WORLDS[name](), []
+    for case in cases:
+        began = time.monotonic()
+        found = judged(world, case, draws)
+        kinds = {k: summed(v, ("forgotten",) if k == "retrained" else REMEMBERS) for k, v in found.items()}
+        outcomes = {k: [o for _, o in v] for k, v in found.items()}
+        rates = asdict(rates_of(outcomes["unedited"], outcomes["retrained"], ""))
+        for kind, key in (("retrained", "oracles"), ("unedited", "unedited")):
+            rates[key] = kinds[kind]["models"]
+            end = "accepted" if key == "oracles" else "rejected"
+            rates[f"{key}_interval"] = kinds[kind]["interval"]
+            rates[f"{key}_{end}"] = kinds[kind]["share"]
+        refs = f"{case.references} + {case.references} references"
+        rates["source"] = f"{world.words}, {case.words}, {refs}"
+        rows.append(
             {
-                "rates": asdict(rates),
-                "outcomes": {"unedited": Counter(unedited), "retrained": Counter(retrained)}
-                | {k: Counter(v) for k, v in half.items()},
-                "half_edited_accepted": {
-                    k: {
-                        "n": len(v),
-                        "share": v.count("forgotten") / len(v),
-                        "interval": wilson(v.count("forgotten"), len(v)),
-                    }
-                    for k, v in half.items()
-                },
-                "controls_passed": left_out,
-                "setting": name,
-                "kind": kind,
-                "requests": sets,
-                "references": [refs, refs],
-                "recipe": re.sub(r" at 0x\w+", "", repr(recipe)),
-                "seed": seed,
-                "positions": {"all": [None if p is None else round(p, 3) for p in positions]},
+                "setting": name, "world": world.words, "case": case.words, "references": case.references,
+                "edits": case.edits, "draws": draws, "kinds": kinds, "rates": rates,
+                "seconds": time.monotonic() - began,
             }
-        )
-        row = results[-1]
-        print(
-            f"{rates.source}: accepted {rates.oracles_accepted:.3f} {rates.oracles_interval}, rejected "
-            f"{rates.unedited_rejected:.3f} {rates.unedited_interval}, inconclusive "
-            f"{rates.inconclusive:.3f}, wrong {rates.wrong:.3f}; "
-            f"{row['outcomes']}",
-            flush=True,
-        )
-    for row in results:
-        row["seconds"] = time.monotonic() - started
-    return results
+        )  # fmt: skip
+        print(json.dumps({k: rows[-1][k] for k in ("setting", "case", "references", "seconds")}), flush=True)
+        for kind, row in kinds.items():
+            print(f"    {kind}: {100 * row['share']:.0f} % of {row['judgements']} ({row['models']} models) {dict(row['outcomes'])}", flush=True)  # noqa: E501  # fmt: skip
+        store(name, rows[-1:])
+    return rows
 
 
-def store(name: str, results: list[dict]) -> None:
-    """Replace one setting's entries, keep the others'."""
+def store(name: str, results: list[dict[str, Any]]) -> None:
+    """Replace these settings' entries, keep the others'."""
     old = json.loads(STORED.read_text(encoding="utf-8"))["results"] if STORED.exists() else []
-    results = sorted(
-        [r for r in old if r["setting"] != name] + results,
-        key=lambda r: (r["setting"] != "digits", r["kind"]),
-    )
-    versions = {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scikit-learn": sklearn.__version__,
-        "unweave": getattr(unweave, "__version__", "0.1.0"),
-    }
-    STORED.parent.mkdir(parents=True, exist_ok=True)
+    keys = {(r["setting"], r["case"]) for r in results}
+    known = [r for r in old if "case" in r and (r["setting"], r["case"]) not in keys] + results
+    place = [c.words for c in CASES]
+    known.sort(key=lambda r: (list(WORLDS).index(r["setting"]), place.index(r["case"])))
     full = {
-        "results": results,
-        "versions": versions,
+        "results": known, "versions": {"torch": torch.__version__, "numpy": np.__version__},
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} thread",
-    }
-    STORED.write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    SHIPPED.write_text(
-        json.dumps({"rates": [r["rates"] for r in results]}, indent=1) + "\n", encoding="utf-8"
-    )
+    }  # fmt: skip
+    STORED.parent.mkdir(parents=True, exist_ok=True)
+    write_text(STORED, json.dumps(full, indent=1) + "\n")
+    shipped = [r["rates"] for r in known if r["case"] in ("one class", "240 at random", "60 at random")]
+    write_text(SHIPPED, json.dumps({"rates": shipped}, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("setting", choices=["digits", "cifar"])
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "cifar10")
-    parser.add_argument("--jobs", type=int, default=None)
-    parser.add_argument(
-        "--references", type=int, default=8, help="models of each kind that set the threshold"
-    )
-    parser.add_argument("--fresh", type=int, default=None, help="fresh models of each kind and request")
-    parser.add_argument("--halves", type=int, default=4, help="half-edited models of each kind and request")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("worlds", nargs="*", help=f"of {', '.join(WORLDS)}; all unless named")
+    parser.add_argument("--draws", type=int, default=6, help="draws of references a request")
+    parser.add_argument("--cases", default="", help="only requests with this in their words")
     options = parser.parse_args()
-    fresh = options.fresh or (12 if options.setting == "digits" else 6)
+    unknown = sorted(set(options.worlds) - set(WORLDS))
+    if unknown:
+        parser.error(f"no such world: {', '.join(unknown)}. Choose from {', '.join(WORLDS)}.")
     torch.set_num_threads(1)
-    store(
-        options.setting,
-        measure(
-            options.setting,
-            options.data,
-            options.jobs,
-            options.references,
-            fresh,
-            options.halves,
-            options.seed,
-        ),
-    )
+    for name in options.worlds or list(WORLDS):
+        measure(name, options.draws, [c for c in CASES if options.cases in c.words])
 
 
 if __name__ == "__main__":

@@ -47,8 +47,10 @@ def wilson(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
     return 0.0 if hits == 0 else low, 1.0 if hits == n else high
 
 
-def prediction(values: Floats, level: float = 0.95, *, left_out: bool = False) -> tuple[float, float]:
-    """Interval in which one more value of the same normal sample would lie (Student's t).
+def prediction(
+    values: Floats, level: float = 0.95, *, left_out: bool = False, several: int = 1
+) -> tuple[float, float]:
+    """Interval in which one more value of the same normal sample, or the mean of several, would lie (Student's t).
 
     Args:
         values: the sample, [n]. Fewer than two give (-inf, inf).
@@ -56,6 +58,7 @@ def prediction(values: Floats, level: float = 0.95, *, left_out: bool = False) -
         left_out: each value was measured against the n - 1 others, and so lies n / (n - 1) times as far out
             as from the mean of all. The interval allows for that, by the square root of it only: a little
             wide, since whatever else the others set was also set by one model fewer.
+        several: how many new values the interval is for the mean of.
 
     Example:
         >>> [round(end, 2) for end in prediction(np.array([1.0, 2.0, 3.0]))]
@@ -64,9 +67,8 @@ def prediction(values: Floats, level: float = 0.95, *, left_out: bool = False) -
     n = len(values)
     if n < 2:
         return -inf, inf
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1)) * sqrt(
-        1 - 1 / n**2 if left_out else 1 + 1 / n
-    )
+    wide = (1 / several + 1 / n) * ((n - 1) / n if left_out else 1)
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1)) * sqrt(wide)
     return float(values.mean()) - half, float(values.mean()) + half
 
 

@@ -1,7 +1,7 @@
 """Did it forget? Controls first, a relative verdict with known error rates, and every figure beside it."""
 
 from .classifier.lira import lira
-from .classifier.run import audit
+from .classifier.run import Auditor, audit
 from .rates import published
 from .result import (
     OUTCOMES,
@@ -20,6 +20,7 @@ from .result import (
 __all__ = [
     "OUTCOMES",
     "Audit",
+    "Auditor",
     "Check",
     "Control",
     "Kind",

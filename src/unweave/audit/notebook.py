@@ -12,7 +12,15 @@ from ..audit.shown import interval, number, oracle_text, place, unit, value_text
 if TYPE_CHECKING:
     from .result import Audit
 
-TONES = {"✓": "#0b6b53", "✕": "#a8321a", "▲": "#75409c", "■": "#8a1f4f", "?": "#545b64"}
+TONES = {
+    "✓": "#0b6b53",
+    "✕": "#a8321a",
+    "◐": "#8a5a00",
+    "◒": "#8a5a00",
+    "▲": "#75409c",
+    "■": "#8a1f4f",
+    "?": "#545b64",
+}
 """Symbol of an outcome -> its colour in the light report."""
 _BADGE = "background:{};color:#fff;border-radius:50%;padding:0 .35em"
 _CELL = "text-align:left;vertical-align:top;padding:.25em .7em;border-top:1px solid #8884"

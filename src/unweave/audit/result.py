@@ -12,7 +12,15 @@ from .notebook import fragment
 
 Kind = Literal["classifier", "drawing"]
 """Kinds of model, one auditor each: classifiers, and pipelines that draw what a text asks for."""
-ClassifierOutcome = Literal["forgotten", "not forgotten", "over-forgotten", "collapsed", "inconclusive"]
+ClassifierOutcome = Literal[
+    "forgotten",
+    "not forgotten",
+    "partly forgotten",
+    "answers only",
+    "over-forgotten",
+    "collapsed",
+    "inconclusive",
+]
 DrawingOutcome = Literal["erased", "not erased", "damaged", "inconclusive"]
 Outcome = Literal[ClassifierOutcome, DrawingOutcome]
 
@@ -37,6 +45,16 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
         ),
         "not forgotten": Word(
             "On the deleted examples, this model still answers like models trained on them.", "✕"
+        ),
+        "partly forgotten": Word(
+            "On the deleted examples, this model answers part of the way between models trained on them and models "
+            "that never saw them.",
+            "◐",
+        ),
+        "answers only": Word(
+            "This model answers the deleted examples like models that never saw them, but still holds them under its "
+            "answers: they are hidden, not gone.",
+            "◒",
         ),
         "over-forgotten": Word(
             "This model answers the deleted examples worse than models that never saw them. "
@@ -72,7 +90,7 @@ class Rates:
         oracles: retrained models judged.
         oracles_accepted: share called forgotten, with its 95 % interval.
         unedited: models that still hold the data, judged.
-        unedited_rejected: share called not forgotten, with its 95 % interval.
+        unedited_rejected: share called by a word that says that they hold the data, with its 95 % interval.
         inconclusive: share of all judged models called inconclusive.
         wrong: share of all judged models called the opposite of what they are.
         source: which models, in words ("leave-one-out, this run"; "40 + 40 models on digits, ...").
@@ -144,8 +162,8 @@ class Verdict:
         reason: one or two sentences for a lay reader, with the figures that decided.
         position: of the answers. 0 = where models trained with the data lie on average, 1 = where retrained ones
             lie; None where it was not measured.
-        accepted: interval of `position` in which a fresh retrained model would lie (95 %).
-        rejected: the same for a model that still holds the data.
+        accepted: interval of `position` that passes; None where the references do not lie apart.
+        rejected: where 95 % of models that hold the data lie.
         checks: the other tests.
         caveats: what cannot be concluded, one sentence each.
         next_step: what would decide, where this does not.
@@ -174,7 +192,7 @@ class Control:
         name: "original model", "8 retrained models, each judged by the others", ...
         expected: what must come out: an outcome, or in words ("anything but forgotten", "at least 50 %").
         got: what came out.
-        passed: whether they agree. Where a control fails, the verdict is inconclusive.
+        passed: whether they agree. Where a control fails, the verdict is inconclusive, whatever it would have been.
     """
 
     name: str

@@ -54,7 +54,7 @@ def position(audits: Sequence[Audit]) -> Markup | None:
     key = marks.entries({"edited": "edited model"})
     bands = {
         "holders": "where 95 % of models that hold the data lie",
-        "oracle": "where 95 % of models retrained without it lie",
+        "oracle": "where a model passes",
     }
     swatches = Markup("").join(
         Markup('<li><span class="swatch {}"></span>{}</li>').format(css, text)

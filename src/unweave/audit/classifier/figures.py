@@ -11,9 +11,10 @@ from ...random import seeded
 from ...statistics import Floats, bootstrap, wilson
 from ...types import Measurement
 from ..measured import measurement, missing
-from .compared import NEAR, Compared, Read, phi_of
+from .compared import NEAR, Compared
 from .lira import taken_for_members
 from .membership import Attack, auc, confidence_attack, svc_attack, threshold_attack
+from .references import Read, phi_of
 from .scores import Answers
 from .utility import against_each_other, average_gap, tug_of_war
 from .verdict import GIVE_ORACLES, NO_ORACLE

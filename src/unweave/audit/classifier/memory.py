@@ -1,24 +1,19 @@
-"""Memory under the answers: what the representation still knows, and how soon the data are learned again."""
+"""Memory under the answers, as figures: what the representation still knows, and how soon the data are learned again."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch.nn import Module
 
 from ...errors import InputError
 from ...random import seeded
-from ...statistics import prediction, wilson
+from ...statistics import wilson
 from ...types import Measurement
 from ..measured import measurement, missing
-from ..result import Check
 from .compared import NEAR, Compared
 from .probe import class_mean_probe, linear_probe
-from .relearn import mean_loss_of, relearn_steps
-
-RELEARN = "relearn time"
-# of the oracles, between original and oracles: half way is four of them off, where one in fifty lies
-_SPREADS = 8
+from .relearn import CAP
+from .standard import HEAD, RELEARN, Readings
 
 
 def probes(c: Compared) -> list[Measurement]:
@@ -77,67 +72,40 @@ def _class_means(c: Compared) -> Measurement:
     )
 
 
-def relearning(c: Compared, slack: float = 0.1) -> Measurement:
-    """Steps until the loss on the forget set is back at the original's, times 1 + `slack`."""
-    most, orders, cap = (200, 1, 100) if c.quick else (500, 3, 300)
-    forget = c.request.forget
-    if len(forget) > most:
-        forget = forget.subset(torch.randperm(len(forget), generator=seeded(c.seed))[:most])
-    target = mean_loss_of(c.original, forget) * (1 + slack)
+def hidden_position(c: Compared, edited: Readings | None) -> list[Measurement]:
+    """Position of the margins under a last layer made anew; empty where there are none."""
+    if edited is None or not np.isfinite(edited.hidden).all():
+        return []
+    holders, oracles = c.references.readings
+    return [
+        measurement(
+            f"position under the {HEAD}",
+            float(edited.hidden.mean()),
+            float(holders.hidden[0]),
+            oracles.hidden.tolist(),
+            unit="",
+            n=len(c.request.forget),
+            direction="near 1; 0 is where models that hold the data lie",
+            note="margins of the forget set under a ridge regression on the representation, example by example",
+        )
+    ]
 
-    def steps(model: Module) -> list[int]:
-        return [relearn_steps(model, forget, target, rng=seeded(c.seed + i), cap=cap) for i in range(orders)]
 
-    runs = steps(c.edited)
-    low, high = prediction(np.array(runs, dtype=float)) if orders > 1 else (0.0, 0.0)
+def relearning(c: Compared, steps: float) -> Measurement:
+    """Steps until the loss on the forget set is back at the original's, times 1.1."""
+    _, oracles = c.references.relearning
+    known = oracles[np.isfinite(oracles)]
     note = (
-        f"Adam steps until the loss on the forget set is back at the original's + {100 * slack:.0f} %, "
-        f"at most {cap}"
+        "Adam steps until the loss on the forget set is back at the original's + 10 %, given up after "
+        f"{CAP} (reached in none counts as {CAP})"
     )
-    if min(runs) >= cap:
-        note += "; not reached"
     return measurement(
         RELEARN,
-        float(np.mean(runs)),
-        0.0,
-        [float(np.mean(steps(model))) for model in c.oracles[: c.dear]],
+        steps,
+        float(c.references.relearning[0][0]),
+        known.tolist(),
         unit="steps",
-        n=orders,
+        n=1,
         direction=NEAR + "; fewer steps are memory left behind",
-        interval=(max(0.0, low), min(float(cap), high)) if orders > 1 else None,
-        note=note,
-    )
-
-
-def check_of(m: Measurement) -> Check:
-    """Whether a figure under the answers lies nearer to the oracles' than to the original's.
-
-    It has power where these lie eight of the oracles' standard deviations apart: half way is then four off, and
-    one fresh oracle in fifty is there by chance where only four set them.
-    """
-    if m.value is None or m.original is None or m.oracle_mean is None or m.oracle_spread is None:
-        return Check(name=m.name, half="memory", power=False, passed=None)
-    gap = m.original - m.oracle_mean
-    power = not abs(gap) < _SPREADS * m.oracle_spread + 1e-9
-    kept = (m.value - m.oracle_mean) / gap if gap else 0.0
-    return Check(
-        name=m.name,
-        half="memory",
-        power=power,
-        passed=kept < 0.5 if power else None,
-        position=1 - kept if gap else None,
-        accepted=(0.5, float("inf")),
-    )
-
-
-def remembers(m: Measurement) -> str:
-    """What it means that a figure failed its check, in a sentence."""
-    what = (
-        "relearns the forget set much sooner than a retrained model"
-        if m.name == RELEARN
-        else "still holds the deleted data under its last layer"
-    )
-    return (
-        f"The model {what} ({m.name}: {m.value:.3g} {m.unit}, original {m.original:.3g}, retrained "
-        f"{m.oracle_mean:.3g} ± {m.oracle_spread:.2g}): its answers may have changed more than its memory."
+        note=note + ("; not reached" if steps >= CAP else ""),
     )

@@ -6,7 +6,8 @@ import numpy as np
 
 from ...tasks import read_labels
 from ..result import Rows, Samples
-from .compared import Compared, phi_of
+from .compared import Compared
+from .references import phi_of
 from .topology import Topology
 
 

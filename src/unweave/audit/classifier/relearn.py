@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Generator
 from torch.nn import Module
 from torch.optim import Adam
@@ -12,14 +13,26 @@ from ...fit import Loop, Step, fit_
 from ...fit.recipe import mean_loss
 from ...masks.layers import copied
 from ...masks.mask import Mask
-from ...random import child
+from ...random import child, seeded
 from ...tasks import predict
 from ...types import Data
+
+
+CAP = 200
+"""Steps at which relearning is given up."""
+MOST = 300
 
 
 def mean_loss_of(model: Module, data: Data[Any]) -> float:
     """Mean loss over `data` in eval mode, in the task's unit."""
     return float(predict(model, data, data.task.losses).double().mean())
+
+
+def sampled(forget: Data[Any], seed: int) -> Data[Any]:
+    """At most 300 of the forget set: what every model compared learns again."""
+    if len(forget) <= MOST:
+        return forget
+    return forget.subset(torch.randperm(len(forget), generator=seeded(seed))[:MOST])
 
 
 def relearn_steps(
@@ -29,7 +42,7 @@ def relearn_steps(
     *,
     rng: Generator,
     lr: float = 1e-3,
-    cap: int = 200,
+    cap: int = CAP,
     every: int = 2,
 ) -> int:
     """Adam steps on `data` until its mean loss is at most `target`.

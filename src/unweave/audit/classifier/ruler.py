@@ -1,25 +1,23 @@
-"""The ruler: does a model answer the forget set like models that hold it, or like models that never saw it?
+"""The ruler: does a model read on n examples like models that hold them, or like models that never saw them?
 
-A three-sample comparison, example by example. For each forget example, models trained with it ("holders") and
-models retrained without it ("oracles") give two distributions of its logit-scaled confidence phi; the
-candidate gives one value. Each example pulls by how well it tells the two apart, w = d / s, where d is the
-difference of the two means, shrunk towards the average example's (a handful of models measures it badly), and
-s the pooled standard deviation, shrunk likewise. The candidate's position is 0 at the holders' mean and 1
-at the oracles'; leaving each reference model out in turn gives the spread of both, and so the intervals. This
-is the per-example test of Carlini et al. (arXiv 2112.03570) and Hayes et al. (arXiv 2403.01218), summed over
-examples and set against retrained models.
+A three-sample comparison, example by example. For each example, models trained with it ("holders") and models
+retrained without it ("oracles") give two distributions of a figure; the candidate gives one value. Each
+example pulls by how well it tells the two apart, w = d / s, where d is the difference of the two means, shrunk
+towards the average example's (a handful of models measures it badly), and s the pooled standard deviation,
+shrunk likewise. The candidate's position is 0 at the holders' mean and 1 at the oracles'; leaving each
+reference model out in turn gives the spread of both. This is the per-example test of Carlini et al. (arXiv
+2112.03570) and Hayes et al. (arXiv 2403.01218), summed over examples and set against retrained models.
 
-Five things keep it from being fooled.
-- Model-wide shifts: phi is first put on a common scale by the median and quartiles of held-out examples of
-  the classes that stay, so that a model that is merely less sure of everything is not taken for one that
-  forgot.
+The same ruler reads answers (confidence on the forget set, brought to a common scale by held-out examples, so
+that a model merely less sure of everything is not taken for one that forgot) and what lies under them (margins
+of a last layer made anew, see `head`, which need no such scale).
+
+Four things keep it from being fooled.
 - Cancellation: an example counts for no more than one standard deviation beyond either mean, so that pushing
   half of the forget set far down does not pay for keeping the other half. Beyond the oracles the uncut sum
   takes over.
-- Average and pattern: the mean square distance from the oracles, example by example, must be that of
-  an oracle.
-- A class merely never named: where a whole class goes, its score, however low, must not pick the class's
-  examples out of the others any better than a retrained model's does.
+- Average and pattern: the mean square distance from the oracles, example by example.
+- A few examples kept whole: their share, by likelihood ratios (see `share`), which the mean does not show.
 - Meaningless digits: probabilities under a tenth of chance are one and the same; whether a class that is
   never answered has probability 1e-4 or 1e-9 is an accident of training, not memory.
 
@@ -29,111 +27,81 @@ spread over examples hides the shift of each, and it passes models that forgot n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf, isfinite, log
+from math import inf, log
 
 import numpy as np
 import numpy.typing as npt
 
-from ...statistics import Floats, prediction
-from ..result import Outcome
+from ...statistics import Floats
+from .share import PRIOR, Ratios
 
-TOLERANCE = 0.1
-"""A candidate this share of the way short of the oracles' mean may be accepted, however alike they are."""
-EXCESS = 0.25
-"""A candidate this share of the way beyond the oracles' mean is not yet called over-forgotten."""
-MARGIN = 2.0
-"""Points of accuracy below the oracles' mean that are no collapse, however alike they are."""
-RUIN = 10.0
-"""Points of accuracy below the oracles' mean at which nothing else needs to be said."""
-UNEVEN = 1.5
-"""Mean square distance from the oracles, over theirs, up to which the examples count as treated alike."""
-_PRIOR = 8.0  # degrees of freedom that the average example's variance counts for
 _FAR = 20.0  # standard deviations at which the uncut sum is cut after all
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Answers of k models.
+class Vectors:
+    """A figure of k models on n examples.
 
     Attributes:
-        forget: phi on the forget set of n examples, [k, n].
-        place: median and distance between quartiles of phi on held-out examples of the classes that stay, [k,
-            2].
-        utility: accuracy in % on retained and on held-out examples of the classes that stay, [k, 2].
-        floor: phi under which all values count as equal, once models are on a common scale.
-        trace: for whole classes, AUC of the score of the deleted classes, forget set against held-out ones
-            of the classes that stay, [k]; None where no class was deleted whole.
+        values: [k, n].
+        place: median and distance between quartiles of the figure on examples whose answer no deletion
+            changes, [k, 2]: what models are brought to a common scale by; None leaves them as they are.
+        floor: values under this count as equal, once models are on a common scale.
     """
 
-    forget: Floats
-    place: Floats
-    utility: Floats
+    values: Floats
+    place: Floats | None = None
     floor: float = -inf
-    trace: Floats | None = None
 
     @classmethod
-    def of(
-        cls, forget: Floats, control: Floats, utility: Floats, classes: int, trace: Floats | None = None
-    ) -> Sample:
-        """Sum up the control examples.
+    def matched(cls, forget: Floats, control: Floats, classes: int) -> Vectors:
+        """Confidences, to be matched by those on control examples.
 
         Args:
-            forget: phi on the forget set, [k, n].
-            control: phi on held-out examples of the classes that stay, [k, m].
-            utility: accuracy in % on retained and on those held-out examples, [k, 2].
+            forget: log odds of the true label on the forget set, [k, n].
+            control: the same on held-out examples of the classes that stay, [k, m].
             classes: how many there are; chance is one over it.
-            trace: as in `Sample`.
         """
         share = 0.1 / classes
         low = log(share / (1 - share))
         quartiles = np.quantile(np.maximum(control, low), [0.25, 0.5, 0.75], axis=1)
-        place = np.stack([quartiles[1], quartiles[2] - quartiles[0]], 1)
-        return cls(forget, place, utility, low, trace)
+        return cls(forget, np.stack([quartiles[1], quartiles[2] - quartiles[0]], 1), low)
 
     def __len__(self) -> int:
-        return len(self.forget)
+        return len(self.values)
 
-    def only(self, i: int) -> Sample:
-        """Model i alone."""
-        return self._chosen(np.array([i]))
+    def only(self, *at: int) -> Vectors:
+        """These models alone."""
+        return self._chosen(np.array(at, dtype=np.int64))
 
-    def without(self, i: int) -> Sample:
+    def without(self, i: int) -> Vectors:
         """All models but i."""
         return self._chosen(np.delete(np.arange(len(self)), i))
 
-    def _chosen(self, at: npt.NDArray[np.int64]) -> Sample:
-        trace = None if self.trace is None else self.trace[at]
-        return Sample(self.forget[at], self.place[at], self.utility[at], self.floor, trace)
+    def _chosen(self, at: npt.NDArray[np.int64]) -> Vectors:
+        return Vectors(self.values[at], None if self.place is None else self.place[at], self.floor)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Where one model lies.
+class Places:
+    """Where k models lie on a ruler.
 
     Attributes:
-        kept: position by the cut sum: 0 at holders' mean, 1 at oracles'.
-        beyond: position by the uncut sum.
-        distance: mean square distance from the oracles, in standard deviations squared.
-        utility: accuracy in % on retained and held-out examples.
-        trace: see `Sample`; None where no class was deleted whole.
+        kept: position by the cut sum, [k]: 0 at the holders' mean, 1 at the oracles'; NaN where these do not differ.
+        beyond: position by the uncut sum, [k].
+        distance: mean square distance from the oracles, in standard deviations squared, [k].
+        over: the part of it that lies on the far side of the oracles, away from the holders, [k].
+        share: of the examples read as by models that hold them, [k]; see `share`.
     """
 
-    kept: float
-    beyond: float
-    distance: float
-    utility: Floats
-    trace: float | None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """An outcome with its reason in words, before the controls are looked at."""
-
-    outcome: Outcome
-    reason: str
-    position: float | None
+    kept: Floats
+    beyond: Floats
+    distance: Floats
+    over: Floats
+    share: Floats
 
 
 @dataclass(frozen=True)
@@ -141,12 +109,12 @@ class Ruler:
     """What a candidate is measured against; see the module's first lines.
 
     Attributes:
-        holders: models that hold the forget set.
-        oracles: models retrained without it.
+        holders: at least three models that hold the examples, so that two are left when one is judged by the others.
+        oracles: at least three models retrained without them.
     """
 
-    holders: Sample
-    oracles: Sample
+    holders: Vectors
+    oracles: Vectors
 
     @cached_property
     def _fit(self) -> _Fit:
@@ -154,156 +122,54 @@ class Ruler:
 
     @cached_property
     def _left_out(self) -> tuple[Floats, Floats]:
-        """Raw readings (kept, beyond, distance) of holders and oracles, each measured by the others."""
+        """Raw readings of holders and of oracles, [models, 5], each measured by the others."""
         h, o = self.holders, self.oracles
-        # a lone model cannot be left out: by construction it lies at its own mean
-        holders = (
-            [_Fit.of(h.without(i), o).raw(h.only(i)) for i in range(len(h))]
-            if len(h) > 1
-            else [(0.0, 0.0, np.nan)]
-        )
-        oracle = (
-            [_Fit.of(h, o.without(i)).raw(o.only(i)) for i in range(len(o))]
-            if len(o) > 1
-            else [(1.0, 1.0, np.nan)]
-        )
-        return np.array(holders), np.array(oracle)
+        holders = [self._without(i).raw(h.only(i)) for i in range(len(h))]
+        oracles = [_Fit.of(h, o.without(i)).raw(o.only(i)) for i in range(len(o))]
+        return np.concatenate(holders), np.concatenate(oracles)
 
-    @cached_property
-    def _anchors(self) -> tuple[Floats, Floats]:
-        holders, oracle = self._left_out
-        return holders.mean(0), oracle.mean(0)
+    def _without(self, holder: int) -> _Fit:
+        return _Fit.of(self.holders.without(holder), self.oracles)
 
-    def _placed(self, raw: Floats) -> Floats:
+    def _placed(self, raw: Floats) -> Places:
         # means over left-out models: one that helped to set the ruler lies too well on it
-        a, b = self._anchors
-        span = b[:2] - a[:2]
-        out: Floats = (raw[..., :2] - a[:2]) / np.where(span > 1e-3, span, np.nan)
-        return out
-
-    def read(self, model: Sample) -> Reading:
-        """Measure one model that is not among the references."""
-        raw = np.array(self._fit.raw(model))
-        kept, beyond = self._placed(raw)
-        trace = None if model.trace is None else float(model.trace[0])
-        return Reading(float(kept), float(beyond), float(raw[2]), model.utility[0], trace)
+        a, b = (readings[:, :2].mean(0) for readings in self._left_out)
+        span = b - a
+        at = (raw[:, :2] - a) / np.where(span > 1e-3, span, np.nan)
+        return Places(at[:, 0], at[:, 1], raw[:, 2], raw[:, 3], raw[:, 4])
 
     @cached_property
-    def accepted(self) -> tuple[float, float]:
-        """Positions that pass: where 95 % of fresh oracles lie, and no narrower than the tolerances."""
-        placed = self._placed(self._left_out[1])
-        low, high = prediction(placed[:, 0], left_out=True)[0], prediction(placed[:, 1], left_out=True)[1]
-        return min(low, 1 - TOLERANCE), max(high, 1 + EXCESS)
+    def references(self) -> tuple[Places, Places]:
+        """Holders and oracles, each measured by the others."""
+        holders, oracles = self._left_out
+        return self._placed(holders), self._placed(oracles)
 
-    @cached_property
-    def rejected(self) -> tuple[float, float]:
-        """Where 95 % of models that hold the forget set lie; unbounded with one such model."""
-        return prediction(self._placed(self._left_out[0])[:, 0], left_out=True)
+    def read(self, models: Vectors, made_from: Sequence[int] = ()) -> Places:
+        """Measure models that are not among the references.
 
-    def find(self, model: Sample) -> Finding:
-        """The outcome for one model that is not among the references."""
-        r = self.read(model)
-        (low, high), (_, top) = self.accepted, self.rejected
-        top = top if len(self.holders) > 1 else 0.5
-        lost = self._collapse(r.utility)
-        ruined = lost and bool((r.utility < self.oracles.utility.mean(0) - RUIN).any())
-        # a model that still holds the data is told so first, unless it is ruined
-        if ruined or (lost and not r.kept < low):
-            return Finding("collapsed", lost, r.kept if isfinite(r.kept) else None)
-        if not isfinite(r.kept):
-            return Finding(
-                "inconclusive",
-                "Retrained models answer the forget set no differently from models that hold it.",
-                None,
-            )
-        outcome, what = self._compare(r, low, high, top)
-        traced = outcome == "not forgotten" and r.kept >= low
-        at = self._trace_position(r) if traced else r.beyond if outcome == "over-forgotten" else r.kept
-        also = f" {lost}" if lost else ""
-        return Finding(outcome, f"On the forget set its position is {at:.2f}{what}{also}", at)
+        Args:
+            models: k of them.
+            made_from: the holder that each was made from, which then takes no part; all take part otherwise.
+        """
+        if not len(made_from):
+            return self._placed(self._fit.raw(models))
+        raw = [self._without(holder).raw(models.only(i)) for i, holder in enumerate(made_from)]
+        return self._placed(np.concatenate(raw))
 
-    def _compare(self, r: Reading, low: float, high: float, top: float) -> tuple[Outcome, str]:
-        if len(self.oracles) < 2:
-            if len(self.holders) > 2 and r.kept <= top < 0.5:
-                return "not forgotten", f", inside the range of models that hold the data (up to {top:.2f})."
-            return "inconclusive", ", but one retrained model does not show how far such models differ."
-        if r.kept < low:
-            how = (
-                "inside the range of models that hold the data"
-                if r.kept <= top
-                else "part of the way from models that hold the data (0) to retrained ones (1)"
-            )
-            return "not forgotten", f", {how}; 95 % of retrained models lie above {low:.2f}."
-        if r.kept <= top:
-            return "inconclusive", (
-                f", where both retrained models (from {low:.2f}) and models that hold the data (up to "
-                f"{top:.2f}) are found."
-            )
-        if low <= 0.5:
-            return "inconclusive", (
-                f", but retrained models differ so much (from {low:.2f}) that half-forgotten would pass too."
-            )
-        if self._traces(r):
-            return "not forgotten", (
-                ": it never answers the deleted class, but its score for it still picks these examples out "
-                f"of all others (AUC "
-                f"{r.trace:.2f}; {_mean(self.oracles.trace):.2f} for retrained models, "
-                f"{_mean(self.holders.trace):.2f} for models that hold the data)."
-            )
-        if r.beyond > high:
-            return "over-forgotten", (
-                f", beyond where retrained models lie (up to {high:.2f}): it answers these examples worse "
-                "than a model that never saw them."
-            )
-        if r.distance > self._distance_limit:
-            return "inconclusive", (
-                ", like a retrained model's on average but not example by example: some are remembered, "
-                "others pushed beyond."
-            )
-        return "forgotten", (
-            f", where retrained models lie ({low:.2f} to {high:.2f}) and outside the range of models that "
-            f"hold the data (up to {top:.2f})."
-        )
+    @property
+    def information(self) -> float:
+        """Sum over examples of (d / s)^2: how much all of them together tell holders from oracles."""
+        return float((self._fit.weight**2).sum())
 
-    @cached_property
-    def _distance_limit(self) -> float:
-        distances = self._left_out[1][:, 2]
-        mean = float(distances.mean())
-        return max(prediction(distances, 0.99, left_out=True)[1], UNEVEN * mean, mean + 1.0)
+    @property
+    def effective(self) -> float:
+        """How many examples of equal pull would say as much."""
+        pull = self._fit.weight**2 * self._fit.sd
+        return float(pull.sum() ** 2 / max(float((pull**2).sum()), 1e-300))
 
-    def _traces(self, r: Reading) -> bool:
-        """Whether a class that is never answered is still scored as by models that know it."""
-        holders, oracles = self.holders.trace, self.oracles.trace
-        if r.trace is None or holders is None or oracles is None:
-            return False
-        half_way = (float(holders.mean()) + float(oracles.mean())) / 2
-        return r.trace > max(half_way, prediction(oracles, 0.99)[1])
-
-    def _trace_position(self, r: Reading) -> float:
-        start, end = _mean(self.holders.trace), _mean(self.oracles.trace)
-        return (start - (r.trace if r.trace is not None else end)) / (start - end)
-
-    def _collapse(self, utility: Floats) -> str:
-        # below the holders too: with a class gone, oracles do better on the rest than these
-        for i, where in enumerate(("retained", "held-out")):
-            oracles, holders = self.oracles.utility[:, i], self.holders.utility[:, i]
-            limits = [min(_low(sample), float(sample.mean()) - MARGIN) for sample in (oracles, holders)]
-            if utility[i] < min(limits):
-                return (
-                    f"Its accuracy on {where} examples is {utility[i]:.1f} %, against {oracles.mean():.1f} % "
-                    "for retrained models."
-                )
-        return ""
-
-    @cached_property
-    def left_out_outcomes(self) -> tuple[list[Outcome], list[Outcome]]:
-        """Outcomes of holders and of oracles, each judged by a ruler that it took no part in."""
-        h, o = self.holders, self.oracles
-        holders = (
-            [Ruler(h.without(i), o).find(h.only(i)).outcome for i in range(len(h))] if len(h) > 1 else []
-        )
-        oracle = [Ruler(h, o.without(i)).find(o.only(i)).outcome for i in range(len(o))] if len(o) > 1 else []
-        return holders, oracle
+    def ratios(self, model: Vectors) -> Floats:
+        """Log likelihood ratio of each example, holders over oracles, for one model, [n]."""
+        return self._fit.ratios.of(self._fit.match(model)[0])
 
 
 @dataclass(frozen=True)
@@ -316,49 +182,53 @@ class _Fit:
     oracle: Floats
     sd: Floats
     weight: Floats
+    ratios: Ratios
 
     @classmethod
-    def of(cls, holders: Sample, oracles: Sample) -> _Fit:
-        location, scale = np.concatenate([holders.place, oracles.place]).mean(0)
-        h, o = _match(holders, location, scale), _match(oracles, location, scale)
+    def of(cls, holders: Vectors, oracles: Vectors) -> _Fit:
+        location = scale = 0.0
+        if holders.place is not None and oracles.place is not None:
+            location, scale = np.concatenate([holders.place, oracles.place]).mean(0).tolist()
+        h, o = (_match(models, location, scale) for models in (holders, oracles))
         a, b, df = h.mean(0), o.mean(0), len(h) + len(o) - 2
         squares = ((h - a) ** 2).sum(0) + ((o - b) ** 2).sum(0)
-        typical = squares.mean() / df if df else ((a - b) ** 2).mean() / 4
-        variance = (squares + _PRIOR * typical) / (df + _PRIOR) + 1e-6
+        variance = (squares + PRIOR * squares.mean() / df) / (df + PRIOR) + 1e-6
         d, noise = a - b, variance * (1 / len(h) + 1 / len(o))
         signal = max(float(d.var() - noise.mean()), 0.0)
         d = d.mean() + signal / (signal + noise) * (d - d.mean())
         sd = np.sqrt(variance)
-        return cls(float(location), float(scale), a, b, sd, d / sd)
+        return cls(location, scale, a, b, sd, d / sd, Ratios.between(h, o))
 
-    def raw(self, model: Sample) -> tuple[float, float, float]:
-        """Position by the cut and the uncut sum (0, 1 at the fitted means), and distance from the oracles."""
-        phi = _match(model, self.location, self.scale)[0]
+    def match(self, models: Vectors) -> Floats:
+        return _match(models, self.location, self.scale)
+
+    def raw(self, models: Vectors) -> Floats:
+        """Position by the cut and the uncut sum (0, 1 at the fitted means), distance, its far side and share, [k, 5]."""
+        values = self.match(models)
         middle, half = (self.holders + self.oracle) / 2, np.abs(self.holders - self.oracle) / 2
 
-        def position(reach: Floats) -> float:
+        def position(reach: Floats) -> Floats:
             start, end, here = (
-                float((self.weight * np.clip((x - middle) / self.sd, -reach, reach)).mean())
-                for x in (self.holders, self.oracle, phi)
+                (self.weight * np.clip((x - middle) / self.sd, -reach, reach)).mean(-1)
+                for x in (self.holders, self.oracle, values)
             )
-            return (start - here) / (start - end) if start - end > 1e-9 else float("nan")
+            found: Floats = (start - here) / (start - end if start - end > 1e-9 else np.nan)
+            return found
 
         far = np.maximum(_FAR, half / self.sd + 1)
-        distance = float((np.clip((phi - self.oracle) / self.sd, -5, 5) ** 2).mean())
-        return position(half / self.sd + 1), position(far), distance
+        off = np.clip((values - self.oracle) / self.sd, -5, 5)
+        over = np.where(off * (self.holders - self.oracle) < 0, off, 0.0)
+        shares = np.array([self.ratios.share(row) for row in values])
+        return np.stack(
+            [position(half / self.sd + 1), position(far), (off**2).mean(-1), (over**2).mean(-1), shares], 1
+        )
 
 
-def _match(models: Sample, location: float, scale: float) -> Floats:
-    """Phi on the forget set, [k, n], as if each model answered held-out examples like the average one."""
+def _match(models: Vectors, location: float, scale: float) -> Floats:
+    """The figure, [k, n], as if each model answered control examples like the average one."""
+    if models.place is None:
+        return models.values
     middle, spread = models.place[:, :1], models.place[:, 1:]
     stretch = np.clip(scale / np.maximum(spread, 1e-9), 0.25, 4.0) if scale > 0 else np.ones_like(spread)
-    out: Floats = np.maximum(location + (models.forget - middle) * stretch, models.floor)
+    out: Floats = np.maximum(location + (models.values - middle) * stretch, models.floor)
     return out
-
-
-def _mean(trace: Floats | None) -> float:
-    return float("nan") if trace is None else float(trace.mean())
-
-
-def _low(sample: Floats) -> float:
-    return prediction(sample)[0] if len(sample) > 2 else float(sample.mean()) - 2.5 * MARGIN

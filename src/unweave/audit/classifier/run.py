@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -11,26 +11,109 @@ import torch
 from torch import Generator
 from torch.nn import Module
 
+from ...errors import InputError
 from ...masks.mask import Mask
 from ...moved import renamed
 from ...random import child, draw_seed
 from ...types import Data, Measurement, Request
 from ..cost import cost
-from ..result import Audit, Verdict
+from ..result import Audit
 from .compared import NEAR, Compared
 from .figures import accuracies, memberships, separations, summaries
-from .memory import check_of, probes, relearning, remembers
+from .memory import hidden_position, probes, relearning
 from .panels import panels
+from .references import References
 from .scores import Parts
+from .standard import Readings
 from .topology import Topology, chance, topology
-from .verdict import GIVE_ORACLES, NO_ORACLE
+from .verdict import GIVE_ORACLES, NO_ORACLE, Court, Decision
 
 _APART = 0.03  # overlap above chance from which two masks are taken to come from the same initial weights
 
 
+@dataclass(frozen=True)
+class Auditor:
+    """Judges edited models of one request by the same references, which are read once, however many are judged.
+
+    Attributes:
+        references: models that hold the data, and retrained ones.
+        quick: fewer examples and oracles in the costly figures; none of them is the verdict's.
+    """
+
+    references: References
+    quick: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        request: Request[Any],
+        *,
+        original: Module,
+        holders: Sequence[Module] = (),
+        oracles: Sequence[Module] = (),
+        rng: Generator,
+        quick: bool = False,
+    ) -> Auditor:
+        """Take what to compare with; arguments as in `audit`."""
+        small = _reduced(request, child(rng))
+        everyone = [original, *(model for model in holders if model is not original)]
+        references = References(small, Parts.of(small), everyone, list(oracles), draw_seed(rng))
+        return cls(references, quick)
+
+    def audit(
+        self,
+        edited: Module | Sequence[Module],
+        *,
+        method: str = "",
+        seconds: Mapping[str, float] | None = None,
+    ) -> Audit:
+        """Judge one edited model, or the mean of several; see `audit`."""
+        several = _listed(edited)
+        decision, readings = self._decided(several)
+        r, first = self.references, several[0]
+        compared = Compared(r, first, self.quick)
+        steps = r.relearn(first) if readings is None else float(readings.relearn[0])
+        shape, absent = _topology(compared.original, first, r.oracles)
+        return Audit(
+            kind="classifier",
+            method=method,
+            verdict=decision.verdict,
+            controls=decision.controls,
+            rates=decision.rates,
+            measurements=(
+                *accuracies(compared),
+                *summaries(compared),
+                *memberships(compared),
+                *separations(compared),
+                *hidden_position(compared, readings),
+                *probes(compared),
+                relearning(compared, steps),
+                *(shape.measurements if shape else absent),
+                *cost(seconds),
+            ),
+            panels=panels(compared, shape),
+        )
+
+    def decide(self, edited: Module | Sequence[Module]) -> Decision:
+        """The verdict alone, with its controls: what `audit` says, without the figures that it does not rest on."""
+        return self._decided(_listed(edited))[0]
+
+    def _decided(self, several: Sequence[Module]) -> tuple[Decision, Readings | None]:
+        r = self.references
+        readings = r.measured(several, [r.look(model) for model in several]) if r.rulers else None
+        return self._court(len(several)).judge(readings, r.untouched(several[0])), readings
+
+    def _court(self, several: int) -> Court:
+        known = self.__dict__.setdefault("_courts", {})
+        if several not in known:
+            known[several] = Court.of(self.references, several)
+        court: Court = known[several]
+        return court
+
+
 @renamed(held="holders")
 def audit(
-    edited: Module,
+    edited: Module | Sequence[Module],
     request: Request[Any],
     *,
     original: Module,
@@ -43,69 +126,43 @@ def audit(
 ) -> Audit:
     """Judge an edited model against models that hold the forget set and models that never saw it.
 
-    Controls come first: the original must be rejected, and retrained models, each judged by the others,
-    accepted. Where one fails, or the sample is too small, the verdict is "inconclusive" and says why.
+    Controls come first: the original must be rejected, retrained models, each judged by the others, accepted, and
+    cheats made on the spot seen through. Where one fails the verdict is "inconclusive", and says what would decide.
+    Then its answers and what lies under them are each read on a ruler between the two kinds of reference models.
 
     Args:
-        edited: the model in question; no model is changed.
+        edited: the model in question, or several edited by one method from as many models that hold the data, whose
+            mean is judged: what a request of a few examples needs. The figures are the first one's. No model is
+            changed.
         request: what was to be forgotten.
         original: the model before the edit.
         holders: further models trained with the forget set by the same recipe, with other seeds.
-        oracles: models trained by the same recipe without the forget set. With none, the report says what
-            cannot be concluded; with one or two, nothing can be called forgotten.
+        oracles: models trained by the same recipe without the forget set. Nothing is decided with fewer than four of
+            them, or fewer than four models that hold the data.
         method: what was done to `edited`, in words.
         seconds: wall clock of the "edit" and of one "retrain".
-        rng: governs samples of large parts, splits of the attacks, bootstraps and relearning.
-        quick: fewer examples, orders and oracles in the costly figures, not in the verdict.
+        rng: governs samples of large parts, splits of the attacks, bootstraps, cheats and relearning.
+        quick: fewer examples and oracles in the costly figures; none of them is the verdict's.
 
     Returns:
         The verdict with its controls, leave-one-out error rates and every measurement.
 
     Raises:
         EmptyDataError: if a part of the request is empty.
+        InputError: if there is no edited model.
     """
-    small = _reduced(request, child(rng), most=1000 if quick else 2000)
-    everyone = [original, *(model for model in holders if model is not original)]
-    compared = Compared(
-        small, Parts.of(small), edited, everyone, list(oracles), quick=quick, seed=draw_seed(rng)
-    )
-    decision = compared.decide()
-    shape, absent = _topology(original, edited, oracles)
-    hidden = [*probes(compared), relearning(compared)]
-    return Audit(
-        kind="classifier",
-        method=method,
-        verdict=_with_memory(decision.verdict, hidden),
-        controls=decision.controls,
-        rates=decision.rates,
-        measurements=(
-            *accuracies(compared),
-            *summaries(compared),
-            *memberships(compared),
-            *separations(compared),
-            *hidden,
-            *(shape.measurements if shape else absent),
-            *cost(seconds),
-        ),
-        panels=panels(compared, shape),
-    )
+    auditor = Auditor.of(request, original=original, holders=holders, oracles=oracles, rng=rng, quick=quick)
+    return auditor.audit(edited, method=method, seconds=seconds)
 
 
-def _with_memory(verdict: Verdict, hidden: Sequence[Measurement]) -> Verdict:
-    """The verdict on the answers, with what the figures under them add: they can take "forgotten" back."""
-    checks = tuple(map(check_of, hidden))
-    flags = tuple(remembers(m) for m, check in zip(hidden, checks, strict=True) if check.passed is False)
-    verdict = replace(verdict, checks=checks)
-    if verdict.outcome == "not forgotten":
-        return verdict
-    verdict = replace(verdict, caveats=(*verdict.caveats, *flags))
-    if flags and verdict.outcome == "forgotten":
-        reason = f"Its answers pass, but the layers under them do not. {verdict.reason} {flags[0]}"
-        verdict = replace(verdict, outcome="inconclusive", reason=reason)
-    return verdict
+def _listed(edited: Module | Sequence[Module]) -> list[Module]:
+    several = [edited] if isinstance(edited, Module) else list(edited)
+    if not several:
+        raise InputError("audit was given no edited model.")
+    return several
 
 
-def _reduced(request: Request[Any], rng: Generator, most: int) -> Request[Any]:
+def _reduced(request: Request[Any], rng: Generator, most: int = 2000) -> Request[Any]:
     """The request with its large parts cut down to a random sample, shared by the verdict and all figures."""
     deleted = Parts.of(request).deleted  # refuses empty parts before anything is drawn
 

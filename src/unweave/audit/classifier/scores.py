@@ -80,7 +80,12 @@ class Answers:
         if not hasattr(data.task, "labels"):
             phi = confidence(model, data)
             return cls(phi, np.full(len(phi), np.nan), 1 / (1 + np.exp(-phi)))
-        logits, labels = predict(model, data).double(), read_labels(data)
+        return cls.from_logits(predict(model, data), read_labels(data), deleted)
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, labels: Tensor, deleted: Sequence[int] = ()) -> Answers:
+        """Of logits [n, classes] and labels [n]."""
+        logits = logits.double()
         logs = logits.log_softmax(1)
         entropy = -(logs.exp() * logs.clamp_min(-1e4)).sum(1)
         right = (logits.argmax(1) == labels).double()
