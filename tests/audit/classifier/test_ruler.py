@@ -8,7 +8,7 @@ from statistics import fmean, pvariance
 import numpy as np
 import pytest
 
-from tests.audit.classifier.made import N, RULER, vectors
+from tests.audit.classifier.made import RULER, N, vectors
 from unweave.audit.classifier.ruler import Ruler, Vectors
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from tests.audit.classifier.made import N, RULER, vectors
+from tests.audit.classifier.made import RULER, N, vectors
 from unweave.audit.classifier.share import Ratios, mixture, still_known
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.audit.classifier.made import N, RULER, STANDARD, outcomes, readings, standard, vectors
+from tests.audit.classifier.made import RULER, STANDARD, N, outcomes, readings, standard, vectors
 from unweave.audit.classifier.ruler import Places, Ruler, Vectors
 from unweave.audit.classifier.standard import HEAD, MASK, RELEARN, TRACE, Hidden, Readings
 

@@ -1,4 +1,4 @@
-"""Memory under the answers, as figures: what the representation still knows, and how soon the data are learned again."""
+"""Memory under the answers, as figures: what the representation still knows, how soon the data are learned again."""
 
 from __future__ import annotations
 

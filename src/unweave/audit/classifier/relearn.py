@@ -17,7 +17,6 @@ from ...random import child, seeded
 from ...tasks import predict
 from ...types import Data
 
-
 CAP = 200
 """Steps at which relearning is given up."""
 MOST = 300

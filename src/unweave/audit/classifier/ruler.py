@@ -203,7 +203,7 @@ class _Fit:
         return _match(models, self.location, self.scale)
 
     def raw(self, models: Vectors) -> Floats:
-        """Position by the cut and the uncut sum (0, 1 at the fitted means), distance, its far side and share, [k, 5]."""
+        """Position by the cut and the uncut sum (0, 1 at the fitted means), distance, far side and share, [k, 5]."""
         values = self.match(models)
         middle, half = (self.holders + self.oracle) / 2, np.abs(self.holders - self.oracle) / 2
 

@@ -320,10 +320,16 @@ class Standard:
         ends = self._ends(self.holders.answers.kept, 0.005)[1]
         also = _also(self.excess(model))
         if at <= max(self.top, min(0.5, ends)):
-            reason = f"On the forget set its position is {at:.2f}, where models that hold the data lie (up to {self.top:.2f})."
+            reason = (
+                f"On the forget set its position is {at:.2f}, where models that hold the data lie (up to "
+                f"{self.top:.2f})."
+            )
             return Finding("not forgotten", reason + also, at)
         if self.whole:
-            how = f"{at:.2f} of the way from models that hold the data (0) to retrained ones (1); from {self.low:.2f} it passes."
+            how = (
+                f"{at:.2f} of the way from models that hold the data (0) to retrained ones (1); from {self.low:.2f} it "
+                "passes."
+            )
         else:
             how = f"{at:.2f}, under where retrained models pass ({self.low:.2f}): {self._known(at)}."
         return Finding("partly forgotten", f"On the forget set its position is {how}{also}", at)
