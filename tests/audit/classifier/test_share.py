@@ -81,7 +81,7 @@ def test_interval_adds_up_both_spreads_and_the_chance_of_which_stayed() -> None:
 def test_interval_covers_the_truth() -> None:
     held, never = (places.kept for places in RULER.references)
     inside = 0
-    for i, position in enumerate(RULER.read(vectors(40, member=0.3, seed=8)).kept):
+    for position in RULER.read(vectors(40, member=0.3, seed=8)).kept:
         low, high = still_known(float(position), held, never, RULER.effective)[1]
         inside += low <= 0.3 <= high
     assert inside >= 36

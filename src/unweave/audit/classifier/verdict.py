@@ -1,4 +1,4 @@
-"""The verdict on one model: controls first, then the decision table, then what cannot be concluded and what would decide.
+"""The verdict on one model: controls first, then the decision table, next what cannot be concluded, and what would help.
 
 Positive controls: the original, left out, must be not forgotten, and retrained models, each judged by the others,
 must be accepted. Negative controls: cheats made on the spot from models that hold the data (see `cheats`) must be
@@ -134,8 +134,8 @@ class Court:
         h, m = len(self.references.holders), len(self.references.oracles)
         least = LEAST + self.several - 1
         return (
-            f"{m} retrained {_models(m)} and {h} that {'holds' if h == 1 else 'hold'} the data do not show how far such "
-            f"models differ: nothing is decided with fewer than {least} of each."
+            f"{m} retrained {_models(m)} and {h} that {'holds' if h == 1 else 'hold'} the data do not show how far "
+            f"such models differ: nothing is decided with fewer than {least} of each."
         )
 
     def _checks(self, standard: Standard, model: Readings) -> list[Check]:
@@ -178,8 +178,8 @@ class Court:
             said.append(f"No built-in cheat could be made, so none was seen through: {self.uncheated}")
         if not standard.whole and standard.resolved and not standard.sees_leaks:
             said.append(
-                "Single examples that are still known cannot be seen with these references: the request tells too little "
-                f"(information {standard.information:.0f}, {LEAKS:.0f} needed)."
+                "Single examples that are still known cannot be seen with these references: the request tells too "
+                f"little (information {standard.information:.0f}, {LEAKS:.0f} needed)."
             )
         fit, usual = float(model.retain[0]), float(never.retain.mean())
         if fit < usual - 2 and found.outcome != "collapsed":
@@ -189,7 +189,8 @@ class Court:
             )
         if self.several > 1:
             said.append(
-                f"Judged is the mean of {self.several} edited models of the same method; a single one may lie further off."
+                f"Judged is the mean of {self.several} edited models of the same method; a single one may lie further "
+                "off."
             )
         return said
 
@@ -281,8 +282,8 @@ def _more(standard: Standard, holders: int, oracles: int, failed: list[Control])
     need = needed(*spread)
     if need is None:
         return (
-            "These examples leave too small a trace to be judged one request at a time: pool them with other requests, or "
-            "take an exact path (unweave train --exact)."
+            "These examples leave too small a trace to be judged one request at a time: pool them with other requests, "
+            "or take an exact path (unweave train --exact)."
         )
     now = Need(min(holders, oracles), standard.several)
     if failed and need.advised.references <= now.references and need.advised.edits <= now.edits:
@@ -300,8 +301,8 @@ def _may_remain(standard: Standard, at: float, n: int) -> str:
     most = max(most, 1 - standard.low, standard.smallest)
     count = f", {int(np.ceil(most * n))} of {n} examples," if n else ""
     return (
-        f"Up to {100 * most:.0f} % of the request{count} may still be known: less than that these references cannot tell "
-        "from a retrained model."
+        f"Up to {100 * most:.0f} % of the request{count} may still be known: less than that these references cannot "
+        "tell from a retrained model."
     )
 
 
