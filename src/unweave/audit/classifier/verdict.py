@@ -1,4 +1,4 @@
-"""The verdict on one model: controls first, then the decision table, next what cannot be concluded, and what would help.
+"""The verdict on one model: controls first, then the decision table, next what cannot be concluded and what would help.
 
 Positive controls: the original, left out, must be not forgotten, and retrained models, each judged by the others,
 must be accepted. Negative controls: cheats made on the spot from models that hold the data (see `cheats`) must be
