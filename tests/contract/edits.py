@@ -188,8 +188,14 @@ def _rows() -> list[EditRow]:
             zeros="counted",
             frozen="refused",
             bad=(
-                (lambda: unlearn.ShockAndHeal(recipe=FRESH, dose=1.0), "blend=0.3 alone fades the weights by 1.2"),
-                (lambda: unlearn.ShockAndHeal(recipe=FRESH, optimizer="recipe", newton_schulz=2), "do nothing"),
+                (
+                    lambda: unlearn.ShockAndHeal(recipe=FRESH, dose=1.0),
+                    "blend=0.3 alone fades the weights by 1.2",
+                ),
+                (
+                    lambda: unlearn.ShockAndHeal(recipe=FRESH, optimizer="recipe", newton_schulz=2),
+                    "do nothing",
+                ),
             ),
         ),
         EditRow(
