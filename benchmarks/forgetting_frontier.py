@@ -18,20 +18,15 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.cifar import cifar10
-from claims.data import fashion_mnist
+from claims.unlearn._memorised import World, fashion, figures, normed, world
 from unweave import Edit, Request, Supervised, seeded
-from unweave.audit import audit
-from unweave.audit.result import Audit
-from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.fit import recording
 from unweave.io.files import write_text
@@ -40,68 +35,20 @@ from unweave.unlearn import FineTune, L1Sparse, RandomLabels, Retrain, SalUn, Sh
 
 STORED = Path(__file__).parent / "results" / "forgetting_frontier.json"
 ORIGINALS = (0, 1, 2)
-REFERENCES = 8
-SHARE = 0.2
 FRACTIONS = (1 / 16, 1 / 8, 3 / 16, 1 / 4)
-
-
-class Plain(nn.Module):
-    """One convolution and two linear layers on 14 x 14 pixels; 19,738 weights, no normalisation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.full, self.out = nn.Conv2d(1, 8, 3, 2, 1), nn.Linear(392, 48), nn.Linear(48, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.relu(self.full(F.relu(self.conv(x)).flatten(1))))
-
-
-def normed(width: int = 16) -> nn.Module:
-    """Three convolutions with batch normalisation and a linear layer on 16 x 16 pixels; 33,946 weights."""
-    layers: list[nn.Module] = []
-    for a, b, stride in ((3, width, 2), (width, 2 * width, 1), (2 * width, 4 * width, 2)):
-        layers += [nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * width, 10))
-
-
-@dataclass(frozen=True)
-class World:
-    """A recipe and a request; `rate` suits methods that train on from the original."""
-
-    words: str
-    recipe: Supervised
-    request: Request[Any]
-    train: Any
-    rate: float
-
-
-def _halved(data: Any, first: int) -> Any:
-    images, labels = data.examples.tensors
-    return of_tensors(F.avg_pool2d(images[:first], 2), labels[:first], classes=10, batch_size=64)
+RATE = 0.1
+"""Of methods that train on from the original."""
 
 
 def worlds() -> dict[str, Callable[[], World]]:
     """Name -> how to make it."""
-    return {"fashion": _fashion, "cifar": _cifar}
+    return {"fashion": fashion, "cifar": cifar}
 
 
-def _fashion() -> World:
-    data, held = fashion_mnist(1200, 1000)
-    recipe = Supervised(network=Plain, epochs=25, lr=0.1)
-    return _world(
-        "Fashion-MNIST 14 x 14, CNN without normalisation", recipe, _halved(data, 1200), _halved(held, 1000)
-    )
-
-
-def _cifar() -> World:
-    data, held = cifar10(1300, 1000)
+def cifar() -> World:
+    """1,300 images of CIFAR-10 at 16 x 16, a network with batch normalisation, 16 epochs."""
     recipe = Supervised(network=normed, epochs=16, lr=0.1)
-    return _world("CIFAR-10 16 x 16, batch-norm CNN", recipe, _halved(data, 1300), _halved(held, 1000))
-
-
-def _world(words: str, recipe: Supervised, train: Any, heldout: Any) -> World:
-    gone = torch.randperm(len(train), generator=seeded(77))[: round(SHARE * len(train))]
-    return World(words, recipe, Request.of(train, heldout, gone), train, rate=0.1)
+    return world("CIFAR-10 16 x 16, batch-norm CNN", recipe, *cifar10(1300, 1000))
 
 
 def methods(w: World) -> Iterator[tuple[str, float, Edit[Request[Any]]]]:
@@ -114,56 +61,34 @@ def methods(w: World) -> Iterator[tuple[str, float, Edit[Request[Any]]]]:
     for c in (1 / 8, 1 / 4, 1 / 2):
         epochs = max(1, round(c * whole))
         yield "short retrain, the recipe's", c, ShortRetrain(recipe=r, fraction=c, optimizer="recipe")
-        yield "fine-tune", c, FineTune(epochs=epochs, lr=w.rate)
+        yield "fine-tune", c, FineTune(epochs=epochs, lr=RATE)
     for c in (1 / 4, 1 / 2):
         epochs = max(1, round(c * whole))
-        yield "l1-sparse", c, L1Sparse(epochs=epochs, lr=w.rate)
+        yield "l1-sparse", c, L1Sparse(epochs=epochs, lr=RATE)
         yield "random labels", c, RandomLabels(epochs=epochs)
         yield "salun", c, SalUn(unlearn=RandomLabels(epochs=epochs))
 
 
-def figures(found: Audit, steps: float, seconds: float) -> dict[str, float | str | None]:
-    """What is kept of an audit."""
-    by_name = {m.name: m for m in found.measurements}
-
-    def gap(where: str) -> float:
-        m = by_name[f"accuracy on {where} examples"]
-        assert m.value is not None
-        assert m.oracle_mean is not None
-        return m.value - m.oracle_mean
-
-    return {
-        "outcome": found.verdict.outcome, "position": found.verdict.position,
-        "heldout": gap("held-out"), "retained": gap("retained"), "forgotten": gap("forgotten"),
-        "gauge": by_name["memory gauge"].value, "steps": steps, "seconds": seconds,
-    }  # fmt: skip
-
-
-def run(world: str, cache: Path | None) -> None:
-    w, stored = worlds()[world](), _read()
-    rows = stored.setdefault(world, {"world": w.words, "rows": []})["rows"]
+def run(name: str, cache: Path | None) -> None:
+    w, stored = worlds()[name](), _read()
+    rows = stored.setdefault(name, {"world": w.words, "rows": []})["rows"]
     done = {(row["method"], row["fraction"], row["original"]) for row in rows}
-    references = {
-        "oracles": build_models(
-            w.recipe, w.request.retain, range(1000, 1000 + REFERENCES), jobs=1, cache=cache
-        ),
-        "holders": build_models(w.recipe, w.train, range(2000, 2000 + REFERENCES), jobs=1, cache=cache),
-    }
+    references = w.references(cache)
     whole = _steps_and_seconds(Retrain(recipe=w.recipe), references["holders"][0], w, 0)[1:]
     for seed in ORIGINALS:
         (original,) = build_models(w.recipe, w.train, [seed], jobs=1, cache=cache)
-        for name, fraction, method in [("untouched", 0.0, None), *methods(w)]:
-            if (name, fraction, seed) in done:
+        for method_name, fraction, method in [("untouched", 0.0, None), *methods(w)]:
+            if (method_name, fraction, seed) in done:
                 continue
             edited, steps, seconds = (
                 (original, 0, 0.0) if method is None else _steps_and_seconds(method, original, w, 50 + seed)
             )
-            found = audit(edited, w.request, original=original, rng=seeded(0), quick=True, **references)
-            row = figures(found, steps / whole[0], seconds / whole[1])
-            rows.append({"method": name, "fraction": fraction, "original": seed, **row})
+            row = figures(w.judged(edited, original, references))
+            cost = {"steps": steps / whole[0], "seconds": seconds / whole[1]}
+            rows.append({"method": method_name, "fraction": fraction, "original": seed, **row, **cost})
             rounded = json.loads(json.dumps(stored), parse_float=lambda x: round(float(x), 4))
             write_text(STORED, json.dumps(rounded, indent=1) + "\n")
-            print(world, seed, name, round(fraction, 3), rows[-1], flush=True)
+            print(name, seed, method_name, round(fraction, 3), rows[-1], flush=True)
 
 
 def _steps_and_seconds(method: Any, model: nn.Module, w: World, seed: int) -> tuple[nn.Module, int, float]:
@@ -184,11 +109,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    for world in asked.world:
+    for name in asked.world:
         try:
-            run(world, asked.cache)
+            run(name, asked.cache)
         except InputError as absent:
-            print(f"{world}: skipped. {absent}")
+            print(f"{name}: skipped. {absent}")
 
 
 if __name__ == "__main__":
