@@ -139,8 +139,11 @@ def methods(w: SparseWorld) -> Iterator[tuple[str, Edit[Request[Any]]]]:
     yield "an oracle (counts itself among three)", AnOracle(w.oracles[0])
     yield "fixed mask, 8 epochs at 0.1", FixedMask(unlearn=on(8, 0.1))
     yield "fixed mask, SalUn", FixedMask(unlearn=SalUn(unlearn=replace(relabel, epochs=8)))
-    yield "short retrain 6 + 2, squeezed schedule", ShortRetrain(recipe=r)
-    yield "short retrain 6 + 2, beginning of the full one", ShortRetrain(recipe=r, of=EPOCHS, recover_lr=0.1)
+    yield "short retrain 6 + 2, squeezed schedule", ShortRetrain(recipe=r, epochs=6)
+    yield (
+        "short retrain 6 + 2, beginning of the full one",
+        ShortRetrain(recipe=r, epochs=6, of=EPOCHS, recover_lr=0.1),
+    )
     paper = partial(Unprune, mode="paper", recipe=r, recover_epochs=2)
     yield "paper, theta0, 6 at 0.1 + 2", paper(unlearn=on(6, 0.1))
     yield "paper, random, 6 at 0.1 + 2", paper(unlearn=on(6, 0.1), init="random")

@@ -60,7 +60,8 @@ def measure(seed: int) -> dict[str, float]:
         world = sparse_world(kind, seed, 0.45, 0.9, oracles=2)
         recipe = world.recipe
         short = [
-            judge(world, ShortRetrain(recipe=recipe, of=EPOCHS, recover_lr=lr)) for lr in (0.05, 0.1, 0.2)
+            judge(world, ShortRetrain(recipe=recipe, epochs=6, of=EPOCHS, recover_lr=lr))
+            for lr in (0.05, 0.1, 0.2)
         ]
         unpruned = judge(world, Unprune(recipe=recipe, unlearn=Continue(recipe=recipe, epochs=2, lr=0.2)))
         row |= {

@@ -8,8 +8,10 @@ from unweave.unlearn import SSD
 study = Study(
     name="SSD",
     grid=[SSD(alpha=a, batch_size=b) for a in (1.0, 1.5, 2.0, 3.0, 4.0) for b in (None, 1)],
-    chosen={"random": SSD(alpha=2.0), "class": SSD(alpha=1.5, batch_size=1)},
-    beside={"SSD alpha 4": {"random": SSD(alpha=4.0), "class": SSD(alpha=4.0)}},
+    chosen={"random": SSD(alpha=2.0, batch_size=None), "class": SSD(alpha=1.5, batch_size=1)},
+    beside={
+        "SSD alpha 4": {"random": SSD(alpha=4.0, batch_size=None), "class": SSD(alpha=4.0, batch_size=None)}
+    },
 )
 measure = study.measure
 claim = study.claim(

@@ -72,7 +72,8 @@ def measure(seed: int) -> dict[str, float]:
             world, Unprune(recipe=recipe, mode="paper", unlearn=on(epochs=6, lr=0.1), recover_epochs=2)
         )
         short = [
-            judge(world, ShortRetrain(recipe=recipe, of=EPOCHS, recover_lr=lr)) for lr in (0.05, 0.1, 0.2)
+            judge(world, ShortRetrain(recipe=recipe, epochs=6, of=EPOCHS, recover_lr=lr))
+            for lr in (0.05, 0.1, 0.2)
         ]
         fixed = [judge(world, FixedMask(unlearn=on(epochs=8, lr=lr))) for lr in (0.05, 0.1, 0.2)]
         found = {

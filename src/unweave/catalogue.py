@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from .errors import InputError
 from .paper import Paper
+from .suits import suits
 
 VERBS = {
     "apply": "Edit",
@@ -56,6 +57,11 @@ class Method:
     def needs(self) -> tuple[str, ...]:
         """What its code reads: parts of a request, abilities of a task, a recipe, concepts to guide or preserve."""
         return needs_of(self.cls)
+
+    @property
+    def suits(self) -> tuple[str, ...]:
+        """Kinds of deletion requests that it suits, by measurement; empty for methods that delete nothing."""
+        return suits(self.cls)
 
     @property
     def role(self) -> str:

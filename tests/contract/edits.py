@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tests.contract.world import NORMED, RECIPE, early
+from tests.contract.world import FRESH, NORMED, RECIPE, early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +179,24 @@ def _rows() -> list[EditRow]:
             make=lambda: unlearn.SFRon(),
             off=lambda: unlearn.SFRon(coefficient=0.0),
             bad=((lambda: unlearn.SFRon(every=0), "every"),),
+        ),
+        EditRow(
+            name="ShockAndHeal",
+            make=lambda: unlearn.ShockAndHeal(recipe=FRESH, fraction=0.5),
+            make_normed=lambda: unlearn.ShockAndHeal(recipe=replace(NORMED, init_seed=None), fraction=0.5),
+            off=lambda: unlearn.Continue(recipe=FRESH, epochs=3),
+            zeros="counted",
+            frozen="refused",
+            bad=(
+                (
+                    lambda: unlearn.ShockAndHeal(recipe=FRESH, dose=1.0),
+                    "blend=0.3 alone fades the weights by 1.2",
+                ),
+                (
+                    lambda: unlearn.ShockAndHeal(recipe=FRESH, optimizer="recipe", newton_schulz=2),
+                    "do nothing",
+                ),
+            ),
         ),
         EditRow(
             name="ShortRetrain",

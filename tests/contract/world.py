@@ -19,6 +19,8 @@ from unweave.io.checkpoint import save_model
 
 network = partial(mlp, 8, 24, 3)
 RECIPE = Supervised(network=network, epochs=6, lr=0.1, init_seed=0)
+FRESH = Supervised(network=network, epochs=6, lr=0.1)
+"""The same, beginning at other weights each time."""
 NORMED = Supervised(network=partial(network, batch_norm=True), epochs=6, lr=0.1, init_seed=0)
 
 

@@ -10,7 +10,7 @@ from tests.contract import world
 from unweave import Data, Request, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, NonFiniteError
-from unweave.tasks import predict
+from unweave.tasks import accuracy, predict, read_labels
 from unweave.unlearn import FineTune, NegGradPlus
 
 
@@ -84,7 +84,7 @@ def test_cap_bounds_the_push() -> None:
     settings = {"lr": 0.1, "alpha": 0.5, "epochs": 20}
     capped = NegGradPlus(**settings, cap=1.1).apply(model, request, rng=seeded(0))
     try:
-        free = loss(NegGradPlus(**settings).apply(model, request, rng=seeded(0)), request.forget)
+        free = loss(NegGradPlus(**settings, cap=None).apply(model, request, rng=seeded(0)), request.forget)
     except NonFiniteError:
         free = float("inf")
     assert free > 5 * loss(capped, request.forget)
@@ -128,3 +128,20 @@ def test_running_statistics_as_asked() -> None:
     assert (
         int(followed[2].num_batches_tracked) - int(model[2].num_batches_tracked) == 2 * request.retain.steps
     )
+
+
+def test_at_its_default_cap_a_class_goes_and_the_rest_stays() -> None:
+    train, heldout = world.points()
+    request = Request.of(train, heldout, (read_labels(train) == 2).nonzero().flatten())
+    settings = {"lr": 0.1, "alpha": 0.5, "epochs": 20}
+    kept = NegGradPlus(**settings).apply(world.model(), request, rng=seeded(0))
+    assert accuracy(kept, request.forget) == 0
+    assert accuracy(kept, request.retain) > 95
+    assert loss(kept, request.forget) > 7  # 8 is the cap
+    try:
+        free = loss(
+            NegGradPlus(**settings, cap=None).apply(world.model(), request, rng=seeded(0)), request.retain
+        )
+    except NonFiniteError:
+        free = float("inf")
+    assert free > 5 * loss(kept, request.retain)

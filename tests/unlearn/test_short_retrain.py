@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,7 +10,10 @@ from tests.contract import world
 from tests.unlearn.test_unprune import Still, assert_equal, calls_of, line, request, sparse, tiny
 from unweave import Mask, seeded
 from unweave.errors import InputError
+from unweave.fit import recording, steps_of
 from unweave.unlearn import Continue, ShortRetrain
+from unweave.unlearn._heal import fading
+from unweave.unlearn._muon import Muon
 
 
 def test_exact() -> None:
@@ -70,6 +76,7 @@ def test_refuses() -> None:
     recipe = tiny()
     for kind, bad in (
         (ShortRetrain, {"epochs": 0}),
+        (ShortRetrain, {"fraction": 0.0}),
         (ShortRetrain, {"recover_epochs": -1}),
         (Continue, {"epochs": 0}),
         (Continue, {"lr": 0.0}),
@@ -93,3 +100,69 @@ def test_what_the_recipe_is_asked_for() -> None:
     Continue(recipe=recipe, epochs=5, lr=0.9).apply(line(4.0, 0.0, 0.0, 3.0), request(), rng=seeded(0))
     assert seen[0].pop("hold").keep["weight"].flatten().tolist() == [True, False, False, True]
     assert seen == [{"epochs": 5, "lr": 0.9, "examples": 6}]
+
+
+LONG = replace(world.FRESH, epochs=40)
+
+
+def test_of_a_dense_model_reads_no_weight() -> None:
+    data, model, other = world.request(), world.model(), world.model()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.normal_(generator=seeded(8))
+    for recipe in (LONG, replace(LONG, init_seed=3)):
+        method = ShortRetrain(recipe=recipe)
+        assert_equal(method.apply(model, data, rng=seeded(0)), method.apply(other, data, rng=seeded(0)))
+
+
+def test_dense_defaults_are_muon_under_decay_for_three_sixteenths() -> None:
+    data, model, rng = world.request(), world.model(), seeded(4)
+    expected = LONG.initial(rng)
+    steps = round(3 / 16 * 40 * steps_of(model, data.retain))
+    LONG.train_(
+        expected, data.retain, epochs=7.5, lr=0.1, rng=rng,
+        optimizer=partial(Muon, adam_lr=0.01, newton_schulz=5), after_step=fading(1.4, steps),
+    )  # fmt: skip
+    with recording() as fits:
+        edited = ShortRetrain(recipe=LONG).apply(model, data, rng=seeded(4))
+    assert_equal(expected, edited)
+    assert [fit.steps for fit in fits] == [steps]
+
+
+def test_where_the_recipe_fixes_the_start_it_trains_by_its_own_optimiser_from_there() -> None:
+    data, model, recipe = world.request(), world.model(), replace(LONG, init_seed=3, lr=0.2)
+    rng = seeded(4)
+    expected = recipe.initial(rng)
+    recipe.train_(expected, data.retain, epochs=7.5, lr=0.2, rng=rng)
+    assert_equal(expected, ShortRetrain(recipe=recipe).apply(model, data, rng=seeded(4)))
+    own = ShortRetrain(recipe=replace(recipe, init_seed=None), optimizer="recipe")
+    muon = ShortRetrain(recipe=recipe, optimizer="muon")
+    for other in (own, muon):
+        with pytest.raises(AssertionError):
+            assert_equal(expected, other.apply(model, data, rng=seeded(4)))
+
+
+def test_refuses_what_would_do_nothing() -> None:
+    make = partial(ShortRetrain, recipe=LONG)
+    for bad, why in (
+        ({"epochs": 3, "fraction": 0.5}, "fraction=0.5 would do nothing beside epochs"),
+        ({"of": 9}, "of needs epochs"),
+        ({"optimizer": "recipe", "decay": 1.0}, "decay=1.0 would do nothing with optimizer"),
+    ):
+        with pytest.raises(InputError, match=why):
+            make(**bad)
+    data, model = world.request(), world.model()
+    with pytest.raises(InputError, match="recover_epochs=1 would do nothing for a dense model"):
+        make(recover_epochs=1).apply(model, data, rng=seeded(0))
+    with pytest.raises(InputError, match=r"adam_lr=0\.1 would do nothing where the recipe fixes"):
+        make(recipe=replace(LONG, init_seed=0), adam_lr=0.1).apply(model, data, rng=seeded(0))
+    with pytest.raises(InputError, match="another network"):
+        make(recipe=replace(LONG, network=lambda: torch.nn.Linear(8, 3))).apply(model, data, rng=seeded(0))
+
+
+def test_frozen_parameters_stay_the_models() -> None:
+    data, model = world.request(), world.model()
+    model[1].bias.requires_grad_(False)
+    edited = ShortRetrain(recipe=LONG).apply(model, data, rng=seeded(0))
+    assert torch.equal(edited[1].bias, model[1].bias)
+    assert not torch.equal(edited[1].weight, model[1].weight)

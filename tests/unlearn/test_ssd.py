@@ -12,7 +12,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, NonFiniteError
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import SSD
-from unweave.unlearn.ssd import dampened, importance
+from unweave.unlearn.ssd import _beside_the_rest, dampened, importance
 
 
 def one_class() -> Request:
@@ -72,7 +72,7 @@ def test_naive(batch_size: int | None) -> None:
 def test_unselected_weights_keep_their_bits() -> None:
     model, request = world.model(), one_class()
     on_forget, on_retain = importance(model, request.forget), importance(model, request.retain)
-    edited = SSD(alpha=2.0).apply(model, request, rng=seeded(0))
+    edited = SSD(alpha=2.0, batch_size=None).apply(model, request, rng=seeded(0))
     kept = 0
     for name, weight in model.named_parameters():
         stays = on_forget[name] <= 2.0 * (2 * on_forget[name] + 4 * on_retain[name]) / 6  # 2 and 4 batches
@@ -103,7 +103,7 @@ def test_nothing_to_dampen_is_an_error_that_names_the_bound() -> None:
 
 def test_refuses() -> None:
     for settings, message in [
-        ({"alpha": 0.0}, "alpha must be above 0; got 0.0"),
+        ({"alpha": 0.0}, "alpha must be above 0, or None; got 0.0"),
         ({"dampening": -1.0}, "dampening"),
         ({"batch_size": 0}, "batch_size"),
     ]:
@@ -131,3 +131,21 @@ def test_an_infinite_gradient_of_a_finite_loss_is_refused() -> None:
 
     with pytest.raises(NonFiniteError, match="a gradient of weight is not finite"):
         SSD().apply(Root(), world.request(), rng=seeded(0))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_without_alpha_a_weight_is_selected_by_ten_times_the_rest(share: float) -> None:
+    on_forget = 10 ** torch.linspace(-1, 3, 400, dtype=torch.float64)
+    on_retain = torch.ones_like(on_forget)
+    on_all = share * on_forget + (1 - share) * on_retain
+    selected = on_forget > _beside_the_rest(share) * on_all
+    assert torch.equal(selected, on_forget > 10 * on_retain)
+
+
+def test_at_its_defaults_it_runs_example_by_example_on_a_class_of_three() -> None:
+    model, request = world.model(), one_class()
+    share = len(request.forget) / (len(request.forget) + len(request.retain))
+    by_hand = SSD(alpha=10 / (1 + 9 * share), batch_size=1).apply(model, request, rng=seeded(0))
+    edited = SSD().apply(model, request, rng=seeded(0))
+    assert all(torch.equal(a, b) for a, b in zip(by_hand.parameters(), edited.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), edited.parameters(), strict=True))

@@ -322,7 +322,7 @@ def test_refuses() -> None:
     model = sparse(recipe)
     unlearn = Continue(recipe=recipe)
     good = Unprune(unlearn=unlearn, recipe=recipe)
-    for method in (good, ShortRetrain(recipe=recipe), FixedMask(unlearn=unlearn)):
+    for method in (good, FixedMask(unlearn=unlearn)):
         with pytest.raises(InputError, match="nothing to un-prune"):
             method.apply(world.model(), data, rng=seeded(0))
         with pytest.raises(EmptyDataError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
-from ..jobs.forget import ForgetJob
+from ..jobs.forget import ForgetJob, UnsuitedWarning
 from ._flags import with_methods
 from ._named import unlearner
 from ._parse import named_methods, parse
@@ -19,8 +21,8 @@ EXAMPLE = """  unweave forget
   unweave forget --method salun --salun.density 0.3 --compare fine-tune scrub
   unweave forget project.py --model model.safetensors --where user=4711 --dry-run
 
-`--method a+b` puts b inside a: `unprune+salun` un-prunes around SalUn. Each method named adds its flags: add --help."""
-DEFAULT_METHOD = "unprune+continue"
+Without --method one is chosen by the request, and it is said why. `--method a+b` puts b inside a: `unprune+salun`
+un-prunes around SalUn. Each method named adds its flags: add --help."""
 EMBEDDED = (
     "--classes", "3", "--method", "unprune+continue", "--unprune.scout-epochs", "10", "--continue.epochs", "10",
     "--compare", "continue", "salun",
@@ -37,11 +39,11 @@ class Forget(Selection):
     """Take data out of a trained model: edit it, retrain without the data to compare, audit, report.
 
     Attributes:
-        method: how to forget; see `unweave list --family unlearn`.
+        method: how to forget; see `unweave list --family unlearn`. Chosen by the request unless given.
         compare: further methods to run and report beside it.
     """
 
-    method: str = DEFAULT_METHOD
+    method: str = ""
     compare: tuple[str, ...] = ()
 
 
@@ -52,17 +54,22 @@ def run(argv: Sequence[str]) -> int:
     """Forget. Exit code 0 if the verdict is `forgotten`, else 3."""
     alone = _nothing_named(argv)
     argv = [*EMBEDDED, *argv] if alone else argv
-    chains = [*named_methods(argv, ("--method",), DEFAULT_METHOD), *named_methods(argv, ("--compare",), "")]
+    chains = [*named_methods(argv, ("--method",), ""), *named_methods(argv, ("--compare",), "")]
     options = with_methods(Forget, [chain for chain in chains if chain])
     asked = parse(options, argv, command="forget", example=EXAMPLE)
     subject = subject_of(asked)
-    names = dict.fromkeys((asked.method, *asked.compare))
+    names = dict.fromkeys((asked.method, *asked.compare) if asked.method else asked.compare)
     edits = {chain: unlearner(chain, asked, subject) for chain in names}
-    job = ForgetJob(edits=edits, **judged(asked, subject))
-    if alone and not asked.json:
-        told = f"unweave forget {' '.join(argv)}"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(told, markup=False)
-    return carry_out(job, asked, "forget", argv)
+    how: dict[str, Any] = {"edits": edits} if asked.method else {"compare": edits}
+    job = ForgetJob(**how, **judged(asked, subject))
+    said = [f"unweave forget {' '.join(argv)}"] if alone and not asked.json else []
+    said += [f"chosen: {job.choice}"] if job.choice is not None else []
+    said += [f"warning: {doubt}" for doubt in job.doubts]
+    for line in said:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsuitedWarning)  # said above
+        return carry_out(job, asked, "forget", argv)
 
 
 def _nothing_named(argv: Sequence[str]) -> bool:

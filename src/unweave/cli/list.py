@@ -16,7 +16,7 @@ from ._parse import parse
 
 @dataclass(frozen=True)
 class List:
-    """List every method: family, name, what it needs, the status of its claim.
+    """List every method: family, name, what it needs, which deletion requests it suits, the status of its claim.
 
     Attributes:
         family: only this family ("unlearn", "prune"); "" lists all.
@@ -37,17 +37,19 @@ def run(argv: Sequence[str]) -> int:
         rows = [
             {
                 "family": m.family, "method": m.name, "class": m.cls.__name__, "needs": m.needs,
-                "claim": m.claim, "summary": m.summary, "paper": str(m.paper),
+                "suits": m.suits, "claim": m.claim, "summary": m.summary, "paper": str(m.paper),
             }
             for m in chosen
         ]  # fmt: skip
         Console(highlight=False, soft_wrap=True).print(json.dumps(rows, indent=1), markup=False)
         return 0
     table = Table(box=None, pad_edge=False)
-    for heading in ("family", "method", "needs", "claim", "what it does"):
+    for heading in ("family", "method", "needs", "suits", "claim", "what it does"):
         table.add_column(heading, no_wrap=heading != "what it does")
     for m in chosen:
-        table.add_row(m.family, m.name, ", ".join(m.needs) or "-", m.claim, m.summary)
+        table.add_row(
+            m.family, m.name, ", ".join(m.needs) or "-", ", ".join(m.suits) or "-", m.claim, m.summary
+        )
     out = Console(highlight=False)
     out.width = max(out.width, 150) if not out.is_terminal else out.width
     out.print(table)

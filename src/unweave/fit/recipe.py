@@ -112,44 +112,52 @@ class Supervised:
         model: Module,
         data: Data[Any],
         *,
-        epochs: int,
+        epochs: float,
         lr: float,
         rng: Generator,
         hold: Mask | None = None,
         of: int | None = None,
         sparse: SparseTraining | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
+        after_step: Callable[[Step], None] | None = None,
     ) -> None:
         """Train `model` in place the recipe's way, for this many epochs at this peak learning rate.
 
         Args:
             model: trained in place.
             data: trained on.
-            epochs: passes over it.
+            epochs: passes over it; with a fraction the last one ends early, and one step is the least.
             lr: peak learning rate.
             rng: governs batch order and augmentation.
             hold: pruned positions, held at zero.
             of: epochs over which the schedule falls, if more than are run: the beginning of a longer training.
                 None squeezes the whole schedule into `epochs`.
             sparse: starts a mask and changes it; `hold` must then be None.
+            optimizer: called as the recipe's own, in its place.
+            after_step: called after every step; see `fit_`.
         """
-        make = self.optimizer or partial(
+        make = optimizer or self.optimizer or partial(
             SGD, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
-        )
-        optimizer = make(model.parameters(), lr=lr)
-        whole = max(epochs, of or epochs)
+        )  # fmt: skip
+        stepper = make(model.parameters(), lr=lr)
         each = steps_of(model, data)
-        steps = whole * each
+        steps, whole = max(1, round(epochs * each)), max(epochs, of or epochs)
         schedule = (
-            warm_cosine(optimizer, steps, warm=0.05 * epochs / whole) if self.schedule == "cosine" else None
+            warm_cosine(stepper, max(1, round(whole * each)), warm=0.05 * epochs / whole)
+            if self.schedule == "cosine"
+            else None
         )
-        after_step = None
+        told = [] if after_step is None else [after_step]
         if sparse is not None:
             if hold is not None:
                 raise InputError("train_ got both `hold` and `sparse`; a sparse training holds its own mask.")
-            hold, after_step = sparse.begin(model, data, steps=epochs * each, rng=child(rng))
+            hold, change = sparse.begin(model, data, steps=steps, rng=child(rng))
+            told.append(change)
+        if steps % each:
+            told.append(_end_at(steps))
         fit_(
-            model, data, self.objective(data), optimizer,
-            epochs=epochs, rng=rng, hold=hold, loop=Loop(schedule=schedule, label="train"), after_step=after_step,
+            model, data, self.objective(data), stepper, epochs=-(-steps // each), rng=rng, hold=hold,
+            loop=Loop(schedule=schedule, label="train"), after_step=in_turn(*told) if told else None,
         )  # fmt: skip
 
     def objective(self, data: Data[Any]) -> Objective:
@@ -192,8 +200,30 @@ def refuse_idle(recipe: Any, of_own_optimizer: Sequence[str]) -> None:
         )
 
 
+def _end_at(last: int) -> Callable[[Step], None]:
+    def tell(step: Step) -> None:
+        step.stop = step.stop or step.index >= last
+
+    return tell
+
+
+def in_turn(*told: Callable[[Step], None]) -> Callable[[Step], None]:
+    """Several functions for `fit_(after_step=...)` as one."""
+
+    def tell(step: Step) -> None:
+        for one in told:
+            one(step)
+
+    return tell
+
+
 def warm_cosine(optimizer: Optimizer, steps: int, warm: float = 0.05) -> LambdaLR:
     """Linear warm-up over the first `warm` share of `steps`, then half a cosine down to zero."""
+    return LambdaLR(optimizer, warm_cosine_factor(steps, warm))
+
+
+def warm_cosine_factor(steps: int, warm: float = 0.05) -> Callable[[int], float]:
+    """Step, counted from 0, -> its share of the peak, in (0, 1] before the last of `steps`; see `warm_cosine`."""
     rise = max(1, round(warm * steps))
 
     def factor(step: int) -> float:
@@ -203,7 +233,7 @@ def warm_cosine(optimizer: Optimizer, steps: int, warm: float = 0.05) -> LambdaL
             else 0.5 * (1 + cos(pi * min(1.0, (step - rise) / max(1, steps - rise))))
         )
 
-    return LambdaLR(optimizer, factor)
+    return factor
 
 
 def mean_loss(data: Data[Any]) -> Objective:

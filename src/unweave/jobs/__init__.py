@@ -7,10 +7,11 @@ it was stopped, and returns what came out.
 from __future__ import annotations
 
 from .audit import AuditJob
+from .choice import Choice, choose
 from .compare import Compared, CompareJob
 from .done import Done
 from .erase import Erased, EraseJob
-from .forget import ForgetJob
+from .forget import ForgetJob, UnsuitedWarning
 from .judging import Audited
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
@@ -18,7 +19,7 @@ from .subject import Folder, Subject, embedded, open_subject
 from .train import Trained, TrainJob
 
 __all__ = [
-    "AuditJob", "Audited", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "Folder", "ForgetJob",
-    "PipelineSubject", "PruneJob", "Pruned", "Subject", "TrainJob", "Trained", "embedded", "embedded_pipeline",
-    "open_pipeline", "open_subject",
+    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "Folder", "ForgetJob",
+    "PipelineSubject", "PruneJob", "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "embedded",
+    "embedded_pipeline", "open_pipeline", "open_subject",
 ]  # fmt: skip

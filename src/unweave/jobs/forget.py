@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import field
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -21,8 +23,13 @@ from ..parallel import single_threaded
 from ..progress import progress
 from ..settings import settings
 from ..types import Edit, Request
+from .choice import Choice, choose_for, doubt
 from .estimate import estimate
 from .judging import Audited, Judging
+
+
+class UnsuitedWarning(UserWarning):
+    """A method was named that does not suit the request."""
 
 
 @settings
@@ -33,26 +40,71 @@ class ForgetJob(Judging):
     reports.
 
     Attributes:
-        edits: name -> edit; the first is handed out, the others are compared with it.
+        edits: name -> edit; the first is handed out, the others are compared with it. Without any, `choice` is made
+            from the request.
+        compare: further edits, as in `edits`, beside a choice.
     """
 
-    edits: Mapping[str, Edit[Any]]
+    edits: Mapping[str, Edit[Any]] | None = None
+    compare: Mapping[str, Edit[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.edits:
-            raise InputError("ForgetJob.edits is empty. Name at least one method, as {'salun': SalUn()}.")
+        if self.edits is not None and not self.edits:
+            raise InputError(
+                "ForgetJob.edits is empty. Name at least one method, as {'salun': SalUn()}, or leave edits out to "
+                "have one chosen."
+            )
+        if self.edits is not None and self.compare:
+            raise InputError(
+                "ForgetJob.compare goes with a method that is chosen. Put all of them into edits."
+            )
         super().__post_init__()
+
+    @cached_property
+    def choice(self) -> Choice | None:
+        """The method that the request is served by, and why; None where edits are given.
+
+        Raises:
+            InputError: if nothing can serve it.
+        """
+        if self.edits is not None:
+            return None
+        return choose_for(self.request, self.subject.recipe, self.subject.given())
+
+    @property
+    def work(self) -> dict[str, Edit[Any]]:
+        """Name -> edit, whoever named it."""
+        if self.choice is None:
+            return dict(self.edits or {})
+        return {
+            self.choice.name: self.choice.edit,
+            **{n: e for n, e in self.compare.items() if n != self.choice.name},
+        }
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the method whose model is handed out does not suit the request; empty if it does."""
+        name, edit = next(iter(self.work.items()))
+        found = doubt(name, edit, self.request)
+        return (found,) if found else ()
 
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON."""
-        edits = {name: described(edit) for name, edit in self.edits.items()}
-        return {"methods": list(self.edits), "edits": edits, **super().plan()}
+        edits = {name: described(edit) for name, edit in self.work.items()}
+        chosen = {} if self.choice is None else {"chosen": str(self.choice)}
+        return {"methods": list(self.work), "edits": edits, **chosen, **super().plan()}
 
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Audited:
-        """Run every stage, or go on with a run that was stopped, to the same bits."""
+        """Run every stage, or go on with a run that was stopped, to the same bits.
+
+        Warns:
+            UnsuitedWarning: if the method does not suit the request, with the reason, before anything is trained.
+        """
+        for found in self.doubts:
+            warnings.warn(found, UnsuitedWarning, stacklevel=2)
         subject = self.subject
         given = subject.given()  # read before the folder is touched: a damaged file leaves no trace
-        steps = 3 + len(self.edits) + (given is None)
+        steps = 3 + len(self.work) + (given is None)
         with self.opened(out, command) as run, progress(f"{out}", steps) as bar:
             if given is None:
                 original = subject.trained(run, subject.require_recipe("no model can be trained"))
@@ -61,7 +113,7 @@ class ForgetJob(Judging):
                 original = given
             edited: dict[str, Module] = {}
             costs: dict[str, dict[str, float]] = {}
-            for i, (name, edit) in enumerate(self.edits.items()):
+            for i, (name, edit) in enumerate(self.work.items()):
                 folder = "model" if i == 0 else f"compared/{_slug(name)}"
                 with run.stage(f"edit {name}", folder, f"costs/{_slug(name)}.json") as stage:
                     if stage.todo:
@@ -73,7 +125,7 @@ class ForgetJob(Judging):
 
     def estimate(self) -> dict[str, float]:
         """Seconds that `run` would take, by stage."""
-        return estimate(self, {name: partial(_apply, edit) for name, edit in self.edits.items()})
+        return estimate(self, {name: partial(_apply, edit) for name, edit in self.work.items()})
 
     def _edit(self, edit: Edit[Any], original: Module, stage: Stage) -> None:
         began, began_cpu = perf_counter(), process_time()

@@ -21,6 +21,7 @@ from .rewind_to_delete import RewindToDelete
 from .salun import SalUn
 from .scrub import SCRUB
 from .sfron import SFRon
+from .shock_and_heal import ShockAndHeal
 from .short_retrain import Continue, ShortRetrain
 from .ssd import SSD
 from .unprune import Unprune
@@ -47,6 +48,7 @@ __all__ = [
     "SFRon",
     "SSD",
     "SalUn",
+    "ShockAndHeal",
     "ShortRetrain",
     "Unprune",
 ]

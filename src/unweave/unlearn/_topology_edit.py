@@ -76,8 +76,19 @@ def initial_like(who: str, recipe: Origin, model: Module) -> Module:
             f"{who} needs the weights that training began from, but the recipe draws new ones each time. "
             "Set its init_seed, or let its network load them from a file."
         )
+    start = placed(who, first, model)
+    _warn_if_unrelated(who, model, start)
+    return start
+
+
+def placed(who: str, initial: Module, model: Module) -> Module:
+    """A copy of `model` with the weights and buffers of a recipe's `initial`; frozen parameters stay the model's.
+
+    Raises:
+        InputError: if the recipe makes another network.
+    """
     start = copied(model)
-    theirs, ours = floating(first), floating(start)
+    theirs, ours = floating(initial), floating(start)
     unlike = [
         n for n in {**ours, **theirs} if n not in ours or n not in theirs or ours[n].shape != theirs[n].shape
     ]
@@ -90,7 +101,6 @@ def initial_like(who: str, recipe: Origin, model: Module) -> Module:
         for name, tensor in ours.items():
             if not isinstance(tensor, torch.nn.Parameter) or tensor.requires_grad:
                 tensor.copy_(theirs[name])
-    _warn_if_unrelated(who, model, start)
     return start
 
 

@@ -12,6 +12,7 @@ from ...statistics import Floats, bootstrap, wilson
 from ...types import Measurement
 from ..measured import measurement, missing
 from .compared import NEAR, Compared
+from .gauge import memory_gauge
 from .lira import taken_for_members
 from .membership import Attack, auc, confidence_attack, svc_attack, threshold_attack
 from .references import Read, phi_of
@@ -157,7 +158,7 @@ def _lira(c: Compared) -> Measurement:
 
 
 def separations(c: Compared) -> list[Measurement]:
-    """How apart the forget set lies from held-out examples, by confidence and by a deleted class's score."""
+    """How apart the forget set lies from held-out examples: by confidence, by a deleted class's score, by the gauge."""
     here = c.edited_read
 
     unlike = c.parts.deleted and c.parts.gone is None
@@ -187,7 +188,7 @@ def separations(c: Compared) -> list[Measurement]:
                 note="how well the score of the deleted class, however low, picks out its examples",
             )
         )
-    return out
+    return [*out, memory_gauge(c)]
 
 
 def _confidence_features(answers: Answers) -> Floats:

@@ -1,0 +1,120 @@
+"""What forgetting costs: cost against the position of the answers, with held-out gap and memory gauge, method by method.
+
+Two small worlds, both with the training set by heart: Fashion-MNIST at 14 x 14 (1,200 images, CNN without
+normalisation, 25 epochs) and CIFAR-10 at 16 x 16 (1,300 images, batch-norm CNN, 16 epochs). A random fifth goes. Each
+method runs at several fractions of the recipe's passes, from several originals, and is placed between 8 models that
+hold the data and 8 retrained ones.
+
+    python -m benchmarks.forgetting_frontier run        # about 20 minutes on one core; goes on where it was stopped
+    python -m benchmarks.forgetting_frontier draw       # the figure and the table of docs/guide/frontier.md
+
+Cost is counted twice: optimiser steps, and processor seconds, over those of one retraining. Steps of methods that also
+train on the forgotten examples count as such. What an audit costs is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.cifar import cifar10
+from claims.unlearn._memorised import World, fashion, figures, normed, world
+from unweave import Edit, Request, Supervised, seeded
+from unweave.errors import InputError
+from unweave.fit import recording
+from unweave.io.files import write_text
+from unweave.parallel import build_models
+from unweave.unlearn import FineTune, L1Sparse, RandomLabels, Retrain, SalUn, ShockAndHeal, ShortRetrain
+
+STORED = Path(__file__).parent / "results" / "forgetting_frontier.json"
+ORIGINALS = (0, 1, 2)
+FRACTIONS = (1 / 16, 1 / 8, 3 / 16, 1 / 4)
+RATE = 0.1
+"""Of methods that train on from the original."""
+
+
+def worlds() -> dict[str, Callable[[], World]]:
+    """Name -> how to make it."""
+    return {"fashion": fashion, "cifar": cifar}
+
+
+def cifar() -> World:
+    """1,300 images of CIFAR-10 at 16 x 16, a network with batch normalisation, 16 epochs."""
+    recipe = Supervised(network=normed, epochs=16, lr=0.1)
+    return world("CIFAR-10 16 x 16, batch-norm CNN", recipe, *cifar10(1300, 1000))
+
+
+def methods(w: World) -> Iterator[tuple[str, float, Edit[Request[Any]]]]:
+    """Name, fraction of the recipe's passes over what it trains on, method."""
+    r, whole = w.recipe, w.recipe.epochs
+    yield "retrain", 1.0, Retrain(recipe=r)
+    for c in FRACTIONS:
+        yield "shock and heal", c, ShockAndHeal(recipe=r, fraction=c)
+        yield "short retrain, Muon", c, ShortRetrain(recipe=r, fraction=c)
+    for c in (1 / 8, 1 / 4, 1 / 2):
+        epochs = max(1, round(c * whole))
+        yield "short retrain, the recipe's", c, ShortRetrain(recipe=r, fraction=c, optimizer="recipe")
+        yield "fine-tune", c, FineTune(epochs=epochs, lr=RATE)
+    for c in (1 / 4, 1 / 2):
+        epochs = max(1, round(c * whole))
+        yield "l1-sparse", c, L1Sparse(epochs=epochs, lr=RATE)
+        yield "random labels", c, RandomLabels(epochs=epochs)
+        yield "salun", c, SalUn(unlearn=RandomLabels(epochs=epochs))
+
+
+def run(name: str, cache: Path | None) -> None:
+    w, stored = worlds()[name](), _read()
+    rows = stored.setdefault(name, {"world": w.words, "rows": []})["rows"]
+    done = {(row["method"], row["fraction"], row["original"]) for row in rows}
+    references = w.references(cache)
+    whole = _steps_and_seconds(Retrain(recipe=w.recipe), references["holders"][0], w, 0)[1:]
+    for seed in ORIGINALS:
+        (original,) = build_models(w.recipe, w.train, [seed], jobs=1, cache=cache)
+        for method_name, fraction, method in [("untouched", 0.0, None), *methods(w)]:
+            if (method_name, fraction, seed) in done:
+                continue
+            edited, steps, seconds = (
+                (original, 0, 0.0) if method is None else _steps_and_seconds(method, original, w, 50 + seed)
+            )
+            row = figures(w.judged(edited, original, references))
+            cost = {"steps": steps / whole[0], "seconds": seconds / whole[1]}
+            rows.append({"method": method_name, "fraction": fraction, "original": seed, **row, **cost})
+            rounded = json.loads(json.dumps(stored), parse_float=lambda x: round(float(x), 4))
+            write_text(STORED, json.dumps(rounded, indent=1) + "\n")
+            print(name, seed, method_name, round(fraction, 3), rows[-1], flush=True)
+
+
+def _steps_and_seconds(method: Any, model: nn.Module, w: World, seed: int) -> tuple[nn.Module, int, float]:
+    began = time.process_time()
+    with recording() as fits:
+        edited = method.apply(model, w.request, rng=seeded(seed)).eval()
+    return edited, sum(fit.steps for fit in fits), time.process_time() - began
+
+
+def _read() -> dict[str, Any]:
+    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("what", choices=["run", "draw"])
+    parser.add_argument("--world", choices=list(worlds()), nargs="+", default=list(worlds()))
+    parser.add_argument("--cache", type=Path, default=None)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in asked.world:
+        try:
+            run(name, asked.cache)
+        except InputError as absent:
+            print(f"{name}: skipped. {absent}")
+
+
+if __name__ == "__main__":
+    main()

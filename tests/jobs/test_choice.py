@@ -1,0 +1,151 @@
+"""The method that serves a request where none is named, and what is said of one that does not suit it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.jobs.subjects import PRUNED, RECIPE, subject
+from unweave import Request
+from unweave.embedded.digits import of_tensors
+from unweave.errors import InputError
+from unweave.jobs import ForgetJob, UnsuitedWarning
+from unweave.jobs.choice import Choice, choose, doubt, kind_of
+from unweave.suits import KINDS, SMALL, suits, why_unsuited
+from unweave.unlearn import FineTune, FixedMask, Retrain, SalUn, ShortRetrain, Unprune
+
+FRESH = replace(RECIPE, init_seed=None)
+
+
+class Builds:
+    """A user's own recipe: it can build, and nothing else."""
+
+    def build(self, data: Any, *, rng: Any) -> Any:
+        return None
+
+
+def request(forget: list[int], n: int = 300) -> Request[Any]:
+    labels = torch.arange(n) % 3
+    data = of_tensors(torch.zeros(n, 2), labels, classes=3, batch_size=16)
+    return Request.of(data, data, forget)
+
+
+def test_kinds_of_requests() -> None:
+    assert kind_of(request(list(range(0, 300, 3)))) == "class"
+    assert kind_of(request(list(range(0, 300, 3)) + [1])) == "random"  # a class and one example more
+    assert kind_of(request(list(range(SMALL)))) == "random"
+    assert kind_of(request(list(range(SMALL - 1)))) == "small"
+    assert kind_of(request(list(range(0, 60, 3)), 60)) == "class"  # few, but a class
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "pruned", "steps", "name", "cost", "why"),
+    [
+        ("random", FRESH, False, 500, "short-retrain", 3 / 16, "exact"),
+        ("class", FRESH, False, 500, "short-retrain", 3 / 16, "exact"),
+        ("small", RECIPE, False, None, "short-retrain", 3 / 16, "exact"),
+        ("random", FRESH, False, 53, "retrain", 1.0, "53 steps"),
+        ("random", FRESH, False, 54, "short-retrain", 3 / 16, "exact"),
+        ("random", Builds(), False, None, "retrain", 1.0, "only build"),
+        ("class", PRUNED, True, 500, "unprune+continue", 8 / 11, "its mask is made again"),
+        ("random", PRUNED, True, 500, "short-retrain", 3.5 / 11, "its mask is made again"),
+        (
+            "class",
+            replace(PRUNED, init_seed=None),
+            True,
+            500,
+            "retrain",
+            1.0,
+            "other initial weights each time",
+        ),
+        ("class", None, False, None, "random-labels", None, "no recipe"),
+        ("random", None, True, None, "l1-sparse", None, "stops short"),
+    ],
+)
+def test_each_case(kind, recipe, pruned, steps, name, cost, why) -> None:
+    chosen = choose(kind, recipe, pruned=pruned, steps=steps)
+    assert chosen.name == name
+    assert chosen.cost == (None if cost is None else pytest.approx(cost))
+    assert why in chosen.why
+    assert getattr(chosen.edit, "recipe", recipe) is recipe
+    assert not why_unsuited(chosen.edit, kind) or recipe is None
+
+
+def test_nothing_serves_a_small_request_without_a_recipe() -> None:
+    with pytest.raises(InputError, match="only exact methods"):
+        choose("small", None)
+
+
+def test_says_what_it_costs() -> None:
+    assert str(Choice("a", FineTune(), "so", 0.1875)) == "a, about 0.19 of one retraining: so"
+    assert str(Choice("a", FineTune(), "so", None)) == "a, its cost is not known: so"
+
+
+def test_a_job_chooses_and_keeps_what_it_compares_with() -> None:
+    job = ForgetJob(subject=subject(), random=70, oracles=2, holders=1, compare={"fine-tune": FineTune()})
+    assert job.choice is not None
+    assert job.choice.name == "short-retrain"
+    assert isinstance(job.choice.edit, ShortRetrain)
+    assert list(job.work) == ["short-retrain", "fine-tune"]
+    assert job.plan()["chosen"] == str(job.choice)
+    assert job.plan()["methods"] == ["short-retrain", "fine-tune"]
+    assert job.doubts == ()
+    sparse = ForgetJob(subject=subject(PRUNED), classes=["ash"], oracles=2, holders=1)
+    assert sparse.choice is not None
+    assert isinstance(sparse.choice.edit, Unprune)  # the recipe says that the model will be pruned
+    held = ForgetJob(subject=subject(PRUNED, model=True), random=70, oracles=2, holders=1)
+    assert held.choice is not None
+    assert held.choice.name == "short-retrain"
+    named = ForgetJob(subject=subject(), random=70, edits={"mine": FineTune()}, oracles=2, holders=1)
+    assert named.choice is None
+    assert "chosen" not in named.plan()
+    with pytest.raises(InputError, match="compare goes with a method that is chosen"):
+        ForgetJob(
+            subject=subject(), random=70, edits={"mine": FineTune()}, compare={"a": FineTune()}, oracles=2
+        )
+
+
+@pytest.mark.slow
+def test_runs_what_it_chose(tmp_path) -> None:
+    job = ForgetJob(
+        subject=subject(replace(RECIPE, epochs=16)), random=70, oracles=3, holders=3, jobs=1, quick=True
+    )
+    done = job.run(tmp_path / "run")
+    assert [audit.method for audit in done.audits] == ["short-retrain"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["chosen"] == str(job.choice)
+
+
+def test_doubts() -> None:
+    scattered, few = request(list(range(60))), request(list(range(5)))
+    told = doubt("mine", FineTune(), scattered)
+    assert told == f"mine does not suit scattered examples: it {FineTune.unsuited['random']}."
+    assert "take an exact method" in doubt("mine", FineTune(), few)
+    for exact in (Retrain(recipe=RECIPE), ShortRetrain(recipe=RECIPE)):
+        assert not any(doubt("exact", exact, r) for r in (scattered, few, request(list(range(0, 300, 3)))))
+    assert "holds FineTune, which leaves" in doubt("wrapped", FixedMask(unlearn=FineTune()), scattered)
+    assert "holds FineTune, which leaves" in doubt(
+        "twice", FixedMask(unlearn=SalUn(unlearn=FineTune())), scattered
+    )
+
+
+def test_a_job_warns_before_it_trains_and_goes_on(tmp_path) -> None:
+    job = ForgetJob(
+        subject=subject(model=True), random=70, edits={"mine": FineTune(epochs=1)}, oracles=0, holders=0
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        done = job.run(tmp_path / "run")
+    assert [str(w.message) for w in said if w.category is UnsuitedWarning] == list(job.doubts)
+    assert len(job.doubts) == 1
+    assert done.audits[0].verdict.outcome == "inconclusive"
+
+
+def test_suits_is_what_is_not_unsuited() -> None:
+    assert set(suits(FineTune)) == set(KINDS) - set(FineTune.unsuited)
+    assert suits(Retrain) == KINDS
+    assert suits(dict) == ()
