@@ -41,10 +41,13 @@ class Forget(Selection):
     Attributes:
         method: how to forget; see `unweave list --family unlearn`. Chosen by the request unless given.
         compare: further methods to run and report beside it.
+        edits: edited models of each method, from as many models that hold the data, whose mean is judged: what a
+            request of a few examples needs.
     """
 
     method: str = ""
     compare: tuple[str, ...] = ()
+    edits: int = 1
 
 
 Forget.__doc__ = f"{Forget.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "").partition("Attributes:\n")[2]
@@ -61,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     names = dict.fromkeys((asked.method, *asked.compare) if asked.method else asked.compare)
     edits = {chain: unlearner(chain, asked, subject) for chain in names}
     how: dict[str, Any] = {"edits": edits} if asked.method else {"compare": edits}
-    job = ForgetJob(**how, **judged(asked, subject))
+    job = ForgetJob(**how, several=asked.edits, **judged(asked, subject))
     said = [f"unweave forget {' '.join(argv)}"] if alone and not asked.json else []
     said += [f"chosen: {job.choice}"] if job.choice is not None else []
     said += [f"warning: {doubt}" for doubt in job.doubts]

@@ -21,7 +21,7 @@ from ..io.files import write_text
 from ..io.runs import Stage
 from ..parallel import single_threaded
 from ..progress import progress
-from ..settings import settings
+from ..settings import Count, settings
 from ..types import Edit, Request
 from .choice import Choice, choose_for, doubt
 from .estimate import estimate
@@ -43,10 +43,13 @@ class ForgetJob(Judging):
         edits: name -> edit; the first is handed out, the others are compared with it. Without any, `choice` is made
             from the request.
         compare: further edits, as in `edits`, beside a choice.
+        several: edited models of each method, made from as many models that hold the data, whose mean is judged; what a
+            request of a few examples needs. The one made from the model itself is handed out.
     """
 
     edits: Mapping[str, Edit[Any]] | None = None
     compare: Mapping[str, Edit[Any]] = field(default_factory=dict)
+    several: Count = 1
 
     def __post_init__(self) -> None:
         if self.edits is not None and not self.edits:
@@ -57,6 +60,12 @@ class ForgetJob(Judging):
         if self.edits is not None and self.compare:
             raise InputError(
                 "ForgetJob.compare goes with a method that is chosen. Put all of them into edits."
+            )
+        if self.several > 1 and self.several > self.holders:
+            raise InputError(
+                f"ForgetJob.several is {self.several}: each edit but the first is made from a model that holds the "
+                f"data, of which holders = {self.holders} are trained. Give at least {self.several + 3} (--holders "
+                f"{self.several + 3})."
             )
         super().__post_init__()
 
@@ -85,14 +94,14 @@ class ForgetJob(Judging):
     def doubts(self) -> tuple[str, ...]:
         """Why the method whose model is handed out does not suit the request; empty if it does."""
         name, edit = next(iter(self.work.items()))
-        found = doubt(name, edit, self.request)
-        return (found,) if found else ()
+        return tuple(filter(None, (doubt(name, edit, self.request), self.foreseen)))
 
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON."""
         edits = {name: described(edit) for name, edit in self.work.items()}
         chosen = {} if self.choice is None else {"chosen": str(self.choice)}
-        return {"methods": list(self.work), "edits": edits, **chosen, **super().plan()}
+        several = {"edits of each": self.several} if self.several > 1 else {}
+        return {"methods": list(self.work), "edits": edits, **chosen, **several, **super().plan()}
 
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Audited:
         """Run every stage, or go on with a run that was stopped, to the same bits.
@@ -111,17 +120,24 @@ class ForgetJob(Judging):
                 bar.advance()
             else:
                 original = given
-            edited: dict[str, Module] = {}
+            edited: dict[str, list[Module]] = {}
             costs: dict[str, dict[str, float]] = {}
             for i, (name, edit) in enumerate(self.work.items()):
                 folder = "model" if i == 0 else f"compared/{_slug(name)}"
                 with run.stage(f"edit {name}", folder, f"costs/{_slug(name)}.json") as stage:
                     if stage.todo:
                         self._edit(edit, original, stage)
-                edited[name] = subject.read(stage.paths[0])
+                edited[name] = [subject.read(stage.paths[0])]
                 costs[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
                 bar.advance()
-            return self.judged(run, bar, original, edited, costs, command)
+            references = self.references(run)
+            for name, edit in self.work.items():
+                for i in range(1, self.several):
+                    with run.stage(f"edit {name} {i}", f"several/{_slug(name)}-{i}") as stage:
+                        if stage.todo:
+                            self._write(edit, references.holders[i - 1], stage)
+                    edited[name].append(subject.read(stage.paths[0]))
+            return self.judged(run, bar, original, edited, costs, command, references)
 
     def estimate(self) -> dict[str, float]:
         """Seconds that `run` would take, by stage."""
@@ -130,11 +146,14 @@ class ForgetJob(Judging):
     def _edit(self, edit: Edit[Any], original: Module, stage: Stage) -> None:
         began, began_cpu = perf_counter(), process_time()
         resumed = any(stage.work.glob("*"))
-        with resumable(stage.work):
-            model = single_threaded(partial(_apply, edit, original, self.request), stage.rng)
+        self._write(edit, original, stage)
         times = {"seconds": perf_counter() - began, "cpu_seconds": process_time() - began_cpu}
-        self.subject.write(model, stage.paths[0])
         write_text(stage.paths[1], json.dumps({"resumed": resumed, **times}) + "\n")
+
+    def _write(self, edit: Edit[Any], model: Module, stage: Stage) -> None:
+        with resumable(stage.work):
+            edited = single_threaded(partial(_apply, edit, model, self.request), stage.rng)
+        self.subject.write(edited, stage.paths[0])
 
 
 def _apply(edit: Edit[Any], model: Module, request: Request[Any], rng: Generator) -> Module:

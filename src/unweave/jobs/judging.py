@@ -14,7 +14,9 @@ from typing import Any, Self
 from rich.console import Console
 from torch.nn import Module
 
-from ..audit import audit
+from ..audit import Auditor
+from ..audit.classifier.power import forecast
+from ..audit.classifier.scores import deleted_classes
 from ..audit.rates import published
 from ..audit.result import Audit
 from ..errors import InputError
@@ -90,6 +92,11 @@ class Judging(Deletion, ABC):
     holders: Whole = 8
     quick: bool = False
 
+    @property
+    def several(self) -> int:
+        """How many edited models of each method are judged by their mean."""
+        return 1
+
     def __post_init__(self) -> None:
         super().__post_init__()
         subject = self.subject
@@ -99,6 +106,14 @@ class Judging(Deletion, ABC):
                 "oracles=0 and holders=0 (--oracles 0 --holders 0); the report then says what cannot be concluded."
             )
         _ = self.request  # refuse a bad request before anything is written
+
+    @property
+    def foreseen(self) -> str:
+        """What the references asked for cannot decide, in words; "" where they can, or none were asked for."""
+        if not (self.oracles or self.holders):
+            return ""
+        whole = bool(deleted_classes(self.request))
+        return forecast(len(self.request.forget), self.oracles, self.holders + 1, self.several, whole=whole)
 
     @abstractmethod
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Audited:
@@ -147,12 +162,13 @@ class Judging(Deletion, ABC):
         run: RunFolder,
         bar: Bar,
         original: Module,
-        edited: Mapping[str, Module],
+        edited: Mapping[str, Module | Sequence[Module]],
         costs: Mapping[str, Mapping[str, float]],
         command: Sequence[str],
+        references: References | None = None,
     ) -> Audited:
-        """The last three stages: train what to compare with, audit, report."""
-        references = self._references(run)
+        """The last three stages: train what to compare with (unless that is there), audit, report."""
+        references = references or self.references(run)
         bar.advance()
         with run.stage("audit", FILES["audit"]) as stage:
             if stage.todo:
@@ -168,7 +184,8 @@ class Judging(Deletion, ABC):
         bar.advance()
         return Audited(run.path, found)
 
-    def _references(self, run: RunFolder) -> References:
+    def references(self, run: RunFolder) -> References:
+        """The stage that trains what to compare with."""
         recipe, retain = self.subject.recipe, self.request.retain
         oracles: list[Module] = []
         holders: list[Module] = []
@@ -193,20 +210,19 @@ class Judging(Deletion, ABC):
     def _audits(
         self,
         original: Module,
-        edited: Mapping[str, Module],
+        edited: Mapping[str, Module | Sequence[Module]],
         costs: Mapping[str, Mapping[str, float]],
         references: References,
     ) -> list[Audit]:
         audits = []
+        auditor = Auditor.of(
+            self.request, original=original, holders=references.holders, oracles=references.oracles,
+            rng=seeded(self.seed), quick=self.quick,
+        )  # fmt: skip
         with progress("audit", len(edited)) as bar:
             for name, model in edited.items():
-                audits.append(
-                    audit(
-                        model, self.request, original=original, holders=references.holders, oracles=references.oracles,
-                        method=name, seconds=_seconds(costs.get(name), references.cost), rng=seeded(self.seed),
-                        quick=self.quick,
-                    )
-                )  # fmt: skip
+                seconds = _seconds(costs.get(name), references.cost)
+                audits.append(auditor.audit(model, method=name, seconds=seconds))
                 bar.advance()
         return audits
 

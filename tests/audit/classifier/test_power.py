@@ -7,7 +7,7 @@ from math import sqrt
 import pytest
 from scipy import stats
 
-from unweave.audit.classifier.power import Need, decides, foreseen, needed
+from unweave.audit.classifier.power import Need, decides, forecast, foreseen, needed
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.1, 0.15, 0.3, 0.4, 0.6])
@@ -48,3 +48,17 @@ def test_foreseen_spread_falls_with_the_request() -> None:
     spreads = [foreseen(n) for n in (1, 3, 5, 20, 100, 240, 5000)]
     assert spreads == sorted(spreads, reverse=True)
     assert (foreseen(1), foreseen(240), foreseen(5000)) == pytest.approx((0.4, 0.105, 0.105))
+
+
+def test_a_forecast_before_any_training() -> None:
+    assert forecast(240, 8, 9, 1, whole=False) == ""
+    assert forecast(1, 8, 9, 1, whole=True) == ""  # a class is seen sooner
+    few = forecast(240, 3, 9, 1, whole=False)
+    assert "decide nothing: it takes at least 4 of each" in few
+    assert "--oracles 8 --holders 8" in few
+    one = forecast(1, 8, 9, 1, whole=False)
+    assert "1 scattered example can hardly be judged with 8 references" in one
+    assert "--oracles 16 --holders 16 --edits 8" in one
+    assert "39 trainings in all" in one
+    assert forecast(1, 16, 16, 6, whole=False) == ""
+    assert "at least 9 of each" in forecast(1, 8, 8, 6, whole=False)

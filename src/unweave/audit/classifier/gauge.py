@@ -19,8 +19,9 @@ from math import sqrt
 from ...statistics import Floats
 from ...types import Measurement
 from ..measured import measurement, missing
-from .compared import Compared, Read
+from .compared import Compared
 from .membership import auc
+from .references import Read
 
 NAME = "memory gauge"
 LEAST = 200

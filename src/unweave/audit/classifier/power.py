@@ -75,6 +75,40 @@ def decides(need: Need, oracles: float, holders: float) -> bool:
     return (one * oracles + two * holders) * wide < 1 and one * oracles * wide < 0.5
 
 
+def forecast(examples: int, oracles: int, holders: int, edits: int, *, whole: bool) -> str:
+    """What so many references will not decide, said before any is trained; "" where they can.
+
+    Args:
+        examples: to be deleted.
+        oracles: retrained models.
+        holders: models that hold the data, the original among them.
+        edits: edited models judged by their mean.
+        whole: whether they are whole classes, which are seen sooner than scattered examples.
+    """
+    now = min(oracles, holders)
+    if now < LEAST + edits - 1:
+        least = LEAST + edits - 1
+        return (
+            f"{oracles} retrained models and {holders} that hold the data decide nothing: it takes at least {least} of "
+            f"each. Advised: {Need(max(least, ADVISED)).words}."
+        )
+    spread = foreseen(examples)
+    if whole or decides(Need(now, edits), spread, spread):
+        return ""
+    need = needed(spread, spread)
+    what = "1 scattered example" if examples == 1 else f"{examples} scattered examples"
+    said = f"{what} can hardly be judged with {now} references of each kind"
+    said += f" and {edits} edits" if edits > 1 else ""
+    exact = "an exact path needs no verdict: retrain, short-retrain, or unweave train --exact from the start"
+    if need is None:
+        return f"{said}, nor with more: pool them with other requests, or take an exact path ({exact})."
+    more = need.advised
+    return (
+        f"{said} (by what was measured on Fashion-MNIST). What would decide: {more.words}, "
+        f"{2 * more.references + more.edits - 1} trainings in all. Else {exact}."
+    )
+
+
 def foreseen(examples: int) -> float:
     """Typical standard deviation of one model's position when so many examples are deleted at random.
 
