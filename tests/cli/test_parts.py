@@ -160,7 +160,7 @@ def test_of_the_embedded_digits_a_fifth_goes_where_nothing_is_named() -> None:
         selected(SimpleNamespace(**{**vars(asked), "project": "project.py"}), embedded())
 
 
-@pytest.mark.parametrize(("failed", "code"), [([], 0), ["a trial", 3]])
+@pytest.mark.parametrize(("failed", "code"), [([], 0), ("a trial", 3)])
 def test_a_failed_trial_shows_in_the_exit_code(
     failed: Any, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_linears_are_found_by_kind_and_wrapped_ones_refused() -> None:
 def test_positions_of_a_phrase() -> None:
     assert pipeline("sd").positions("a photo of a golf ball", "golf ball") == [5, 6]
     assert pipeline("pixart").positions("a photo of a golf ball", "golf ball") == [4, 5]
+    assert pipeline("sd").positions("a cat in a photo of a cat", "cat") == [8]  # of two, the last
     with pytest.raises(InputError, match="does not occur"):
         pipeline("sd").positions("a photo", "golf ball")
 
