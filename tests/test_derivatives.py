@@ -18,6 +18,7 @@ from unweave.derivatives import (
     named_hessian_product,
     probe,
     softmax_ggn_product,
+    spaced,
     summed_gradients,
     woodfisher,
 )
@@ -246,6 +247,13 @@ def test_sums_over_batches_are_folded_with_their_sizes() -> None:
         torch.testing.assert_close(
             torch.cat([g.flatten() for g in got.values()]), expected, rtol=1e-10, atol=1e-12
         )
+
+
+def test_fewer_examples_are_taken_from_the_first_to_the_last() -> None:
+    data = of_tensors(torch.arange(10.0)[:, None], torch.arange(10) // 4, classes=3)
+    for examples, positions in ((4, [0, 3, 6, 9]), (3, [0, 4, 9]), (1, [0])):
+        assert [float(x) for x, _ in spaced(data, examples).examples] == positions
+    assert spaced(data, 10) is spaced(data, 99) is spaced(data, None) is data
 
 
 def test_a_probe_without_a_scope_takes_what_is_not_frozen() -> None:
