@@ -15,6 +15,7 @@ from unweave.derivatives import (
     fisher_diagonal,
     gradient_rows,
     hessian_product,
+    mean_named_gradient,
     named_hessian_product,
     probe,
     softmax_ggn_product,
@@ -247,6 +248,15 @@ def test_sums_over_batches_are_folded_with_their_sizes() -> None:
         torch.testing.assert_close(
             torch.cat([g.flatten() for g in got.values()]), expected, rtol=1e-10, atol=1e-12
         )
+
+
+def test_the_mean_gradient_by_name_is_over_examples_not_batches() -> None:
+    with probe(net(), None, "running") as (copy, weights):
+        got = mean_named_gradient(copy, points(), weights)
+    expected = per_example(net(), cross_entropy).mean(0)
+    torch.testing.assert_close(
+        torch.cat([g.flatten() for g in got.values()]), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_fewer_examples_are_taken_from_the_first_to_the_last() -> None:

@@ -342,6 +342,13 @@ def test_histogram_bars_count_the_examples() -> None:
     assert tall == {"34.5", "11.5"}  # 46 pixels for all 40: 30 and 10 of them
 
 
+def test_a_few_extreme_scores_do_not_squeeze_the_others_into_one_bar() -> None:
+    values = [k / 400 for k in range(400)]
+    drawn = str(pictures.scores({"edited": [*values, 1e6], "original": [*values, -1e6]}))
+    assert drawn.count('class="fill edited"') > 25
+    assert drawn.count('class="fill original"') > 25
+
+
 def test_many_rows_are_cut_to_those_that_differ_most_and_the_table_keeps_all() -> None:
     many = {f"class {k}": {"edited": 50.0 + (20 if k == 77 else 0), "oracle": 50.0} for k in range(100)}
     page = render_html(
