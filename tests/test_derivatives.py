@@ -226,6 +226,21 @@ def test_conjugate_gradients() -> None:
         conjugate_gradients(lambda x: -a @ x, v, damping=0.5, steps=9, tolerance=1e-10)
 
 
+@pytest.mark.parametrize("limit", [2.0, 0.1])
+def test_conjugate_gradients_stop_at_a_residual_asked_for(limit: float) -> None:
+    bends, vector, calls = torch.arange(1.0, 11, dtype=torch.float64), torch.ones(10, dtype=torch.float64), []
+
+    def product(v: Tensor) -> Tensor:
+        calls.append(v)
+        return bends * v
+
+    how = {"damping": 0.5, "tolerance": 1e-12, "limit": limit}
+    x = conjugate_gradients(product, vector, steps=99, **how)
+    assert float((vector - (bends + 0.5) * x).norm()) <= limit
+    with pytest.raises(InputError, match="Raise steps, damping or tolerance"):
+        conjugate_gradients(product, vector, steps=len(calls) - 1, **how)
+
+
 def test_refuses_models_without_weights_to_move() -> None:
     with pytest.raises(InputError, match="Test found no weight it may move"):
         point(net().requires_grad_(False))
