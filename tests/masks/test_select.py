@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from unweave import seeded
 from unweave.errors import InputError
 from unweave.masks import select
+from unweave.masks.select import lowest
 from unweave.prune import ERK, NM, Block, Channel, Global, PerOutput, Uniform, Unstructured
 
 SHAPES = st.lists(
@@ -185,3 +186,13 @@ def test_channels_last_scores_give_the_same_mask() -> None:
     for pattern in (Unstructured(), Channel(reduce="sum")):
         plain, other = (select({"w": s}, pattern, Global(0.5)) for s in (scores, last))
         assert torch.equal(plain.keep["w"], other.keep["w"])
+
+
+@pytest.mark.parametrize("n", [-1, 0, 1, 2, 5, 9, 17])
+def test_lowest_are_exactly_so_many_and_equal_ones_by_position(n: int) -> None:
+    values = torch.tensor([3, 1, 2, 1, 3, 1, 2, 2, 1, 0] * 3).float().view(5, 6)
+    among = torch.arange(30).view(5, 6) % 5 != 3
+    places = [i for i in values.flatten().sort(stable=True).indices.tolist() if among.flatten()[i]]
+    expected = torch.zeros(30, dtype=torch.bool)
+    expected[places[: max(0, n)]] = True
+    assert torch.equal(lowest(values, among, n), expected.view(5, 6))

@@ -283,6 +283,12 @@ def test_user_text_is_text_in_markdown() -> None:
     assert "<em>b" not in shown
 
 
+@pytest.mark.parametrize(("command", "fence"), [("a `b` c", "```"), ("a ``` b ```` c", "`````")])
+def test_a_command_stands_in_a_fence_longer_than_its_own(command: str, fence: str) -> None:
+    text = render_markdown([cases.audit()], {"command": command}, [])
+    assert f"\n{fence}\n{command}\n{fence}\n" in text
+
+
 def test_page_loads_nothing_and_runs_nothing() -> None:
     parsed = Page(render_html([cases.audit(sparse=True)], cases.RUN, [cases.PUBLISHED]))
     for tag, attributes in parsed.tags:
