@@ -108,6 +108,15 @@ def test_channels_by_hand() -> None:
     assert (kept == kept[:, :1]).all()
 
 
+@pytest.mark.parametrize(("reduce", "expected"), [("l2", [5, 13]), ("sum", [7, -17]), ("mean", [3.5, -8.5])])
+def test_a_filters_score_is_of_all_its_weights(reduce: str, expected: list[float]) -> None:
+    scores = torch.tensor([[3.0, 4.0], [-12.0, -5.0]])
+    assert Channel(reduce).group("w", scores).tolist() == expected
+    assert Channel(reduce).group("w", scores.view(2, 1, 2, 1)).tolist() == expected
+    alone = [abs(v) if reduce == "l2" else v for v in (-2.0, 3.0)]  # of a vector each entry is a filter
+    assert Channel(reduce).group("w", torch.tensor([-2.0, 3.0])).tolist() == alone
+
+
 def test_blocks_with_cut_edges_by_hand() -> None:
     scores = {"w": torch.tensor([[1.0, 1.0, 9.0], [1.0, 1.0, 9.0], [2.0, 2.0, 0.0]])}
     # 2x2 blocks: means 1, 9 (cut), 2 (cut), 0 (cut); half of them live
