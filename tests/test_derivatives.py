@@ -92,6 +92,20 @@ def test_gradient_rows_fall_back_where_torch_func_cannot() -> None:
     torch.testing.assert_close(rows, per_example(net(), cross_entropy), rtol=1e-10, atol=1e-12)
 
 
+def test_gradient_rows_go_on_one_by_one_from_where_torch_func_stopped() -> None:
+    at, calls = point(net()), []
+
+    def losses(weights, batch):
+        calls.append(len(batch[0]))
+        if len(calls) == 2:
+            raise RuntimeError("no batching rule")
+        return at.losses(weights, batch)
+
+    blocks = list(gradient_rows(losses, at.space, at.weights, points(), 3))
+    assert [len(b) for b in blocks] == [3, 1, 1, 1, 1]
+    torch.testing.assert_close(torch.cat(blocks), per_example(net(), cross_entropy), rtol=1e-10, atol=1e-12)
+
+
 def test_a_true_error_is_not_hidden_by_the_fallback() -> None:
     p = Point.of(net(), Classify(5), "Test")
     with pytest.raises(InputError, match="classifier of 5 classes"):
