@@ -22,11 +22,18 @@ def test_a_method_is_found_by_its_file_or_class_in_any_writing(name: str) -> Non
     assert find(name).cls is FineTune
 
 
-def test_a_class_that_shares_its_file_is_found_by_its_own_name() -> None:
-    shared = [m for m in methods() if m.cls.__module__.rpartition(".")[2].replace("_", "-") != m.name]
-    assert shared
-    for method in shared:
-        assert find(method.name).cls is find(method.cls.__name__).cls is method.cls
+def test_a_class_named_otherwise_than_its_file_is_found_by_both_names() -> None:
+    found = {m.name: m.cls for m in methods()}
+    named = {
+        "one-shot": "Prune",
+        "stable-max": "StableMaxCrossEntropy",
+        "sparse-model-soups": "SparseModelSoup",
+    }
+    assert {name: found[name].__name__ for name in named} == named
+    shared = {m.name: m.cls.__name__ for m in methods() if m.cls.__module__.endswith("prune.wanda")}
+    assert shared == {"wanda": "Wanda", "wanda-prune": "WandaPrune"}
+    for name, cls in {**named, **shared}.items():
+        assert find(name).cls is find(cls).cls is found[name]
 
 
 def test_a_name_nearly_right_is_answered_with_the_nearest() -> None:
