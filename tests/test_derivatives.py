@@ -15,9 +15,11 @@ from unweave.derivatives import (
     fisher_diagonal,
     gradient_rows,
     hessian_product,
+    mean_named_gradient,
     named_hessian_product,
     probe,
     softmax_ggn_product,
+    spaced,
     summed_gradients,
     woodfisher,
 )
@@ -88,6 +90,20 @@ def test_gradient_rows_fall_back_where_torch_func_cannot() -> None:
     p = point(Branching())
     rows = torch.cat(list(gradient_rows(p.losses, p.space, p.weights, points(), 3)))
     torch.testing.assert_close(rows, per_example(net(), cross_entropy), rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_rows_go_on_one_by_one_from_where_torch_func_stopped() -> None:
+    at, calls = point(net()), []
+
+    def losses(weights, batch):
+        calls.append(len(batch[0]))
+        if len(calls) == 2:
+            raise RuntimeError("no batching rule")
+        return at.losses(weights, batch)
+
+    blocks = list(gradient_rows(losses, at.space, at.weights, points(), 3))
+    assert [len(b) for b in blocks] == [3, 1, 1, 1, 1]
+    torch.testing.assert_close(torch.cat(blocks), per_example(net(), cross_entropy), rtol=1e-10, atol=1e-12)
 
 
 def test_a_true_error_is_not_hidden_by_the_fallback() -> None:
@@ -224,6 +240,21 @@ def test_conjugate_gradients() -> None:
         conjugate_gradients(lambda x: -a @ x, v, damping=0.5, steps=9, tolerance=1e-10)
 
 
+@pytest.mark.parametrize("limit", [2.0, 0.1])
+def test_conjugate_gradients_stop_at_a_residual_asked_for(limit: float) -> None:
+    bends, vector, calls = torch.arange(1.0, 11, dtype=torch.float64), torch.ones(10, dtype=torch.float64), []
+
+    def product(v: Tensor) -> Tensor:
+        calls.append(v)
+        return bends * v
+
+    how = {"damping": 0.5, "tolerance": 1e-12, "limit": limit}
+    x = conjugate_gradients(product, vector, steps=99, **how)
+    assert float((vector - (bends + 0.5) * x).norm()) <= limit
+    with pytest.raises(InputError, match="Raise steps, damping or tolerance"):
+        conjugate_gradients(product, vector, steps=len(calls) - 1, **how)
+
+
 def test_refuses_models_without_weights_to_move() -> None:
     with pytest.raises(InputError, match="Test found no weight it may move"):
         point(net().requires_grad_(False))
@@ -246,6 +277,22 @@ def test_sums_over_batches_are_folded_with_their_sizes() -> None:
         torch.testing.assert_close(
             torch.cat([g.flatten() for g in got.values()]), expected, rtol=1e-10, atol=1e-12
         )
+
+
+def test_the_mean_gradient_by_name_is_over_examples_not_batches() -> None:
+    with probe(net(), None, "running") as (copy, weights):
+        got = mean_named_gradient(copy, points(), weights)
+    expected = per_example(net(), cross_entropy).mean(0)
+    torch.testing.assert_close(
+        torch.cat([g.flatten() for g in got.values()]), expected, rtol=1e-10, atol=1e-12
+    )
+
+
+def test_fewer_examples_are_taken_from_the_first_to_the_last() -> None:
+    data = of_tensors(torch.arange(10.0)[:, None], torch.arange(10) // 4, classes=3)
+    for examples, positions in ((4, [0, 3, 6, 9]), (3, [0, 4, 9]), (1, [0])):
+        assert [float(x) for x, _ in spaced(data, examples).examples] == positions
+    assert spaced(data, 10) is spaced(data, 99) is spaced(data, None) is data
 
 
 def test_a_probe_without_a_scope_takes_what_is_not_frozen() -> None:

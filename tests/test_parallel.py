@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -70,6 +71,21 @@ def test_checkpoints_left_by_a_kill_after_the_end_are_removed(tmp_path: Path) ->
     (left / "fit-0001.safetensors").touch()
     assert_same(whole, build_models(RECIPE, train, [0], jobs=1, cache=tmp_path))
     assert not left.exists()
+
+
+def test_a_training_gone_on_with_after_a_kill_counts_in_no_time(tmp_path: Path) -> None:
+    train, _ = world.points()
+    folder = cache_folder(RECIPE, train, tmp_path)
+    (folder / "0.unfinished").mkdir(parents=True)
+    (folder / "0.unfinished" / "left by a kill").touch()
+    build_models(RECIPE, train, [0], jobs=1, cache=tmp_path)
+    assert list(json.loads((folder / "0.json").read_text())) == ["sha256"]
+    assert not (folder / "0.unfinished").exists()
+    assert training_cost(RECIPE, train, [0], tmp_path) is None
+    build_models(RECIPE, train, [1], jobs=1, cache=tmp_path)
+    told = json.loads((folder / "1.json").read_text())
+    expected = {name: told[name] for name in ("seconds", "cpu_seconds")}
+    assert training_cost(RECIPE, train, [0, 1, 2], tmp_path) == expected
 
 
 def test_the_cache_tells_data_recipes_and_their_code_apart(tmp_path: Path) -> None:

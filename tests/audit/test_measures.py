@@ -70,6 +70,9 @@ def test_answers() -> None:
     assert answers.entropy[0] == pytest.approx(1.5 * np.log(2))
     assert answers.deleted == pytest.approx([np.log(1 / 3), np.log(4)], abs=1e-6)
     assert answers.accuracy() == 50.0
+    several = Answers.of(Logits(), of_logits(z, torch.tensor([0, 0])), (1, 2))
+    assert several.deleted == pytest.approx([np.log(1 / 3), np.log(4)], abs=1e-6)  # of the likelier one
+    assert several.at(np.array([False, True])).deleted == pytest.approx([np.log(4)], abs=1e-6)
 
 
 def test_a_task_without_labels_is_read_by_its_losses() -> None:
@@ -167,6 +170,16 @@ def test_attacks_find_members_whatever_the_ratio_and_say_when_they_cannot(attack
         blind = attack(draw.normal(0, 1, n), draw.normal(0, 1, m), draw.normal(0, 1, 400), rng=seeded(0))
         assert blind.powerless
         assert not found.powerless
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_an_attack_is_worth_is_measured_on_those_it_was_not_fitted_on(attack) -> None:
+    draw = np.random.default_rng(0)
+    worth = [
+        attack(draw.normal(0, 1, 12), draw.normal(0, 1, 12), np.zeros(1), rng=seeded(k)).balanced_accuracy
+        for k in range(60)
+    ]
+    assert np.mean(worth) == pytest.approx(0.5, abs=0.06)  # on their own half a threshold is right in 0.75
 
 
 def test_unweighted_svc_says_whatever_its_class_ratio_says() -> None:

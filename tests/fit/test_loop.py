@@ -299,3 +299,48 @@ def test_probes_without_gradients_may_read_a_detached_loss() -> None:
     before = model[0].weight.detach().clone()
     _run(model, _data(), Walk(model.parameters()), objective=_detached)
     torch.testing.assert_close(model[0].weight.detach(), before * 0.9**3)
+
+
+def test_after_a_step_the_epoch_is_the_one_that_the_step_was_of() -> None:
+    seen: list[tuple[int, int, bool, float]] = []
+    fit = _run(
+        _net(), _data(20), epochs=2,
+        after_step=lambda s: seen.append((s.index, s.epoch, s.last_of_epoch, s.loss)),
+    )  # fmt: skip
+    assert [s[:3] for s in seen] == [
+        (1, 0, False), (2, 0, False), (3, 0, True), (4, 1, False), (5, 1, False), (6, 1, True)
+    ]  # fmt: skip
+    assert [s[3] for s in seen] == fit.losses
+    assert (fit.steps, fit.calls, fit.stopped) == (6, 6, False)
+
+
+def test_gradients_after_a_step_are_of_its_batch_and_leave_no_trace() -> None:
+    model, data = _net(norm=True), _data()
+    dead = torch.ones(7, 5, dtype=torch.bool)
+    dead[2] = False
+    batches = list(data.batches())
+
+    def look(step: Step) -> None:
+        before = {n: b.clone() for n, b in model.named_buffers()}
+        found = step.gradients()
+        assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
+        assert all(p.grad is None for p in model.parameters())
+        copy = deepcopy(model).train()
+        mean_loss(data)(copy, batches[step.index - 1]).backward()
+        assert list(found) == [n for n, _ in copy.named_parameters()]
+        assert all(torch.equal(found[n], p.grad) for n, p in copy.named_parameters() if p.grad is not None)
+        assert found["0.weight"][2].any()  # what is dead has one too
+
+    _run(model, data, hold=Mask({"0.weight": dead}), loop=Loop(ordered=True), after_step=look)
+    assert not model[0].weight[2].any()
+
+
+def test_steps_of_an_epoch_are_those_that_are_taken() -> None:
+    for n, norm, frozen, steps in (
+        (1, True, False, 1), (1, False, False, 1), (9, True, False, 1), (9, True, True, 2), (9, False, False, 2),
+        (16, True, False, 2), (10, True, False, 2),
+    ):  # fmt: skip
+        loop = Loop(norms="frozen" if frozen else "train")
+        assert steps_of(_net(norm), _data(n), loop) == steps
+        if n > 1 or not norm:
+            assert _run(_net(norm), _data(n), loop=loop).steps == steps

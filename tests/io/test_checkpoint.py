@@ -16,6 +16,7 @@ from unweave import Mask
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError, IntegrityError, NonFiniteError, StorageError, UnweaveError
 from unweave.io.checkpoint import load_into, mask_beside, save_model
+from unweave.io.masks import save_mask
 from unweave.io.weights import load_weights
 
 
@@ -100,6 +101,27 @@ def test_a_mask_that_the_model_does_not_obey_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not zero in 1.weight"):
         save_model(_model(), tmp_path, mask=Mask({"1.weight": torch.zeros(6, 4, dtype=torch.bool)}))
     assert not contents(tmp_path)
+
+
+def test_weights_of_others_must_obey_the_mask_beside_them(tmp_path: Path) -> None:
+    model, mask = _model(), Mask({"1.weight": torch.rand(6, 4) < 0.5})
+    file = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), file)
+    save_mask(mask, tmp_path / "mask.safetensors")
+    with pytest.raises(InputError, match="the mask beside it disagree.* not zero in 1.weight"):
+        load_into(_model(1), file)
+    save_file(mask.apply_(model).state_dict(), file)
+    assert _equal(load_into(_model(1), file), model)
+
+
+@pytest.mark.parametrize("beside", ["mask.safetensors", "structure.json"])
+def test_what_our_weights_were_written_without_does_not_belong_beside_them(
+    tmp_path: Path, beside: str
+) -> None:
+    save_model(_model(), tmp_path)
+    (tmp_path / beside).write_text("{}")
+    with pytest.raises(IntegrityError, match=f"{beside} does not belong to model.safetensors"):
+        load_into(_model(1), tmp_path)
 
 
 def test_structure_is_applied_on_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from unweave import Supervised
+from unweave import Data, Supervised
+from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
-from unweave.io.content import UnstableError, describe
+from unweave.io.content import UnstableError, describe, described, fingerprint
+from unweave.tasks import Classify
 
 PROJECT = """
 from dataclasses import dataclass
@@ -113,6 +115,49 @@ def test_fields_closures_and_weights_count() -> None:
     assert describe([layer]) != describe([other])
     other.load_state_dict(layer.state_dict())
     assert describe([layer]) == describe([other])
+
+
+def test_names_defaults_and_constants_of_a_function_count() -> None:
+    functions = [
+        lambda x: x.sum(),
+        lambda x: x.mean(),
+        lambda x, k=1: x.sum() + k,
+        lambda x, k=2: x.sum() + k,
+        lambda x, k=1: x.sum() + k + 1,
+        lambda x: [y + 1 for y in x],
+        lambda x: [y + 2 for y in x],
+    ]
+    assert len({describe(f) for f in functions}) == len(functions)
+
+
+def test_data_are_told_apart_by_all_that_a_training_sees() -> None:
+    def data(**other: Any) -> str:
+        given = {"x": torch.arange(12.0).view(6, 2), "y": torch.arange(6) % 2, "classes": 2, "batch_size": 3}
+        given |= other
+        return fingerprint(
+            of_tensors(given["x"], given["y"], classes=given["classes"], batch_size=given["batch_size"])
+        )
+
+    x = torch.arange(12.0).view(6, 2)
+    changes: list[dict[str, Any]] = [
+        {}, {"classes": 3}, {"batch_size": 4}, {"x": x.flip(0)}, {"x": x.view(6, 1, 2)}, {"x": x.double()},
+        {"x": -x}, {"y": (torch.arange(6) + 1) % 2},
+    ]  # fmt: skip
+    assert len({data(**change) for change in changes}) == len(changes)
+    assert data(x=x.t().contiguous().t()) == data()
+    named = [[{"a": torch.tensor(1), "b": torch.tensor(i)}] for i in (1, 2)] + [[{"b": 1, "c": 1}]]
+    assert len({fingerprint(Data(examples, Classify(2), 1)) for examples in named}) == 3  # type: ignore[arg-type]
+
+
+def test_a_description_in_words_names_classes_fields_and_calls() -> None:
+    told = described(Supervised(network=partial(mlp, 8, 3, batch_norm=True), epochs=7))
+    assert told["class"] == "unweave.fit.recipe.Supervised"
+    assert told["epochs"] == 7
+    assert told["network"]["args"] == [8, 3]
+    assert told["network"]["batch_norm"] is True
+    assert told["network"]["call"].startswith("mlp ")
+    assert described({"a": (torch.tensor([1.0]), None)}) == described({"a": [torch.tensor([1.0]), None]})
+    assert described(torch.tensor([1.0])) != described(torch.tensor([2.0]))
 
 
 def test_what_cannot_be_told_is_refused_by_its_place() -> None:

@@ -85,7 +85,8 @@ def test_the_file_has_the_operators_asked_for(tmp_path: Path) -> None:
         assert [o.version for o in onnx.load(path).opset_import if o.domain == ""] == [opset]
 
 
-def test_a_wrong_answer_leaves_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [1.0, torch.nan])
+def test_a_wrong_answer_leaves_no_file(tmp_path: Path, error: float) -> None:
     class Odd(Module):
         """Answers otherwise when it is exported."""
 
@@ -94,7 +95,7 @@ def test_a_wrong_answer_leaves_no_file(tmp_path: Path) -> None:
             self.layer = Linear(8, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x) + (1.0 if torch.compiler.is_exporting() else 0.0)
+            return self.layer(x) + (error if torch.compiler.is_exporting() else 0.0)
 
     with pytest.raises(IntegrityError, match="Nothing was written"):
         export_onnx(Odd(), torch.randn(2, 8), tmp_path / "odd.onnx")

@@ -182,7 +182,7 @@ def test_refuses_classes(classes: list, names: list[str] | None, message: str) -
 def test_finds_values() -> None:
     columns = {"owner": ["ann", "bob", "ann"], "year": torch.tensor([1999, 2000, 1999])}
     assert by_value("owner", "ann", columns).tolist() == [0, 2]
-    assert by_value("year", "2000", columns).tolist() == [1]
+    assert by_value("year", "2000", columns).tolist() == by_value("year", 2000, columns).tolist() == [1]
     with pytest.raises(InputError, match="no column 'place'. It has: owner, year"):
         by_value("place", 1, columns)
     with pytest.raises(

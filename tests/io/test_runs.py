@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -211,6 +212,20 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, source: Path) -> Non
         with RunFolder.open(tmp_path / "out", settings={}, inputs={}, seed=0):
             pass
     assert contents(tmp_path / "out") == before
+
+
+def test_other_versions_are_refused_by_name(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unweave.io import run_record
+
+    _run(tmp_path / "out", source)
+    then = read_record(tmp_path / "out")["versions"]
+    monkeypatch.setattr(run_record, "_versions", lambda: {**then, "numpy": "0.9"})
+    with pytest.raises(
+        InputError, match=f"begun with other versions: numpy {re.escape(then['numpy'])} then, 0.9 now"
+    ):
+        _run(tmp_path / "out", source)
 
 
 def test_what_is_not_a_run_folder_is_left_alone(tmp_path: Path, source: Path) -> None:

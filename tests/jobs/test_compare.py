@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.subjects import RECIPE, subject
+from tests.jobs.subjects import PRUNED, RECIPE, subject
+from unweave import Request, seeded
 from unweave.errors import InputError
 from unweave.jobs import Compared, CompareJob
+from unweave.jobs.compare import EditTrial, TrainTrial
 from unweave.optim import SAM
 from unweave.prune import GMP, SNIP
+from unweave.tasks import accuracy
 from unweave.unlearn import FineTune, Retrain
 
 METHODS = {"recipe": None, "sam": replace(RECIPE, optimizer=partial(SAM, rho=0.1, momentum=0.9))}
@@ -45,6 +48,43 @@ def test_edits_are_compared_beside_a_retraining(tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert plan["methods"]["unedited"]["edit"] is None
     assert plan["seeds"] == [0, 1]
+
+
+def test_the_gap_of_an_edit_is_the_mean_over_the_three_parts(tmp_path: Path) -> None:
+    on = subject()
+    job = CompareJob(
+        subject=on, methods={"unedited": None, "fine-tune": FineTune()}, classes=["birch"], cache=tmp_path
+    )
+    trial = job.work["unedited"]
+    assert isinstance(trial, EditTrial)
+    request = Request.of(on.train, on.heldout, range(1, 150, 3))
+    found = trial(4)
+    oracle, model = (RECIPE.build(data, rng=seeded(4)).eval() for data in (request.retain, on.train))
+    parts = {"forget": request.forget, "retain": request.retain, "held-out": request.heldout}
+    mine = {name: accuracy(model, data) for name, data in parts.items()}
+    assert {name: found[f"{name} accuracy"] for name in parts} == {n: (v, "%") for n, v in mine.items()}
+    gaps = [abs(mine[name] - accuracy(oracle, data)) for name, data in parts.items()]
+    assert max(gaps) > min(gaps) + 1
+    assert found["average gap to retraining"] == (pytest.approx(sum(gaps) / 3), "points")
+
+
+def test_a_training_tells_what_lives_in_per_cent() -> None:
+    found = TrainTrial(PRUNED, subject().train, subject().heldout)(0)
+    assert found["weights that live"] == (pytest.approx(50, abs=0.5), "%")
+    assert found["training accuracy"][0] >= 60
+    assert found["held-out accuracy"] == (
+        accuracy(PRUNED.build(subject().train, rng=seeded(0)), subject().heldout), "%"
+    )  # fmt: skip
+
+
+def test_other_examples_are_another_plan() -> None:
+    def plan(**given: Any) -> Any:
+        methods = {"unedited": None, "fine-tune": FineTune()}
+        return CompareJob(**{"subject": subject(), "methods": methods, "positions": [3, 5], **given}).plan()
+
+    assert plan() == plan(positions=[5, 3])
+    for given in ({"positions": [3, 6]}, {"seeds": 2}, {"baseline": "fine-tune"}):
+        assert plan(**given) != plan()
 
 
 def test_a_failed_trial_is_told_of(tmp_path: Path) -> None:

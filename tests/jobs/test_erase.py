@@ -50,6 +50,33 @@ def test_a_pipeline_at_hand_is_edited_and_judged(tmp_path: Path) -> None:
     assert again == done
 
 
+@pytest.mark.parametrize(("most", "asked", "drawn"), [(3.0, 7.5, 3.0), (3.0, 2.0, 2.0), (None, 7.5, 7.5)])
+def test_a_pipeline_is_guided_no_more_than_it_was_made_for(
+    most: float | None, asked: float, drawn: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import unweave.jobs.erase as module
+
+    def draw(*_: Any, guidance: float, **__: Any) -> Any:
+        raise InputError(f"drawn at {guidance}")
+
+    monkeypatch.setattr(module, "draw", draw)
+    job = EraseJob(subject=subject(most_guidance=most), edits={"uce": UCE(strength=0.3)}, guidance=asked)
+    with pytest.raises(InputError, match=f"drawn at {drawn}"):
+        job.run(tmp_path / "run")
+
+
+def test_the_plan_names_all_that_changes_what_is_drawn() -> None:
+    def plan(**given: Any) -> Any:
+        return EraseJob(**{"subject": subject(), "edits": {"uce": UCE()}, **given}).plan()
+
+    changes: list[dict[str, Any]] = [
+        {}, {"in_turn": True}, {"images": 5}, {"steps": 3}, {"guidance": 2.0}, {"edits": {"uce": UCE(strength=0.3)}},
+        {"subject": subject(concepts=CONCEPTS)}, {"attack": TokenSearch()}, {"attack": TokenSearch(), "attack_prompts": 3},
+    ]  # fmt: skip
+    plans = [json.dumps(plan(**change), sort_keys=True) for change in changes]
+    assert len(set(plans)) == len(changes)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from tests.jobs.subjects import RECIPE, subject
+from unweave import seeded
 from unweave.errors import InputError
 from unweave.jobs import Audited, AuditJob, ForgetJob
+from unweave.parallel import build_models
 from unweave.unlearn import FineTune, Retrain
 
 
@@ -48,6 +50,36 @@ def test_forgets_a_class_of_a_model_at_hand(tmp_path: Path) -> None:
     assert judged["version"] == 2
     scores = next(p for p in judged["audits"][0]["panels"] if p["name"] == "scores")
     assert "holders" in json.dumps(scores)
+    for name, audit in zip(("mine", "fine-tune"), done.audits, strict=True):
+        cost, retrain = (
+            json.loads((tmp_path / "run" / "costs" / f"{of}.json").read_text()) for of in (name, "retrain")
+        )
+        assert cost["resumed"] is False
+        time = next(m for m in audit.measurements if m.name == "time of the edit")
+        assert (time.value, time.oracle_mean) == (cost["cpu_seconds"], retrain["cpu_seconds"])
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Fine-tunes; the first time it is stopped after the training."""
+
+    once: Path
+
+    def apply(self, model: torch.nn.Module, data: Any, *, rng: torch.Generator) -> torch.nn.Module:
+        done = FineTune(epochs=1).apply(model, data, rng=rng)
+        if not self.once.exists():
+            self.once.touch()
+            raise KeyboardInterrupt
+        return done
+
+
+def test_the_time_of_an_edit_that_was_gone_on_with_is_known_as_such(tmp_path: Path) -> None:
+    edits = {"fine-tune": Interrupted(tmp_path / "once")}
+    job = ForgetJob(subject=subject(model=True), random=30, edits=edits, oracles=0, holders=0, quick=True)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(tmp_path / "run")
+    job.run(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "costs" / "fine-tune.json").read_text())["resumed"] is True
 
 
 def test_judges_a_model_edited_elsewhere(tmp_path: Path) -> None:
@@ -74,6 +106,26 @@ def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(value > 0 for value in seconds.values())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_estimate_counts_rounds_of_processes_and_what_is_not_yet_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import unweave.jobs.estimate as module
+
+    job = ForgetJob(
+        subject=subject(model=True), random=30, edits={"fine-tune": FineTune(epochs=1)}, oracles=5, holders=3,
+        jobs=2, quick=True, cache=tmp_path / "models",
+    )  # fmt: skip
+    model = job.subject.given()
+    monkeypatch.setattr(module, "parallel_map", lambda work, items, jobs: [(model, 2.0) for _ in items])
+    found = job.estimate()
+    assert found["train 5 oracles"] == 6.0  # two at once: three rounds
+    assert found["train 3 holders"] == 4.0
+    build_models(RECIPE, job.subject.train, job.holder_seeds[:2], jobs=1, cache=job.models)
+    assert job.estimate()["train 1 holders"] == 2.0
+    build_models(RECIPE, job.subject.train, job.holder_seeds[2:], jobs=1, cache=job.models)
+    assert not any("holders" in stage for stage in job.estimate())
 
 
 @pytest.mark.parametrize(
@@ -117,6 +169,19 @@ def test_examples_are_named_in_five_ways(given: dict[str, Any], positions: Any, 
 def test_what_cannot_work_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ForgetJob(**{"subject": subject(), "edits": {"fine-tune": FineTune()}, **given})
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_seed_draws_the_examples_and_no_model_is_taken_twice(seed: int) -> None:
+    job, other = (
+        ForgetJob(subject=subject(), edits={"a": FineTune()}, random=9, seed=s) for s in (seed, seed + 1)
+    )
+    drawn = torch.randperm(150, generator=seeded(seed))[:9]
+    assert job.selected[0].tolist() == sorted(drawn.tolist())
+    assert job.selected[0].tolist() != other.selected[0].tolist()
+    assert job.selected[1].endswith(f"drawn at random with seed {seed}")
+    seeds = [*job.oracle_seeds, *job.holder_seeds, *other.oracle_seeds, *other.holder_seeds]
+    assert len(set(seeds)) == 32
 
 
 def test_an_audit_needs_the_model_before() -> None:

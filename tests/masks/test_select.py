@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from unweave import seeded
 from unweave.errors import InputError
 from unweave.masks import select
+from unweave.masks.select import lowest
 from unweave.prune import ERK, NM, Block, Channel, Global, PerOutput, Uniform, Unstructured
 
 SHAPES = st.lists(
@@ -107,6 +108,15 @@ def test_channels_by_hand() -> None:
     assert (kept == kept[:, :1]).all()
 
 
+@pytest.mark.parametrize(("reduce", "expected"), [("l2", [5, 13]), ("sum", [7, -17]), ("mean", [3.5, -8.5])])
+def test_a_filters_score_is_of_all_its_weights(reduce: str, expected: list[float]) -> None:
+    scores = torch.tensor([[3.0, 4.0], [-12.0, -5.0]])
+    assert Channel(reduce).group("w", scores).tolist() == expected
+    assert Channel(reduce).group("w", scores.view(2, 1, 2, 1)).tolist() == expected
+    alone = [abs(v) if reduce == "l2" else v for v in (-2.0, 3.0)]  # of a vector each entry is a filter
+    assert Channel(reduce).group("w", torch.tensor([-2.0, 3.0])).tolist() == alone
+
+
 def test_blocks_with_cut_edges_by_hand() -> None:
     scores = {"w": torch.tensor([[1.0, 1.0, 9.0], [1.0, 1.0, 9.0], [2.0, 2.0, 0.0]])}
     # 2x2 blocks: means 1, 9 (cut), 2 (cut), 0 (cut); half of them live
@@ -185,3 +195,13 @@ def test_channels_last_scores_give_the_same_mask() -> None:
     for pattern in (Unstructured(), Channel(reduce="sum")):
         plain, other = (select({"w": s}, pattern, Global(0.5)) for s in (scores, last))
         assert torch.equal(plain.keep["w"], other.keep["w"])
+
+
+@pytest.mark.parametrize("n", [-1, 0, 1, 2, 5, 9, 17])
+def test_lowest_are_exactly_so_many_and_equal_ones_by_position(n: int) -> None:
+    values = torch.tensor([3, 1, 2, 1, 3, 1, 2, 2, 1, 0] * 3).float().view(5, 6)
+    among = torch.arange(30).view(5, 6) % 5 != 3
+    places = [i for i in values.flatten().sort(stable=True).indices.tolist() if among.flatten()[i]]
+    expected = torch.zeros(30, dtype=torch.bool)
+    expected[places[: max(0, n)]] = True
+    assert torch.equal(lowest(values, among, n), expected.view(5, 6))

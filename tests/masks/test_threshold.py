@@ -30,7 +30,7 @@ def test_equals_a_sort(arrays: list[np.ndarray], at: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", ["normal", "sorted", "periodic", "ties", "two values"])
+@pytest.mark.parametrize("shape", ["normal", "sorted", "periodic", "ties", "two values", "far below zero"])
 def test_equals_a_sort_when_the_sample_is_a_poor_one(
     dtype: torch.dtype, shape: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +48,8 @@ def test_equals_a_sort_when_the_sample_is_a_poor_one(
         x = (4 * x).round()
     if shape == "two values":
         x = (x > 0).double() / 3
+    if shape == "far below zero":
+        x = 10 * x - 100
     x = x.to(dtype)
     ordered = x.sort(descending=True).values
     for k in (1, 2, 77, n // 2, n - 1, n):

@@ -113,6 +113,7 @@ def test_linears_are_found_by_kind_and_wrapped_ones_refused() -> None:
 def test_positions_of_a_phrase() -> None:
     assert pipeline("sd").positions("a photo of a golf ball", "golf ball") == [5, 6]
     assert pipeline("pixart").positions("a photo of a golf ball", "golf ball") == [4, 5]
+    assert pipeline("sd").positions("a cat in a photo of a cat", "cat") == [8]  # of two, the last
     with pytest.raises(InputError, match="does not occur"):
         pipeline("sd").positions("a photo", "golf ball")
 
@@ -338,3 +339,20 @@ def test_sampling_stops_and_tells() -> None:
         for t in times[:2]:
             y = sampler.step(model(y, t, model.encode(PROMPTS)), t, y).prev_sample
     assert torch.allclose(x, y, atol=1e-5)
+
+
+def test_guidance_leads_away_from_the_negative_prompt() -> None:
+    model = pipeline("sd")
+    noise, text = model.noise(2, seeded(0)), model.encode(PROMPTS[:2])
+    how = {"steps": 1, "guidance": 3.0, "noise": noise, "decode": False}
+    sampler = model.sampler(1)
+    t = int(sampler.timesteps[0])
+    assert sampler.config.clip_sample is False
+    drawn = {}
+    for negative in ("", "a photo of a dog"):
+        null = model.encode([negative])
+        with torch.no_grad():
+            expected = sampler.step(model.guided(noise, t, text, null, 3.0), t, noise).prev_sample
+        drawn[negative] = model.sample(PROMPTS[:2], negative=negative, **how)
+        assert torch.allclose(drawn[negative], expected, atol=1e-5)
+    assert not torch.allclose(*drawn.values(), atol=1e-4)

@@ -283,6 +283,12 @@ def test_user_text_is_text_in_markdown() -> None:
     assert "<em>b" not in shown
 
 
+@pytest.mark.parametrize(("command", "fence"), [("a `b` c", "```"), ("a ``` b ```` c", "`````")])
+def test_a_command_stands_in_a_fence_longer_than_its_own(command: str, fence: str) -> None:
+    text = render_markdown([cases.audit()], {"command": command}, [])
+    assert f"\n{fence}\n{command}\n{fence}\n" in text
+
+
 def test_page_loads_nothing_and_runs_nothing() -> None:
     parsed = Page(render_html([cases.audit(sparse=True)], cases.RUN, [cases.PUBLISHED]))
     for tag, attributes in parsed.tags:
@@ -340,6 +346,13 @@ def test_histogram_bars_count_the_examples() -> None:
     drawn = str(pictures.scores({"edited": values, "original": [0.0] * 40}))
     tall = {h for h in re.findall(r'class="fill edited"[^>]*height="([\d.]+)"', drawn)}
     assert tall == {"34.5", "11.5"}  # 46 pixels for all 40: 30 and 10 of them
+
+
+def test_a_few_extreme_scores_do_not_squeeze_the_others_into_one_bar() -> None:
+    values = [k / 400 for k in range(400)]
+    drawn = str(pictures.scores({"edited": [*values, 1e6], "original": [*values, -1e6]}))
+    assert drawn.count('class="fill edited"') > 25
+    assert drawn.count('class="fill original"') > 25
 
 
 def test_many_rows_are_cut_to_those_that_differ_most_and_the_table_keeps_all() -> None:

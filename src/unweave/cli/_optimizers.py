@@ -60,5 +60,5 @@ def optimizer(cls: type[Optimizer], given: Any, recipe: Any, base: str) -> Calla
 
 def own_settings(recipe: Any) -> dict[str, Any]:
     """What a recipe gives its own optimiser, back at its defaults: another one has it as arguments."""
-    own: Sequence[str] = getattr(recipe, "ofown_settings", ())
+    own: Sequence[str] = getattr(recipe, "of_own_optimizer", ())
     return {f.name: f.default for f in dataclasses.fields(recipe) if f.name in own} if own else {}
