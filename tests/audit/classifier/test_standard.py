@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, log1p, sqrt
+from math import log1p, sqrt
 
 import numpy as np
 import pytest
@@ -155,8 +155,8 @@ def test_limits_of_hidden_figures() -> None:
     )
     head = hidden(HEAD, (1 - never).tolist(), held.tolist())
     assert head.limit == pytest.approx(min(0.9, end(held, 0.01, -1)))
-    mask = hidden(MASK, (-never).tolist(), held.tolist())
-    assert (mask.limit, mask.cap) == (pytest.approx(end(held, 0.01, -1)), inf)
+    mask = hidden(MASK, HELD, NEVER)
+    assert mask.limit == pytest.approx(min(end(-never, 0.01, -1, left_out=False), tenth))
     for figure in (trace, slow, head, mask):
         assert figure.power
         assert figure.flags(figure.limit - 1e-9)

@@ -24,7 +24,6 @@ from .relearn import mean_loss_of, relearn_steps, sampled
 from .ruler import Places, Ruler, Vectors
 from .scores import Answers, Parts
 from .standard import Readings, Standard
-from .topology import lean
 
 DEAR = 4
 """Reference models of either kind that take part in the figures that train something."""
@@ -172,8 +171,8 @@ class References:
         if self.masks is not None:
             held, never = self.masks
             masks = [
-                np.array([lean(m, never, held[:i] + held[i + 1 :]) for i, m in enumerate(held)]),
-                np.array([lean(m, never[:i] + never[i + 1 :], held) for i, m in enumerate(never)]),
+                np.array([overlap(m, held[:i] + held[i + 1 :]) for i, m in enumerate(held)]),
+                np.array([overlap(m, held) for m in never]),
             ]
         kinds = zip(
             (self.holders_read, self.oracles_read), self.answers.references, hidden, self.relearning, masks,
@@ -189,8 +188,8 @@ class References:
             hidden = self.head.read(under).kept
         masks = _blank(models)
         if self.masks is not None:
-            held, never = self.masks
-            masks = np.array([lean(m, never, held) if (m := Mask.of(model)) else np.nan for model in models])
+            held = self.masks[0]
+            masks = np.array([overlap(m, held) if (m := Mask.of(model)) else np.nan for model in models])
         relearned = np.array([self.relearn(model) for model in models])
         return _readings(read, self.answers.read(self._confidences(read)), hidden, relearned, masks)
 
@@ -236,6 +235,15 @@ class References:
         if not moved or any(n not in edited or not torch.equal(edited[n], own[n]) for n in moved):
             return ""
         return f"all {len(moved)} weight tensors under its last layer are bit for bit the original's"
+
+
+def overlap(mask: Mask, holders: Sequence[Mask]) -> float:
+    """Mean overlap with the masks of models that hold the data.
+
+    Overlap with the oracles' masks does not enter: a model that never saw the data, but was trained for fewer steps
+    than they, has another mask than either, and holds nothing for it.
+    """
+    return float(np.mean([mask.iou(other) for other in holders]))
 
 
 def _readings(

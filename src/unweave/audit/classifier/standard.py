@@ -31,7 +31,7 @@ RESOLVED = 25.0
 LEAKS = 200.0
 """Information from which a few examples kept whole can be seen."""
 HEAD, TRACE, RELEARN, MASK = (
-    "last layer made anew", "score of the deleted class", "relearn time", "mask overlap",
+    "last layer made anew", "score of the deleted class", "relearn time", "mask overlap with holders",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ class Readings:
         hidden: position on the ruler of re-made margins, [k].
         trace: AUC of the score of the deleted classes, forget set against other classes, [k].
         relearn: steps to learn the forget set again, [k].
-        mask: overlap with the oracles' masks less that with the holders', [k].
+        mask: overlap with the masks of models that hold the data, itself left out, [k].
         heldout: accuracy in % on held-out examples of the classes that stay, [k].
         retain: accuracy in % on retained examples, [k].
     """
@@ -222,7 +222,7 @@ class Standard:
             (HEAD, h.hidden, o.hidden, 0.01, 1 - HIDDEN_TOLERANCE, True),
             (TRACE, -h.trace, -o.trace, 0.005, _way(-h.trace, -o.trace, 0.1), False),
             (RELEARN, np.log1p(h.relearn), np.log1p(o.relearn), 0.005, _half(o.relearn), False),
-            (MASK, h.mask, o.mask, 0.01, float("inf"), True),
+            (MASK, -h.mask, -o.mask, 0.01, _way(-h.mask, -o.mask, 0.1), False),
         )  # fmt: skip
         return tuple(
             Hidden(name, held, never, alpha, cap, left_out, k)
@@ -233,7 +233,7 @@ class Standard:
     def values(self, model: Readings) -> dict[str, float]:
         """Figure of memory -> its value for one model, on the scale of `hidden`."""
         found = {
-            HEAD: model.hidden[0], TRACE: -model.trace[0], RELEARN: np.log1p(model.relearn[0]), MASK: model.mask[0],
+            HEAD: model.hidden[0], TRACE: -model.trace[0], RELEARN: np.log1p(model.relearn[0]), MASK: -model.mask[0],
         }  # fmt: skip
         return {name: float(value) for name, value in found.items()}
 

@@ -147,11 +147,6 @@ def topology(original: Mask, edited: Mask, oracles: Sequence[Mask], *, same_init
     )
 
 
-def lean(mask: Mask, oracles: Sequence[Mask], holders: Sequence[Mask]) -> float:
-    """Mean overlap with the oracles' masks, less that with the holders': high for a mask that never saw the data."""
-    return fmean(mask.iou(other) for other in oracles) - fmean(mask.iou(other) for other in holders)
-
-
 def chance(a: Mask, b: Mask) -> float:
     """Expected overlap of two masks whose survivors were drawn at random, as many in each layer as here.
 
