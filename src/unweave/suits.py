@@ -25,9 +25,10 @@ UNJUDGED = "is approximate, and no audit can judge it on so few examples: take a
 
 
 def suits(method: type[Any]) -> tuple[Kind, ...]:
-    """Kinds of requests that a method suits; none if it says nothing of them."""
-    unsuited = getattr(method, "unsuited", None)
-    return () if unsuited is None else tuple(kind for kind in KINDS if kind not in unsuited)
+    """Kinds of requests that a method suits at its defaults; none if it says nothing of them."""
+    if not hasattr(method, "unsuited"):
+        return ()
+    return tuple(kind for kind in KINDS if not why_unsuited(method, kind))
 
 
 def why_unsuited(edit: Any, kind: Kind) -> str:

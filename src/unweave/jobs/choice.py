@@ -80,14 +80,10 @@ def choose(kind: Kind, recipe: Any = None, *, pruned: bool = False, steps: int |
     if not _starts_alike(recipe):
         why = "a pruned model whose recipe draws other initial weights each time, so that no mask can be compared"
         return Choice("retrain", whole, why, 1.0)
-    if kind == "class":
-        inner = Continue(recipe=recipe)
-        edit = Unprune(unlearn=inner, recipe=recipe)
-        why = "a pruned model: its mask is made again without the class, and it keeps what it learned of the others"
-        return Choice("unprune+continue", edit, why, (edit.scout_epochs + inner.epochs) / _passes(recipe))
-    why = "a pruned model: exact, for it begins at the initial weights, and its mask is made again"
-    cost = (short.fraction * recipe.epochs + short.recover_epochs) / _passes(recipe)
-    return Choice("short-retrain", short, why, cost)
+    chosen = _pruned(kind, recipe)
+    if chosen.cost is not None and chosen.cost < 1:
+        return chosen
+    return Choice("retrain", whole, f"so short a recipe costs no more than {chosen.name}", 1.0)
 
 
 def choose_for(request: Request[Any], recipe: Any, model: Module | None) -> Choice:
@@ -113,6 +109,20 @@ _WORDS: Mapping[Kind, str] = {
 }
 
 
+def _pruned(kind: Kind, recipe: Any) -> Choice:
+    """For a pruned model whose initial weights are known: less than here was not enough on the embedded digits."""
+    recover = getattr(recipe, "recover_epochs", 0)
+    passes = recipe.epochs + recover
+    if kind == "class":
+        fifth = max(1, round(passes / 5))
+        edit = Unprune(unlearn=Continue(recipe=recipe, epochs=fifth), recipe=recipe, scout_epochs=fifth)
+        why = "a pruned model: its mask is made again without the class, and it keeps what it learned of the others"
+        return Choice("unprune+continue", edit, why, 2 * fifth / passes)
+    half = ShortRetrain(recipe=recipe, fraction=0.5, recover_epochs=-(-recover // 2))
+    why = "a pruned model: exact, for it begins at the initial weights; heals slowly, so half of a retraining"
+    return Choice("short-retrain", half, why, (recipe.epochs / 2 + half.recover_epochs) / passes)
+
+
 def _without_recipe(kind: Kind) -> Choice:
     if kind == "class":
         return Choice("random-labels", RandomLabels(), "the best on classes that needs no recipe", None)
@@ -123,10 +133,6 @@ def _without_recipe(kind: Kind) -> Choice:
         )
     why = "the nearest to forgetting scattered examples that needs no recipe, and it stops short of it"
     return Choice("l1-sparse", L1Sparse(lr=0.1), why, None)
-
-
-def _passes(recipe: Any) -> float:
-    return float(recipe.epochs) + float(getattr(recipe, "recover_epochs", 0))
 
 
 def _starts_alike(recipe: Any) -> bool:

@@ -31,6 +31,7 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, global_seed
 from ..settings import Count, Positive, Range, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Batch, Request, Task
 from ._train import Trainee, check_request, reinitialise_
 
@@ -56,6 +57,11 @@ class BadTeacher:
         year=2023,
         arxiv="2205.08096",
     )
+    unsuited: ClassVar[Unsuited] = {
+        "class": "hardly forgets at its defaults (position 0.29)",
+        "random": "does not forget single examples (position 0.00)",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 5
     lr: Positive = 1e-4

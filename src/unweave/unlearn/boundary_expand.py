@@ -25,6 +25,7 @@ from ..masks.layers import copied
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import Count, NonNegative, Part, Positive, settings
+from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, requires
 from ..types import Batch, Request
 from ._train import Trainee, check_request, sgd
@@ -44,6 +45,10 @@ class BoundaryExpand:
     """
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {
+        "random": "takes all along that resembles them",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 10
     lr: Positive = 1e-3

@@ -25,6 +25,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Number, Part, Positive, settings
+from ..suits import UNJUDGED, Unsuited
 from ..tasks import Perturbing, evaluating, requires
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, sgd
@@ -54,6 +55,10 @@ class BoundaryShrink:
     """
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {
+        "random": "ruins the rest: held-out accuracy fell by 29 points, and nothing was forgotten",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 10
     lr: Positive = 1e-3

@@ -22,6 +22,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, settings
+from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, accuracy, requires
 from ..types import Batch, Request
 from ._train import Trainee, check_request, expected_accuracy, sgd
@@ -64,6 +65,10 @@ class GradientAscent:
         "Unrolling SGD: Understanding Factors Influencing Machine Unlearning",
         "Thudi, Deza, Chandrasekaran, Papernot", "EuroS&P", 2022, "2109.13398",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "random": "takes all along that resembles them",
+        "small": UNJUDGED,
+    }
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None

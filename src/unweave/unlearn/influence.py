@@ -26,6 +26,7 @@ from ..derivatives import Curvature, Point, conjugate_gradients, woodfisher
 from ..errors import InputError
 from ..paper import Paper
 from ..settings import Count, Inner, Positive, refuse_idle, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._train import check_request
 
@@ -69,6 +70,11 @@ class Influence:
         "WoodFisher: Efficient Second-Order Approximation for Neural Network Compression",
         "Singh and Alistarh", "NeurIPS", 2020, "2004.14340",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "class": "stops half way (position 0.44)",
+        "random": "stops half way (position 0.48 to 0.66)",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.inverse == "cg":

@@ -23,6 +23,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Part, Positive, Whole, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Batch, Request
 from ._train import Trainee, check_request, free, sgd
 
@@ -55,6 +56,10 @@ class L1Sparse:
         "Model Sparsity Can Simplify Machine Unlearning",
         "Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu", "NeurIPS", 2023, "2304.04934",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "random": "stops short of retrained models (position 0.77 to 0.83)",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.no_l1_epochs >= self.epochs:

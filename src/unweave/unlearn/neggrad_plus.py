@@ -21,6 +21,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Batch, Request
 from ._train import Trainee, check_request, sgd
 
@@ -56,6 +57,10 @@ class NegGradPlus:
         "Towards Unbounded Machine Unlearning",
         "Kurmanji, Triantafillou, Hayes, Triantafillou", "NeurIPS", 2023, "2302.09880",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "random": "RANDOM",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.alpha == 1:

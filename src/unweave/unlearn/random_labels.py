@@ -22,6 +22,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, settings
+from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, requires
 from ..types import Batch, Request
 from ._train import Trainee, check_request, sgd
@@ -57,6 +58,10 @@ class RandomLabels:
     paper: ClassVar[Paper] = Paper(
         "Amnesiac Machine Learning", "Graves, Nagisetty, Ganesh", "AAAI", 2021, "2010.10981"
     )
+    unsuited: ClassVar[Unsuited] = {
+        "random": "stops short of retrained models, and can be told by its answers (position 0.63 to 0.86)",
+        "small": UNJUDGED,
+    }
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None

@@ -21,6 +21,7 @@ from ..fit.recipe import Supervised
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import settings
+from ..suits import Unsuited
 from ..types import Recipe, Request
 from ._train import check_request
 
@@ -40,6 +41,7 @@ class Retrain:
         "Machine Unlearning", "Bourtoule, Chandrasekaran, Choquette-Choo, Jia, Travers, Zhang, Lie, Papernot",
         "IEEE S&P", 2021, "1912.03817",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {}
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a model built on the retain set alone.

@@ -33,6 +33,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, Whole, refuse_idle, settings
+from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, accuracy, read_labels, requires
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, sgd
@@ -73,6 +74,11 @@ class SCRUB:
         year=2023,
         arxiv="2302.09880",
     )
+    unsuited: ClassVar[Unsuited] = {
+        "class": "hardly forgets at its defaults (position 0.16)",
+        "random": "hardly forgets at its defaults (position 0.10 to 0.22)",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 10
     max_epochs: Annotated[

@@ -35,6 +35,7 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, free
 from .ssd import importance
@@ -62,6 +63,10 @@ class SFRon:
         "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement",
         "Huang, Cheng, Zheng, Wang, He, Li, Huang", "NeurIPS", 2024, "2409.19732",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "random": "RANDOM",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 4
     every: Annotated[int, Range(at_least=1, why="It is the retain steps a forget step.")] = 5

@@ -35,6 +35,7 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, seeded
 from ..settings import Count, Positive, SomeShare, refuse_idle, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._heal import Trainer, begins_alike, fading
 from ._muon import Muon
@@ -78,6 +79,9 @@ class ShockAndHeal:
         "On Warm-Starting Neural Network Training (the blend with fresh weights; the method is ours)",
         "Ash, Adams", "NeurIPS", 2020, "1910.08475",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.dose < -log(self.blend):

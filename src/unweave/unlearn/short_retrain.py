@@ -18,6 +18,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, SomeShare, Whole, refuse_idle, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._heal import Trainer, begins_alike, fading
 from ._muon import Muon
@@ -44,6 +45,11 @@ class Continue:
     lr: Positive = 0.1
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {
+        "class": "CLASS",
+        "random": "leaves the memory of single examples where it is",
+        "small": UNJUDGED,
+    }
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` trained on.
@@ -96,6 +102,7 @@ class ShortRetrain:
     recover_lr: Positive = 0.05
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {}
 
     def __post_init__(self) -> None:
         if self.epochs is not None:

@@ -32,6 +32,7 @@ from ..errors import InputError, NonFiniteError
 from ..masks.layers import copied
 from ..paper import Paper
 from ..settings import Count, Positive, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._train import check_request, free
 
@@ -53,6 +54,10 @@ class SSD:
         "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
         "Foster, Schoepf, Brintrup", "AAAI", 2024, "2308.07707",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "random": "RANDOM",
+        "small": UNJUDGED,
+    }
 
     alpha: Positive | None = None
     dampening: Positive = 1.0

@@ -26,6 +26,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Positive, Range, Whole, refuse_idle, settings
+from ..suits import UNJUDGED, Unsuited
 from ..types import Edit, Request
 from ._topology_edit import Origin, Rule, floating, initial_like, move_, revived_positions
 from ._train import check_request
@@ -91,6 +92,7 @@ class Unprune:
     recover_lr: Positive = 0.02
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {"small": UNJUDGED}
 
     def __post_init__(self) -> None:
         if self.mode == "paper" and self.rewind not in (None, 1.0):
