@@ -128,6 +128,7 @@ def _picture(stored: dict[str, Any]) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams |= {
         "svg.hashsalt": "frontier",
+        "svg.fonttype": "none",
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -173,7 +174,9 @@ def _picture(stored: dict[str, Any]) -> None:
         axes[0][column].set_title(found["world"], fontsize=10)
         axes[1][column].set_xlabel("steps beside one retraining")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    for handle in legend.legend_handles:
+        handle.set(array=None, facecolor="0.85")
     figure.colorbar(
         shown, ax=axes, label="held-out accuracy against retrained models, points", shrink=0.6, extend="both"
     )
