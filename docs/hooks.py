@@ -30,10 +30,10 @@ from claims.pages import FAMILY, card_text, family_names, signed_status  # noqa:
 
 GUIDE = (
     "guide/which-method.md",
-    "guide/frontier.md",
     "guide/deletion-requests.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
+    "guide/frontier.md",
     "guide/a-real-run.md",
     "guide/erasing-concepts.md",
     "guide/pruning.md",

@@ -18,7 +18,10 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SMALL = 60
 """Scattered examples below which an audit cannot judge: at 60 it accepts four retrained models of five, at 20 half."""
 Unsuited = Mapping[Kind, str]
-"""Kind of request -> why a method does not suit it, as the end of a sentence that begins with its name."""
+"""Kind of request -> why a method does not suit it, as the end of a sentence that begins with its name.
+
+Of a method that holds another as `unlearn`, "" says that it suits the kind whatever it holds.
+"""
 
 UNJUDGED = "is approximate, and no audit can judge it on so few examples: take an exact method"
 """Why an approximate method suits no small request."""
@@ -33,9 +36,9 @@ def suits(method: type[Any]) -> tuple[Kind, ...]:
 
 def why_unsuited(edit: Any, kind: Kind) -> str:
     """Why an edit, or the one that it holds as `unlearn`, does not suit such a request; "" if it does."""
-    own: str = getattr(edit, "unsuited", {}).get(kind, "")
+    own: str | None = getattr(edit, "unsuited", {}).get(kind)
     inner = getattr(edit, "unlearn", None)
-    if own or inner is None:
-        return own
+    if own is not None or inner is None:
+        return own or ""
     why = why_unsuited(inner, kind)
     return f"holds {type(inner).__name__}, which {why}" if why else ""

@@ -56,7 +56,7 @@ class BoundaryShrink:
 
     paper: ClassVar[Paper] = PAPER
     unsuited: ClassVar[Unsuited] = {
-        "random": "ruins the rest: held-out accuracy fell by 29 points, and nothing was forgotten",
+        "random": "ruins the rest (held-out accuracy fell by 29 points), and forgets nothing",
         "small": UNJUDGED,
     }
 

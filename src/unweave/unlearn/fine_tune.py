@@ -56,8 +56,8 @@ class FineTune:
         "Goel, Prabhu, Sanyal, Lim, Torr, Kumaraguru", "arXiv", 2022, "2201.06640",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "class": "leaves a fifth of the way to retrained models (position 0.82)",
-        "random": "leaves the memory of single examples where it is (position 0.02 to 0.20)",
+        "class": "stops short of retrained models (position 0.20 to 0.82)",
+        "random": "leaves the memory of single examples where it is (position 0.00 to 0.20)",
         "small": UNJUDGED,
     }
 

@@ -56,7 +56,7 @@ class FisherForgetting:
         "Golatkar, Achille and Soatto", "CVPR", 2020, "1911.04933",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "class": "ruins the model before it forgets",
+        "class": "ruins the model before it forgets (position 0.00)",
         "random": "hardly forgets (position 0.05 to 0.11)",
         "small": UNJUDGED,
     }

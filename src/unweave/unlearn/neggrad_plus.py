@@ -58,7 +58,7 @@ class NegGradPlus:
         "Kurmanji, Triantafillou, Hayes, Triantafillou", "NeurIPS", 2023, "2302.09880",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "random": "RANDOM",
+        "random": "does not forget single examples (position 0.00)",
         "small": UNJUDGED,
     }
 

@@ -75,7 +75,7 @@ class SCRUB:
         arxiv="2302.09880",
     )
     unsuited: ClassVar[Unsuited] = {
-        "class": "hardly forgets at its defaults (position 0.16)",
+        "class": "stops short of retrained models at its defaults (position 0.16 to 0.91)",
         "random": "hardly forgets at its defaults (position 0.10 to 0.22)",
         "small": UNJUDGED,
     }

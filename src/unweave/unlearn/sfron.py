@@ -64,7 +64,7 @@ class SFRon:
         "Huang, Cheng, Zheng, Wang, He, Li, Huang", "NeurIPS", 2024, "2409.19732",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "random": "RANDOM",
+        "random": "does not forget single examples (position 0.00)",
         "small": UNJUDGED,
     }
 

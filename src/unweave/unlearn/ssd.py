@@ -55,7 +55,7 @@ class SSD:
         "Foster, Schoepf, Brintrup", "AAAI", 2024, "2308.07707",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "random": "RANDOM",
+        "random": "does not forget single examples (position 0.00)",
         "small": UNJUDGED,
     }
 

@@ -92,7 +92,11 @@ class Unprune:
     recover_lr: Positive = 0.02
 
     paper: ClassVar[Paper] = PAPER
-    unsuited: ClassVar[Unsuited] = {"small": UNJUDGED}
+    unsuited: ClassVar[Unsuited] = {
+        "class": "",
+        "random": "stops short of retrained models (position 0.66 to 0.75)",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.mode == "paper" and self.rewind not in (None, 1.0):
