@@ -49,7 +49,7 @@ def test_kinds_of_requests() -> None:
         ("random", FRESH, False, 500, "short-retrain", 3 / 16, "exact"),
         ("class", FRESH, False, 500, "short-retrain", 3 / 16, "exact"),
         ("small", RECIPE, False, None, "short-retrain", 3 / 16, "exact"),
-        ("random", FRESH, False, 53, "retrain", 1.0, "53 steps"),
+        ("random", FRESH, False, 53, "retrain", 1.0, "save nothing, or teach nothing"),
         ("random", FRESH, False, 54, "short-retrain", 3 / 16, "exact"),
         ("random", Builds(), False, None, "retrain", 1.0, "only build"),
         ("class", PRUNED, True, 500, "unprune+continue", 4 / 11, "its mask is made again"),
@@ -70,7 +70,7 @@ def test_kinds_of_requests() -> None:
             500,
             "retrain",
             1.0,
-            "costs no more than unprune",
+            "unprune+continue would save nothing",
         ),
         ("class", None, False, None, "random-labels", None, "no recipe"),
         ("random", None, True, None, "l1-sparse", None, "stops short"),
@@ -96,7 +96,8 @@ def test_says_what_it_costs() -> None:
 
 
 def test_a_job_chooses_and_keeps_what_it_compares_with() -> None:
-    job = ForgetJob(subject=subject(), random=70, oracles=2, holders=1, compare={"fine-tune": FineTune()})
+    long = subject(replace(RECIPE, epochs=16))
+    job = ForgetJob(subject=long, random=70, oracles=2, holders=1, compare={"fine-tune": FineTune()})
     assert job.choice is not None
     assert job.choice.name == "short-retrain"
     assert isinstance(job.choice.edit, ShortRetrain)

@@ -67,23 +67,18 @@ def choose(kind: Kind, recipe: Any = None, *, pruned: bool = False, steps: int |
     """
     if recipe is None:
         return _without_recipe(kind)
-    squeezed = all(hasattr(recipe, name) for name in ("initial", "train_", "epochs", "lr"))
     whole = Retrain(recipe=recipe)
-    if not squeezed:
+    if not all(hasattr(recipe, name) for name in ("initial", "train_", "epochs", "lr")):
         return Choice("retrain", whole, "the recipe can only build a model as a whole", 1.0)
-    short = ShortRetrain(recipe=recipe)
-    if steps is not None and short.fraction * steps < LEAST_STEPS:
-        return Choice("retrain", whole, f"one training is {steps} steps: nothing could be saved", 1.0)
-    if not pruned:
-        why = "exact, for it begins at initial weights and never reads the model's, and no edit as good is much cheaper"
-        return Choice("short-retrain", short, why, short.fraction)
-    if not _starts_alike(recipe):
+    if pruned and not _starts_alike(recipe):
         why = "a pruned model whose recipe draws other initial weights each time, so that no mask can be compared"
         return Choice("retrain", whole, why, 1.0)
-    chosen = _pruned(kind, recipe)
-    if chosen.cost is not None and chosen.cost < 1:
-        return chosen
-    return Choice("retrain", whole, f"so short a recipe costs no more than {chosen.name}", 1.0)
+    chosen = _pruned(kind, recipe) if pruned else _dense(recipe)
+    cost = chosen.cost or 0.0
+    if cost >= 1 or (steps is not None and cost * steps < LEAST_STEPS):
+        why = f"so short a training that {chosen.name} would save nothing, or teach nothing"
+        return Choice("retrain", whole, why, 1.0)
+    return chosen
 
 
 def choose_for(request: Request[Any], recipe: Any, model: Module | None) -> Choice:
@@ -107,6 +102,12 @@ _WORDS: Mapping[Kind, str] = {
     "random": "scattered examples",
     "small": f"less than {SMALL} scattered examples",
 }
+
+
+def _dense(recipe: Any) -> Choice:
+    short = ShortRetrain(recipe=recipe)
+    why = "exact, for it begins at initial weights and never reads the model's, and no edit as good is much cheaper"
+    return Choice("short-retrain", short, why, short.fraction)
 
 
 def _pruned(kind: Kind, recipe: Any) -> Choice:
