@@ -72,7 +72,7 @@ def test_kinds_of_requests() -> None:
             1.0,
             "unprune+continue would save nothing",
         ),
-        ("class", None, False, None, "random-labels", None, "no recipe"),
+        ("class", None, False, None, "sfron", None, "no recipe"),
         ("random", None, True, None, "l1-sparse", None, "stops short"),
     ],
 )

@@ -15,7 +15,7 @@ from ..random import seeded
 from ..suits import SMALL, Kind, why_unsuited
 from ..tasks import read_labels
 from ..types import Edit, Request
-from ..unlearn import Continue, L1Sparse, RandomLabels, Retrain, ShortRetrain, Unprune
+from ..unlearn import Continue, L1Sparse, Retrain, SFRon, ShortRetrain, Unprune
 
 LEAST_STEPS = 10
 """A short retraining of fewer steps teaches nothing; the whole of it is cheap then."""
@@ -126,7 +126,7 @@ def _pruned(kind: Kind, recipe: Any) -> Choice:
 
 def _without_recipe(kind: Kind) -> Choice:
     if kind == "class":
-        return Choice("random-labels", RandomLabels(), "the best on classes that needs no recipe", None)
+        return Choice("sfron", SFRon(), "the best on classes that needs no recipe", None)
     if kind == "small":
         raise InputError(
             f"nothing can serve a request of less than {SMALL} examples without a recipe: only exact methods, which "

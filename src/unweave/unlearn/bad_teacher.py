@@ -58,7 +58,7 @@ class BadTeacher:
         arxiv="2205.08096",
     )
     unsuited: ClassVar[Unsuited] = {
-        "class": "hardly forgets at its defaults (position 0.29)",
+        "class": "stops short of retrained models (position 0.25 to 0.45)",
         "random": "does not forget single examples (position 0.00)",
         "small": UNJUDGED,
     }

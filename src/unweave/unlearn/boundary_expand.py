@@ -46,7 +46,8 @@ class BoundaryExpand:
 
     paper: ClassVar[Paper] = PAPER
     unsuited: ClassVar[Unsuited] = {
-        "random": "takes all along that resembles them",
+        "class": "takes part of the rest along (held-out accuracy fell by 3 to 7 points)",
+        "random": "ruins the rest (held-out accuracy fell by 39 points), and forgets nothing",
         "small": UNJUDGED,
     }
 

@@ -71,7 +71,7 @@ class Influence:
         "Singh and Alistarh", "NeurIPS", 2020, "2004.14340",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "class": "stops short of retrained models (position 0.44 to 0.72)",
+        "class": "stops short of retrained models (position 0.44 to 0.80)",
         "random": "stops half way (position 0.48 to 0.66)",
         "small": UNJUDGED,
     }

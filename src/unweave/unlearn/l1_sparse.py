@@ -57,7 +57,7 @@ class L1Sparse:
         "Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu", "NeurIPS", 2023, "2304.04934",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "class": "stops half way at its defaults (position 0.49; at lr=0.1 0.90 to 1.00)",
+        "class": "stops short of retrained models (position 0.49 to 0.80; at lr=0.1 0.48 to 1.00)",
         "random": "stops short of retrained models (position 0.40; at lr=0.1 0.58 to 0.86)",
         "small": UNJUDGED,
     }

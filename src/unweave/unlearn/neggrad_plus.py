@@ -58,6 +58,7 @@ class NegGradPlus:
         "Kurmanji, Triantafillou, Hayes, Triantafillou", "NeurIPS", 2023, "2302.09880",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
+        "class": "hides a class at the output more than it forgets it (position 0.07 to 1.00)",
         "random": "does not forget single examples (position 0.00)",
         "small": UNJUDGED,
     }

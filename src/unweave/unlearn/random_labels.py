@@ -59,6 +59,7 @@ class RandomLabels:
         "Amnesiac Machine Learning", "Graves, Nagisetty, Ganesh", "AAAI", 2021, "2010.10981"
     )
     unsuited: ClassVar[Unsuited] = {
+        "class": "hides a class at the output more than it forgets it (position 0.24 to 0.98)",
         "random": "stops short of retrained models, and can be told by its answers (position 0.63 to 0.86)",
         "small": UNJUDGED,
     }

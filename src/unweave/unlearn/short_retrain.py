@@ -46,7 +46,7 @@ class Continue:
 
     paper: ClassVar[Paper] = PAPER
     unsuited: ClassVar[Unsuited] = {
-        "class": "stops half way (position 0.49)",
+        "class": "stops half way (position 0.49 to 0.52)",
         "random": "leaves the memory of single examples where it is",
         "small": UNJUDGED,
     }

@@ -55,6 +55,7 @@ class SSD:
         "Foster, Schoepf, Brintrup", "AAAI", 2024, "2308.07707",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
+        "class": "hides a class at the output more than it forgets it (position 0.15 to 0.85)",
         "random": "does not forget single examples (position 0.00)",
         "small": UNJUDGED,
     }
