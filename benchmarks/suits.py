@@ -28,9 +28,25 @@ from unweave.io.files import write_text
 from unweave.parallel import build_models
 from unweave.tasks import read_labels
 from unweave.unlearn import (
-    SSD, BadTeacher, BoundaryExpand, BoundaryShrink, Continue, FineTune, FisherForgetting, GradientAscent, Influence,
-    L1Sparse, LogitMask, NegGradPlus, RandomLabels, SalUn, SCRUB, SFRon, ShockAndHeal, ShortRetrain,
-)  # fmt: skip
+    SCRUB,
+    SSD,
+    BadTeacher,
+    BoundaryExpand,
+    BoundaryShrink,
+    Continue,
+    FineTune,
+    FisherForgetting,
+    GradientAscent,
+    Influence,
+    L1Sparse,
+    LogitMask,
+    NegGradPlus,
+    RandomLabels,
+    SalUn,
+    SFRon,
+    ShockAndHeal,
+    ShortRetrain,
+)
 
 STORED = Path(__file__).parent / "results" / "suits.json"
 CLASS = 3

@@ -1,8 +1,8 @@
 """What kinds of deletion requests there are, and where a method says which of them it does not suit.
 
 A method of family unlearn says so itself, as a class attribute, from what was measured at its defaults (`python -m
-benchmarks.suits`: two small worlds, a class and a random fifth). *Position* is that of the audit: 0 holds the data, 1 is a
-retrained model. 0.95 or more, with less than 5 points of held-out accuracy lost, suits a request.
+benchmarks.suits`: two small worlds, a class and a random fifth). *Position* is that of the audit: 0 holds the data, 1
+is a retrained model. 0.95 or more, with less than 5 points of held-out accuracy lost, suits a request.
 
     unsuited: ClassVar[Unsuited] = {"random": "leaves the memory of single examples where it is"}
 
