@@ -44,7 +44,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "embedded": _all("unweave.embedded"),
     "io": _all("unweave.io"),
     "parallel": ("unweave.parallel", "unweave.progress"),
-    "catalogue": ("unweave.catalogue", "unweave.paper", "unweave.suits"),
+    "catalogue": ("unweave.catalogue", "unweave.paper"),
     "settings": ("unweave.settings", "unweave.errors"),
 }
 """Page -> the modules on it."""

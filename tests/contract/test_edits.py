@@ -18,7 +18,7 @@ from tests.contract.edits import EDITS, EditRow
 from unweave import Mask, seeded
 from unweave.catalogue import Method, methods
 from unweave.errors import EmptyDataError, InputError
-from unweave.suits import KINDS, why_unsuited
+from unweave.unlearn.suits import KINDS, why_unsuited
 
 EVERY = pytest.mark.parametrize("row", EDITS, ids=lambda row: row.name)
 

@@ -16,8 +16,8 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.jobs import ForgetJob, UnsuitedWarning
 from unweave.jobs.choice import Choice, choose, doubt, kind_of
-from unweave.suits import KINDS, SMALL, suits, why_unsuited
 from unweave.unlearn import FineTune, FixedMask, Retrain, SalUn, ShortRetrain, Unprune
+from unweave.unlearn.suits import KINDS, SMALL, suits, why_unsuited
 
 FRESH = replace(RECIPE, init_seed=None)
 

@@ -12,10 +12,10 @@ from ..audit.classifier.scores import deleted_classes
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..random import seeded
-from ..suits import SMALL, Kind, why_unsuited
 from ..tasks import read_labels
 from ..types import Edit, Request
 from ..unlearn import Continue, L1Sparse, Retrain, SFRon, ShortRetrain, Unprune
+from ..unlearn.suits import SMALL, Kind, why_unsuited
 
 LEAST_STEPS = 10
 """A short retraining of fewer steps teaches nothing; the whole of it is cheap then."""

@@ -31,9 +31,9 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, global_seed
 from ..settings import Count, Positive, Range, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Batch, Request, Task
 from ._train import Trainee, check_request, reinitialise_
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

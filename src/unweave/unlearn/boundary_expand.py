@@ -25,11 +25,11 @@ from ..masks.layers import copied
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import Count, NonNegative, Part, Positive, settings
-from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, requires
 from ..types import Batch, Request
 from ._train import Trainee, check_request, sgd
 from .boundary_shrink import PAPER
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

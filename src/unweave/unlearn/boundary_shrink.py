@@ -25,10 +25,10 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Number, Part, Positive, settings
-from ..suits import UNJUDGED, Unsuited
 from ..tasks import Perturbing, evaluating, requires
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, sgd
+from .suits import UNJUDGED, Unsuited
 
 PAPER = Paper(
     title="Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary",

@@ -20,9 +20,9 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import Count, NonNegative, Part, Positive, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Request
 from ._train import Trainee, check_request, learning, reinitialise_, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

@@ -26,9 +26,9 @@ from ..derivatives import Point, Weights
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Positive, Range, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Request, Task
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

@@ -14,10 +14,10 @@ from torch.nn import Module
 
 from ..paper import Paper
 from ..settings import settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Edit, Request
 from ._topology_edit import sparse_mask
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

@@ -22,10 +22,10 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, settings
-from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, accuracy, requires
 from ..types import Batch, Request
 from ._train import Trainee, check_request, expected_accuracy, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

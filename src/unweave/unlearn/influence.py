@@ -26,9 +26,9 @@ from ..derivatives import Curvature, Point, conjugate_gradients, woodfisher
 from ..errors import InputError
 from ..paper import Paper
 from ..settings import Count, Inner, Positive, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 _SMALLEST, _LARGEST, _HALVINGS = 2.0**-14, 16.0, 6
 

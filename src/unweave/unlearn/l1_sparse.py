@@ -23,9 +23,9 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Part, Positive, Whole, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Batch, Request
 from ._train import Trainee, check_request, free, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

@@ -19,10 +19,10 @@ from ..errors import InputError
 from ..masks.layers import copied
 from ..paper import Paper
 from ..settings import Whole, settings
-from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, read_labels, requires
 from ..types import Request
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 _NEVER = -1e4
 """A logit that no other falls below, finite in every floating type."""

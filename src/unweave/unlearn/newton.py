@@ -26,10 +26,10 @@ from ..errors import InputError, NonFiniteError
 from ..paper import Paper
 from ..random import child
 from ..settings import Count, Inner, NonNegative, Number, Positive, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._certificate import Delta, Epsilon, certified, gaussian_noise
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 _CONSTANTS = ("norm_bound", "hessian_lipschitz", "smallest_eigenvalue", "epsilon", "delta")
 

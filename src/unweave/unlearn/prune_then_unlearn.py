@@ -23,10 +23,10 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..settings import settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Edit, Request
 from ._train import check_request
 from .fine_tune import FineTune
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

@@ -21,9 +21,9 @@ from ..fit.recipe import Supervised
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import settings
-from ..suits import Unsuited
 from ..types import Recipe, Request
 from ._train import check_request
+from .suits import Unsuited
 
 
 @settings

@@ -38,10 +38,10 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..settings import Count, NonNegative, Part, Positive, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Request
 from ._certificate import Delta, Epsilon, certified, gaussian_noise
 from ._train import Trainee, check_request, sgd
+from .suits import UNJUDGED, Unsuited
 
 _CONSTANTS = ("smoothness", "gradient_bound", "steps_before", "epsilon", "delta")
 

@@ -27,10 +27,10 @@ from ..masks.mask import Mask
 from ..masks.select import select
 from ..paper import Paper
 from ..settings import Range, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._train import Maskable, check_request, free
 from .random_labels import RandomLabels
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

@@ -33,10 +33,10 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, Whole, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..tasks import Labelled, accuracy, read_labels, requires
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, sgd
+from .suits import UNJUDGED, Unsuited
 
 SMALL_DATA = 10_000
 """Training examples under which the paper's small-scale settings are meant."""

@@ -35,10 +35,10 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, free
 from .ssd import importance
+from .suits import UNJUDGED, Unsuited
 
 _TINY = 1e-15
 """Added to both Fisher values, so that a weight without any gradient is salient, as in the authors' code."""

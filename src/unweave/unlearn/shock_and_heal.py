@@ -35,12 +35,12 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, seeded
 from ..settings import Count, Positive, SomeShare, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._heal import Trainer, begins_alike, fading
 from ._muon import Muon
 from ._topology_edit import Rule, placed
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 LEAST_STEPS = 10
 """Fewer do not heal any network."""

@@ -18,12 +18,12 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, SomeShare, Whole, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._heal import Trainer, begins_alike, fading
 from ._muon import Muon
 from ._topology_edit import Origin, Rule, initial_like, placed
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 from .unprune import PAPER
 
 

@@ -32,9 +32,9 @@ from ..errors import InputError, NonFiniteError
 from ..masks.layers import copied
 from ..paper import Paper
 from ..settings import Count, Positive, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Data, Request
 from ._train import check_request, free
+from .suits import UNJUDGED, Unsuited
 
 
 @settings

@@ -26,10 +26,10 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Positive, Range, Whole, refuse_idle, settings
-from ..suits import UNJUDGED, Unsuited
 from ..types import Edit, Request
 from ._topology_edit import Origin, Rule, floating, initial_like, move_, revived_positions
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 PAPER = Paper(
     "The Right to be Forgotten in Pruning: Unveil Machine Unlearning on Sparse Models",
