@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from unweave.io.files import write_text
 from unweave.parallel import build_models
 from unweave.unlearn import FineTune, L1Sparse, RandomLabels, Retrain, SalUn, ShockAndHeal, ShortRetrain
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "frontier.md"
 STORED = Path(__file__).parent / "results" / "forgetting_frontier.json"
 ORIGINALS = (0, 1, 2)
 FRACTIONS = (1 / 16, 1 / 8, 3 / 16, 1 / 4)
@@ -102,6 +104,113 @@ def _read() -> dict[str, Any]:
     return json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
 
 
+MARKS = {
+    "short retrain, Muon": "o", "shock and heal": "D", "short retrain, the recipe's": "s", "fine-tune": "v",
+    "l1-sparse": "^", "random labels": "P", "salun": "X", "retrain": "*",
+}  # fmt: skip
+WORST = 6.0  # points of held-out accuracy at which the colours end
+
+
+def draw() -> None:
+    """Write the figure, and the tables into the page between its two comments."""
+    stored = _read()
+    _picture(stored)
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- tables -->")
+    _, _, after = rest.partition("<!-- end of tables -->")
+    tables = "\n\n".join(_table(found) for found in stored.values())
+    write_text(PAGE, f"{before}<!-- tables -->\n\n{tables}\n\n<!-- end of tables -->{after}")
+
+
+def _picture(stored: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {
+        "svg.hashsalt": "frontier",
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        2,
+        len(stored),
+        figsize=(4.6 * len(stored) + 1.6, 6.4),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    shown = None
+    for column, found in enumerate(stored.values()):
+        for row, what in enumerate(("position", "gauge")):
+            ax = axes[row][column]
+            ax.axhline(1, color="0.75", lw=1, zorder=0)
+            ax.axhline(0, color="0.75", lw=1, zorder=0)
+            for method, mark in MARKS.items():
+                points = [p for p in _means(found["rows"]) if p["method"] == method]
+                x, y = [p["steps"] for p in points], [p[what] for p in points]
+                ax.errorbar(x, y, yerr=[p[f"{what} sd"] for p in points], color="0.6", lw=1, zorder=1)
+                shown = ax.scatter(
+                    x,
+                    y,
+                    c=[p["heldout"] for p in points],
+                    cmap="RdYlBu",
+                    vmin=-WORST,
+                    vmax=WORST,
+                    marker=mark,
+                    s=52,
+                    edgecolors="0.2",
+                    linewidths=0.7,
+                    zorder=2,
+                    label=method,
+                )
+            ax.set_xscale("log")
+            ax.set_xticks([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1], ["1/16", "1/8", "1/4", "1/2", "1"])
+            ax.minorticks_off()
+            ax.set_ylabel({"position": "position of the answers", "gauge": "memory gauge"}[what])
+        axes[0][column].set_title(found["world"], fontsize=10)
+        axes[1][column].set_xlabel("steps beside one retraining")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    for handle in legend.legend_handles:
+        handle.set(array=None, facecolor="0.85")
+    figure.colorbar(
+        shown, ax=axes, label="held-out accuracy against retrained models, points", shrink=0.6, extend="both"
+    )
+    figure.savefig(PAGE.with_suffix(".svg"), metadata={"Date": None})
+
+
+def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the originals, by method and fraction."""
+    found = []
+    for method, fraction in dict.fromkeys((r["method"], r["fraction"]) for r in rows):
+        same = [r for r in rows if (r["method"], r["fraction"]) == (method, fraction)]
+        point: dict[str, Any] = {"method": method, "fraction": fraction, "n": len(same)}
+        for figure in ("position", "heldout", "retained", "gauge", "steps", "seconds"):
+            values = [r[figure] for r in same]
+            point |= {figure: fmean(values), f"{figure} sd": stdev(values) if len(values) > 1 else 0.0}
+        found.append(point)
+    return found
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = [
+        f"**{found['world']}**, mean ± standard deviation over {len({r['original'] for r in found['rows']})} originals.",
+        "",
+        "| method | steps | time | position | held-out | retained | gauge |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for p in sorted(_means(found["rows"]), key=lambda p: (p["steps"], p["method"])):
+        lines.append(
+            f"| {p['method']} | {p['steps']:.2f} | {p['seconds']:.2f} | {p['position']:.2f} ± {p['position sd']:.2f} | "
+            f"{p['heldout']:+.1f} ± {p['heldout sd']:.1f} | {p['retained']:+.1f} | {p['gauge']:.2f} ± {p['gauge sd']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("what", choices=["run", "draw"])
@@ -109,6 +218,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.what == "draw":
+        draw()
+        return
     for name in asked.world:
         try:
             run(name, asked.cache)

@@ -33,6 +33,7 @@ GUIDE = (
     "guide/deletion-requests.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
+    "guide/frontier.md",
     "guide/a-real-run.md",
     "guide/erasing-concepts.md",
     "guide/pruning.md",

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "unweave"
 
 LAYERS = [
-    {"errors", "moved", "paper", "random", "masks", "progress", "settings", "shown", "suits", "types"},
+    {"errors", "moved", "paper", "random", "masks", "progress", "settings", "shown", "types"},
     {"io", "tasks", "models", "fit", "derivatives", "statistics", "parallel"},
     set(FAMILIES),
     {"embedded", "catalogue"},

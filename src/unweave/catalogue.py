@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 
 from .errors import InputError
 from .paper import Paper
-from .suits import suits
 
 VERBS = {
     "apply": "Edit",
@@ -61,6 +60,8 @@ class Method:
     @property
     def suits(self) -> tuple[str, ...]:
         """Kinds of deletion requests that it suits, by measurement; empty for methods that delete nothing."""
+        from .unlearn.suits import suits
+
         return suits(self.cls)
 
     @property

@@ -272,3 +272,42 @@ def test_a_shrunk_model_is_smaller_and_loads_again(folder: Path) -> None:
         "--oracles", "0", "--holders", "0", "--out", "small-check", cwd=folder,
     )  # fmt: skip
     assert audited.returncode == 3, audited.stderr
+
+
+def test_the_list_says_which_requests_a_method_suits(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "list", "--family", "unlearn", "--json")
+    suits = {row["method"]: row["suits"] for row in json.loads(out)}
+    assert suits["retrain"] == ["class", "random", "small"]
+    assert "random" not in suits["fine-tune"]
+    _, out, _ = call(capsys, "list", "--family", "unlearn")
+    assert "class, random, small" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--random", "90"), "chosen: short-retrain, about 0.5 of one retraining: a pruned model: exact"),
+        (
+            ("--classes", "3", "--compare", "fine-tune"),
+            "chosen: unprune+continue, about 0.4 of one retraining",
+        ),
+        (
+            ("--random", "90", "--method", "fine-tune"),
+            "warning: fine-tune does not suit scattered examples: it leaves",
+        ),
+        (
+            ("--random", "9", "--method", "fine-tune"),
+            "warning: fine-tune does not suit less than 60 scattered examples",
+        ),
+    ],
+)
+def test_forget_says_what_it_chose_and_doubts_what_it_was_told(
+    given: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(
+        capsys, "forget", *given, "--oracles", "0", "--holders", "0", "--jobs", "1", "--dry-run"
+    )
+    assert code == 0
+    assert err.startswith(told)
+    assert err.count("\n") == 1

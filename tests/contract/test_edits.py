@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from time import process_time
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch.nn import Module
 from tests.contract import world
 from tests.contract.edits import EDITS, EditRow
 from unweave import Mask, seeded
+from unweave.catalogue import Method, methods
 from unweave.errors import EmptyDataError, InputError
+from unweave.unlearn.suits import KINDS, why_unsuited
 
 EVERY = pytest.mark.parametrize("row", EDITS, ids=lambda row: row.name)
 
@@ -152,3 +155,21 @@ def test_refuses_bad_input(row: EditRow) -> None:
     for construct, pattern in row.bad:
         with pytest.raises(InputError, match=pattern):
             construct()
+
+
+UNLEARNERS = [m for m in methods() if m.family == "unlearn" and m.role == "Edit"]
+
+
+@pytest.mark.parametrize("method", UNLEARNERS, ids=lambda m: m.name)
+def test_says_which_requests_it_does_not_suit(method: Method) -> None:
+    unsuited = vars(method.cls).get("unsuited")
+    assert unsuited is not None, (
+        f"{method.cls.__name__} does not say which requests it does not suit: add `unsuited: ClassVar[Unsuited] = ...` "
+        f"with kinds of {', '.join(KINDS)} and what was measured on them, or {{}}"
+    )
+    assert set(unsuited) <= set(KINDS)
+    for why in filter(None, unsuited.values()):
+        assert re.fullmatch(r"[a-z].* .*[^.]", why), (
+            f"{why!r} does not end a sentence that begins with a name"
+        )
+    assert method.suits == tuple(kind for kind in KINDS if not why_unsuited(method.cls, kind))

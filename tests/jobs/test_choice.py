@@ -16,8 +16,8 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.jobs import ForgetJob, UnsuitedWarning
 from unweave.jobs.choice import Choice, choose, doubt, kind_of
-from unweave.suits import KINDS, SMALL, suits, why_unsuited
 from unweave.unlearn import FineTune, FixedMask, Retrain, SalUn, ShortRetrain, Unprune
+from unweave.unlearn.suits import KINDS, SMALL, suits, why_unsuited
 
 FRESH = replace(RECIPE, init_seed=None)
 
@@ -49,11 +49,11 @@ def test_kinds_of_requests() -> None:
         ("random", FRESH, False, 500, "short-retrain", 3 / 16, "exact"),
         ("class", FRESH, False, 500, "short-retrain", 3 / 16, "exact"),
         ("small", RECIPE, False, None, "short-retrain", 3 / 16, "exact"),
-        ("random", FRESH, False, 53, "retrain", 1.0, "53 steps"),
+        ("random", FRESH, False, 53, "retrain", 1.0, "save nothing, or teach nothing"),
         ("random", FRESH, False, 54, "short-retrain", 3 / 16, "exact"),
         ("random", Builds(), False, None, "retrain", 1.0, "only build"),
-        ("class", PRUNED, True, 500, "unprune+continue", 8 / 11, "its mask is made again"),
-        ("random", PRUNED, True, 500, "short-retrain", 3.5 / 11, "its mask is made again"),
+        ("class", PRUNED, True, 500, "unprune+continue", 4 / 11, "its mask is made again"),
+        ("random", PRUNED, True, 500, "short-retrain", 6 / 11, "half of a retraining"),
         (
             "class",
             replace(PRUNED, init_seed=None),
@@ -63,7 +63,16 @@ def test_kinds_of_requests() -> None:
             1.0,
             "other initial weights each time",
         ),
-        ("class", None, False, None, "random-labels", None, "no recipe"),
+        (
+            "class",
+            replace(PRUNED, epochs=1, recover_epochs=1),
+            True,
+            500,
+            "retrain",
+            1.0,
+            "unprune+continue would save nothing",
+        ),
+        ("class", None, False, None, "sfron", None, "no recipe"),
         ("random", None, True, None, "l1-sparse", None, "stops short"),
     ],
 )
@@ -87,7 +96,8 @@ def test_says_what_it_costs() -> None:
 
 
 def test_a_job_chooses_and_keeps_what_it_compares_with() -> None:
-    job = ForgetJob(subject=subject(), random=70, oracles=2, holders=1, compare={"fine-tune": FineTune()})
+    long = subject(replace(RECIPE, epochs=16))
+    job = ForgetJob(subject=long, random=70, oracles=2, holders=1, compare={"fine-tune": FineTune()})
     assert job.choice is not None
     assert job.choice.name == "short-retrain"
     assert isinstance(job.choice.edit, ShortRetrain)

@@ -12,10 +12,10 @@ from ..audit.classifier.scores import deleted_classes
 from ..errors import InputError
 from ..masks.mask import Mask
 from ..random import seeded
-from ..suits import SMALL, Kind, why_unsuited
 from ..tasks import read_labels
 from ..types import Edit, Request
-from ..unlearn import Continue, L1Sparse, RandomLabels, Retrain, ShortRetrain, Unprune
+from ..unlearn import Continue, L1Sparse, Retrain, SFRon, ShortRetrain, Unprune
+from ..unlearn.suits import SMALL, Kind, why_unsuited
 
 LEAST_STEPS = 10
 """A short retraining of fewer steps teaches nothing; the whole of it is cheap then."""
@@ -67,27 +67,18 @@ def choose(kind: Kind, recipe: Any = None, *, pruned: bool = False, steps: int |
     """
     if recipe is None:
         return _without_recipe(kind)
-    squeezed = all(hasattr(recipe, name) for name in ("initial", "train_", "epochs", "lr"))
     whole = Retrain(recipe=recipe)
-    if not squeezed:
+    if not all(hasattr(recipe, name) for name in ("initial", "train_", "epochs", "lr")):
         return Choice("retrain", whole, "the recipe can only build a model as a whole", 1.0)
-    short = ShortRetrain(recipe=recipe)
-    if steps is not None and short.fraction * steps < LEAST_STEPS:
-        return Choice("retrain", whole, f"one training is {steps} steps: nothing could be saved", 1.0)
-    if not pruned:
-        why = "exact, for it begins at initial weights and never reads the model's, and no edit as good is much cheaper"
-        return Choice("short-retrain", short, why, short.fraction)
-    if not _starts_alike(recipe):
+    if pruned and not _starts_alike(recipe):
         why = "a pruned model whose recipe draws other initial weights each time, so that no mask can be compared"
         return Choice("retrain", whole, why, 1.0)
-    if kind == "class":
-        inner = Continue(recipe=recipe)
-        edit = Unprune(unlearn=inner, recipe=recipe)
-        why = "a pruned model: its mask is made again without the class, and it keeps what it learned of the others"
-        return Choice("unprune+continue", edit, why, (edit.scout_epochs + inner.epochs) / _passes(recipe))
-    why = "a pruned model: exact, for it begins at the initial weights, and its mask is made again"
-    cost = (short.fraction * recipe.epochs + short.recover_epochs) / _passes(recipe)
-    return Choice("short-retrain", short, why, cost)
+    chosen = _pruned(kind, recipe) if pruned else _dense(recipe)
+    cost = chosen.cost or 0.0
+    if cost >= 1 or (steps is not None and cost * steps < LEAST_STEPS):
+        why = f"so short a training that {chosen.name} would save nothing, or teach nothing"
+        return Choice("retrain", whole, why, 1.0)
+    return chosen
 
 
 def choose_for(request: Request[Any], recipe: Any, model: Module | None) -> Choice:
@@ -113,9 +104,29 @@ _WORDS: Mapping[Kind, str] = {
 }
 
 
+def _dense(recipe: Any) -> Choice:
+    short = ShortRetrain(recipe=recipe)
+    why = "exact, for it begins at initial weights and never reads the model's, and no edit as good is much cheaper"
+    return Choice("short-retrain", short, why, short.fraction)
+
+
+def _pruned(kind: Kind, recipe: Any) -> Choice:
+    """For a pruned model whose initial weights are known: less than here was not enough on the embedded digits."""
+    recover = getattr(recipe, "recover_epochs", 0)
+    passes = recipe.epochs + recover
+    if kind == "class":
+        fifth = max(1, round(passes / 5))
+        edit = Unprune(unlearn=Continue(recipe=recipe, epochs=fifth), recipe=recipe, scout_epochs=fifth)
+        why = "a pruned model: its mask is made again without the class, and it keeps what it learned of the others"
+        return Choice("unprune+continue", edit, why, 2 * fifth / passes)
+    half = ShortRetrain(recipe=recipe, fraction=0.5, recover_epochs=-(-recover // 2))
+    why = "a pruned model: exact, for it begins at the initial weights; heals slowly, so half of a retraining"
+    return Choice("short-retrain", half, why, (recipe.epochs / 2 + half.recover_epochs) / passes)
+
+
 def _without_recipe(kind: Kind) -> Choice:
     if kind == "class":
-        return Choice("random-labels", RandomLabels(), "the best on classes that needs no recipe", None)
+        return Choice("sfron", SFRon(), "the best on classes that needs no recipe", None)
     if kind == "small":
         raise InputError(
             f"nothing can serve a request of less than {SMALL} examples without a recipe: only exact methods, which "
@@ -123,10 +134,6 @@ def _without_recipe(kind: Kind) -> Choice:
         )
     why = "the nearest to forgetting scattered examples that needs no recipe, and it stops short of it"
     return Choice("l1-sparse", L1Sparse(lr=0.1), why, None)
-
-
-def _passes(recipe: Any) -> float:
-    return float(recipe.epochs) + float(getattr(recipe, "recover_epochs", 0))
 
 
 def _starts_alike(recipe: Any) -> bool:

@@ -33,6 +33,7 @@ from ..random import child, draw_seed, global_seed
 from ..settings import Count, Positive, Range, settings
 from ..types import Batch, Request, Task
 from ._train import Trainee, check_request, reinitialise_
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -56,6 +57,11 @@ class BadTeacher:
         year=2023,
         arxiv="2205.08096",
     )
+    unsuited: ClassVar[Unsuited] = {
+        "class": "stops short of retrained models (position 0.25 to 0.45)",
+        "random": "does not forget single examples (position 0.00)",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 5
     lr: Positive = 1e-4

@@ -22,6 +22,7 @@ from ..random import draw_seed, global_seed
 from ..settings import Count, NonNegative, Part, Positive, settings
 from ..types import Request
 from ._train import Trainee, check_request, learning, reinitialise_, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -54,6 +55,11 @@ class FineTune:
         "Towards Adversarial Evaluations for Inexact Machine Unlearning",
         "Goel, Prabhu, Sanyal, Lim, Torr, Kumaraguru", "arXiv", 2022, "2201.06640",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "class": "stops short of retrained models (position 0.20 to 0.82)",
+        "random": "leaves the memory of single examples where it is (position 0.00 to 0.20)",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.reset and self.last_layers is None:

@@ -28,6 +28,7 @@ from ..paper import Paper
 from ..settings import Positive, Range, settings
 from ..types import Request, Task
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -54,6 +55,11 @@ class FisherForgetting:
         "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
         "Golatkar, Achille and Soatto", "CVPR", 2020, "1911.04933",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "class": "ruins the model before it forgets (position 0.00)",
+        "random": "hardly forgets (position 0.05 to 0.11)",
+        "small": UNJUDGED,
+    }
 
     def apply(self, model: Module, data: Request[Task], *, rng: Generator) -> Module:
         """Return a noisy copy of `model`; pruned zeros and frozen parameters stay.

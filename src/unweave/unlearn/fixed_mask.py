@@ -17,6 +17,7 @@ from ..settings import settings
 from ..types import Edit, Request
 from ._topology_edit import sparse_mask
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -32,6 +33,7 @@ class FixedMask:
     paper: ClassVar[Paper] = Paper(
         "Model Sparsity Can Simplify Machine Unlearning", "Jia, Liu et al.", "NeurIPS", 2023, "2304.04934"
     )
+    unsuited: ClassVar[Unsuited] = {"small": UNJUDGED}
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return an unlearned copy of `model` with the same zeros.

@@ -25,6 +25,7 @@ from ..settings import Count, NonNegative, Part, Positive, Range, settings
 from ..tasks import Labelled, accuracy, requires
 from ..types import Batch, Request
 from ._train import Trainee, check_request, expected_accuracy, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -64,6 +65,10 @@ class GradientAscent:
         "Unrolling SGD: Understanding Factors Influencing Machine Unlearning",
         "Thudi, Deza, Chandrasekaran, Papernot", "EuroS&P", 2022, "2109.13398",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "random": "ruins the rest (held-out accuracy fell by 10 points), and forgets little",
+        "small": UNJUDGED,
+    }
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None

@@ -25,6 +25,7 @@ from ..paper import Paper
 from ..settings import Count, Part, Positive, Whole, settings
 from ..types import Batch, Request
 from ._train import Trainee, check_request, free, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -55,6 +56,11 @@ class L1Sparse:
         "Model Sparsity Can Simplify Machine Unlearning",
         "Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu", "NeurIPS", 2023, "2304.04934",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "class": "stops short of retrained models (position 0.49 to 0.80; at lr=0.1 0.48 to 1.00)",
+        "random": "stops short of retrained models (position 0.40; at lr=0.1 0.58 to 0.86)",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.no_l1_epochs >= self.epochs:

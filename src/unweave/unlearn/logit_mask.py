@@ -22,6 +22,7 @@ from ..settings import Whole, settings
 from ..tasks import Labelled, read_labels, requires
 from ..types import Request
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 _NEVER = -1e4
 """A logit that no other falls below, finite in every floating type."""
@@ -41,6 +42,11 @@ class LogitMask:
         "Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks",
         "Golatkar, Achille, Soatto", "CVPR", 2020, "1911.04933",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "class": "forgets nothing: it is the adversary that tests an audit",
+        "random": "forgets nothing, and silences whole classes",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.classes == ():

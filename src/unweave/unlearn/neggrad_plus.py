@@ -23,6 +23,7 @@ from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
 from ..types import Batch, Request
 from ._train import Trainee, check_request, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -56,6 +57,11 @@ class NegGradPlus:
         "Towards Unbounded Machine Unlearning",
         "Kurmanji, Triantafillou, Hayes, Triantafillou", "NeurIPS", 2023, "2302.09880",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "class": "hides a class at the output more than it forgets it (position 0.07 to 1.00)",
+        "random": "does not forget single examples (position 0.00)",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.alpha == 1:

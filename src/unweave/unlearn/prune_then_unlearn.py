@@ -26,6 +26,7 @@ from ..settings import settings
 from ..types import Data, Edit, Request
 from ._train import check_request
 from .fine_tune import FineTune
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -46,6 +47,7 @@ class PruneThenUnlearn:
         "Model Sparsity Can Simplify Machine Unlearning",
         "Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu", "NeurIPS", 2023, "2304.04934",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {"small": UNJUDGED}
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a pruned copy of `model` that has unlearned.

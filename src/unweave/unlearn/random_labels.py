@@ -25,6 +25,7 @@ from ..settings import Count, NonNegative, Part, Positive, Range, settings
 from ..tasks import Labelled, requires
 from ..types import Batch, Request
 from ._train import Trainee, check_request, sgd
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -57,6 +58,11 @@ class RandomLabels:
     paper: ClassVar[Paper] = Paper(
         "Amnesiac Machine Learning", "Graves, Nagisetty, Ganesh", "AAAI", 2021, "2010.10981"
     )
+    unsuited: ClassVar[Unsuited] = {
+        "class": "hides a class at the output more than it forgets it (position 0.24 to 0.98)",
+        "random": "stops short of retrained models, and can be told by its answers (position 0.63 to 0.86)",
+        "small": UNJUDGED,
+    }
 
     def apply(
         self, model: Module, data: Request[Labelled], *, rng: Generator, only: Mask | None = None

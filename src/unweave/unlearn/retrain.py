@@ -23,6 +23,7 @@ from ..paper import Paper
 from ..settings import settings
 from ..types import Recipe, Request
 from ._train import check_request
+from .suits import Unsuited
 
 
 @settings
@@ -40,6 +41,7 @@ class Retrain:
         "Machine Unlearning", "Bourtoule, Chandrasekaran, Choquette-Choo, Jia, Travers, Zhang, Lie, Papernot",
         "IEEE S&P", 2021, "1912.03817",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {}
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a model built on the retain set alone.

@@ -30,6 +30,7 @@ from ..settings import Range, refuse_idle, settings
 from ..types import Data, Request
 from ._train import Maskable, check_request, free
 from .random_labels import RandomLabels
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -60,6 +61,7 @@ class SalUn:
         "Classification and Generation",
         "Fan, Liu, Zhang, Wong, Wei, Liu", "ICLR", 2024, "2310.12508",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {"small": UNJUDGED}
 
     def __post_init__(self) -> None:
         if self.density == 1:

@@ -36,6 +36,7 @@ from ..settings import Count, NonNegative, Part, Positive, Range, Whole, refuse_
 from ..tasks import Labelled, accuracy, read_labels, requires
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, sgd
+from .suits import UNJUDGED, Unsuited
 
 SMALL_DATA = 10_000
 """Training examples under which the paper's small-scale settings are meant."""
@@ -73,6 +74,11 @@ class SCRUB:
         year=2023,
         arxiv="2302.09880",
     )
+    unsuited: ClassVar[Unsuited] = {
+        "class": "stops short of retrained models at its defaults (position 0.16 to 0.91)",
+        "random": "hardly forgets at its defaults (position 0.10 to 0.22)",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 10
     max_epochs: Annotated[

@@ -38,6 +38,7 @@ from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, s
 from ..types import Batch, Data, Request
 from ._train import Trainee, check_request, free
 from .ssd import importance
+from .suits import UNJUDGED, Unsuited
 
 _TINY = 1e-15
 """Added to both Fisher values, so that a weight without any gradient is salient, as in the authors' code."""
@@ -62,6 +63,10 @@ class SFRon:
         "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement",
         "Huang, Cheng, Zheng, Wang, He, Li, Huang", "NeurIPS", 2024, "2409.19732",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "random": "does not forget single examples (position 0.00)",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 4
     every: Annotated[int, Range(at_least=1, why="It is the retain steps a forget step.")] = 5

@@ -40,6 +40,7 @@ from ._heal import Trainer, begins_alike, fading
 from ._muon import Muon
 from ._topology_edit import Rule, placed
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 LEAST_STEPS = 10
 """Fewer do not heal any network."""
@@ -78,6 +79,9 @@ class ShockAndHeal:
         "On Warm-Starting Neural Network Training (the blend with fresh weights; the method is ours)",
         "Ash, Adams", "NeurIPS", 2020, "1910.08475",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.dose < -log(self.blend):

@@ -23,6 +23,7 @@ from ._heal import Trainer, begins_alike, fading
 from ._muon import Muon
 from ._topology_edit import Origin, Rule, initial_like, placed
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 from .unprune import PAPER
 
 
@@ -44,6 +45,11 @@ class Continue:
     lr: Positive = 0.1
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {
+        "class": "stops half way (position 0.49 to 0.52)",
+        "random": "leaves the memory of single examples where it is",
+        "small": UNJUDGED,
+    }
 
     def apply(self, model: Module, data: Request[Any], *, rng: Generator) -> Module:
         """Return a copy of `model` trained on.
@@ -96,6 +102,7 @@ class ShortRetrain:
     recover_lr: Positive = 0.05
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {}
 
     def __post_init__(self) -> None:
         if self.epochs is not None:

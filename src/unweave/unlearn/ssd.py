@@ -34,6 +34,7 @@ from ..paper import Paper
 from ..settings import Count, Positive, settings
 from ..types import Data, Request
 from ._train import check_request, free
+from .suits import UNJUDGED, Unsuited
 
 
 @settings
@@ -53,6 +54,11 @@ class SSD:
         "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
         "Foster, Schoepf, Brintrup", "AAAI", 2024, "2308.07707",
     )  # fmt: skip
+    unsuited: ClassVar[Unsuited] = {
+        "class": "hides a class at the output more than it forgets it (position 0.15 to 0.85)",
+        "random": "does not forget single examples (position 0.00)",
+        "small": UNJUDGED,
+    }
 
     alpha: Positive | None = None
     dampening: Positive = 1.0

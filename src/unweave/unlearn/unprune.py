@@ -29,6 +29,7 @@ from ..settings import Count, Positive, Range, Whole, refuse_idle, settings
 from ..types import Edit, Request
 from ._topology_edit import Origin, Rule, floating, initial_like, move_, revived_positions
 from ._train import check_request
+from .suits import UNJUDGED, Unsuited
 
 PAPER = Paper(
     "The Right to be Forgotten in Pruning: Unveil Machine Unlearning on Sparse Models",
@@ -91,6 +92,11 @@ class Unprune:
     recover_lr: Positive = 0.02
 
     paper: ClassVar[Paper] = PAPER
+    unsuited: ClassVar[Unsuited] = {
+        "class": "",
+        "random": "stops short of retrained models (position 0.66 to 0.75)",
+        "small": UNJUDGED,
+    }
 
     def __post_init__(self) -> None:
         if self.mode == "paper" and self.rewind not in (None, 1.0):
