@@ -1,0 +1,14 @@
+"""Exact by construction: data in shards and slices, stages by the slices they saw, and deletion by dropping stages."""
+
+from __future__ import annotations
+
+from .ensemble import Ensemble
+from .orders import score, sequences, simulate
+from .proof import Proof, prove
+from .service import Deleted, RetrainingDue, Service
+from .slices import Slices, ids_of
+
+__all__ = [
+    "Deleted", "Ensemble", "Proof", "RetrainingDue", "Service", "Slices", "ids_of", "prove", "score", "sequences",
+    "simulate",
+]  # fmt: skip
