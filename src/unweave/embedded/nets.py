@@ -97,10 +97,12 @@ class RowBlock(nn.Module):
         self.heads, self.dropout = heads, dropout
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens [n, t, width] to tokens."""
         x = x + F.dropout(self.attention(self.norm1(x)), self.dropout, self.training)
         return x + F.dropout(self.down(F.gelu(self.up(self.norm2(x)))), self.dropout, self.training)
 
     def attention(self, x: Tensor) -> Tensor:
+        """What the tokens tell each other, [n, t, width]."""
         q, k, v = (
             f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value)
         )

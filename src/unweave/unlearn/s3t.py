@@ -126,8 +126,8 @@ class S3T:
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if blocks, projections or head cannot be found, the slices do not divide the blocks, or a slice
-                that an order begins with has no example.
+            InputError: if blocks, projections or head cannot be found, the slices do not divide the blocks, or no
+                order of a shard begins with a slice that has an example.
             MissingExtraError: without peft.
         """
         service = self.begin(model, data, rng=rng, ids=ids, groups=groups)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Linear, Module, ModuleList, Sequential
 
@@ -85,9 +84,10 @@ def query_and_value(
 ) -> tuple[str, ...]:
     """Names, within a block, of the linear layers that make queries and values, found by what they do.
 
-    The three projections of an attention are linear layers of one module that read the very same tensor. Changing one
-    at one position changes the attention's answer at that position alone if it makes queries; the answer is affine in
-    it if it makes values. Which layers are found follows from the model alone: the batch only drives it.
+    The three projections of an attention are linear layers of one module that read the very same tensor, and what they
+    make of it together is read by the linear layer after them. Changing one at one position changes that at this
+    position alone if it makes queries, and that is affine in one that makes values. Which layers are found follows from
+    the model alone: the batch only drives it.
 
     Args:
         model: left unchanged.
@@ -100,8 +100,8 @@ def query_and_value(
     """
     block, batch = names[-1], next(data.subset(range(min(8, len(data)))).batches())
     with evaluating(model):
-        for parent, children in _siblings(model, data, batch, block).items():
-            roles = {child: _role(model, data, batch, parent, child) for child in children}
+        for children, reader in _siblings(model, data, batch, block):
+            roles = {child: _role(model, data, batch, child, reader) for child in children}
             found = [child for role in ("query", "value") for child in children if roles[child] == role]
             if len(found) == 2 and sorted(roles.values()) == ["key", "query", "value"]:
                 return tuple(child.removeprefix(f"{block}.") for child in found)
@@ -126,7 +126,7 @@ def head_of(model: Module, data: Data[Any], names: Sequence[str], who: str = "S3
         for n, m in model.named_modules()
         if isinstance(m, Linear) and not f"{n}.".startswith(f"{stack}.")
     }
-    handles = [m.register_forward_hook(lambda *_, n=n: ran.append(n)) for n, m in outside.items()]  # type: ignore[misc]
+    handles = [m.register_forward_hook(lambda *_, n=n: ran.append(n)) for n, m in outside.items()]
     try:
         with evaluating(model):
             data.task.outputs(model, next(data.subset(range(1)).batches()))
@@ -167,8 +167,8 @@ def _told(found: dict[str, int]) -> str:
     return ", ".join(f"{name} ({n})" for name, n in found.items())
 
 
-def _siblings(model: Module, data: Data[Any], batch: Batch, block: str) -> dict[str, list[str]]:
-    """Module -> its linear children that read one and the same tensor, three of them."""
+def _siblings(model: Module, data: Data[Any], batch: Batch, block: str) -> list[tuple[list[str], str]]:
+    """Threes of linear layers of one module that read one and the same tensor, with the linear layer that runs next."""
     read: dict[str, int] = {}
     kept: list[Tensor] = []  # alive, so that no two tensors share an id
     inner = {
@@ -179,7 +179,7 @@ def _siblings(model: Module, data: Data[Any], batch: Batch, block: str) -> dict[
         kept.append(args[0])
         read[name] = id(args[0])
 
-    handles = [m.register_forward_pre_hook(lambda _, args, n=n: note(n, args)) for n, m in inner.items()]  # type: ignore[misc]
+    handles = [m.register_forward_pre_hook(lambda _, args, n=n: note(n, args)) for n, m in inner.items()]
     try:
         data.task.outputs(model, batch)
     finally:
@@ -188,15 +188,17 @@ def _siblings(model: Module, data: Data[Any], batch: Batch, block: str) -> dict[
     found: dict[tuple[str, int], list[str]] = {}
     for name, tensor in read.items():
         found.setdefault((name.rpartition(".")[0], tensor), []).append(name)
-    return {parent: children for (parent, _), children in found.items() if len(children) == 3}
+    ran = list(read)
+    after = [(three, ran[ran.index(three[-1]) + 1 :]) for three in found.values() if len(three) == 3]
+    return [(three, rest[0]) for three, rest in after if rest]
 
 
-def _role(model: Module, data: Data[Any], batch: Batch, parent: str, child: str) -> str:
-    """What a projection of an attention makes: "query", "key", "value", or "" where it is none of them."""
-    layer, owner = model.get_submodule(child), model.get_submodule(parent)
+def _role(model: Module, data: Data[Any], batch: Batch, child: str, reader: str) -> str:
+    """What a projection makes of an attention whose mixture `reader` reads: "query", "key", "value", or ""."""
+    layer, after = model.get_submodule(child), model.get_submodule(reader)
 
     def answer(change: Any) -> Tensor:
-        with _changed(layer, change), _watched(owner) as seen:
+        with _changed(layer, change), _watched(after) as seen:
             data.task.outputs(model, batch)
         return seen[-1].double()
 
@@ -232,10 +234,9 @@ def _changed(layer: Module, change: Any) -> Iterator[None]:
 
 @contextmanager
 def _watched(module: Module) -> Iterator[list[Tensor]]:
+    """What the module reads, at each call."""
     seen: list[Tensor] = []
-    handle = module.register_forward_hook(
-        lambda _, __, out: seen.append(out if isinstance(out, Tensor) else out[0])
-    )
+    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
         yield seen
     finally:

@@ -135,12 +135,12 @@ def until_dead(sizes: Sequence[int], leading: Sequence[bool], *, trials: int, rn
 
 
 def _until_all(wanted: Tensor, weights: Tensor, rng: Generator, block: int = 256) -> int:
-    left, count = wanted.clone(), 0
+    left, count = set(wanted.nonzero().flatten().tolist()), 0
     while True:
         for hit in torch.multinomial(weights, block, replacement=True, generator=rng).tolist():
             count += 1
-            left[hit] = False
-            if not left.any():
+            left.discard(hit)
+            if not left:
                 return count
 
 

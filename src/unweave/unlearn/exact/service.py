@@ -214,21 +214,17 @@ def begun(
     """A service with all data placed and no stage trained.
 
     Raises:
-        InputError: if a slice that an order begins with has no example.
+        InputError: if no order of a shard begins with a slice that has an example.
     """
     slices = Slices.drawn(
         ids_of(data) if ids is None else ids, shards=shards, slices=len(orders[0]), seed=seed, groups=groups
     )
-    empty = [
-        f"{s} of shard {k}"
-        for k, row in enumerate(slices.sizes())
-        for s, n in enumerate(row)
-        if not n and any(order[0] == s for order in orders)
-    ]
+    leading = sorted({order[0] for order in orders})
+    empty = [k for k, row in enumerate(slices.sizes()) if not any(row[s] for s in leading)]
     if empty:
         raise InputError(
-            f"{len(empty)} of the {shards * slices.slices} slices hold none of the {len(data)} examples: slice "
-            f"{', '.join(empty[:5])}. Use fewer shards or slices, or another seed."
+            f"shard {empty[0]} has none of the {len(data)} examples in a slice that an order begins with (slices "
+            f"{', '.join(map(str, leading))}), so nothing could be trained there. Use fewer shards or slices."
         )
     return Service(stages=stages, slices=slices, orders=(tuple(orders),) * shards, states={}, seed=seed)
 
