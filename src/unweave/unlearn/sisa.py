@@ -131,7 +131,7 @@ class SISA:
 
     def stages(self) -> FullModels:
         """How its stages are trained."""
-        return FullModels(self.recipe, self.each)
+        return FullModels(self)
 
 
 @dataclass(frozen=True)
@@ -139,18 +139,21 @@ class FullModels:
     """Stages that train the whole model on from where the one before left it.
 
     Attributes:
-        recipe: how.
-        epochs: of each stage.
+        settings: with the recipe, and the epochs of each stage.
     """
 
-    recipe: Any
-    epochs: int
+    settings: SISA
+
+    @property
+    def recipe(self) -> Any:
+        """How."""
+        return self.settings.recipe
 
     def trained(self, before: Sequence[State], data: Data[Any], *, seed: int) -> State:
         """Train one stage; see `Stages`."""
         rng = seeded(seed)
         model = self.assembled(before[-1:]) if before else self.recipe.initial(rng)
-        self.recipe.train_(model, data, epochs=self.epochs, lr=self.recipe.lr, rng=rng)
+        self.recipe.train_(model, data, epochs=self.settings.each, lr=self.recipe.lr, rng=rng)
         return {name: _plain(tensor) for name, tensor in _tensors(model).items()}
 
     def assembled(self, states: Sequence[State]) -> Module:
