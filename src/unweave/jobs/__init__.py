@@ -10,7 +10,9 @@ from .audit import AuditJob
 from .compare import Compared, CompareJob
 from .done import Done
 from .erase import Erased, EraseJob
+from .exact import ExactJob, ExactlyTrained
 from .forget import ForgetJob
+from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
@@ -18,7 +20,7 @@ from .subject import Folder, Subject, embedded, open_subject
 from .train import Trained, TrainJob
 
 __all__ = [
-    "AuditJob", "Audited", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "Folder", "ForgetJob",
-    "PipelineSubject", "PruneJob", "Pruned", "Subject", "TrainJob", "Trained", "embedded", "embedded_pipeline",
-    "open_pipeline", "open_subject",
+    "AuditJob", "Audited", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob", "ExactlyTrained",
+    "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob", "Pruned", "Subject",
+    "TrainJob", "Trained", "embedded", "embedded_pipeline", "open_pipeline", "open_subject",
 ]  # fmt: skip
