@@ -104,7 +104,7 @@ class Service:
         if not found:
             raise RetrainingDue(
                 f"all {self.slices.shards} shards are dead: every order of each began with a slice that held deleted "
-                "data. Retraining is due: train the dead orders again on what is left (retrain)."
+                "data. Retraining is due: train the dead orders again on what is left (--retrain dead)."
             )
         return found
 
