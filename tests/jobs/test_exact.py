@@ -236,6 +236,44 @@ def test_s3t_of_a_model_at_hand(tmp_path: Path) -> None:
     assert bool(torch.isfinite(model(x)).all())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "auto"), [("bert", "SequenceClassification"), ("llama", "CausalLM")])
+def test_s3t_of_texts_in_transformers_folders(name: str, auto: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the language extra is not installed")
+    import transformers
+
+    from tests import zoo
+    from tests.unlearn.test_s3t import FAST as QUICK
+    from unweave.io.loading import quiet
+
+    member = next(m for m in zoo.ZOO if m.name == name)
+
+    def load(folder: Path) -> Any:
+        with quiet():
+            return getattr(transformers, f"AutoModelFor{auto}").from_pretrained(folder)
+
+    def save(model: Any, folder: Path, mask: Any) -> None:
+        with quiet():
+            model.save_pretrained(folder)
+
+    save(member.model(), tmp_path / name, None)
+    data = member.data(60)
+    owner = Subject(
+        train=data.subset(range(48)),
+        heldout=data.subset(range(48, 60)),
+        model=tmp_path / name,
+        load=load,
+        save=save,
+    )
+    done = ExactJob(subject=owner, method=QUICK(shards=2, slices=2, epochs=1)).run(tmp_path / "run")
+    left = ForgetExactJob(subject=owner, folder=done.folder, ids=[3]).run(tmp_path / "left")
+    assert left.identical is True
+    assert left.figures["tensors compared"][0] > 4
+    assert load(tmp_path / "left" / "model" / "base") is not None
+    kind = "accuracy" if name == "bert" else "loss"
+    assert f"held-out {kind}" in left.figures
+
+
 def test_a_folder_is_read_with_its_own_recipe(trained: Path, tmp_path: Path) -> None:
     other = world()
     other = replace(other, recipe=replace(FAST, epochs=9))

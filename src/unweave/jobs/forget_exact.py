@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from ..report.exact import markdown_exact, render_exact
 from ..settings import settings
 from ..unlearn.exact import Deleted, Ensemble, Service, prove, save_exact, update_exact_
 from ..unlearn.exact.ensemble import deleted
-from ..unlearn.exact.folder import holding, is_exact, read_record
+from ..unlearn.exact.folder import BASE, holding, is_exact, read_record
 from ..unlearn.exact.proof import Proof
 from ..unlearn.exact.service import Retrain
 from .deletion import Deletion
@@ -188,9 +189,11 @@ class ForgetExactJob:
             "removed": len(removed),
             "trained": len(done.trained),
         }
+        base = self.source / BASE
         save_exact(
-            left, stage.paths[0], log=(*record["log"], entry), source=record["source"], write=subject.write
-        )
+            left, stage.paths[0], log=(*record["log"], entry), source=record["source"],
+            write=lambda _, to: _copied(base, to),
+        )  # fmt: skip
         seconds = perf_counter() - began
         before = Ensemble.of(service, aggregate) if any(map(any, service.lengths())) else None
         figures = {
@@ -258,6 +261,10 @@ def source_of(folder: Path | str) -> Path:
     """The folder with the record: the one given, or the `model` in it."""
     folder = Path(folder)
     return folder if is_exact(folder) or not is_exact(folder / "model") else folder / "model"
+
+
+def _copied(base: Path, to: Path) -> None:
+    shutil.copytree(base, to)
 
 
 def _deleted(

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ...errors import InputError, require
 from ...fit import Loop, fit_, steps_of
 from ...fit.recipe import mean_loss
+from ...masks.layers import copied
 from ...random import draw_seed, global_seed, seeded
 from ...types import Data
 from .blocks import blocks, groups, head_of, query_and_value, require_untied
@@ -113,7 +114,7 @@ class Adapters:
                 )
         for name in heads:
             require_untied(model, name, "S3T")
-        base = deepcopy(model).requires_grad_(False).eval()
+        base = copied(model).requires_grad_(False).eval()
         return cls(base, settings, tuple(map(tuple, layers)), tuple(heads))
 
     def trained(self, before: Sequence[State], data: Data[Any], *, seed: int) -> State:

@@ -126,12 +126,15 @@ def until_dead(sizes: Sequence[int], leading: Sequence[bool], *, trials: int, rn
         int64 [trials]; 0 where nothing leads.
     """
     owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes), dtype=torch.long))
-    found = []
-    for _ in range(trials):
-        drawn = owner[torch.randperm(len(owner), generator=rng)]
-        first = [int((drawn == i).nonzero()[0]) + 1 for i, leads in enumerate(leading) if leads and sizes[i]]
-        found.append(max(first, default=0))
-    return torch.tensor(found)
+    wanted = torch.tensor([leads and size > 0 for leads, size in zip(leading, sizes, strict=True)])
+    found = torch.zeros(trials, dtype=torch.long)
+    if not bool(wanted.any()):
+        return found
+    for trial in range(trials):
+        drawn = torch.randperm(len(owner), generator=rng)  # example -> when it is asked back
+        first = torch.full((len(sizes),), len(owner)).scatter_reduce(0, owner, drawn, "amin")
+        found[trial] = first[wanted].max() + 1
+    return found
 
 
 def _until_all(wanted: Tensor, weights: Tensor, rng: Generator, block: int = 256) -> int:
