@@ -169,11 +169,11 @@ EMBEDDED = "embedded"
 
 def dense(subject: Subject) -> Subject:
     """A subject whose recipe does not prune: a mask is made of data as well, and stages would leave it out."""
-    recipe: Any = subject.recipe
-    if getattr(recipe, "prune", None) is None:
+    recipe = subject.recipe
+    if not is_dataclass(recipe) or isinstance(recipe, type) or getattr(recipe, "prune", None) is None:
         return subject
-    name = f"{subject.name}, trained dense"
-    return replace(subject, name=name, recipe=replace(recipe, prune=None, recover_epochs=0))
+    lean: Any = replace(recipe, prune=None, recover_epochs=0)
+    return replace(subject, name=f"{subject.name}, trained dense", recipe=lean)
 
 
 def as_recorded(subject: Subject, told: Mapping[str, Any]) -> Subject:
