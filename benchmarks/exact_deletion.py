@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch.nn import Module
+from torch.optim import AdamW
 
-from unweave import Data, seeded
+from unweave import Data, Supervised, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.io.files import write_text
 from unweave.random import global_seed
@@ -21,8 +22,8 @@ from unweave.unlearn import S3T
 from unweave.unlearn.exact import Ensemble, open_service, prove, save_exact, update_exact_
 
 HOW = S3T(
-    pretrained_on="nothing: random weights, for time alone is measured",
-    shards=10, slices=6, epochs=3, rank=4, lr=1e-2,
+    pretrained_on="500 clean digits, none of them in the data",
+    shards=10, slices=6, epochs=3, rank=4, lr=5e-3,
 )  # fmt: skip
 
 
@@ -39,15 +40,17 @@ def vit() -> Module:
     return model
 
 
-def digits() -> tuple[Data[Any], Data[Any]]:
-    """1,500 digits as images [1, 8, 8] to train on, and 297 held out."""
+def digits() -> list[Data[Any]]:
+    """Digits as images [1, 8, 8]: 500 clean ones to pretrain on; with noise, 1,000 to train on and 297 held out."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
     x = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     y = torch.tensor(bunch.target, dtype=torch.long)
     order = torch.randperm(len(x), generator=seeded(0))
-    return tuple(of_tensors(x[at], y[at], classes=10, batch_size=32) for at in (order[:1500], order[1500:]))  # type: ignore[return-value]
+    noisy = x + 0.25 * torch.randn(x.shape, generator=seeded(1))
+    parts = ((x, order[:500]), (noisy, order[500:1500]), (noisy, order[1500:]))
+    return [of_tensors(pixels[at], y[at], classes=10, batch_size=32) for pixels, at in parts]
 
 
 def timed(work: Any) -> tuple[Any, dict[str, float]]:
@@ -59,13 +62,15 @@ def timed(work: Any) -> tuple[Any, dict[str, float]]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    base, (train, heldout) = vit(), digits()
+    public, train, heldout = digits()
+    pretraining = Supervised(network=vit, epochs=30, lr=2e-3, optimizer=AdamW)
+    base = pretraining.build(public, rng=seeded(0)).eval()
     model, retraining = timed(lambda: HOW.adapt(base, train, rng=seeded(0)))
-    plain = S3T(pretrained_on=HOW.pretrained_on, shards=1, slices=1, epochs=HOW.epochs, rank=4, lr=1e-2)
+    plain = S3T(pretrained_on=HOW.pretrained_on, shards=1, slices=1, epochs=HOW.epochs, rank=4, lr=5e-3)
     one, once = timed(lambda: plain.adapt(base, train, rng=seeded(0)))
     told: dict[str, Any] = {
         "stages": len(model.service.states), "retraining of all stages": retraining,
-        "fine-tuning of one model, once": once, "held-out accuracy, %": accuracy(model, heldout),
+        "fine-tuning of one model, once": once, "held-out accuracy of the base, %": accuracy(base, heldout), "held-out accuracy, %": accuracy(model, heldout),
         "held-out accuracy of one model, %": accuracy(one, heldout), "threads": 1,
     }  # fmt: skip
     print(told, flush=True)
