@@ -15,7 +15,7 @@ from torch import Generator
 from torch.nn import Module
 
 from ..errors import InputError
-from ..fit import recording, resumable
+from ..fit import recording
 from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
@@ -26,7 +26,8 @@ from ..report.models import value_text
 from ..settings import settings
 from ..tasks import Labelled, able, accuracy, predict
 from ..types import Data
-from ..unlearn.exact import Service, open_exact, open_service, save_exact
+from ..unlearn.exact import Service, kept_in, open_exact, open_service, save_exact
+from ..unlearn.exact.service import Run
 from ..unlearn.s3t import S3T
 from ..unlearn.sisa import SISA
 from .done import Done, facts_of
@@ -128,8 +129,9 @@ class ExactJob:
     def _train(self, stage: Stage, base: Module | None) -> None:
         subject, began = self.subject, perf_counter()
         groups = list(subject.columns[self.by]) if self.by else None
-        with resumable(stage.work), recording() as fits:
-            begin = partial(_trained, self.method, base, subject.train, ids_of_subject(subject), groups)
+        with recording() as fits:
+            ids, keep = ids_of_subject(subject), kept_in(stage.work)
+            begin = partial(_trained, self.method, base, subject.train, ids, groups, keep)
             service: Service = single_threaded(begin, stage.rng)
         save_exact(service, stage.paths[0], source=self.source, write=subject.write)
         opened = open_exact(stage.paths[0], start_of(self.method, subject), subject.read)
@@ -137,7 +139,7 @@ class ExactJob:
             **state_figures(opened.service, self.seed),
             **{f"training {n}": v for n, v in quality(opened, subject.train).items()},
             **{f"held-out {n}": v for n, v in quality(opened, subject.heldout).items()},
-            "optimiser steps": (sum(f.steps for f in fits), "steps"),
+            "optimiser steps of this start": (sum(f.steps for f in fits), "steps"),
             "time of this start": (perf_counter() - began, "s"),
         }
         write_text(stage.paths[1], json.dumps({"figures": figures}) + "\n")
@@ -238,11 +240,17 @@ def tell_figures(figures: Mapping[str, tuple[float, str]], out: Console) -> None
 
 
 def _trained(
-    method: SISA | S3T, base: Module | None, data: Data[Any], ids: Sequence[str], groups: Any, rng: Generator
+    method: SISA | S3T,
+    base: Module | None,
+    data: Data[Any],
+    ids: Sequence[str],
+    groups: Any,
+    run: Run,
+    rng: Generator,
 ) -> Service:
     if isinstance(method, SISA):
         service = method.begin(data, rng=rng, ids=ids, groups=groups)
     else:
         assert base is not None
         service = method.begin(base, data, rng=rng, ids=ids, groups=groups)
-    return service.retrained(data, ids=ids)[0]
+    return service.retrained(data, ids=ids, run=run)[0]

@@ -12,9 +12,7 @@ from time import perf_counter
 from typing import Any, Literal, Self
 
 from rich.console import Console
-from torch import Generator
 
-from ..fit import resumable
 from ..io.content import describe, described
 from ..io.files import write_text
 from ..io.requests import read_ids
@@ -22,7 +20,7 @@ from ..io.runs import RunFolder, Stage
 from ..parallel import single_threaded
 from ..report.exact import markdown_exact, render_exact
 from ..settings import settings
-from ..unlearn.exact import Deleted, Ensemble, Service, prove, save_exact, update_exact_
+from ..unlearn.exact import Deleted, Ensemble, Service, kept_in, prove, save_exact, update_exact_
 from ..unlearn.exact.ensemble import deleted
 from ..unlearn.exact.folder import BASE, holding, is_exact, read_record
 from ..unlearn.exact.proof import Proof
@@ -177,9 +175,16 @@ class ForgetExactJob:
 
     def _forget(self, stage: Stage, service: Service, retrain: Retrain, record: Mapping[str, Any]) -> None:
         subject, ids, began = self.subject, ids_of_subject(self.subject), perf_counter()
-        with resumable(stage.work):
-            work = partial(_deleted, service, self.wanted, subject, ids, retrain)
-            left, done = single_threaded(work, stage.rng)
+        work = partial(
+            deleted,
+            service,
+            self.wanted,
+            subject.train,
+            retrain=retrain,
+            data_ids=ids,
+            run=kept_in(stage.work),
+        )
+        left, done = single_threaded(lambda _: work(), None)
         aggregate = record["settings"]["aggregate"]
         after = Ensemble.of(left, aggregate)
         removed, held = [_told(key) for key in done.removed], holding(self.source, done.removed)
@@ -224,8 +229,9 @@ class ForgetExactJob:
             service = opened(run / "model", record["method"], self.subject)
             hit = json.loads((run / "forget.json").read_text(encoding="utf-8"))["hit"]
             shards = hit if self.proof == "hit" else list(range(service.slices.shards))
-            with resumable(stage.work):
-                proof: Proof = single_threaded(partial(_proved, self.subject, shards), service)
+            ids, keep = ids_of_subject(self.subject), kept_in(stage.work)
+            again = partial(prove, service, shards=shards, ids=ids, run=keep)
+            proof: Proof = single_threaded(again, self.subject.train)
             told = {
                 "figures": {
                     "stages trained again to compare": (len(proof.stages), "stages"),
@@ -265,21 +271,6 @@ def source_of(folder: Path | str) -> Path:
 
 def _copied(base: Path, to: Path) -> None:
     shutil.copytree(base, to)
-
-
-def _deleted(
-    service: Service,
-    wanted: Sequence[str],
-    subject: Subject,
-    ids: Sequence[str],
-    retrain: Retrain,
-    rng: Generator,
-) -> tuple[Service, Deleted]:
-    return deleted(service, wanted, subject.train, retrain=retrain, data_ids=ids)
-
-
-def _proved(subject: Subject, shards: Sequence[int], service: Service) -> Proof:
-    return prove(service, subject.train, shards=shards, ids=ids_of_subject(subject))
 
 
 def _lead(done: Deleted, retrain: Retrain) -> list[str]:

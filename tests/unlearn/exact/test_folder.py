@@ -18,6 +18,7 @@ from unweave.unlearn import SISA
 from unweave.unlearn.exact import (
     RetrainingDue,
     is_exact,
+    kept_in,
     open_exact,
     open_service,
     prove,
@@ -180,3 +181,22 @@ def test_nothing_infinite_is_written(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="was not written"):
         save_exact(replace(service, states={**service.states, key: state}), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_stage_kept_in_a_folder_is_trained_once_and_read_from_disk(tmp_path: Path) -> None:
+    calls = [0]
+
+    def train() -> dict[str, torch.Tensor]:
+        calls[0] += 1
+        return {"a": torch.arange(3.0), "b": torch.ones(2, 2).T}
+
+    run = kept_in(tmp_path)
+    first, second = run((0, (1, 2)), train), kept_in(tmp_path)((0, (1, 2)), train)
+    assert calls == [1]
+    assert not same_bits(first, second)
+    assert second["a"].tolist() == [0.0, 1.0, 2.0]
+    assert [p.name for p in tmp_path.iterdir()] == ["stage-0-1-2.safetensors"]
+    with pytest.raises(KeyError):
+        _ = first["c"]
+    run((0, (1,)), train)
+    assert calls == [2]

@@ -17,19 +17,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import Module
 
 from ...errors import InputError, IntegrityError, NonFiniteError
+from ...fit import resumable
 from ...io.checkpoint import load_into, save_model
 from ...io.content import described
 from ...io.files import folder_written_beside, sha256, sha256_of, sweep_partials, write_text, written_beside
 from ...io.weights import nonfinite
 from .adapters import Adapters
 from .ensemble import Aggregate, Ensemble
-from .service import Key, Service, Stages, State
+from .service import Key, Run, Service, Stages, State
 from .slices import Slices
 
 RECORD, BASE = "exact.json", "base"
@@ -39,7 +40,7 @@ Log = tuple[Mapping[str, Any], ...]
 
 
 class StoredState(Mapping[str, Tensor]):
-    """A stage's tensors in a file, read when they are first asked for.
+    """A stage's tensors in a file, each read when it is asked for.
 
     Args:
         path: of the file.
@@ -50,8 +51,8 @@ class StoredState(Mapping[str, Tensor]):
         self.path, self.digest = path, digest
 
     @cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        """What the file holds.
+    def names(self) -> tuple[str, ...]:
+        """Names of the tensors, once the file has been checked.
 
         Raises:
             IntegrityError: if it is gone, damaged or another.
@@ -63,18 +64,38 @@ class StoredState(Mapping[str, Tensor]):
         try:
             if sha256(self.path) != self.digest:
                 raise ValueError("its sha256 is not the recorded one")
-            return load_file(self.path)
+            with safe_open(self.path, framework="pt") as file:
+                return tuple(file.keys())
         except (SafetensorError, ValueError, OSError) as error:
             raise IntegrityError(f"{self.path} is damaged ({error}). Copy it again.") from error
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+        if name not in self.names:
+            raise KeyError(name)
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.tensors)
+        return len(self.names)
+
+
+def kept_in(folder: Path) -> Run:
+    """Trains each stage resumably and keeps it in `folder`, where it is found again after a kill, and not in memory."""
+
+    def run(key: Key, train: Callable[[], State]) -> State:
+        path, unfinished = folder / f"{_stem(key)}.safetensors", folder / f"{_stem(key)}.unfinished"
+        if not path.is_file():
+            with resumable(unfinished):
+                content = save({name: tensor.contiguous() for name, tensor in train().items()})
+            with written_beside(path) as beside:
+                beside.write_bytes(content)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return StoredState(path, sha256(path))
+
+    return run
 
 
 def is_exact(folder: Path) -> bool:
@@ -259,8 +280,9 @@ def _write(state: State, key: Key, folder: Path) -> str:
     if isinstance(state, StoredState):
         path = folder / _name(key, state.digest)
         if not path.exists():
-            state.tensors  # noqa: B018  # checks it
-            shutil.copyfile(state.path, path)
+            _ = state.names  # checks it
+            with written_beside(path) as beside:
+                shutil.copyfile(state.path, beside)
         return state.digest
     bad = nonfinite(state)
     if bad:
@@ -273,7 +295,11 @@ def _write(state: State, key: Key, folder: Path) -> str:
 
 
 def _name(key: Key, digest: str) -> str:
-    return f"stage-{'-'.join(map(str, (key[0], *key[1])))}.{digest[:16]}.safetensors"
+    return f"{_stem(key)}.{digest[:16]}.safetensors"
+
+
+def _stem(key: Key) -> str:
+    return f"stage-{'-'.join(map(str, (key[0], *key[1])))}"
 
 
 def _write_base(model: Module, folder: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ...types import Data
-from .service import Key, Service, State, same_bits
+from .service import Key, Run, Service, State, at_once, same_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ def prove(
     *,
     shards: Iterable[int] | None = None,
     ids: Sequence[Any] | None = None,
+    run: Run = at_once,
 ) -> Proof:
     """Train what serves again from the data that are left, as if the deleted had never been, and compare every bit.
 
@@ -47,6 +49,7 @@ def prove(
         data: what it was trained on, with or without what was deleted.
         shards: whose serving stages are trained again; all living ones unless given. Dead ones are passed over.
         ids: of the examples of `data`; its own unless given.
+        run: carries out the training of each stage; `kept_in(folder)` makes it survive a kill.
     """
     where = service.slices.positions(data, ids)
     stages: list[Key] = []
@@ -57,7 +60,7 @@ def prove(
         for j in range(1, len(prefix) + 1):
             key = (shard, prefix[:j])
             seen = service.slices.members(where, shard, prefix[:j])
-            state = service.train(key, before, data.subset(seen))
+            state = run(key, partial(service.train, key, before, data.subset(seen)))
             kept = service.states[key]
             told = f"shard {shard}, slices {', '.join(map(str, prefix[:j]))}"
             differing += [f"{told}: {name}" for name in same_bits(kept, state)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -21,6 +22,14 @@ State = Mapping[str, Tensor]
 Key = tuple[int, Order]
 """A stage: (shard, the slices it saw, in the order in which they came)."""
 Retrain = Literal["none", "dead", "all"]
+
+Run = Callable[[Key, Callable[[], State]], State]
+"""Carries out the training of a stage, and returns what it made."""
+
+
+def at_once(key: Key, train: Callable[[], State]) -> State:
+    """Train, and keep the result in memory."""
+    return train()
 
 
 class Stages(Protocol):
@@ -144,7 +153,7 @@ class Service:
         only: Literal["dead", "all"] = "all",
         *,
         ids: Sequence[Any] | None = None,
-        keep: Callable[[Key, State], State] = lambda key, state: state,
+        run: Run = at_once,
     ) -> tuple[Service, tuple[Key, ...]]:
         """Train the stages that are missing, each on what is left of the slices of its prefix.
 
@@ -152,7 +161,7 @@ class Service:
             data: what the service was trained on, with or without what was deleted.
             only: "dead" trains orders none of whose stages is left; "all" completes the others, too.
             ids: of the examples of `data`; its own unless given.
-            keep: what to keep of a trained stage.
+            run: carries out the training of each stage; `kept_in(folder)` makes it survive a kill.
 
         Returns:
             The service with them, and which were trained. An order whose first slice is empty stays dead.
@@ -171,7 +180,7 @@ class Service:
                     if not len(seen):
                         break
                     before = [states[shard, order[: i + 1]] for i in range(j - 1)]
-                    states[key] = keep(key, self.train(key, before, data.subset(seen)))
+                    states[key] = run(key, partial(self.train, key, before, data.subset(seen)))
                     trained.append(key)
         return replace(self, states=states), tuple(trained)
 
