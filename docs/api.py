@@ -27,14 +27,19 @@ def _all(package: str) -> tuple[str, ...]:
 
 PAGES: dict[str, tuple[str, ...]] = {
     "unweave": ("unweave", "unweave.types", "unweave.random"),
-    "unlearn": ("unweave.unlearn",),
+    "unlearn": ("unweave.unlearn", "unweave.unlearn.exact"),
     "erase": ("unweave.erase",),
     "prune": ("unweave.prune",),
     "optim": ("unweave.optim",),
     "augment": ("unweave.augment",),
     "jobs": ("unweave.jobs",),
     "audit": ("unweave.audit",),
-    "report": ("unweave.report.audits", "unweave.report.comparisons", "unweave.report.models"),
+    "report": (
+        "unweave.report.audits",
+        "unweave.report.comparisons",
+        "unweave.report.models",
+        "unweave.report.exact",
+    ),
     "tasks": ("unweave.tasks", "unweave.tasks.language"),
     "fit": ("unweave.fit", "unweave.fit.recipe"),
     "masks": ("unweave.masks",),

@@ -114,6 +114,29 @@ def _adapted(rng: Generator) -> dict[str, Tensor]:
     return dict(HERE().adapt(Net(), world.points()[0], rng=rng).state_dict())
 
 
+def _sharded(rng: Generator, shards: int = 2, slices: int = 2) -> dict[str, Tensor]:
+    from tests.contract import world
+    from unweave.unlearn import SISA
+
+    data, _ = world.points()
+    return dict(SISA(recipe=RECIPE, shards=shards, slices=slices).build(data, rng=rng).state_dict())
+
+
+def _sliced(rng: Generator, lr: float = 0.02) -> dict[str, Tensor]:
+    from unweave import seeded
+    from unweave.embedded.digits import of_tensors
+    from unweave.embedded.nets import RowTransformer
+    from unweave.random import global_seed
+    from unweave.unlearn import S3T
+
+    x = torch.rand(40, 16, generator=seeded(0))
+    data = of_tensors(x, (x.mean(1) > 0.5).long(), classes=2, batch_size=20)
+    with global_seed(0):
+        base = RowTransformer(side=4, layers=2, width=8, heads=2, classes=2)
+    how = S3T(pretrained_on="noise", shards=1, slices=2, budget=1, rank=2, epochs=2, lr=lr)
+    return dict(how.adapt(base, data, rng=rng).state_dict())
+
+
 def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
     from tests.language_world import llama, text
     from unweave import seeded
@@ -128,7 +151,7 @@ def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import augment, optim, prune
+    from unweave import augment, optim, prune, unlearn
 
     static = partial(_sparse, prune.StaticMask())
     return [
@@ -202,6 +225,18 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.RigL(every=4)),
             off=static,
             bad=((lambda: prune.RigL(until=1.5), "until"),),
+        ),
+        PlainRow(
+            name="S3T",
+            run=_sliced,
+            off=partial(_sliced, lr=1e-9),
+            bad=((lambda: unlearn.S3T(pretrained_on=""), "pretrained_on is empty"),),
+        ),
+        PlainRow(
+            name="SISA",
+            run=_sharded,
+            off=partial(_sharded, shards=1, slices=1),
+            bad=((lambda: unlearn.SISA(recipe=RECIPE, shards=0), "shards must be"),),
         ),
         PlainRow(
             name="SET",

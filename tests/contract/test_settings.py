@@ -23,7 +23,13 @@ from unweave.settings import Range, hints
 from unweave.unlearn import FineTune
 
 BOGUS = "no such choice"
-GIVEN = {"recipe": world.RECIPE, "unlearn": FineTune(), "checkpoint": "early.safetensors", "classes": (1,)}
+GIVEN = {
+    "recipe": world.RECIPE,
+    "unlearn": FineTune(),
+    "checkpoint": "early.safetensors",
+    "classes": (1,),
+    "pretrained_on": "noise",
+}
 """What methods cannot be made without."""
 
 

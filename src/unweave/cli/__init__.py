@@ -14,7 +14,7 @@ COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
     "erase": "take concepts out of a text-to-image pipeline, and look at what it draws",
     "prune": "zero or remove the weights a model needs least",
-    "train": "train a model with another optimiser, or sparse from the start",
+    "train": "train a model with another optimiser, sparse from the start, or so that it can forget exactly",
     "compare": "several methods over several seeds: means, spreads, paired differences",
     "audit": "judge a model that was edited elsewhere",
     "list": "every method: what it does, what it needs, whether its claim holds",

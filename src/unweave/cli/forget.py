@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ..jobs.forget import ForgetJob, UnsuitedWarning
 from ._flags import with_methods
+from ._forget_exact import exact_folder, forget_exact
 from ._named import unlearner
 from ._parse import named_methods, parse
 from ._selection import Selection, carry_out, judged, subject_of
@@ -20,6 +21,7 @@ EXAMPLE = """  unweave forget
   unweave forget ./vit-checkpoint --data imagefolder:./pets --classes beagle --method unprune+salun
   unweave forget --method salun --salun.density 0.3 --compare fine-tune scrub
   unweave forget project.py --model model.safetensors --where user=4711 --dry-run
+  unweave forget runs/train-1a2b3c4d --ids delete.txt       (trained with --exact: switched off, not edited)
 
 Without --method one is chosen by the request, and it is said why. `--method a+b` puts b inside a: `unprune+salun`
 un-prunes around SalUn. Each method named adds its flags: add --help."""
@@ -54,7 +56,9 @@ Forget.__doc__ = f"{Forget.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Forget. Exit code 0 if the verdict is `forgotten`, else 3."""
+    """Forget. Exit code 0 if the verdict is `forgotten` (of an exact model: if no bit differs), else 3."""
+    if (folder := exact_folder(argv)) is not None:
+        return forget_exact(folder, argv)
     alone = _nothing_named(argv)
     argv = [*EMBEDDED, *argv] if alone else argv
     chains = [*named_methods(argv, ("--method",), ""), *named_methods(argv, ("--compare",), "")]

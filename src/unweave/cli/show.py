@@ -15,6 +15,8 @@ from ..errors import InputError
 from ..jobs.compare import Compared
 from ..jobs.done import Done
 from ..jobs.erase import Erased
+from ..jobs.exact import ExactlyTrained
+from ..jobs.forget_exact import ForgottenExactly
 from ..jobs.prune import Pruned
 from ..jobs.train import Trained
 from ._parse import parse
@@ -24,8 +26,10 @@ WRITTEN: dict[str, type[Done]] = {
     "prune.json": Pruned,
     "train.json": Trained,
     "audit.json": Erased,
+    "exact-train.json": ExactlyTrained,
+    "forget.json": ForgottenExactly,
 }
-"""What a finished run leaves where there is no report.md -> what reads and prints it."""
+"""What a finished run leaves -> what reads and prints it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Show:
 
     Attributes:
         folder: the run's folder, of any command.
-        json: print the figures as JSON instead: audit.json, prune.json, train.json or compare.json.
+        json: print the figures as JSON instead: audit.json, prune.json, train.json, ...
     """
 
     folder: tyro.conf.Positional[Path]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from ..jobs.subject import Folder, open_subject
 from ..jobs.train import TrainJob
+from ._exact import refuse_idle_exact, train_exact, with_exact_options
 from ._parse import named_methods, named_run, parse, show
 from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
 
@@ -19,6 +20,8 @@ EXAMPLE = """  unweave train
   unweave train project.py --sparse rigl --sparsity 0.95 --epochs 60 --out runs/sparse
   unweave train project.py --sparse gmp --optimizer zo-sam --base adamw
   unweave train ./vit-config --data imagefolder:./pets --optimizer asam --base adamw
+  unweave train --exact sisa --sisa.shards 3
+  unweave train ./vit --data imagefolder:./pets --exact s3t --pretrained-on "ImageNet-21k, none of it ours"
 
 Each method named adds its flags: add --help. See `unweave list --family optim` and `--family prune`."""
 
@@ -39,6 +42,11 @@ class Train:
         sparsity: share of the weights removed in the end, in [0, 1); the method's own unless given.
         epochs: passes over the data; the recipe's own unless given.
         lr: peak learning rate; the recipe's own unless given.
+        exact: "sisa" or "s3t" trains a model that can forget exactly: `unweave forget` on its folder switches off or
+            retrains just what saw the data.
+        pretrained_on: with --exact, where training begins at pretrained weights: what these were trained on, as your
+            statement that none of it can be asked back.
+        by: with --exact, a column whose values group examples (persons, say), so that a group lies in one slice.
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
             unless given.
@@ -54,6 +62,9 @@ class Train:
     sparsity: float | None = None
     epochs: int | None = None
     lr: float | None = None
+    exact: Literal["", "sisa", "s3t"] = ""
+    pretrained_on: str = ""
+    by: str = ""
     seed: int = 0
     out: Path | None = None
     json: bool = False
@@ -62,7 +73,11 @@ class Train:
 def run(argv: Sequence[str]) -> int:
     """Train."""
     chains = [c for flag in ("--optimizer", "--sparse") for c in named_methods(argv, (flag,), "") if c]
-    asked: Any = parse(with_training_options(Train, chains), argv, command="train", example=EXAMPLE)
+    options = with_exact_options(with_training_options(Train, chains), argv)
+    asked: Any = parse(options, argv, command="train", example=EXAMPLE)
+    if asked.exact:
+        return train_exact(asked, argv)
+    refuse_idle_exact(asked)
     subject = open_subject(asked.project, Folder(data=asked.data, base=asked.pretrained))
     own = subject.require_recipe("nothing can be trained", "Define `recipe` in project.py.")
     recipe = trained_with(own, "+".join(c for c in (asked.sparse, asked.optimizer) if c), asked)

@@ -86,6 +86,67 @@ class ResNet(nn.Module):
         return out
 
 
+class RowBlock(nn.Module):
+    """A transformer block, normalised before attention and before its feed-forward."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.heads, self.dropout = heads, dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [n, t, width] to tokens."""
+        x = x + F.dropout(self.attention(self.norm1(x)), self.dropout, self.training)
+        return x + F.dropout(self.down(F.gelu(self.up(self.norm2(x)))), self.dropout, self.training)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """What the tokens tell each other, [n, t, width]."""
+        q, k, v = (
+            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value)
+        )
+        mixed: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class RowTransformer(nn.Module):
+    """A transformer that reads an image row by row, one token a row, and averages what it made of them.
+
+    Args:
+        side: rows, and pixels of a row.
+        layers: blocks.
+        width: of a token; a multiple of `heads`.
+        heads: of each attention.
+        classes: width of the output.
+        dropout: after attention and feed-forward.
+    """
+
+    def __init__(
+        self,
+        side: int = 8,
+        layers: int = 4,
+        width: int = 64,
+        heads: int = 4,
+        classes: int = 10,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.side = side
+        self.inwards = nn.Linear(side, width)
+        self.places = nn.Parameter(0.1 * torch.randn(side, width))
+        self.blocks = nn.ModuleList([RowBlock(width, heads, dropout) for _ in range(layers)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, side * side], or of any shape with as many pixels, to logits [n, classes]."""
+        x = self.inwards(x.reshape(-1, self.side, self.side)) + self.places
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.head(self.norm(x).mean(1))
+        return out
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of weights, tied ones once."""
     return sum(p.numel() for p in model.parameters())

@@ -11,7 +11,9 @@ from .choice import Choice, choose
 from .compare import Compared, CompareJob
 from .done import Done
 from .erase import Erased, EraseJob
+from .exact import ExactJob, ExactlyTrained
 from .forget import ForgetJob, UnsuitedWarning
+from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
@@ -19,7 +21,7 @@ from .subject import Folder, Subject, embedded, open_subject
 from .train import Trained, TrainJob
 
 __all__ = [
-    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "Folder", "ForgetJob",
-    "PipelineSubject", "PruneJob", "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "embedded",
-    "embedded_pipeline", "open_pipeline", "open_subject",
+    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob", "ExactlyTrained",
+    "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob", "Pruned", "Subject",
+    "TrainJob", "Trained", "UnsuitedWarning", "choose", "embedded", "embedded_pipeline", "open_pipeline", "open_subject",
 ]  # fmt: skip

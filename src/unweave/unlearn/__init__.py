@@ -18,11 +18,13 @@ from .prune_then_unlearn import PruneThenUnlearn
 from .random_labels import RandomLabels
 from .retrain import Retrain
 from .rewind_to_delete import RewindToDelete
+from .s3t import S3T
 from .salun import SalUn
 from .scrub import SCRUB
 from .sfron import SFRon
 from .shock_and_heal import ShockAndHeal
 from .short_retrain import Continue, ShortRetrain
+from .sisa import SISA
 from .ssd import SSD
 from .unprune import Unprune
 
@@ -44,8 +46,10 @@ __all__ = [
     "RandomLabels",
     "Retrain",
     "RewindToDelete",
+    "S3T",
     "SCRUB",
     "SFRon",
+    "SISA",
     "SSD",
     "SalUn",
     "ShockAndHeal",
