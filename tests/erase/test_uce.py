@@ -43,7 +43,8 @@ def naive(
     for concept in asked.preserve:
         for prompt in asked.prompts(concept):
             p, mask = read(prompt)
-            for k in range(len(p)):
+            where = model.positions(prompt, concept)
+            for k in {"all": range(len(p)), "concept": where, "last": where[-1:]}[tokens]:
                 if mask is None or mask[0, k]:
                     left = left + s_p * torch.outer(w @ p[k], p[k])
                     right = right + s_p * torch.outer(p[k], p[k])

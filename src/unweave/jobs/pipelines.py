@@ -53,7 +53,12 @@ class PipelineSubject:
 
 
 def open_pipeline(
-    folder: Path, concepts: Concepts, *, oracles: Sequence[Path] = (), judge: Path | None = None
+    folder: Path,
+    concepts: Concepts,
+    *,
+    oracles: Sequence[Path] = (),
+    judge: Path | None = None,
+    device: str = "cpu",
 ) -> PipelineSubject:
     """Read a pipeline, those retrained without the concepts, and the judge.
 
@@ -63,26 +68,28 @@ def open_pipeline(
         oracles: folders of pipelines trained without the concepts.
         judge: a folder of a transformers image classifier whose labels are the concepts, or a .py file that defines
             names(images) and features(images).
+        device: that all pipelines work on: "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
-        InputError: if one of them cannot be used.
+        InputError: if one of them cannot be used, or there is no such device.
     """
-    original = load_pipeline(folder)
+    original = load_pipeline(folder, device=device)
     files = {"pipeline": folder, **{f"oracle {i}": path for i, path in enumerate(oracles)}}
     if judge is not None:
         files["judge"] = judge
     return PipelineSubject(
         original=original, concepts=concepts, judge=None if judge is None else judge_at(judge, concepts),
-        oracles=tuple(load_pipeline(path) for path in oracles), name=str(folder), files=files,
+        oracles=tuple(load_pipeline(path, device=device) for path in oracles), name=str(folder), files=files,
     )  # fmt: skip
 
 
-def embedded_pipeline(concepts: Concepts, *, seed: int = 0) -> PipelineSubject:
+def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu") -> PipelineSubject:
     """The small world of drawn digits, and the same trained without the erased ones: minutes the first time.
 
     Args:
         concepts: digits as words; those that are not erased must survive, unless some are named.
         seed: of both trainings.
+        device: that both pipelines work on.
 
     Raises:
         InputError: if a concept is no digit.
@@ -97,8 +104,7 @@ def embedded_pipeline(concepts: Concepts, *, seed: int = 0) -> PipelineSubject:
     asked = world.concepts(
         *concepts.erase, preserve=concepts.preserve or None, guide=concepts.guide or "digit"
     )
-    original = world.small_world("unet", seed)
-    oracle = world.small_world("unet", seed, concepts.erase)
+    original, oracle = (world.small_world("unet", seed, gone, device=device) for gone in ((), concepts.erase))
     return PipelineSubject(
         original=original, concepts=asked, oracles=(oracle,), judge=DigitsJudge(),
         real=world.real_images(asked.preserve)[0], most_guidance=3.0, name="the small world of digits",
