@@ -266,8 +266,8 @@ def _most(c: Compared, concept: str) -> float:
 
 
 def _recognised(c: Compared) -> list[str]:
-    """Kept concepts that the judge sees in the original's images at all."""
-    return [w for w in c.kept if c.yardstick(w)[0]]
+    """Kept concepts that the judge knows by the original's images."""
+    return [w for w in c.kept if share(c.original.hits([w])) >= KNOWN]
 
 
 def _blind(c: Compared, concept: str, tests: int) -> bool:
@@ -291,7 +291,7 @@ def _limits(c: Compared) -> list[str]:
     unknown = [w for w in c.kept if w not in _recognised(c)]
     if unknown:
         found.append(
-            f"The judge sees {_listed(unknown)} in none of the original's images, so a loss cannot be seen."
+            f"The judge sees {_listed(unknown)} in too few of the original's images, so a loss cannot be seen."
         )
     if not c.oracles:
         found.append("There was no pipeline trained without the concepts to compare with (--oracle).")
