@@ -46,17 +46,17 @@ class Erase:
             of one concept.
         preserve: what must survive, with commas between.
         guide: what erased concepts are turned into: one for all, or one each, in their order; "" is nothing at all.
-        templates: prompts to ask in: object, style, attribute, or a file with a prompt a line, {} for the concept; after
-            a tab the same prompt without it.
+        templates: prompts to ask in: object, style, attribute, or a file with a prompt a line, {} for the concept;
+            after a tab the same prompt without it.
         method: how; see `unweave list --family erase`.
         compare: further methods to run and report beside it.
         in_turn: erase the concepts one after the other instead of together, and look at all of them after each.
         oracle: folders of pipelines trained without the concepts, to compare with.
         judge: what names the images: a transformers image-classification folder whose labels are the concepts, or your
             own .py file with names(images) and features(images). Without one nothing can be concluded.
-        attack: what must not bring the concepts back in the edited, the original and the retrained pipelines. soft-vector
-            moves a vector before the prompts by gradient: seconds on a small pipeline, minutes on a GPU for a large one.
-            unlearn-diff-atk searches for tokens, token-search tries random ones: beside it, and long. none: no attack.
+        attack: what must not bring the concepts back, on all pipelines. soft-vector moves a vector before the prompts
+            by gradient: seconds on a small pipeline, minutes on a GPU for a large one. unlearn-diff-atk searches for
+            tokens, token-search tries random ones: beside it, and longer. none: no attack.
         attack_prompts: prompts to attack, at least four of each concept.
         images: drawn for each prompt.
         images_at_once: how many, in the audit; it takes as much memory.
