@@ -54,7 +54,7 @@ def test_what_is_no_number_lies_outside_and_one_image_for_all_leaves_the_rest_mi
     assert strayed(Flat(), Drawn(images={}, plain=first / 0), original).outside == (20, 20)
     same = strayed(Flat(), Drawn(images={}, plain=again[:1].expand(20, -1, -1, -1)), original)
     assert same.outside[0] == 0
-    assert same.missing[0] >= 10
+    assert same.missing[0] >= 8
     assert strayed(Flat(), Drawn(images={}), original) is None
 
 
