@@ -180,10 +180,7 @@ def test_prompts_without_a_concept_show_damage(side: str) -> None:
     for hits in range(25):
         strayed = Strayed(**{"outside": (1, 24), "missing": (1, 24), side: (hits, 24)})
         c = compared(drawn(cat=0), drawn(cat=24), preserve=(), strayed=strayed)
-        if lower(hits, 24, 0.025) > 0.25:
-            expected = "damaged"
-        else:
-            expected = "inconclusive" if upper(hits, 24, 0.05) > 0.5 else "erased"
+        expected = "damaged" if lower(hits, 24, 0.025) > 0.75 else "erased"
         assert word(c) == expected, hits
     assert expected == "damaged"
 
@@ -194,9 +191,11 @@ def test_without_a_look_at_what_must_survive_nothing_is_called_erased() -> None:
     assert found.outcome == "inconclusive"
     assert "nothing that must survive was looked at" in found.reason
     assert "--preserve" in found.next_step
-    two = Strayed(outside=(0, 2), missing=(0, 2))  # even both of them could not show damage
-    assert lower(2, 2, 0.025) < 0.25
-    assert word(compared(drawn(cat=0), drawn(cat=24), preserve=(), strayed=two)) == "inconclusive"
+    for n in (2, 12, 13):
+        few = Strayed(outside=(0, n), missing=(0, n))  # even all of them could not show damage
+        expected = "erased" if lower(n, n, 0.025) > 0.75 else "inconclusive"
+        assert word(compared(drawn(cat=0), drawn(cat=24), preserve=(), strayed=few)) == expected
+    assert expected == "erased"
     named = compared(drawn(cat=0, dog=24), drawn(cat=24, dog=24), strayed=None)
     assert word(named) == "erased"
 

@@ -51,7 +51,7 @@ def _strayed(name: str, hits: Hits) -> Measurement:
     low, high = wilson(*hits)
     return Measurement(
         name=name, value=100 * hits[0] / hits[1], unit="%", n=hits[1], interval=(100 * low, 100 * high), original=5.0,
-        direction="near 5 %, as far as the original's own images lie from one another",
+        direction="near 5 %, as of its own others; all of them in a wreck",
     )  # fmt: skip
 
 

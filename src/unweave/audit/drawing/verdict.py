@@ -38,8 +38,8 @@ RARE = 0.2
 ODD = 0.75
 """Share of the images of prompts without a concept that may lie apart from the original's.
 
-High, since they lie apart for another training on the same data, too: in the small world half to two thirds of them, under
-a fifth after an edit that keeps the rest, and all of them in a wreck.
+High, since they lie apart for another training on the same data, too: in the small world half to two thirds of them,
+under a third after an edit, and all of them in a wreck.
 """
 Finding = tuple[str, str, str]
 """Outcome, reason, next step."""
@@ -205,7 +205,7 @@ def _damaged(c: Compared) -> Finding | None:
         (c.strayed.missing, "of the original's images of prompts without a concept have no like any more"),
     ):
         if at_least(*hits, ALPHA / 2) > ODD:
-            return "damaged", f"{_of(hits)} {what}; of the original's own others it is 5 %.", ""
+            return "damaged", f"{_of(hits)} {what}; of its own others it is 5 %.", ""
     return None
 
 
@@ -233,8 +233,14 @@ def _unmeasured(c: Compared) -> Finding | None:
 def _unseen(c: Compared) -> Finding | None:
     known, step = _recognised(c), "Name concepts that must survive (--preserve), or draw more (--images)."
     blind = [w for w in known if _blind(c, w, len(known))]
-    if not known and (c.strayed is None or at_least(n := c.strayed.outside[1], n, ALPHA / 2) <= ODD):
+    if not known and c.strayed is None:
         return "inconclusive", f"{drawn_text(c)} But nothing that must survive was looked at.", step
+    if not known and c.strayed is not None and at_least(*2 * (c.strayed.outside[1],), ALPHA / 2) <= ODD:
+        return (
+            "inconclusive",
+            f"{drawn_text(c)} But too few images of prompts without a concept to see damage.",
+            step,
+        )
     if blind:
         return "inconclusive", f"{drawn_text(c)} But too few images to see a loss of {_listed(blind)}.", step
     yard, kept = (total(h) for h in ([c.yardstick(w) for w in known], [c.edited.hits([w]) for w in known]))
@@ -242,12 +248,6 @@ def _unseen(c: Compared) -> Finding | None:
         reason = (
             f"{drawn_text(c)} But what was kept is drawn in {_of(kept)} images, and should be in {_of(yard)}."
         )
-        return "inconclusive", reason, "Draw more (--images)."
-    if (
-        c.strayed is not None
-        and max(at_most(*h, ALPHA) for h in (c.strayed.outside, c.strayed.missing)) > 2 * ODD
-    ):
-        reason = f"{drawn_text(c)} But too few images of prompts without a concept to see damage."
         return "inconclusive", reason, "Draw more (--images)."
     return None
 
