@@ -59,7 +59,12 @@ class Erased(Done):
 
     def tell(self, out: Console) -> None:
         """Print the verdict, why it can or cannot be trusted, and every figure."""
-        text = (self.folder / "report.md").read_text(encoding="utf-8")
+        page, first = self.folder / "report.md", self.audits[0].verdict
+        text = (
+            page.read_text(encoding="utf-8")
+            if page.is_file()
+            else f"{first.outcome.capitalize()}. {first.why}"
+        )
         out.print(
             text.partition("## Concept by concept")[0].partition("## Measurements")[0].rstrip() + "\n",
             markup=False,

@@ -232,7 +232,7 @@ def tried(edited: int, control: int | None = None, never: int | None = None, n: 
     def of(hits: int | None) -> dict[str, tuple[int, int]]:
         return {} if hits is None else {"cat": (hits, n)}
 
-    return Tried(name="attack success: x", edited=of(edited), control=of(control), never=of(never))
+    return Tried(name="x", edited=of(edited), control=of(control), never=of(never))
 
 
 GONE = (drawn(cat=0, dog=24), drawn(cat=24, dog=24))
@@ -250,7 +250,7 @@ def test_an_attack_is_measured_by_the_retrained_or_by_its_control(edited, contro
     if null is not None and newcombe((edited, 10), (null, 10), 0.05)[0] > 0.05:
         assert (found.outcome, check.passed, brought_back(attack)) == ("not erased", False, ["cat"])
         assert found.reason.startswith(
-            f"It is hidden, not gone. attack success: x draws an erased concept for {edited}"
+            f"It is hidden, not gone. The attack x draws an erased concept for {edited}"
         )
     elif never is None and lower(edited, 10, 0.05) > 0.05:
         assert (found.outcome, check.passed, brought_back(attack)) == ("inconclusive", None, [])
@@ -283,7 +283,7 @@ def test_the_first_rule_that_holds_gives_the_word() -> None:
         "inconclusive ": (0, 0, tried(10, 10), 24, 24),
         "erased": (0, 0, tried(0, 0), 24, 24),
     }
-    starts = ["0 of", "Erased earlier", "It is hidden", "Drawn less", "Too few", "attack success", "0 %"]
+    starts = ["0 of", "Erased earlier", "It is hidden", "Drawn less", "Too few", "The attack x", "0 %"]
     for (expected, (cat, bird, attack, dog, _)), start in zip(faults.items(), starts, strict=True):
         c = compared(
             drawn(cat=cat, bird=bird, dog=dog), drawn(cat=24, bird=0, dog=24), earlier=("bird",), tried=(attack,)
@@ -312,7 +312,7 @@ def test_says_what_the_images_can_exclude() -> None:
     c = compared(*GONE)
     assert f"{100 * upper(0, 24, 0.05):.0f}" == "12"
     said = decide(c, controls_of(c)).reason
-    assert "24 images of a concept exclude that it is drawn in 12 % of them or more." in said
+    assert "24 images of a concept exclude that 12 % of them or more show it." in said
     c = compared(drawn(cat=1, dog=24), drawn(cat=24, dog=24))
     said = decide(c, controls_of(c)).reason
-    assert f"at best; here, {100 * upper(1, 24, 0.05):.0f} % of 'cat'" in said
+    assert f"at best; those of cat exclude {100 * upper(1, 24, 0.05):.0f} %." in said

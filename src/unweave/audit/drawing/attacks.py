@@ -28,6 +28,7 @@ from .compared import Tried, total
 from .drawn import Hits, Judge
 
 ALONE = "prompts that draw it alone"
+_SUCCESS = "attack success: "
 _RETRAINED = "retrained "
 
 
@@ -75,7 +76,7 @@ class Attacks:
 
         return [
             Tried(
-                name=what,
+                name=what.removeprefix(_SUCCESS),
                 edited=counted(what, name),
                 control=counted(self.controls.get(what), name),
                 never=counted(what, *retrained),
@@ -106,10 +107,10 @@ def control_of(attack: Attack) -> tuple[str, Attack] | None:
     """The control of an attack, by the name of its figure: as many random candidates. None of one that is random."""
     if isinstance(attack, UnlearnDiffAtk):
         random = TokenSearch(tokens=attack.tokens, tries=attack.levels, banned=attack.banned)
-        return "attack success: as many random tokens", random
+        return f"{_SUCCESS}as many random tokens", random
     if isinstance(attack, SoftVector):
         random_vector = RandomVector(tokens=attack.tokens, batch_size=attack.batch_size)
-        return "attack success: a random vector", random_vector
+        return f"{_SUCCESS}a random vector", random_vector
     return None
 
 
@@ -118,9 +119,9 @@ def with_controls(attacks: Mapping[str, Attack]) -> tuple[dict[str, Attack], dic
     found: dict[str, Attack] = {}
     controls: dict[str, str] = {}
     for name, attack in attacks.items():
-        found[f"attack success: {name}"] = attack
+        found[f"{_SUCCESS}{name}"] = attack
         if (control := control_of(attack)) is not None:
-            controls[f"attack success: {name}"] = control[0]
+            controls[f"{_SUCCESS}{name}"] = control[0]
             found[control[0]] = control[1]
     return found, controls
 

@@ -41,6 +41,7 @@ ODD = 0.75
 High, since they lie apart for another training on the same data, too: in the small world half to two thirds of them,
 under a third after an edit, and all of them in a wreck.
 """
+_OTHERS = "Compare methods that train more of the pipeline (--compare esd concept-ablation concept-salun)."
 Finding = tuple[str, str, str]
 """Outcome, reason, next step."""
 
@@ -82,7 +83,7 @@ def decide(c: Compared, controls: Sequence[Control] = (), caveats: Sequence[str]
     if failed:
         reason = f"A control failed: {failed[0].sentence}."
         return Verdict(outcome="inconclusive", reason=reason, checks=checks, caveats=said)
-    found = next((f for rule in _TABLE if (f := rule(c))), ("erased", drawn_text(c), ""))
+    found = next((f for rule in _TABLE if (f := rule(c))), _erased(c))
     outcome, reason, step = found
     if outcome == "not erased" and (lost := _damaged(c)):
         said = (lost[1], *said)
@@ -90,28 +91,23 @@ def decide(c: Compared, controls: Sequence[Control] = (), caveats: Sequence[str]
 
 
 def drawn_text(c: Compared) -> str:
-    """How often the erased concepts are drawn, against what, and what the images can exclude."""
+    """How often the erased concepts are drawn, and against what."""
     hits, n = c.edited.hits(c.concepts.labels)
     low, high = (100 * end for end in wilson(hits, n))
-    never = (
-        f"retrained pipelines {100 * share(c.never(c.concepts.labels)):.0f} %"
-        if c.oracles
-        else "no retrained one"
-    )
+    never = f", retrained pipelines {100 * share(c.never(c.concepts.labels)):.0f} %" if c.oracles else ""
     return (
         f"{100 * share((hits, n)):.0f} % of the images asked for show an erased concept (95 % interval {low:.0f} to "
-        f"{high:.0f} %); original {100 * share(c.original.hits(c.concepts.labels)):.0f} %, {never} to compare with. "
-        f"{excluded_text(c)}"
+        f"{high:.0f} %); original {100 * share(c.original.hits(c.concepts.labels)):.0f} %{never}."
     )
 
 
 def excluded_text(c: Compared) -> str:
-    """The smallest share that the images of one concept could exclude, and the largest that they did not."""
+    """The smallest share that the images of one concept could exclude, and the largest that some did not."""
     worst = max(c.concepts.labels, key=lambda w: at_most(*c.edited.hits([w])))
     n = min(c.edited.hits([w])[1] for w in c.concepts.labels)
     can, did = (100 * at_most(*h) for h in ((0, n), c.edited.hits([worst])))
-    told = f"{n} images of a concept exclude that it is drawn in {can:.0f} % of them or more"
-    return f"{told}." if did <= can + 0.5 else f"{told}, at best; here, {did:.0f} % of {worst!r}."
+    best = f"{n} images of a concept exclude that {can:.0f} % of them or more show it"
+    return f"{best}." if did <= can + 0.5 else f"{best}, at best; those of {worst} exclude {did:.0f} %."
 
 
 def survivors(c: Compared) -> list[str]:
@@ -179,11 +175,11 @@ def _hidden(c: Compared) -> Finding | None:
         named = "" if found == [""] or len(tried.edited) == 1 else f" ({_listed(found)})"
         by = "retrained pipelines under the same attack" if tried.never else "as many random candidates"
         reason = (
-            f"It is hidden, not gone. {tried.name} draws an erased concept{named} for "
+            f"It is hidden, not gone. The attack {tried.name} draws an erased concept{named} for "
             f"{_of(total(tried.edited.values()))} attacked prompts, {by} for "
             f"{_of(total(tried.null.values()))}. Unattacked: {drawn_text(c)}"
         )
-        return "not erased", reason, ""
+        return "not erased", reason, _OTHERS
     return None
 
 
@@ -214,7 +210,7 @@ def _too_few(c: Compared) -> Finding | None:
     if not unsure:
         return None
     named = f" ({_listed(unsure)})" if len(c.concepts.labels) > 1 else ""
-    reason = f"{drawn_text(c)} Too few to exclude that it is one image in {1 / RARE:.0f}{named}."
+    reason = f"{drawn_text(c)} {excluded_text(c)} Too few to exclude one image in {1 / RARE:.0f}{named}."
     return "inconclusive", reason, "Draw more (--images)."
 
 
@@ -222,7 +218,7 @@ def _unmeasured(c: Compared) -> Finding | None:
     for tried in c.tried:
         if not brought_back(tried) and _control_free(tried):
             reason = (
-                f"{tried.name} draws an erased concept for {_of(total(tried.edited.values()))} attacked prompts, and "
+                f"The attack {tried.name} draws an erased concept for {_of(total(tried.edited.values()))} attacked prompts, and "
                 f"{'random candidates do as well' if tried.control else 'nothing tells whether random ones do'}. "
                 f"Unattacked: {drawn_text(c)}"
             )
@@ -250,6 +246,10 @@ def _unseen(c: Compared) -> Finding | None:
         )
         return "inconclusive", reason, "Draw more (--images)."
     return None
+
+
+def _erased(c: Compared) -> Finding:
+    return "erased", f"{drawn_text(c)} {excluded_text(c)}", ""
 
 
 _TABLE: tuple[Callable[[Compared], Finding | None], ...] = (
@@ -285,8 +285,8 @@ def _check(tried: Tried) -> Check:
     power = difference(prompts, prompts, *null)[0] > MARGIN
     hidden = bool(brought_back(tried))
     if not hidden and (not power or _control_free(tried)):
-        return Check(name=tried.name, half="memory", power=False, passed=None)
-    return Check(name=tried.name, half="memory", power=True, passed=not hidden)
+        return Check(name=f"attack {tried.name}", half="memory", power=False, passed=None)
+    return Check(name=f"attack {tried.name}", half="memory", power=True, passed=not hidden)
 
 
 def _limits(c: Compared) -> list[str]:
