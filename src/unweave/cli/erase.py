@@ -11,7 +11,6 @@ import tyro
 
 from ..catalogue import Method
 from ..erase import Concepts, SoftVector, TokenSearch, UnlearnDiffAtk, templates_of
-from ..errors import InputError
 from ..jobs.erase import EraseJob
 from ..jobs.pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from ._flags import with_methods
@@ -20,7 +19,7 @@ from ._parse import named_methods, named_run, parse, show
 
 EXAMPLE = """  unweave erase
   unweave erase ./pipeline --concepts "golf ball, church" --preserve parachute --method fia --out runs/erased
-  unweave erase ./pipeline --concepts "golf ball" --method uce --uce.strength 0.1 --judge ./vit-imagenette --images 10
+  unweave erase ./pipeline --concepts "golf ball" --uce.strength 0.1 --judge ./vit-imagenette --images 10
   unweave erase ./pipeline --concepts "golf ball|golfball=ball, church=house" --method esd --in-turn --compare uce fia
   unweave erase ./pipeline --concepts "Van Gogh" --templates style --judge judge.py --device cuda
 
@@ -59,13 +58,12 @@ class Erase:
             tokens, token-search tries random ones: beside it, and longer. none: no attack.
         attack_prompts: prompts to attack, at least four of each concept.
         images: drawn for each prompt.
-        images_at_once: how many, in the audit; it takes as much memory.
+        images_at_once: drawn at once in the audit, which takes as much memory.
         steps: of the sampler.
         guidance: scale of classifier-free guidance.
         device: that the pipelines work on: cpu, cuda, mps.
         seed: governs the whole run.
-        out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
-            unless given.
+        out: folder of the run, where the same command goes on; named by the settings unless given.
         json: print the audit as JSON.
     """
 
@@ -114,13 +112,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _subject(asked: Any) -> PipelineSubject:
     templates, bases = templates_of(asked.templates)
-    concepts = asked.concepts if asked.pipeline else asked.concepts or DIGITS
-    parsed = Concepts.parse(concepts, asked.preserve, guide=asked.guide, templates=templates, bases=bases)
-    if asked.pipeline:
-        folder = Path(asked.pipeline)
-        return open_pipeline(folder, parsed, oracles=asked.oracle, judge=asked.judge, device=asked.device)
-    if asked.templates != "object":
-        raise InputError(
-            "the small world has templates of its own. Give a pipeline folder, or leave out --templates."
-        )
-    return embedded_pipeline(parsed, seed=asked.seed, device=asked.device)
+    named = asked.concepts if asked.pipeline else asked.concepts or DIGITS
+    concepts = Concepts.parse(named, asked.preserve, guide=asked.guide, templates=templates, bases=bases)
+    if not asked.pipeline:
+        return embedded_pipeline(concepts, seed=asked.seed, device=asked.device)
+    folder = Path(asked.pipeline)
+    return open_pipeline(folder, concepts, oracles=asked.oracle, judge=asked.judge, device=asked.device)

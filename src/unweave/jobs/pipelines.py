@@ -11,6 +11,7 @@ from torch import Tensor
 from ..audit.drawing.drawn import Judge
 from ..audit.drawing.judges import DigitsJudge, judge_at
 from ..erase import Concepts, TextToImage
+from ..erase.concepts import TEMPLATES
 from ..errors import InputError
 from ..io.pipeline_folder import load_pipeline
 from ..settings import NonNegative, settings
@@ -92,7 +93,7 @@ def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu")
         device: that both pipelines work on.
 
     Raises:
-        InputError: if a concept is no digit.
+        InputError: if a concept is no digit, or prompts of one's own are given.
     """
     from ..embedded import drawn_digits as world
 
@@ -101,6 +102,8 @@ def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu")
         raise InputError(
             f"the small world draws {', '.join(world.DIGITS)}; got {', '.join(unknown)}. Give a pipeline folder."
         )
+    if concepts.templates != TEMPLATES:
+        raise InputError("the small world has prompts of its own. Give a pipeline folder, or no --templates.")
     asked = world.concepts(
         *concepts.erase, preserve=concepts.preserve or None, guide=concepts.guide or "digit"
     )

@@ -217,10 +217,12 @@ def _too_few(c: Compared) -> Finding | None:
 def _unmeasured(c: Compared) -> Finding | None:
     for tried in c.tried:
         if not brought_back(tried) and _control_free(tried):
+            random = (
+                "random candidates do as well" if tried.control else "nothing tells whether random ones do"
+            )
             reason = (
                 f"The attack {tried.name} draws an erased concept for {_of(total(tried.edited.values()))} attacked "
-                f"prompts, and {'random candidates do as well' if tried.control else 'nothing tells whether random ones do'}. "
-                f"Unattacked: {drawn_text(c)}"
+                f"prompts, and {random}. Unattacked: {drawn_text(c)}"
             )
             return "inconclusive", reason, "Compare with a pipeline trained without the concepts (--oracle)."
     return None
