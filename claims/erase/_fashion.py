@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from claims.data import shared
 from unweave import seeded
-from unweave.embedded.drawn_digits import CACHE
+from unweave.embedded.drawn_digits import cache_folder
 from unweave.erase import Concepts, TextToImage
 from unweave.erase._train import noise_like, pick, train_
 from unweave.io.files import written_beside
@@ -67,7 +66,7 @@ def images(part: str = "train") -> tuple[Tensor, Tensor]:
 def world(seed: int = 0, without: Sequence[str] = ()) -> TextToImage:
     """A trained pipeline, from the cache if it is there."""
     left = "-".join(without)
-    folder = Path(CACHE).expanduser() / f"fashion-{seed}-{STEPS}{'-without-' * bool(left)}{left}"
+    folder = cache_folder() / f"fashion-{seed}-{STEPS}{'-without-' * bool(left)}{left}"
     if not (folder / "model_index.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         save_pipeline(_build(seed, without), folder)
@@ -167,7 +166,7 @@ def judge() -> Judge:
     """Trained in about a minute, then kept."""
     from safetensors.torch import load_file, save_file
 
-    path = Path(CACHE).expanduser() / "judge-fashion.safetensors"
+    path = cache_folder() / "judge-fashion.safetensors"
     with global_seed(0):
         made = Judge()
     if path.exists():

@@ -1,4 +1,4 @@
-"""Intervals: Wilson for shares, Student's t for means and for a fresh model of a sample, bootstrap for all else.
+"""Intervals: Wilson and exact bounds for shares, Newcombe for their differences, Student's t for means, bootstrap else.
 
 Methods that ran at the same seeds are compared seed by seed: `summarise`.
 """
@@ -45,6 +45,55 @@ def wilson(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
     centre, scale = p + z * z / (2 * n), 1 + z * z / n
     low, high = (centre - spread) / scale, (centre + spread) / scale
     return 0.0 if hits == 0 else low, 1.0 if hits == n else high
+
+
+def at_least(hits: int, n: int, alpha: float = 0.05) -> float:
+    """Exact one-sided lower bound of a share (Clopper and Pearson, 1934): above it with probability 1 - alpha.
+
+    Args:
+        hits: successes, 0 to n.
+        n: trials; with none, nothing is known: 0.
+        alpha: chance that the bound lies above the share.
+
+    Example:
+        >>> round(at_least(24, 24), 3)  # 0.05 ** (1 / 24)
+        0.883
+    """
+    return float(stats.beta.ppf(alpha, hits, n - hits + 1)) if hits else 0.0
+
+
+def at_most(hits: int, n: int, alpha: float = 0.05) -> float:
+    """Exact one-sided upper bound of a share; as `at_least`, 1 without trials.
+
+    Example:
+        >>> round(at_most(0, 24), 3)  # 24 trials without a hit exclude 12 % or more
+        0.117
+    """
+    return float(stats.beta.ppf(1 - alpha, hits + 1, n - hits)) if hits < n else 1.0
+
+
+def difference(hits: int, n: int, other_hits: int, other_n: int, alpha: float = 0.05) -> tuple[float, float]:
+    """Bounds of a share less another, each one-sided with error alpha: Newcombe's hybrid of score intervals.
+
+    Newcombe, "Interval estimation for the difference between independent proportions", Statistics in Medicine 17,
+    1998, method 10.
+
+    Args:
+        hits: successes of the first, 0 to n.
+        n: its trials; with none, the bounds are as wide as they can be.
+        other_hits: successes of the second.
+        other_n: its trials.
+        alpha: chance that a bound lies on the wrong side.
+
+    Example:
+        >>> [round(end, 2) for end in difference(24, 24, 0, 24)]
+        [0.86, 1.0]
+    """
+    if not n or not other_n:
+        return -1.0, 1.0
+    (low, high), (below, above) = (wilson(h, k, 1 - 2 * alpha) for h, k in ((hits, n), (other_hits, other_n)))
+    p, q = hits / n, other_hits / other_n
+    return p - q - sqrt((p - low) ** 2 + (above - q) ** 2), p - q + sqrt((high - p) ** 2 + (q - below) ** 2)
 
 
 def prediction(

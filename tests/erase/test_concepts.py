@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.erase.pipelines import CONCEPTS, KINDS, loaded, pipeline
-from unweave.erase import Concepts
-from unweave.erase.concepts import mentions
+from unweave.erase import Concepts, earlier, templates_of
+from unweave.erase.concepts import KINDS as KINDS_OF_TEMPLATES
+from unweave.erase.concepts import mentions, remember_
 from unweave.errors import InputError
 
 
@@ -88,3 +91,88 @@ def test_a_concept_of_unknown_tokens_alone_is_refused() -> None:
     with pytest.raises(InputError, match="cannot see 'zeppelin'"):
         Concepts(erase=("zeppelin",), templates=("a {}",)).require_seen(model, "FIA")
     Concepts(erase=("red zeppelin",), templates=("a {}",)).require_seen(model)  # a part is known
+
+
+def test_parses_one_guide_each() -> None:
+    by_sign = Concepts.parse("cat=dog, golf ball = red ball ")
+    in_order = Concepts.parse("cat, golf ball", guide="dog, red ball")
+    assert by_sign == in_order
+    assert [by_sign.guide_of(c) for c in by_sign.erase] == ["dog", "red ball"]
+    assert [Concepts.parse("cat, church", guide="dog").guide_of(c) for c in ("cat", "church")] == [
+        "dog",
+        "dog",
+    ]
+    assert Concepts.parse("cat=dog, church").guide_of("church") == ""
+    with pytest.raises(InputError, match=r"2 concepts to erase and 3 guides .'dog, fox, red'"):
+        Concepts.parse("cat, bird", guide="dog, fox, red")
+    with pytest.raises(InputError, match="guides are given twice"):
+        Concepts.parse("cat=dog, bird", guide="fox")
+
+
+def test_synonyms_share_a_label_and_a_guide() -> None:
+    asked = Concepts.parse("golf ball|golfball|ball=stone, church=house", templates=("a {}",))
+    assert asked.erase == ("golf ball", "golfball", "ball", "church")
+    assert asked.labels == ("golf ball", "church")
+    assert asked.words("golf ball") == ("golf ball", "golfball", "ball")
+    assert [asked.guide_of(w) for w in asked.erase] == ["stone", "stone", "stone", "house"]
+    assert (asked.label_of("ball"), asked.label_of("church"), asked.label_of("dog")) == (
+        "golf ball",
+        "church",
+        "dog",
+    )
+    assert asked.only("church").synonyms == {}
+    assert asked.only("golf ball", "ball").synonyms == {"ball": "golf ball"}
+    for synonyms in ({"ball": "golf"}, {"dog": "ball"}, {"ball": "golf ball", "golf ball": "ball"}):
+        with pytest.raises(InputError, match="is another name of"):
+            Concepts(erase=("golf ball", "ball"), synonyms=synonyms)
+
+
+def test_templates_by_a_word_or_from_a_file(tmp_path) -> None:
+    for kind in KINDS_OF_TEMPLATES:
+        templates, bases = templates_of(kind)
+        asked = Concepts(erase=("cat",), templates=templates, bases=bases)
+        assert len(asked.base_prompts("cat")) == len(asked.prompts("cat"))
+        assert not any("cat" in p for p in asked.base_prompts("cat"))
+    file = tmp_path / "prompts.txt"
+    file.write_text("a {} in snow\tsnow\n\nby {}\tby nobody\n")
+    assert templates_of(str(file)) == (("a {} in snow", "by {}"), ("snow", "by nobody"))
+    file.write_text("a {} in snow\nby {}\n")
+    assert templates_of(str(file)) == (("a {} in snow", "by {}"), ())
+    file.write_text("a {} in snow\tsnow\nby {}\n")
+    with pytest.raises(InputError, match="a prompt a line"):
+        templates_of(str(file))
+    with pytest.raises(InputError, match="object, style, attribute or a file"):
+        templates_of("objects")
+
+
+def test_remembers_what_was_erased_request_by_request() -> None:
+    model = pipeline()
+    first = Concepts(erase=("cat", "bird"), preserve=("dog",), guide={"cat": "park"}, templates=("a {}",))
+    remember_(model, first, "UCE")
+    remember_(model, Concepts.parse("church|red church"), "ESD")
+    assert [e["method"] for e in model.erased] == ["UCE", "ESD"]
+    assert json.loads(json.dumps(model.erased)) == list(model.erased)
+    past, then = earlier(model)
+    assert (past.erase, past.preserve, past.guide_of("cat"), past.templates) == (
+        ("cat", "bird"),
+        (),
+        "park",
+        ("a {}",),
+    )
+    assert then.labels == ("church",)
+    again = earlier(model, Concepts(erase=("Cat", "church", "red church")))
+    assert [p.erase for p in again] == [("bird",)]
+    assert model.editable().erased == model.erased
+    model.erased = ({"method": "UCE"},)
+    with pytest.raises(InputError, match="record of what was erased"):
+        earlier(model)
+
+
+def test_what_was_erased_before_can_be_neither_kept_nor_led_to() -> None:
+    model = pipeline()
+    remember_(model, Concepts(erase=("bird",)), "UCE")
+    with pytest.raises(InputError, match=r"'Bird' was erased .* it cannot be preserved"):
+        Concepts(erase=("cat",), preserve=("Bird",)).require_seen(model)
+    with pytest.raises(InputError, match=r"'bird' was erased .* cannot be what others are turned into"):
+        Concepts(erase=("cat",), guide="bird").require_seen(model)
+    Concepts(erase=("bird",), preserve=("dog",)).require_seen(model)

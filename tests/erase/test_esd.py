@@ -77,13 +77,14 @@ def test_training_follows_equation_6(how) -> None:
             for i, row in enumerate(at.tolist()):
                 prompt, null = model.encode([PROMPTS[row]]).detach(), model.encode([""]).detach()
                 begin = model.encode([guides[row]]).detach() if method.erase_from else null
+                led = guides[row] if method.erase_from else PROMPTS[row]  # drawn and trained under it
                 x = model.sample(
-                    [PROMPTS[row]], steps=4, guidance=2.0, noise=noise[i : i + 1], stop=stop, decode=False
+                    [led], steps=4, guidance=2.0, noise=noise[i : i + 1], stop=stop, decode=False
                 )
                 t = int(model.sampler(4).timesteps[stop])
                 with torch.no_grad():
                     goal = model(x, t, begin) - 1.5 * (model(x, t, prompt) - model(x, t, null))
-                total = total + (live(x, t, prompt) - goal).square().mean() / 2
+                total = total + (live(x, t, model.encode([led]).detach()) - goal).square().mean() / 2
             for p, g in zip(weights, torch.autograd.grad(total, weights), strict=True):
                 p.grad = g
             optimizer.step()

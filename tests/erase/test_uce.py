@@ -8,6 +8,7 @@ import torch
 from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
 from unweave import seeded
 from unweave.erase import UCE, Concepts
+from unweave.erase.concepts import remember_
 from unweave.errors import InputError
 
 ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
@@ -43,7 +44,8 @@ def naive(
     for concept in asked.preserve:
         for prompt in asked.prompts(concept):
             p, mask = read(prompt)
-            for k in range(len(p)):
+            where = model.positions(prompt, concept)
+            for k in {"all": range(len(p)), "concept": where, "last": where[-1:]}[tokens]:
                 if mask is None or mask[0, k]:
                     left = left + s_p * torch.outer(w @ p[k], p[k])
                     right = right + s_p * torch.outer(p[k], p[k])
@@ -120,3 +122,66 @@ def test_refuses() -> None:
         model.text_encoder.get_input_embeddings().weight.zero_()
     with pytest.raises(InputError, match="nothing would change"):
         UCE().apply(model, ASKED.only("cat"), rng=seeded(0))
+
+
+def test_the_last_tokens_are_the_authors_closed_form() -> None:
+    model, how = pipeline(), UCE(tokens="last", strength=0.3)
+    asked = Concepts(
+        erase=("cat",),
+        guide="bird",
+        preserve=("dog", "golf ball"),
+        templates=("a photo of a {}",),
+        bases=("a photo",),
+    )
+    edited = how.apply(model, asked, rng=seeded(0))
+
+    @torch.no_grad()
+    def last(word):
+        prompt = f"a photo of a {word}"
+        return model.encode([prompt]).hidden[0, model.positions(prompt, word)[-1]].double()
+
+    c, g = last("cat"), last("bird")
+    kept = torch.stack([last("dog"), last("golf ball")])
+    for name, layer in model.linears("cross_kv").items():
+        w = layer.weight.detach().double()
+        right = 0.3 * torch.eye(len(c), dtype=torch.float64) + torch.outer(c, c) + kept.T @ kept
+        left = 0.3 * w + torch.outer(w @ g, c) + w @ kept.T @ kept
+        assert torch.allclose(
+            edited.denoiser.get_submodule(name).weight.double(), left @ right.inverse(), atol=1e-5
+        )
+
+
+def test_what_was_erased_earlier_stays_in_the_equations() -> None:
+    model = pipeline()
+    first = Concepts(erase=("red",), guide="park", templates=("a {} at sunset",), bases=("a sunset",))
+    once = UCE().apply(model, first, rng=seeded(0))
+    assert [e["method"] for e in once.erased] == ["UCE"]
+    assert model.erased == ()
+    twice = UCE().apply(once, ASKED, rng=seeded(0))
+    assert len(twice.erased) == 2
+    for name, layer in once.linears("cross_kv").items():
+        w = layer.weight.detach().double()
+        left, right = 0.5 * w, 0.5 * torch.eye(w.shape[1], dtype=torch.float64)
+        for asked in (ASKED, first):
+            for concept in asked.erase:
+                for old, new in zip(asked.prompts(concept), asked.guide_prompts(concept), strict=True):
+                    c, g = (model.encode([p]).hidden[0].detach().double() for p in (old, new))
+                    where = model.positions(old, concept)
+                    extra = int(model.tokens([new])[1].sum() - model.tokens([old])[1].sum())
+                    for k in range(len(c)):
+                        inside = where[0] + min(k - where[0], len(where) + extra - 1)
+                        at = k if k < where[0] else inside if k in where else min(k + extra, len(c) - 1)
+                        left = left + torch.outer(w @ g[at], c[k])
+                        right = right + torch.outer(c[k], c[k])
+        for prompt in ASKED.prompts(*ASKED.preserve):
+            p = model.encode([prompt]).hidden[0].detach().double()
+            left, right = left + w @ p.T @ p, right + p.T @ p
+        assert torch.allclose(
+            twice.denoiser.get_submodule(name).weight.double(), left @ right.inverse(), atol=1e-5
+        )
+    forgetful = once.editable()
+    forgetful.erased = ()
+    assert not torch.allclose(UCE().change(once, ASKED), UCE().change(forgetful, ASKED), atol=1e-4)
+    remember_(forgetful, ASKED, "UCE")  # erased again: the new request speaks for it
+    forgetful.erased = forgetful.erased[-1:]
+    assert torch.allclose(UCE().change(forgetful, ASKED), UCE().change(model, ASKED), atol=1e-12)

@@ -51,6 +51,96 @@ def test_weights_of_a_variant_are_read(own) -> None:
     assert load_pipeline(own).layout == "unet"
 
 
+@pytest.mark.parametrize("variant", ["fp16", None])
+def test_shards_are_read_with_and_without_a_variant(own, variant) -> None:
+    model = load_pipeline(own)
+    shutil.rmtree(own / "unet")
+    model.denoiser.half().save_pretrained(own / "unet", variant=variant, max_shard_size="20KB")
+    assert len(list((own / "unet").glob("*.safetensors"))) > 1
+    read = load_pipeline(own)
+    assert read.dtype == torch.float16
+    assert all(
+        a.equal(b) for a, b in zip(read.denoiser.parameters(), model.denoiser.parameters(), strict=True)
+    )
+
+
+def test_the_plain_weights_are_read_where_there_is_a_variant_too(own) -> None:
+    model = load_pipeline(own)
+    model.denoiser.half().save_pretrained(own / "unet", variant="fp16")
+    assert load_pipeline(own).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["../../private", "/etc", "a/b", "..", ""])
+def test_an_index_that_leads_outside_is_refused(own, tmp_path, name) -> None:
+    model = load_pipeline(own)
+    index = json.loads((own / "model_index.json").read_text()) | {name: ["diffusers", "AutoencoderKL"]}
+    (own / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="folders with plain names inside"):
+        load_pipeline(own)
+    model.index = index
+    with pytest.raises(InputError, match="folders with plain names inside"):
+        save_pipeline(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layers", [["to_q"], ["ff.net.2"]])
+def test_lora_on_any_layer_is_refused_on_saving_and_on_editing(layers, tmp_path) -> None:
+    peft = pytest.importorskip("peft")
+    model = pipeline()
+    state = torch.get_rng_state()
+    model.editable()
+    assert torch.equal(state, torch.get_rng_state())
+    model.denoiser.add_adapter(peft.LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
+    for use in (lambda: save_pipeline(model, tmp_path / "out"), model.editable):
+        with pytest.raises(InputError, match="is of LoRA or quantised. Merge LoRA layers"):
+            use()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_read_back_is_not_kept(own, tmp_path, monkeypatch) -> None:
+    model = load_pipeline(own)
+    save_pipeline(model, tmp_path / "out")
+    before = sorted(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    write = type(model.denoiser).save_pretrained
+
+    def damaged(self, folder, **more):
+        with torch.no_grad():
+            self.conv_in.weight[0, 0, 0, 0] += 1
+        write(self, folder, **more)
+        with torch.no_grad():
+            self.conv_in.weight[0, 0, 0, 0] -= 1
+
+    monkeypatch.setattr(type(model.denoiser), "save_pretrained", damaged)
+    with pytest.raises(IntegrityError, match=r"denoiser.conv_in.weight does not read back"):
+        save_pipeline(model, tmp_path / "out")
+    assert sorted(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()) == before
+    assert [p.name for p in tmp_path.iterdir() if p.name != "pipeline"] == ["out"]
+
+
+def test_the_record_of_what_was_erased_goes_with_the_folder(own, tmp_path) -> None:
+    model = load_pipeline(own)
+    assert model.erased == ()
+    model.erased = ({"method": "UCE", "request": {"erase": ["cat"]}},)
+    save_pipeline(model, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "unweave_erased.json").read_text())
+    assert (told["format"], told["version"]) == ("unweave erased", 1)
+    assert load_pipeline(tmp_path / "out").erased == model.erased
+    for text, message in (
+        ("{", "cannot be read"),
+        ('{"version": 2, "erased": []}', "version 2"),
+        ('{"version": 1, "erased": 3}', "version 1"),
+    ):
+        (tmp_path / "out" / "unweave_erased.json").write_text(text)
+        with pytest.raises(IntegrityError, match=message):
+            load_pipeline(tmp_path / "out")
+
+
+def test_an_unknown_device_is_refused(own) -> None:
+    with pytest.raises(InputError, match="no device nowhere here"):
+        load_pipeline(own, device="nowhere")
+    assert load_pipeline(own, device="cpu").device == torch.device("cpu")
+
+
 def test_parts_that_were_not_read_are_copied(own, tmp_path) -> None:
     index = json.loads((own / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]

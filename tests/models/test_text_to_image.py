@@ -356,3 +356,48 @@ def test_guidance_leads_away_from_the_negative_prompt() -> None:
         drawn[negative] = model.sample(PROMPTS[:2], negative=negative, **how)
         assert torch.allclose(drawn[negative], expected, atol=1e-5)
     assert not torch.allclose(*drawn.values(), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_schedule_keeps_its_precision_whatever_the_weights_do(dtype) -> None:
+    model = pipeline()
+    exact = model.scheduler.alphas_cumprod.double()
+    narrow = model.to(dtype)
+    assert narrow.dtype == dtype
+    assert narrow.alphas_cumprod.dtype == torch.float64
+    assert torch.equal(narrow.alphas_cumprod, exact)
+    x, noise = torch.ones(1, *model.shape, dtype=dtype), torch.zeros(1, *model.shape, dtype=dtype)
+    assert torch.equal(narrow.add_noise(noise, x, 0), x * (1 - exact[0]).sqrt().to(dtype))
+    assert not list(model.buffers(recurse=False))
+
+
+def test_pixart_is_encoded_in_small_letters_as_diffusers_does() -> None:
+    import diffusers
+
+    model = pipeline("pixart")
+    theirs = diffusers.PixArtAlphaPipeline(
+        tokenizer=model.tokenizers[0], text_encoder=model.text_encoder, vae=model.vae, transformer=model.denoiser,
+        scheduler=model.scheduler,
+    )  # fmt: skip
+    for prompt in ("a photo of a Cat", "  A RED church"):
+        with torch.no_grad():
+            expected = theirs.encode_prompt(
+                prompt,
+                do_classifier_free_guidance=False,
+                device="cpu",
+                clean_caption=False,
+                max_sequence_length=12,
+            )[0]
+            assert torch.allclose(model.encode([prompt]).hidden, expected, atol=1e-5)
+    assert model.positions("a photo of a Golf Ball", "golf BALL") == [4, 5]
+    assert pipeline("sd").written(" A Cat") == " A Cat"
+
+
+def test_images_are_decoded_a_few_at_a_time(monkeypatch) -> None:
+    model, sizes = pipeline(), []
+    latents = model.noise(10, seeded(0))
+    whole = model.vae.decode(latents / model.vae.config.scaling_factor).sample
+    decode = model.vae.decode
+    monkeypatch.setattr(model.vae, "decode", lambda z: (sizes.append(len(z)), decode(z))[1])
+    assert torch.allclose(model.decode(latents), whole, atol=1e-5)
+    assert sizes == [4, 4, 2]

@@ -6,12 +6,17 @@ import json
 from importlib import resources
 from typing import Any
 
-from .result import Rates
+from .result import Kind, Rates
+
+_FILES: dict[Kind, str] = {"classifier": "error_rates.json", "drawing": "erasure_error_rates.json"}
 
 
-def published() -> list[Rates]:
-    """Rates that `benchmarks/audit_error_rates.py` measured, one entry a setting; empty if there are none."""
-    file = resources.files("unweave.audit") / "error_rates.json"
+def published(kind: Kind = "classifier") -> list[Rates]:
+    """Rates that the benchmarks measured for this kind of model, one entry a setting; empty if there are none.
+
+    `benchmarks/audit_error_rates.py` measures those of classifiers, `benchmarks/erasure_error_rates.py` of pipelines.
+    """
+    file = resources.files("unweave.audit") / _FILES[kind]
     if not file.is_file():
         return []
     return [_rates(entry) for entry in json.loads(file.read_text(encoding="utf-8"))["rates"]]

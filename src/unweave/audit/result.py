@@ -70,11 +70,12 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
     },
     "drawing": {
         "erased": Word(
-            "Asked for an erased concept, this pipeline draws it no more often than one that never saw it.",
+            "Asked for an erased concept, this pipeline draws it seldom or never, as far as its images can tell; "
+            "nothing that was tried brings it back, and what was looked at of the rest is whole.",
             "✓",
         ),
-        "not erased": Word("Asked for an erased concept, this pipeline still draws it.", "✕"),
-        "damaged": Word("This pipeline lost concepts that it should have kept.", "■"),
+        "not erased": Word("An erased concept can still be drawn from this pipeline.", "✕"),
+        "damaged": Word("This pipeline lost some of what it should have kept.", "■"),
         "inconclusive": Word("The evidence does not decide whether the concepts are gone.", "?"),
     },
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -50,7 +51,12 @@ BASES = (
 )
 LENGTH = 10
 """Tokens of an encoded prompt, its beginning and end included."""
-CACHE = Path("~/.cache/unweave/testbed")
+
+
+def cache_folder() -> Path:
+    """Where trained worlds and judges are kept: in $UNWEAVE_CACHE, or ~/.cache/unweave."""
+    return Path(os.environ.get("UNWEAVE_CACHE", "~/.cache/unweave")).expanduser() / "testbed"
+
 
 _WORDS = (
     *("<start>", "<end>", "<unknown>"),
@@ -190,13 +196,14 @@ class DrawnDigits:
         )  # fmt: skip
         return pair.average
 
-    def trained(self, cache: Path | None = None) -> TextToImage:
+    def trained(self, cache: Path | None = None, *, device: str = "cpu") -> TextToImage:
         """What `build` returns, from the cache if it is there; else trained, kept and resumable.
 
         Args:
-            cache: folder; `CACHE` unless given.
+            cache: folder; `cache_folder()` unless given.
+            device: to put it on; it is trained on the CPU.
         """
-        folder = (cache or CACHE).expanduser() / self.name
+        folder = (cache or cache_folder()) / self.name
         if not (folder / "model_index.json").exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -205,7 +212,7 @@ class DrawnDigits:
             for file in unfinished.iterdir():
                 file.unlink()
             unfinished.rmdir()
-        return load_pipeline(folder)
+        return load_pipeline(folder, device=device)
 
 
 def small_world(
@@ -214,9 +221,11 @@ def small_world(
     without: Sequence[str] = (),
     *,
     cache: Path | None = None,
+    device: str = "cpu",
 ) -> TextToImage:
     """A trained pipeline of the small world: see `DrawnDigits` and its `trained`."""
-    return DrawnDigits(architecture=architecture, seed=seed, without=tuple(without)).trained(cache)
+    made = DrawnDigits(architecture=architecture, seed=seed, without=tuple(without))
+    return made.trained(cache, device=device)
 
 
 def prompt(digit: int, style: int = 0, template: int = 2, numeral: int = 0) -> str:
@@ -293,7 +302,7 @@ def judge(seed: int = 0, *, cache: Path | None = None) -> Judge:
     """A trained judge, from the cache if it is there; else trained in about ten seconds and kept."""
     from safetensors.torch import load_file, save_file
 
-    path = (cache or CACHE).expanduser() / f"judge-{seed}-v{_VERSION}.safetensors"
+    path = (cache or cache_folder()) / f"judge-{seed}-v{_VERSION}.safetensors"
     with global_seed(seed):
         made = Judge()
     (images, labels), (test_images, test_labels) = _images()

@@ -8,12 +8,13 @@ from .attacks import Attack, Attacked, Attempt, Targets
 from .concept_ablation import ConceptAblation
 from .concept_prune import ConceptPrune
 from .concept_salun import ConceptSalUn
-from .concepts import Concepts
+from .concepts import Concepts, earlier, templates_of
 from .doco import DoCo
 from .esd import ESD
 from .fia import FIA, Neurons
 from .sculpting_memory import SculptingMemory
 from .sfd import SFD, draws_in_one_step, one_step
+from .soft_vector import RandomVector, SoftVector
 from .token_search import TokenSearch
 from .uce import UCE
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -32,7 +33,9 @@ __all__: list[str] = [
     "FIA",
     "Neurons",
     "SculptingMemory",
+    "RandomVector",
     "SFD",
+    "SoftVector",
     "Targets",
     "Text",
     "TextToImage",
@@ -40,6 +43,8 @@ __all__: list[str] = [
     "UCE",
     "UnlearnDiffAtk",
     "draws_in_one_step",
+    "earlier",
     "one_step",
+    "templates_of",
     "training_only",
 ]

@@ -23,7 +23,7 @@ from ..models.text_to_image import Component, Text, TextToImage, training_only
 from ..progress import progress
 from ..random import draw_seed, global_seed, require_generator
 from ..types import Data
-from .concepts import Concepts
+from .concepts import Concepts, remember_
 
 _TRAINED: tuple[Component, ...] = ("denoiser", "text_encoder", "text_encoder_2")
 
@@ -57,6 +57,7 @@ def editing(
     yield (wide, *edited)
     for copy in edited:
         narrow_(copy, model)
+        remember_(copy, data, who)
 
 
 def widened(model: TextToImage) -> TextToImage:

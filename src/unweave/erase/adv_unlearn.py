@@ -26,6 +26,7 @@ from ..models.text_to_image import Guidance, Prompts, Text, TextToImage, encoder
 from ..paper import Paper
 from ..progress import progress
 from ..settings import Count, Positive, Whole, refuse_idle, settings
+from ._soft import descend
 from ._train import editing, noise_like, pick, train_
 from .concepts import Concepts, mentions
 
@@ -169,20 +170,21 @@ class AdvUnlearn:
             The tokens they began as, int64 [n, k], and the vectors, [n, k, width], without a graph.
         """
         ids = asked.vocabulary[pick(len(rows) * self.tokens, len(asked.vocabulary))].view(len(rows), -1)
+
+        def errors(vectors: Tensor) -> Tensor:
+            x, t = latents(rows)
+            with torch.no_grad():
+                goal = model(x, t, before[rows])
+            found = edited(x, t, asked.encode(edited, rows, ids, vectors))
+            each: Tensor = (found - goal).square().flatten(1).mean(1)
+            return each
+
+        if self.attack == "pgd":
+            return ids, descend(asked.table[ids], errors, steps=self.attack_steps, lr=self.attack_lr)
         with torch.enable_grad():
             vectors = asked.table[ids].requires_grad_()
-            adam = Adam([vectors], lr=self.attack_lr)
-            for _ in range(1 if self.attack == "fast" else self.attack_steps):
-                x, t = latents(rows)
-                with torch.no_grad():
-                    goal = model(x, t, before[rows])
-                found = edited(x, t, asked.encode(edited, rows, ids, vectors))
-                errors = (found - goal).square().flatten(1).mean(1)
-                (vectors.grad,) = torch.autograd.grad(errors.sum(), vectors)
-                if self.attack == "fast":
-                    return ids, vectors.detach() - self.attack_lr * self.attack_steps * vectors.grad.sign()
-                adam.step()
-        return ids, vectors.detach()
+            (slope,) = torch.autograd.grad(errors(vectors).sum(), vectors)
+        return ids, vectors.detach() - self.attack_lr * self.attack_steps * slope.sign()
 
     def latents(self, model: TextToImage, text: Text, rng: Generator) -> Latents:
         """Draws noisy latents of these encoded prompts by the original pipeline: fresh ones, or out of a pool."""

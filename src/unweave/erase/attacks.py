@@ -88,7 +88,7 @@ class Targets:
 
         Args:
             original: pipeline before the edit.
-            concepts: its erased concepts in all its templates, in turn.
+            concepts: its erased concepts in all its templates, in turn; synonyms count as what they name.
             judge: names the images.
             n: prompts wanted. Those whose concept is never seen in `tries` images are left out.
             room: tokens that must still fit into a prompt; longer prompts are left out.
@@ -101,7 +101,10 @@ class Targets:
             InputError: if no prompt leaves the room, or the judge sees the concept in no image.
         """
         fitting = _with_room(original, concepts, room)
-        pairs = [fitting[i % len(fitting)] for i in range(n)]
+        pairs = [
+            (prompt, concepts.label_of(word))
+            for prompt, word in (fitting[i % len(fitting)] for i in range(n))
+        ]
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for _ in range(tries):
             left = [i for i in range(n) if i not in found]
@@ -216,6 +219,7 @@ class Insertion:
     """Prompts with room for k tokens at their beginning.
 
     Attributes:
+        tokens: how many (k).
         table: the encoder's token embeddings, [vocabulary, width].
         allowed: ids that may be inserted, int64, in order: text of the tokenizer's own, without banned words.
         vocabulary: rows of the embedding table.
@@ -243,7 +247,7 @@ class Insertion:
                 "Draw the targets with the pipeline that this one was edited from."
             )
         self._model, self._targets, self._judge = model, targets, judge
-        self._batch = batch_size
+        self._batch, self.tokens = batch_size, tokens
         self._prompts = Prompts(model, targets.prompts)
         self._prompts.require_room(tokens, who)
         self.table = self._prompts.table
@@ -265,12 +269,29 @@ class Insertion:
         return self._drawn(rows, self._model.encode(self._targets.prompts), self._targets.noise)
 
     @torch.no_grad()
-    def shows(self, rows: Sequence[int], inserted: Tensor, noise: Tensor | None = None) -> list[bool]:
-        """Whether these prompts draw their concepts with the tokens [m, k], from their own noise or another."""
+    def shows(
+        self,
+        rows: Sequence[int],
+        inserted: Tensor,
+        noise: Tensor | None = None,
+        *,
+        vectors: Tensor | None = None,
+    ) -> list[bool]:
+        """Whether these prompts draw their concepts.
+
+        Args:
+            rows: of the m prompts.
+            inserted: tokens [m, k] before them.
+            noise: to begin with, in place of their own.
+            vectors: [m, k, width], in place of the tokens' embeddings.
+        """
         step = self._batch
+        parts = [slice(i, i + step) for i in range(0, len(rows), step)]
         text = Text.cat([
-            self._model.encode_tokens(self.ids(rows[i : i + step], inserted[i : i + step]))
-            for i in range(0, len(rows), step)
+            self._model.encode_tokens(self.ids(rows[part], inserted[part]))
+            if vectors is None
+            else self.encode(rows[part], inserted[part], vectors[part])
+            for part in parts
         ])  # fmt: skip
         return self._drawn(rows, text, self._targets.noise[list(rows)] if noise is None else noise)
 
@@ -307,7 +328,7 @@ def seen(judge: Names, images: Tensor, concepts: Sequence[str]) -> list[bool]:
     Raises:
         InputError: if it does not give one string an image.
     """
-    named = list(judge.names(images))
+    named = list(judge.names(images.cpu()))
     if len(named) != len(images) or not all(isinstance(name, str) for name in named):
         raise InputError(
             f"the judge must give one name (a string) an image; for {len(images)} images it gave {named[:3]}"
@@ -324,7 +345,7 @@ def _with_room(model: TextToImage, concepts: Concepts, room: int) -> list[tuple[
     fitting = [
         (prompt, concept)
         for prompt, concept in asked
-        if len(model.tokenizers[0](prompt, verbose=False).input_ids) + room <= length
+        if len(model.tokenizers[0](model.written(prompt), verbose=False).input_ids) + room <= length
     ]
     if not fitting:
         raise InputError(

@@ -21,7 +21,7 @@ from ..masks.mask import Mask
 from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
 from ..settings import Count, Range, settings
-from .concepts import Concepts
+from .concepts import Concepts, remember_
 
 
 @settings
@@ -64,6 +64,7 @@ class ConceptPrune:
         """
         edited = model.editable()
         self.find(model, data, rng=rng).apply_(edited)
+        remember_(edited, data, "ConceptPrune")
         return edited
 
     def find(self, model: TextToImage, data: Concepts, *, rng: Generator) -> Mask:

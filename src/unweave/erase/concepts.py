@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from ..errors import InputError
 from ..models.text_to_image import TextToImage
@@ -18,6 +19,30 @@ TEMPLATES = (
 )
 BASES = ("a photo", "an image", "a park", "a road", "a table", "a sunset")
 """The default templates without a concept."""
+STYLE_TEMPLATES = (
+    "a painting in the style of {}",
+    "a portrait in the style of {}",
+    "a landscape in the style of {}",
+    "a house in the style of {}",
+    "a bowl of fruit in the style of {}",
+    "a drawing by {}",
+)
+STYLE_BASES = ("a painting", "a portrait", "a landscape", "a house", "a bowl of fruit", "a drawing")
+ATTRIBUTE_TEMPLATES = (
+    "a photo of {}",
+    "an image of {}",
+    "a painting of {}",
+    "a scene with {}",
+    "a person, {}",
+    "a film still, {}",
+)
+ATTRIBUTE_BASES = ("a photo", "an image", "a painting", "a scene", "a person", "a film still")
+KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "object": (TEMPLATES, BASES),
+    "style": (STYLE_TEMPLATES, STYLE_BASES),
+    "attribute": (ATTRIBUTE_TEMPLATES, ATTRIBUTE_BASES),
+}
+"""What is erased, in a word -> templates, and the same without a concept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +55,7 @@ class Concepts:
         guide: what each erased concept is turned into: one for all, or concept -> guide. "" is no concept at all.
         templates: prompts with one {} for a concept.
         bases: the same prompts without any concept, one a template; () puts the guide in the concept's place.
+        synonyms: erased word -> the erased concept that it is another name of: one label for the judge, one verdict.
 
     Example:
         >>> asked = Concepts(erase=("cat",), templates=("a {} in the park",), bases=("a park",))
@@ -42,6 +68,7 @@ class Concepts:
     guide: str | Mapping[str, str] = ""
     templates: tuple[str, ...] = TEMPLATES
     bases: tuple[str, ...] = field(default=())
+    synonyms: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("erase", "preserve", "templates", "bases"):
@@ -82,6 +109,12 @@ class Concepts:
                 raise InputError(
                     f"Concepts.guide names {', '.join(map(repr, unknown))}, which are not erased."
                 )
+        for word, concept in self.synonyms.items():
+            if word not in self.erase or concept not in self.erase or concept in self.synonyms:
+                raise InputError(
+                    f"Concepts.synonyms says that {word!r} is another name of {concept!r}: both must be erased, and "
+                    "the second must be no synonym itself."
+                )
         erased = {_plain(c) for c in self.erase}
         for concept in self.erase:
             if _plain(self.guide_of(concept)) in erased:
@@ -91,11 +124,69 @@ class Concepts:
 
     @classmethod
     def parse(
-        cls, erase: str, preserve: str = "", *, guide: str = "", templates: Sequence[str] = TEMPLATES
+        cls,
+        erase: str,
+        preserve: str = "",
+        *,
+        guide: str = "",
+        templates: Sequence[str] = TEMPLATES,
+        bases: Sequence[str] = (),
     ) -> Concepts:
-        """Read lists with commas: `Concepts.parse("golf ball, church", "parachute")`."""
-        lists = [tuple(c.strip() for c in t.split(",")) if t.strip() else () for t in (erase, preserve)]
-        return cls(erase=lists[0], preserve=lists[1], guide=guide, templates=tuple(templates))
+        """Read lists with commas: `Concepts.parse("golf ball, church", "parachute")`.
+
+        Args:
+            erase: concepts; "cat=dog" turns a cat into a dog, "golf ball|golfball" are two names of one concept.
+            preserve: concepts.
+            guide: one for all, or as many as there are concepts, in their order.
+            templates: see `Concepts`.
+            bases: see `Concepts`.
+
+        Raises:
+            InputError: if the guides do not fit the concepts, or are given in both ways.
+
+        Example:
+            >>> asked = Concepts.parse("golf ball|golfball=ball, church=house")
+            >>> asked.erase, asked.guide_of("golfball"), asked.guide_of("church"), asked.labels
+            (('golf ball', 'golfball', 'church'), 'ball', 'house', ('golf ball', 'church'))
+        """
+        items, guides = _listed(erase), _listed(guide)
+        named = [item.partition("=") for item in items]
+        if any(sign for _, sign, _ in named):
+            if guides:
+                raise InputError(
+                    f"the guides are given twice: as {erase!r} and as {guide!r}. Write cat=dog, or give a list."
+                )
+            guides = tuple(to.strip() for _, _, to in named)
+        elif len(guides) == 1:
+            guides *= len(items)
+        if guides and len(guides) != len(items):
+            raise InputError(
+                f"there are {len(items)} concepts to erase and {len(guides)} guides ({guide!r}). Give one for all, or "
+                "one each in the same order, or write cat=dog, bird=fox."
+            )
+        words = [tuple(w.strip() for w in name.split("|")) for name, _, _ in named]
+        to = {w: g for own, g in zip(words, guides, strict=True) for w in own} if guides else {}
+        return cls(
+            erase=tuple(w for own in words for w in own),
+            preserve=_listed(preserve),
+            guide=next(iter(to.values()), "") if len(set(to.values())) <= 1 else to,
+            templates=tuple(templates),
+            bases=tuple(bases),
+            synonyms={w: own[0] for own in words for w in own[1:]},
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The erased concepts, each by one name."""
+        return tuple(c for c in self.erase if c not in self.synonyms)
+
+    def label_of(self, concept: str) -> str:
+        """The name that a judge has for an erased concept, or for any other."""
+        return self.synonyms.get(concept, concept)
+
+    def words(self, label: str) -> tuple[str, ...]:
+        """A concept and its other names."""
+        return (label, *(w for w, concept in self.synonyms.items() if concept == label))
 
     def guide_of(self, concept: str) -> str:
         """What an erased concept is turned into."""
@@ -125,17 +216,30 @@ class Concepts:
         if not isinstance(guide, str):
             wanted = {_plain(c) for c in concepts}
             guide = {k: v for k, v in guide.items() if _plain(k) in wanted}
-        return replace(self, erase=concepts, guide=guide)
+        synonyms = {w: c for w, c in self.synonyms.items() if w in concepts and c in concepts}
+        return replace(self, erase=concepts, guide=guide, synonyms=synonyms)
 
     def require_seen(self, model: TextToImage, who: str = "Concepts") -> None:
         """Raise unless every tokenizer of the pipeline reads every concept, and every prompt is short enough.
 
         Raises:
-            InputError: naming the concept that is empty or unknown to a tokenizer, or the prompt that is too long.
+            InputError: naming the concept that is empty or unknown to a tokenizer, the prompt that is too long, or a
+                concept that was erased from this pipeline before and cannot be kept or led to.
         """
+        gone = {_plain(c) for past in earlier(model) for c in past.erase}
+        for what, named in (
+            ("be preserved", self.preserve),
+            ("be what others are turned into", [self.guide_of(c) for c in self.erase]),
+        ):
+            for concept in named:
+                if _plain(concept) in gone:
+                    raise InputError(
+                        f"{who}: {concept!r} was erased from this pipeline before; it cannot {what}. Leave it out, or "
+                        "begin with the pipeline from before that."
+                    )
         for concept in (*self.erase, *self.preserve):
             for i, tokenizer in enumerate(model.tokenizers):
-                ids = tokenizer(concept, add_special_tokens=False).input_ids
+                ids = tokenizer(model.written(concept), add_special_tokens=False).input_ids
                 unknown = tokenizer.unk_token_id
                 known = [k for k in ids if k != unknown or unknown == tokenizer.eos_token_id]
                 if not known:
@@ -146,6 +250,65 @@ class Concepts:
                 model.tokens(self.prompts(concept), i)
 
 
+def earlier(model: TextToImage, data: Concepts | None = None) -> tuple[Concepts, ...]:
+    """What was erased from a pipeline before, request by request, without what `data` erases again.
+
+    Raises:
+        InputError: if its record cannot be read.
+    """
+    again = set() if data is None else {_plain(c) for c in data.erase}
+    found = []
+    for entry in model.erased:
+        try:
+            past = Concepts(**{**entry["request"], "preserve": ()})
+        except (InputError, LookupError, TypeError) as error:
+            raise InputError(
+                f"the record of what was erased from this pipeline cannot be read ({error}). Take its folder as it was "
+                "written."
+            ) from error
+        left = tuple(c for c in past.erase if _plain(c) not in again)
+        if left:
+            found.append(past.only(*left))
+            again |= {_plain(c) for c in left}
+    return tuple(found)
+
+
+def remember_(edited: TextToImage, data: Concepts, method: str) -> None:
+    """Add a request to the record of what was erased from a pipeline."""
+    told = asdict(data)
+    guide = data.guide if isinstance(data.guide, str) else dict(data.guide)
+    request = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
+    request |= {"guide": guide, "synonyms": dict(data.synonyms)}
+    edited.erased = (*edited.erased, {"method": method, "request": request})
+
+
+def templates_of(named: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Templates and the same prompts without a concept, by a word of `KINDS` or from a file.
+
+    Args:
+        named: "object", "style", "attribute", or a text file with a template a line, and its prompt without the concept
+            after a tab, on every line or on none. Empty lines are passed over.
+
+    Raises:
+        InputError: if it is neither, or a line lacks what the others have.
+    """
+    if named in KINDS:
+        return KINDS[named]
+    path = Path(named)
+    if not path.is_file():
+        raise InputError(
+            f"--templates must be {', '.join(KINDS)} or a file of prompts; there is no file {named}."
+        )
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len({len(line) for line in lines}) > 1 or any(len(line) > 2 for line in lines):
+        raise InputError(
+            f"{named} must hold a prompt a line, or on every line a tab and the prompt without the concept after it."
+        )
+    return tuple(line[0].strip() for line in lines), tuple(
+        line[1].strip() for line in lines if len(line) == 2
+    )
+
+
 def mentions(phrase: str, concept: str) -> bool:
     """Whether a phrase holds a concept's words, whole and side by side, in whatever case.
 
@@ -154,6 +317,10 @@ def mentions(phrase: str, concept: str) -> bool:
         (True, False)
     """
     return f" {_plain(concept)} " in f" {_plain(phrase)} "
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(c.strip() for c in text.split(",")) if text.strip() else ()
 
 
 def _plain(concept: str) -> str:

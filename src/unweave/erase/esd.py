@@ -5,6 +5,11 @@ With o the original, frozen, and x_t a latent that o drew from noise up to step 
 
     target = o(x_t, 0) - eta (o(x_t, c) - o(x_t, 0)),   loss = mean (eps(x_t, c) - target)^2
 
+With a concept g to erase it from (`erase_from`, as the authors' code does), latents are drawn and the denoiser is
+trained under g's prompt, so that what is asked for g no longer shows c:
+
+    target = o(x_t, g) - eta (o(x_t, c) - o(x_t, 0)),   loss = mean (eps(x_t, g) - target)^2
+
 ESD-x trains the cross-attention ("cross"), ESD-u all the rest ("not_cross"); "cross_kv" is the later strict variant.
 """
 
@@ -36,8 +41,8 @@ class ESD:
         train: "cross" is ESD-x, for what a prompt names; "not_cross" is ESD-u, which also erases what is drawn
             unasked, at the price of other concepts; "cross_kv" moves least; "all" is everything.
         eta: strength of the negative guidance.
-        erase_from: add the guidance to the guide's prediction instead of the empty prompt's, so that only the concept
-            within the guide is erased.
+        erase_from: erase the concept within its guide (glasses, guide scientist): draw and train under the guide's
+            prompt, and add the guidance to the prediction for it. What the concept's own prompt draws may stay.
         steps: of Adam.
         batch_size: latents a step; the paper takes one.
         lr: of Adam.
@@ -75,6 +80,7 @@ class ESD:
                 asked = original.encode(data.prompts(*data.erase))
                 guides = data.guide_prompts(*data.erase)
                 start = original.encode(guides if self.erase_from else [""] * len(guides))
+                trained = start if self.erase_from else asked
                 null = original.encode([""])
             times = original.sampler(self.sampler_steps).timesteps.tolist()
 
@@ -82,12 +88,12 @@ class ESD:
                 at, stop = pick(self.batch_size, len(asked)), int(pick(1, len(times)))
                 noise = noise_like(original.alphas_cumprod.new_empty(self.batch_size, *original.shape))
                 x = original.sample(
-                    asked[at], steps=self.sampler_steps, guidance=self.guidance, noise=noise, stop=stop,
+                    trained[at], steps=self.sampler_steps, guidance=self.guidance, noise=noise, stop=stop,
                     batch_size=self.batch_size,
                 )  # fmt: skip
                 with torch.no_grad():
                     goal = self.target(original, x, times[stop], asked[at], start[at], null)
-                return F.mse_loss(edited(x, times[stop], asked[at]), goal)
+                return F.mse_loss(edited(x, times[stop], trained[at]), goal)
 
             weights = list(edited.weights(self.train).values())
             train_(

@@ -31,7 +31,7 @@ from ..masks.threshold import kth_largest
 from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
 from ..settings import Count, NonNegative, SomeShare, refuse_idle, settings
-from .concepts import Concepts
+from .concepts import Concepts, remember_
 
 Saliency = Literal["eq1", "wanda", "release"]
 _CHUNK = 1 << 20
@@ -126,6 +126,7 @@ class FIA:
         """
         edited = model.editable()
         self.find(model, data, rng=rng).keep.apply_(edited)
+        remember_(edited, data, "FIA")
         return edited
 
     def find(self, model: TextToImage, data: Concepts, *, rng: Generator) -> Neurons:

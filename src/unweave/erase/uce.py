@@ -7,7 +7,9 @@ of the guide's prompt in its place, p one of a prompt to preserve)
     W* = [lambda W + s_e sum W g c^T + s_p sum W p p^T] [lambda I + s_e sum c c^T + s_p sum p p^T]^-1
 
 which is W times one matrix for all layers, solved in float64. Prompts are the request's templates in full: tokens are
-encoded in context, and an edit at the bare word does not carry over to short prompts.
+encoded in context, and an edit at the bare word does not carry over to short prompts. What was erased from the pipeline
+before, as its record has it, is turned into its guides in the same equations: an edit that knew nothing of it would
+bring it back.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ..models.text_to_image import Text, TextToImage
 from ..paper import Paper
 from ..random import require_generator
 from ..settings import NonNegative, Positive, Range, settings
-from .concepts import Concepts
+from .concepts import Concepts, earlier, remember_
 
 
 @settings
@@ -33,7 +35,8 @@ class UCE:
         erase_scale: weight of each token of an erased concept (s_e).
         preserve_scale: weight of each token to preserve (s_p).
         strength: pull to the old weights (lambda).
-        tokens: positions edited: "all" of a prompt, "concept" alone, or its "last" token (the authors' code).
+        tokens: positions edited, and preserved: "all" of a prompt, "concept" alone, or its "last" token (the authors'
+            code).
     """
 
     erase_scale: Positive = 1.0
@@ -58,8 +61,9 @@ class UCE:
         edited = model.editable()
         with torch.no_grad():
             for layer in edited.linears("cross_kv").values():
-                weight = layer.weight.double()
+                weight = layer.weight.cpu().double()
                 layer.weight.copy_(weight + weight @ change)
+        remember_(edited, data, "UCE")
         return edited
 
     @torch.no_grad()
@@ -69,11 +73,21 @@ class UCE:
         Raises:
             InputError: see `apply`.
         """
-        pairs = [self._pairs(model, data, c, i) for c in data.erase for i in range(len(data.templates))]
+        requests = [data, *earlier(model, data)]
+        pairs = [
+            self._pairs(model, asked, concept, i)
+            for asked in requests
+            for concept in asked.erase
+            for i in range(len(asked.templates))
+        ]
         c, g = (torch.cat(side) for side in zip(*pairs, strict=True))
         if torch.allclose(c, g, rtol=0, atol=1e-9):
             raise InputError("UCE: every guide is encoded just as its concept, so nothing would change.")
-        p = [self._read(model, model.encode([prompt]), None) for prompt in data.prompts(*data.preserve)]
+        p = [
+            self._kept(model, prompt, concept)
+            for concept in data.preserve
+            for prompt in data.prompts(concept)
+        ]
         erased = self.erase_scale * c.T @ c
         moved = self.erase_scale * g.T @ c
         preserved = self.preserve_scale * sum((v.T @ v for v in p), torch.zeros_like(erased))
@@ -89,23 +103,28 @@ class UCE:
         where = model.positions(old, concept)
         start, extra = where[0], _count(model, new) - _count(model, old)
         width = len(where) + extra  # tokens of the guide
-        at = {"all": range(length), "concept": where, "last": where[-1:]}[self.tokens]
-        if encoded[0].mask is not None:
-            at = [k for k in at if encoded[0].mask[0, k]]
+        at = self._edited(encoded[0], where)
         partner = [
             k if k < start else start + min(k - start, width - 1) if k in where else k + extra for k in at
         ]
         return (
-            self._read(model, encoded[0], list(at)),
+            self._read(model, encoded[0], at),
             self._read(model, encoded[1], [min(max(k, 0), length - 1) for k in partner]),
         )
 
+    def _kept(self, model: TextToImage, prompt: str, concept: str) -> Tensor:
+        """What to preserve of a prompt: the same positions as are edited of one that is erased."""
+        text = model.encode([prompt])
+        return self._read(model, text, self._edited(text, model.positions(prompt, concept)))
+
+    def _edited(self, text: Text, where: list[int]) -> list[int]:
+        """Positions that count in one encoded prompt whose concept stands at `where`; never padding that is masked."""
+        at = {"all": list(range(text.hidden.shape[1])), "concept": where, "last": where[-1:]}[self.tokens]
+        return at if text.mask is None else [k for k in at if text.mask[0, k]]
+
     @staticmethod
-    def _read(model: TextToImage, text: Text, at: list[int] | None) -> Tensor:
-        hidden = model.cross_inputs(text)[0]
-        if at is None:
-            at = list(range(len(hidden))) if text.mask is None else text.mask[0].nonzero().flatten().tolist()
-        return hidden[at].double()
+    def _read(model: TextToImage, text: Text, at: list[int]) -> Tensor:
+        return model.cross_inputs(text)[0][at].cpu().double()
 
 
 def _count(model: TextToImage, prompt: str) -> int:

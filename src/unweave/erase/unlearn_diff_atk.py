@@ -218,8 +218,9 @@ def pick(rows: Tensor, chance: Tensor) -> Tensor:
     Returns:
         int64 [...]; never one of probability 0.
     """
-    up_to = rows.double().cumsum(-1)
-    return torch.searchsorted(up_to, chance.double()[..., None] * up_to[..., -1:], right=True)[..., 0]
+    up_to = rows.cpu().double().cumsum(-1)  # not every device knows float64
+    found = torch.searchsorted(up_to, chance.cpu().double()[..., None] * up_to[..., -1:], right=True)[..., 0]
+    return found.to(rows.device)
 
 
 def simplex(rows: Tensor, allowed: Tensor) -> Tensor:
@@ -232,12 +233,12 @@ def simplex(rows: Tensor, allowed: Tensor) -> Tensor:
         rows: [..., v].
         allowed: positions that may be positive, int64.
     """
-    x = rows.double()
+    x = rows.cpu().double()  # not every device knows float64
     active = torch.zeros_like(x, dtype=torch.bool)
-    active[..., allowed] = True
+    active[..., allowed.cpu()] = True
     while True:
         tau = (torch.where(active, x, 0).sum(-1, keepdim=True) - 1) / active.sum(-1, keepdim=True)
         fewer = active & (x > tau)
         if torch.equal(fewer, active):
-            return torch.where(active, x - tau, 0).to(rows.dtype)
+            return torch.where(active, x - tau, 0).to(rows.dtype).to(rows.device)
         active = fewer

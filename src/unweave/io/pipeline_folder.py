@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from torch.nn import Module
 
 from ..errors import InputError, IntegrityError, UnweaveError, require
-from ..models.text_to_image import Kind, TextToImage
+from ..models.text_to_image import Kind, TextToImage, require_plain
 from .files import folder_written_beside, write_text
 
 PIPELINES: dict[str, Kind] = {
@@ -39,6 +40,9 @@ _MODELS = {
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast",
                "TokenizersBackend")  # fmt: skip
 _INDEX = "model_index.json"
+_ERASED = "unweave_erased.json"
+"""What was erased from a pipeline before, in its folder."""
+_ERASED_VERSION = 1
 
 
 def is_pipeline_folder(path: Path) -> bool:
@@ -46,19 +50,23 @@ def is_pipeline_folder(path: Path) -> bool:
     return (Path(path) / _INDEX).is_file()
 
 
-def load_pipeline(folder: Path, *, dtype: torch.dtype | None = None) -> TextToImage:
+def load_pipeline(
+    folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> TextToImage:
     """Read a text-to-image pipeline from a local folder of diffusers, safetensors only.
 
     Args:
         folder: holds model_index.json.
         dtype: of the weights; as they were stored, unless given.
+        device: to put the weights on; the noise schedule stays where it is.
 
     Raises:
-        InputError: if the folder is no such pipeline, of a layout that is not supported, or lacks a part.
+        InputError: if the folder is no such pipeline, of a layout that is not supported, or lacks a part, or there is
+            no such device.
         IntegrityError: if a part is damaged, holds NaN, or would run code.
         MissingExtraError: if diffusers or transformers is absent or does not import.
     """
-    folder = Path(folder)
+    folder, device = Path(folder), _device(device)
     index = _index(folder)
     kind = str(index.get("_class_name"))
     if kind not in PIPELINES:
@@ -77,7 +85,7 @@ def load_pipeline(folder: Path, *, dtype: torch.dtype | None = None) -> TextToIm
             f"{folder} lacks {', '.join(missing)}, which a {kind} needs. Download the whole pipeline."
         )
     read = {name: _model(folder, index, name, dtype) for name in (denoiser, "text_encoder")}
-    return TextToImage(
+    made = TextToImage(
         denoiser=read[denoiser],
         text_encoder=read["text_encoder"],
         text_encoder_2=_model(folder, index, "text_encoder_2", dtype) if second else None,
@@ -86,7 +94,9 @@ def load_pipeline(folder: Path, *, dtype: torch.dtype | None = None) -> TextToIm
         scheduler=_scheduler(folder, index),
         index=index,
         source=folder.resolve(),
+        erased=_erased(folder),
     )
+    return made.to(device)
 
 
 def save_pipeline(model: TextToImage, folder: Path) -> None:
@@ -97,7 +107,8 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
         folder: replaced if it is there.
 
     Raises:
-        InputError: if a weight is not finite, or parts to copy are gone.
+        InputError: if a weight is not finite, parts to copy are gone, or a part holds LoRA or quantised weights.
+        IntegrityError: if what was written does not read back as what it was; then the old folder is still there.
         StorageError: if it cannot be written; then the old folder is still there.
     """
     folder = Path(folder)
@@ -107,8 +118,10 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
     own = {name: part for name, part in own.items() if part is not None}
     for name, part in own.items():
         if isinstance(part, Module):
+            require_plain(part, f"the {name}")
             _require_finite(part, f"the {name} to be written")
     index = dict(model.index) or _new_index(model)
+    _require_inside(index, "the pipeline to be written")
     copied = [name for name in index if name not in own and _listed(index, name)]
     for name in copied:
         if model.source is None or not (model.source / name).is_dir():
@@ -122,6 +135,65 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
             assert model.source is not None
             shutil.copytree(model.source / name, beside / name)
         write_text(beside / _INDEX, json.dumps(index, indent=2) + "\n")
+        if model.erased:
+            told = {"format": "unweave erased", "version": _ERASED_VERSION, "erased": list(model.erased)}
+            write_text(beside / _ERASED, json.dumps(told, indent=1) + "\n")
+        _require_same(load_pipeline(beside), model)
+
+
+def _require_same(read: TextToImage, model: TextToImage) -> None:
+    """Raise unless every weight reads back as it was."""
+    found = dict(read.named_parameters())
+    for name, weight in model.named_parameters():
+        if name not in found or not torch.equal(found[name].double(), weight.detach().cpu().double()):
+            raise IntegrityError(
+                f"{name} does not read back from what was written as it was. Nothing was changed."
+            )
+    if list(read.erased) != json.loads(json.dumps(list(model.erased))):
+        raise IntegrityError(
+            "the record of what was erased does not read back as it was. Nothing was changed."
+        )
+
+
+def _erased(folder: Path) -> list[dict[str, Any]]:
+    """What was erased from a pipeline before, as its folder has it."""
+    path = folder / _ERASED
+    if not path.is_file():
+        return []
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        version, entries = told["version"], told["erased"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise IntegrityError(
+            f"{path} cannot be read ({error}). Take the folder as it was written."
+        ) from error
+    if (
+        version != _ERASED_VERSION
+        or not isinstance(entries, list)
+        or not all(isinstance(e, dict) for e in entries)
+    ):
+        raise IntegrityError(f"{path} is of version {version!r}; this program reads {_ERASED_VERSION}.")
+    return entries
+
+
+def _require_inside(index: dict[str, Any], where: object) -> None:
+    """Raise if the index names a part that would lie outside the pipeline's folder."""
+    for name, entry in index.items():
+        if isinstance(entry, list) and not name.isidentifier():
+            raise InputError(
+                f"{where}: {_INDEX} names a part {name!r}; parts are folders with plain names inside it."
+            )
+
+
+def _device(named: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(named)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by the device
+        raise InputError(
+            f"there is no device {named!s} here ({str(error).splitlines()[0]}). Try cpu."
+        ) from error
+    return device
 
 
 def _new_index(model: TextToImage) -> dict[str, Any]:
@@ -156,7 +228,10 @@ def _new_index(model: TextToImage) -> dict[str, Any]:
 
 def _index(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise InputError(f"there is no pipeline folder {folder}.")
+        raise InputError(
+            f"there is no pipeline folder {folder}. Give a local folder of diffusers with a {_INDEX}; from a hub, "
+            "`hf download NAME --local-dir FOLDER` makes one."
+        )
     path = folder / _INDEX
     if not path.is_file():
         raise InputError(
@@ -168,6 +243,7 @@ def _index(folder: Path) -> dict[str, Any]:
         raise IntegrityError(f"{path} is no JSON ({error}).") from error
     if not isinstance(index, dict):
         raise IntegrityError(f"{path} does not hold an object.")
+    _require_inside(index, folder)
     return index
 
 
@@ -189,7 +265,7 @@ def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | 
         raise InputError(f"{part} has no config.json. Download the whole pipeline.")
     if "quantization_config" in config.read_text(encoding="utf-8"):
         raise InputError(f"{part} is quantised, which is not supported. Use unquantised weights.")
-    weights = sorted(p.name for p in part.glob("*.safetensors*"))
+    weights = {_variant(p.name): p for p in sorted(part.glob("*.safetensors"), reverse=True)}
     if not weights:
         code = [p.name for p in part.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
         if code:
@@ -197,13 +273,12 @@ def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | 
                 f"{part} holds only {code[0]}, which would run code when read. Convert it to safetensors."
             )
         raise InputError(f"{part} has no safetensors file. Download the whole pipeline.")
-    plain = [w for w in weights if w.split(".")[1].startswith(("safetensors",)) or "-of-" in w.split(".")[0]]
-    variant = None if plain else weights[0].split(".")[1].split("-")[0]
+    variant = None if None in weights else min(v for v in weights if v is not None)
     loader = getattr(require(library, extra="diffusion", purpose="reading a pipeline"), kind)
     with _loading(part), _quiet():
         made, info = loader.from_pretrained(
             part, local_files_only=True, use_safetensors=True, variant=variant, output_loading_info=True,
-            torch_dtype=dtype or "auto" if library == "transformers" else dtype or _stored(part / weights[-1]),
+            torch_dtype=dtype or "auto" if library == "transformers" else dtype or _stored(weights[variant]),
         )  # fmt: skip
     wrong = [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]
     if wrong:
@@ -215,12 +290,15 @@ def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | 
     return model
 
 
+def _variant(name: str) -> str | None:
+    """Which variant a file of weights is of ("fp16"), whole or in shards; None for the plain one."""
+    _, *rest = re.sub(r"-\d+-of-\d+", "", name.removesuffix(".safetensors")).split(".")
+    return rest[0] if rest else None
+
+
 def _stored(path: Path) -> torch.dtype:
     from safetensors import safe_open
 
-    if path.suffix != ".safetensors":
-        shards = sorted(path.parent.glob("*.safetensors"))
-        path = shards[0]
     with safe_open(path, framework="pt") as file:
         dtype: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
     return dtype

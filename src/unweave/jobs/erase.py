@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
@@ -12,12 +12,14 @@ from typing import Any, Self
 from rich.console import Console
 
 from ..audit.cost import peak_memory
-from ..audit.drawing.attacks import Attacks, attack_all, room_for, with_control
-from ..audit.drawing.drawn import Drawn, changed_share, draw, in_turn
+from ..audit.drawing.attacks import Attacks, attack_all, room_for, with_controls
+from ..audit.drawing.damage import neighbours, plain_prompts
+from ..audit.drawing.drawn import Asked, Drawn, changed_share, draw, in_turn
 from ..audit.drawing.run import audit_erasure
+from ..audit.rates import published
 from ..audit.result import Audit
 from ..catalogue import name_of
-from ..erase import Attack, Concepts, Targets, TextToImage
+from ..erase import Attack, Concepts, SoftVector, Targets, TextToImage, earlier
 from ..errors import InputError
 from ..fit import resumable
 from ..io.content import described
@@ -25,13 +27,15 @@ from ..io.files import write_text
 from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..io.runs import RunFolder, Stage
 from ..report import tables
-from ..report.audits import from_json, render_html, to_json
+from ..report.audits import from_json, render_html, render_markdown, to_json
 from ..settings import Count, NonNegative, settings
 from ..types import Edit
 from .done import Done, facts_of
 from .pipelines import PipelineSubject
 
 Costs = Mapping[str, Mapping[str, Any]]
+EACH = 4
+"""Prompts attacked of each concept, at least."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,17 @@ class Erased(Done):
         return (self.folder / "audit.json").read_text(encoding="utf-8")
 
     def tell(self, out: Console) -> None:
-        """Print the verdict, its controls and every figure."""
-        first = self.audits[0]
-        out.print(f"{first.verdict.outcome.capitalize()}. {first.verdict.why}\n", markup=False)
-        for symbol, sentence in first.tested:
-            out.print(f"  {symbol} {sentence}", markup=False)
+        """Print the verdict, why it can or cannot be trusted, and every figure."""
+        page, first = self.folder / "report.md", self.audits[0].verdict
+        text = (
+            page.read_text(encoding="utf-8")
+            if page.is_file()
+            else f"{first.outcome.capitalize()}. {first.why}"
+        )
+        out.print(
+            text.partition("## Concept by concept")[0].partition("## Measurements")[0].rstrip() + "\n",
+            markup=False,
+        )
         for audit in self.audits:
             out.print(tables.measurements(audit.method, audit.measurements), soft_wrap=False)
         out.print(f"\nPipeline: {self.model}\nReport: {self.page}", markup=False)
@@ -66,8 +76,10 @@ class Erased(Done):
 
 @dataclass(frozen=True, kw_only=True)
 class _Looks:
-    """Images of the same prompts from the same noise."""
+    """Images of the same prompts from the same noise, and what could not be looked at."""
 
+    asked: Asked
+    caveats: Sequence[str]
     before: Drawn
     after: Mapping[str, Drawn]
     never: Sequence[Drawn]
@@ -81,10 +93,13 @@ class EraseJob:
         subject: the pipeline, the concepts, and the judge.
         edits: name -> edit; the first is handed out, the others are compared with it.
         in_turn: erase the concepts one after the other instead of together, and look at all of them after each.
-        attack: looks for prompts that draw the erased concepts after all, in the edited, the original and the
-            retrained pipelines; it takes long.
-        attack_prompts: prompts to attack.
+        soft: attack that every erasure undergoes, in the edited, the original and the retrained pipelines, each beside
+            a random vector: `SoftVector.steps` passes with gradients over a batch for each concept and pipeline. That
+            is seconds on a small one, minutes on a GPU for a large one. None leaves it out, which the report then says.
+        attack: a further one that searches for tokens; it takes long.
+        attack_prompts: prompts to attack; at least `EACH` of each concept.
         images: drawn for each prompt.
+        at_once: images drawn at once in the audit, which takes as much memory.
         steps: of the sampler.
         guidance: scale of classifier-free guidance.
         seed: governs the whole run.
@@ -93,9 +108,11 @@ class EraseJob:
     subject: PipelineSubject
     edits: Mapping[str, Edit[Concepts]]
     in_turn: bool = False
+    soft: SoftVector | None = SoftVector()
     attack: Attack | None = None
     attack_prompts: Count = 10
     images: Count = 4
+    at_once: Count = 16
     steps: Count = 20
     guidance: NonNegative = 7.5
     seed: int = 0
@@ -109,9 +126,14 @@ class EraseJob:
             )
 
     @property
-    def attacks(self) -> dict[str, Attack]:
-        """Name of the figure -> attack, with its control; empty without one."""
-        return {} if self.attack is None else with_control(name_of(self.attack), self.attack)
+    def attacks(self) -> tuple[dict[str, Attack], dict[str, str]]:
+        """Name of the figure -> attack, with controls; and which control is whose. Empty without a judge."""
+        asked = (
+            ("soft-vector", self.soft),
+            ("" if self.attack is None else name_of(self.attack), self.attack),
+        )
+        judged = self.subject.judge is not None
+        return with_controls({name: attack for name, attack in asked if attack is not None and judged})
 
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON; a run goes on only under the same plan."""
@@ -124,8 +146,8 @@ class EraseJob:
             "guidance": self.guidance,
             "judge": str(self.subject.files.get("judge", "")),
         }
-        if self.attacks:
-            attacks = {n: described(a) for n, a in self.attacks.items()}
+        if self.attacks[0]:
+            attacks = {n: described(a) for n, a in self.attacks[0].items()}
             plan["attacks"] = attacks | {"prompts": self.attack_prompts}
         return plan
 
@@ -141,8 +163,8 @@ class EraseJob:
             Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
         ) as run:
             edited, costs = self._edited(run)
-            attacked = self._attacked(run, edited) if self.attacks else None
-            with run.stage("audit", "audit.json", "report.html") as stage:
+            attacked = self._attacked(run, edited) if self.attacks[0] else None
+            with run.stage("audit", "audit.json", "report.html", "report.md") as stage:
                 if stage.todo:
                     looks = self._looks(edited)
                     audits = self._audits(edited, looks, costs, attacked)
@@ -157,7 +179,7 @@ class EraseJob:
             with run.stage(f"edit {name}", where, f"costs/{name}.json") as stage:
                 if stage.todo:
                     self._edit(edit, stage)
-            edited[name] = load_pipeline(stage.paths[0])
+            edited[name] = load_pipeline(stage.paths[0], device=self.subject.original.device)
             costs[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
         return edited, costs
 
@@ -172,33 +194,58 @@ class EraseJob:
             done = in_turn(apply, original, concepts) if self.in_turn else [("", apply(original, concepts))]
         cost: dict[str, Any] = {"seconds": perf_counter() - began, "bytes": peak.bytes}
         if self.in_turn and self.subject.judge is not None:
-            looks = {c: self._look(model, f"draw after {c}") for c, model in done}
-            cost["turns"] = {c: _shares(drawn, concepts.erase) for c, drawn in looks.items()}
+            looks = {c: self._look(model, Asked(concepts=concepts), f"draw after {c}") for c, model in done}
+            cost["turns"] = {c: _shares(drawn, concepts.labels) for c, drawn in looks.items()}
         write_text(stage.paths[1], json.dumps(cost) + "\n")
         save_pipeline(done[-1][1], stage.paths[0])
 
     def _attacked(self, run: RunFolder, edited: Mapping[str, TextToImage]) -> Attacks:
-        subject = self.subject
+        subject, (attacks, controls) = self.subject, self.attacks
         assert subject.judge is not None
         with run.stage("attack", "attacks.json") as stage:
             if stage.todo:
-                targets = Targets.drawn(
-                    subject.original, subject.concepts, subject.judge, n=self.attack_prompts,
-                    room=room_for(self.attacks), steps=self.steps, guidance=self._guidance, rng=stage.rng,
-                )  # fmt: skip
-                found = attack_all(
-                    self.attacks, targets, subject.judge,
-                    original=subject.original, edited=edited, oracles=subject.oracles, rng=stage.rng,
-                )  # fmt: skip
-                write_text(stage.paths[0], found.json())
+                began = perf_counter()
+                try:
+                    targets = Targets.drawn(
+                        subject.original, subject.concepts, subject.judge,
+                        n=max(self.attack_prompts, EACH * len(subject.concepts.labels)), room=room_for(attacks),
+                        steps=self.steps, guidance=self._guidance, rng=stage.rng,
+                    )  # fmt: skip
+                    found = attack_all(
+                        attacks, targets, subject.judge, controls=controls,
+                        original=subject.original, edited=edited, oracles=subject.oracles, rng=stage.rng,
+                    )  # fmt: skip
+                except InputError as error:
+                    if self.attack is not None:
+                        raise
+                    found = Attacks(skipped=f"The pipelines could not be attacked. {error}")
+                write_text(stage.paths[0], replace(found, seconds=perf_counter() - began).json())
             return Attacks.from_json(stage.paths[0].read_text(encoding="utf-8"))
 
     def _looks(self, edited: Mapping[str, TextToImage]) -> _Looks:
+        original, concepts, judge = self.subject.original, self.subject.concepts, self.subject.judge
+        near = neighbours(original, concepts, judge)
+        before = [w for past in earlier(original, concepts) for w in past.labels]
+        known = getattr(judge, "labels", ())
+        unknown = [w for w in before if known and w not in known]
+        asked = Asked(
+            concepts=concepts, neighbours=near, plain=plain_prompts(original, concepts),
+            earlier=tuple(w for w in before if w not in unknown),
+        )  # fmt: skip
+        caveats = []
+        if not known and judge is not None:
+            caveats.append(
+                "No neighbour of the concepts was looked at: the judge does not say which others it knows."
+            )
+        if unknown:
+            caveats.append(
+                f"Erased earlier, and unknown to the judge, so not looked at: {', '.join(unknown)}."
+            )
         return _Looks(
-            before=self._look(self.subject.original, "draw with the original"),
-            never=[self._look(o, "draw with a retrained one") for o in self.subject.oracles],
-            after={name: self._look(model, f"draw after {name}") for name, model in edited.items()},
-        )
+            asked=asked, caveats=caveats, before=self._look(original, asked, "draw with the original", twice=True),
+            never=[self._look(o, asked, "draw with a retrained one") for o in self.subject.oracles],
+            after={name: self._look(model, asked, f"draw after {name}") for name, model in edited.items()},
+        )  # fmt: skip
 
     def _audits(
         self,
@@ -207,13 +254,15 @@ class EraseJob:
         costs: Costs,
         attacked: Attacks | None,
     ) -> list[Audit]:
+        attacks = attacked or Attacks()
+        caveats = (*looks.caveats, *([attacks.skipped] if attacks.skipped else []))
         return [
             audit_erasure(
-                self.subject.concepts, looks.after[name], looks.before, looks.never,
+                looks.asked, looks.after[name], looks.before, looks.never,
                 judge=self.subject.judge, real=self.subject.real, changed=changed_share(model, self.subject.original),
                 seconds=costs[name]["seconds"], memory=costs[name]["bytes"],
-                attacks=() if attacked is None else attacked.figures.get(name, ()), turns=costs[name].get("turns"),
-                method=name,
+                attacks=attacks.measurements(name), tried=attacks.tried(name), turns=costs[name].get("turns"),
+                caveats=caveats, method=name,
             )
             for name, model in edited.items()
         ]  # fmt: skip
@@ -231,19 +280,20 @@ class EraseJob:
             shown["retrained"] = looks.never[0]
         write_text(stage.paths[0], to_json(audits))
         request = f"Erase {', '.join(self.subject.concepts.erase)} from {self.subject.name}"
+        told = {"request": request, **facts_of(run, command)}
         drawn = {name: look.images for name, look in shown.items()}
-        page = render_html(audits, {"request": request, **facts_of(run, command)}, drawn=drawn)
-        write_text(stage.paths[1], page)
+        write_text(stage.paths[1], render_html(audits, told, published("drawing"), drawn=drawn))
+        write_text(stage.paths[2], render_markdown(audits, told, published("drawing")))
 
     @property
     def _guidance(self) -> float:
         most = self.subject.most_guidance
         return float(self.guidance) if most is None else min(float(self.guidance), most)
 
-    def _look(self, model: TextToImage, label: str) -> Drawn:
+    def _look(self, model: TextToImage, asked: Asked, label: str, *, twice: bool = False) -> Drawn:
         return draw(
-            model, self.subject.concepts, self.subject.judge,
-            each=self.images, seed=self.seed, steps=self.steps, guidance=self._guidance, label=label,
+            model, asked, self.subject.judge, each=self.images, seed=self.seed, steps=self.steps,
+            guidance=self._guidance, twice=twice, at_once=self.at_once, label=label,
         )  # fmt: skip
 
 

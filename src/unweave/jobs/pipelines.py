@@ -11,6 +11,7 @@ from torch import Tensor
 from ..audit.drawing.drawn import Judge
 from ..audit.drawing.judges import DigitsJudge, judge_at
 from ..erase import Concepts, TextToImage
+from ..erase.concepts import TEMPLATES
 from ..errors import InputError
 from ..io.pipeline_folder import load_pipeline
 from ..settings import NonNegative, settings
@@ -53,7 +54,12 @@ class PipelineSubject:
 
 
 def open_pipeline(
-    folder: Path, concepts: Concepts, *, oracles: Sequence[Path] = (), judge: Path | None = None
+    folder: Path,
+    concepts: Concepts,
+    *,
+    oracles: Sequence[Path] = (),
+    judge: Path | None = None,
+    device: str = "cpu",
 ) -> PipelineSubject:
     """Read a pipeline, those retrained without the concepts, and the judge.
 
@@ -63,29 +69,31 @@ def open_pipeline(
         oracles: folders of pipelines trained without the concepts.
         judge: a folder of a transformers image classifier whose labels are the concepts, or a .py file that defines
             names(images) and features(images).
+        device: that all pipelines work on: "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
-        InputError: if one of them cannot be used.
+        InputError: if one of them cannot be used, or there is no such device.
     """
-    original = load_pipeline(folder)
+    original = load_pipeline(folder, device=device)
     files = {"pipeline": folder, **{f"oracle {i}": path for i, path in enumerate(oracles)}}
     if judge is not None:
         files["judge"] = judge
     return PipelineSubject(
         original=original, concepts=concepts, judge=None if judge is None else judge_at(judge, concepts),
-        oracles=tuple(load_pipeline(path) for path in oracles), name=str(folder), files=files,
+        oracles=tuple(load_pipeline(path, device=device) for path in oracles), name=str(folder), files=files,
     )  # fmt: skip
 
 
-def embedded_pipeline(concepts: Concepts, *, seed: int = 0) -> PipelineSubject:
+def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu") -> PipelineSubject:
     """The small world of drawn digits, and the same trained without the erased ones: minutes the first time.
 
     Args:
         concepts: digits as words; those that are not erased must survive, unless some are named.
         seed: of both trainings.
+        device: that both pipelines work on.
 
     Raises:
-        InputError: if a concept is no digit.
+        InputError: if a concept is no digit, or prompts of one's own are given.
     """
     from ..embedded import drawn_digits as world
 
@@ -94,11 +102,12 @@ def embedded_pipeline(concepts: Concepts, *, seed: int = 0) -> PipelineSubject:
         raise InputError(
             f"the small world draws {', '.join(world.DIGITS)}; got {', '.join(unknown)}. Give a pipeline folder."
         )
+    if concepts.templates != TEMPLATES:
+        raise InputError("the small world has prompts of its own. Give a pipeline folder, or no --templates.")
     asked = world.concepts(
         *concepts.erase, preserve=concepts.preserve or None, guide=concepts.guide or "digit"
     )
-    original = world.small_world("unet", seed)
-    oracle = world.small_world("unet", seed, concepts.erase)
+    original, oracle = (world.small_world("unet", seed, gone, device=device) for gone in ((), concepts.erase))
     return PipelineSubject(
         original=original, concepts=asked, oracles=(oracle,), judge=DigitsJudge(),
         real=world.real_images(asked.preserve)[0], most_guidance=3.0, name="the small world of digits",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..audit.result import Audit, Rates
+from ..audit.result import Audit, Kind, Rates
 from . import words
 from .page import Section
 from .sections import evidence
@@ -32,22 +32,21 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     lines += [f"- {symbol} {_plain(sentence)}" for symbol, sentence in first.tested]
     if not first.controls:
         lines.append("- No control was run.")
-    lines += _rates([(r, True) for r in published] + ([(first.rates, False)] if first.rates else []))
-    if published and verdict.position is None:
+    known = [(r, True) for r in published] + ([(first.rates, False)] if first.rates else [])
+    lines += _rates(known, first.kind)
+    if published and first.kind == "classifier" and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
     lines += ["", "## Caveats and limits", "", *(f"- {_plain(c)}" for c in words.caveats(first)), ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
-        lines += [
-            "## Methods compared",
-            "",
-            "| method | verdict | position (0 trained on it, 1 retrained) | edit |",
-        ]
-        lines.append("| --- | --- | --- | --- |")
+        placed = first.kind == "classifier"
+        position = " position (0 trained on it, 1 retrained) |" * placed
+        lines += ["## Methods compared", "", f"| method | verdict |{position} edit |"]
+        lines.append(f"| --- | --- |{' --- |' * placed} --- |")
         for audit in audits:
             took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
-            where = words.place(audit.verdict.position)
-            lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} | {where} | {took} |")
+            where = f" {words.place(audit.verdict.position)} |" * placed
+            lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
         lines += ["", *(f"- {_plain(a.method)}: {_plain(a.verdict.why)}" for a in audits[1:]), ""]
     elif verdict.position is not None:
         lines += [
@@ -73,12 +72,12 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     return "\n".join(lines)
 
 
-def _rates(known: Sequence[tuple[Rates, bool]]) -> list[str]:
+def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:
     lines = []
     for rates, fresh in known:
         parts = [
             f"{r['count']} {r['what']}" + (f" (95 % interval {r['interval']})" if r["interval"] else "")
-            for r in words.error_rates(rates, fresh=fresh)
+            for r in words.error_rates(rates, fresh=fresh, kind=kind)
         ]
         lines.append(
             f"- {_plain(rates.source)}: {'; '.join(parts)}; {words.share(rates.inconclusive)} inconclusive, "

@@ -54,7 +54,8 @@ LIMITS: dict[Kind, tuple[str, ...]] = {
     ),
     "drawing": (
         "What is measured is what these prompts draw, as the judge named it. Other words, languages or attacks may "
-        "still draw an erased concept; an attack success rate, where there is one, says how easily.",
+        "still draw an erased concept; an attack success rate, where there is one, says how easily. Damage was looked "
+        "for in the kept concepts, the erased ones' nearest neighbours and a few general prompts only.",
         _NO_LAWYER,
     ),
 }
@@ -138,26 +139,37 @@ def require_one_kind(audits: Sequence[Audit]) -> Audit:
     return audits[0]
 
 
-def error_rates(rates: Rates, *, fresh: bool) -> list[dict[str, str]]:
+def error_rates(rates: Rates, *, fresh: bool, kind: Kind = "classifier") -> list[dict[str, str]]:
     """The two error rates of a verdict as count and sentence.
 
     Args:
         rates: what was measured.
         fresh: whether the judged models took no part in setting the verdict's threshold.
+        kind: of model.
 
     Returns:
         Two entries with "count", "what" and "interval".
     """
     seen = ", never seen before," if fresh else ""
+    what = {
+        "classifier": (
+            f"retrained models{seen} were accepted",
+            f"models that still hold the data{seen} were rejected",
+        ),
+        "drawing": (
+            "retrained pipelines were called erased",
+            "pipelines that were not, or damaged, were rejected",
+        ),
+    }[kind]
     return [
         {
             "count": counted(rates.oracles_accepted, rates.oracles),
-            "what": f"retrained models{seen} were accepted",
+            "what": what[0],
             "interval": span(rates.oracles_interval),
         },
         {
             "count": counted(rates.unedited_rejected, rates.unedited),
-            "what": f"models that still hold the data{seen} were rejected",
+            "what": what[1],
             "interval": span(rates.unedited_interval),
         },
     ]

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Generator
 
-from ...erase import Attack, Attacked, Targets, TextToImage, TokenSearch, UnlearnDiffAtk, draws_in_one_step
+from ...erase import (
+    Attack,
+    Attacked,
+    RandomVector,
+    SoftVector,
+    Targets,
+    TextToImage,
+    TokenSearch,
+    UnlearnDiffAtk,
+    draws_in_one_step,
+)
 from ...io.files import strict_json
 from ...progress import progress
 from ...random import draw_seed, seeded
 from ...types import Measurement
-from .drawn import Judge
+from .compared import Tried, total
+from .drawn import Hits, Judge
 
 ALONE = "prompts that draw it alone"
+_SUCCESS = "attack success: "
+_RETRAINED = "retrained "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +39,57 @@ class Attacks:
     Attributes:
         figures: edited pipeline -> its success rates, beside the original's and the retrained pipelines'.
         record: attack -> pipeline -> all attempts, plain.
+        controls: attack -> the one of `record` that is its control.
+        seconds: that they all took.
+        skipped: why there are none; "" if there are.
     """
 
-    figures: Mapping[str, Sequence[Measurement]]
-    record: Mapping[str, Any]
+    figures: Mapping[str, Sequence[Measurement]] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    controls: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    skipped: str = ""
+
+    def measurements(self, name: str) -> list[Measurement]:
+        """The figures of an edited pipeline, and what they took."""
+        time = Measurement(
+            name="time of the attacks",
+            value=self.seconds,
+            unit="s",
+            n=1,
+            direction="on all pipelines together",
+        )
+        return [*self.figures[name], time] if name in self.figures else []
+
+    def tried(self, name: str) -> list[Tried]:
+        """What each attack that is no control brought back in an edited pipeline."""
+        retrained = [p for p in next(iter(self.record.values()), {}) if p.startswith(_RETRAINED)]
+
+        def counted(what: str | None, *pipelines: str) -> dict[str, Hits]:
+            if what is None:
+                return {}
+            attempts = [a for p in pipelines for a in self.record[what][p]["attempts"]]
+            return {
+                concept: total((int(a["success"]), 1) for a in attempts if a["concept"] == concept)
+                for concept in dict.fromkeys(a["concept"] for a in attempts)
+            }
+
+        return [
+            Tried(
+                name=what.removeprefix(_SUCCESS),
+                edited=counted(what, name),
+                control=counted(self.controls.get(what), name),
+                never=counted(what, *retrained),
+            )
+            for what in self.record
+            if what not in self.controls.values()
+        ]
 
     def json(self) -> str:
         """All of it as strict JSON."""
         figures = {name: [asdict(m) for m in measured] for name, measured in self.figures.items()}
-        return strict_json({"figures": figures, "attacks": self.record})
+        told = {"controls": dict(self.controls), "seconds": self.seconds, "skipped": self.skipped}
+        return strict_json({"figures": figures, "attacks": self.record, **told})
 
     @classmethod
     def from_json(cls, text: str) -> Attacks:
@@ -44,17 +99,31 @@ class Attacks:
             name: [Measurement(**{**m, "interval": tuple(m["interval"])}) for m in measured]
             for name, measured in told["figures"].items()
         }
-        return cls(figures=figures, record=told["attacks"])
+        rest = {key: told[key] for key in ("controls", "seconds", "skipped")}
+        return cls(figures=figures, record=told["attacks"], **rest)
 
 
-def with_control(name: str, attack: Attack) -> dict[str, Attack]:
-    """The attack by the name of its figure, then its control: as many random candidates."""
-    found: dict[str, Attack] = {f"attack success: {name}": attack}
+def control_of(attack: Attack) -> tuple[str, Attack] | None:
+    """The control of an attack, by the name of its figure: as many random candidates. None of one that is random."""
     if isinstance(attack, UnlearnDiffAtk):
-        found["attack success: as many random tokens"] = TokenSearch(
-            tokens=attack.tokens, tries=attack.levels, banned=attack.banned
-        )
-    return found
+        random = TokenSearch(tokens=attack.tokens, tries=attack.levels, banned=attack.banned)
+        return f"{_SUCCESS}as many random tokens", random
+    if isinstance(attack, SoftVector):
+        random_vector = RandomVector(tokens=attack.tokens, batch_size=attack.batch_size)
+        return f"{_SUCCESS}a random vector", random_vector
+    return None
+
+
+def with_controls(attacks: Mapping[str, Attack]) -> tuple[dict[str, Attack], dict[str, str]]:
+    """Attacks by the names of their figures, each before its control; and which control is whose."""
+    found: dict[str, Attack] = {}
+    controls: dict[str, str] = {}
+    for name, attack in attacks.items():
+        found[f"{_SUCCESS}{name}"] = attack
+        if (control := control_of(attack)) is not None:
+            controls[f"{_SUCCESS}{name}"] = control[0]
+            found[control[0]] = control[1]
+    return found, controls
 
 
 def attack_all(
@@ -62,6 +131,7 @@ def attack_all(
     targets: Targets,
     judge: Judge,
     *,
+    controls: Mapping[str, str] | None = None,
     original: TextToImage,
     edited: Mapping[str, TextToImage],
     oracles: Sequence[TextToImage],
@@ -73,6 +143,7 @@ def attack_all(
         attacks: name of the figure -> attack.
         targets: prompts, drawn by the original.
         judge: names the images.
+        controls: attack -> the one that is its control.
         original: pipeline before the edit.
         edited: name -> edited pipeline.
         oracles: pipelines retrained without the concepts.
@@ -99,9 +170,9 @@ def attack_all(
                         found.measurement(ALONE, original=before, oracles=never, before=True)
                     )
                 figures[name].append(found.measurement(what, original=before, oracles=never))
-            everyone = {"original": before, **{f"retrained {i}": o for i, o in enumerate(never)}, **after}
+            everyone = {"original": before, **{f"{_RETRAINED}{i}": o for i, o in enumerate(never)}, **after}
             record[what] = {name: _plain(found) for name, found in everyone.items()}
-    return Attacks(figures=figures, record=record)
+    return Attacks(figures=figures, record=record, controls=dict(controls or {}))
 
 
 def room_for(attacks: Mapping[str, Attack]) -> int:

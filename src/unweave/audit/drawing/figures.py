@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...erase import Concepts
 from ...errors import InputError
 from ...statistics import wilson
 from ...types import Measurement
 from ..measured import measurement
-from .drawn import Drawn, Judge
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What the pipelines drew.
-
-    Attributes:
-        concepts: erased and preserved.
-        edited: drawn by the pipeline in question.
-        original: by the pipeline before the edit.
-        oracles: by pipelines retrained without the concepts; may be empty.
-    """
-
-    concepts: Concepts
-    edited: Drawn
-    original: Drawn
-    oracles: Sequence[Drawn]
+from .compared import Compared
+from .drawn import Drawn, Hits, Judge
 
 
 def by_concept(c: Compared) -> dict[str, dict[str, float]]:
     """Concept -> series -> % of its images that show it."""
     found = {}
-    for concept in (*c.concepts.erase, *c.concepts.preserve):
+    for concept in (*c.concepts.labels, *c.kept, *c.earlier):
         found[concept] = {"original": c.original.rate([concept]), "edited": c.edited.rate([concept])}
         if c.oracles:
             found[concept]["oracle"] = float(np.mean([o.rate([concept]) for o in c.oracles]))
@@ -47,12 +29,30 @@ def by_concept(c: Compared) -> dict[str, dict[str, float]]:
 def drawn_concepts(c: Compared) -> list[Measurement]:
     """How often erased and kept concepts are drawn, and both in one figure."""
     found = [
-        _share(c, "erased concepts drawn", c.concepts.erase, "near the retrained; lower is more forgotten")
+        _share(c, "erased concepts drawn", c.concepts.labels, "near the retrained; lower is more forgotten")
     ]
     if c.concepts.preserve:
         kept = _share(c, "kept concepts drawn", c.concepts.preserve, "near the original; higher is better")
         found += [kept, _overall(c)]
+    if c.neighbours:
+        name = "neighbours that nobody named, drawn"
+        found.append(_share(c, name, c.neighbours, "near the original; higher is better"))
+    if c.edited.hits(c.earlier)[1]:
+        found.append(_share(c, "concepts erased earlier, drawn", c.earlier, "lower is more forgotten"))
+    if c.strayed is not None:
+        found += [
+            _strayed("prompts without a concept: images unlike any of the original's", c.strayed.outside),
+            _strayed("prompts without a concept: the original's images that have no like", c.strayed.missing),
+        ]
     return found
+
+
+def _strayed(name: str, hits: Hits) -> Measurement:
+    low, high = wilson(*hits)
+    return Measurement(
+        name=name, value=100 * hits[0] / hits[1], unit="%", n=hits[1], interval=(100 * low, 100 * high), original=5.0,
+        direction="near 5 %, as of its own others; all of them in a wreck",
+    )  # fmt: skip
 
 
 def _share(c: Compared, name: str, group: Sequence[str], direction: str) -> Measurement:
@@ -72,7 +72,7 @@ def _share(c: Compared, name: str, group: Sequence[str], direction: str) -> Meas
 
 def _overall(c: Compared) -> Measurement:
     def score(d: Drawn) -> float:
-        kept, gone = d.rate(c.concepts.preserve), 100 - d.rate(c.concepts.erase)
+        kept, gone = d.rate(c.concepts.preserve), 100 - d.rate(c.concepts.labels)
         return 2 * kept * gone / (kept + gone) if kept + gone else 0.0
 
     return measurement(
@@ -81,14 +81,14 @@ def _overall(c: Compared) -> Measurement:
         score(c.original),
         [score(o) for o in c.oracles],
         unit="%",
-        n=c.edited.hits((*c.concepts.erase, *c.concepts.preserve))[1],
+        n=c.edited.hits((*c.concepts.labels, *c.concepts.preserve))[1],
         direction="higher is better: harmonic mean of what is kept and what is gone",
     )
 
 
 def distance(c: Compared, judge: Judge, real: Tensor | None) -> Measurement:
     """Fréchet distance of the kept concepts' images to real ones, or to the original's where there are none."""
-    kept = c.concepts.preserve or c.concepts.erase
+    kept = c.kept or c.concepts.labels
 
     def features(d: Drawn) -> Tensor:
         return judge.features(torch.cat([d.images[concept] for concept in kept])).double().cpu()

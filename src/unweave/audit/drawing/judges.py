@@ -31,6 +31,7 @@ class DigitsJudge:
         from ...embedded.drawn_digits import DIGITS, judge
 
         self._judge, self._words = judge(), DIGITS
+        self.labels = DIGITS
 
     def names(self, images: Tensor) -> list[str]:
         """Digit of each image [n, 1, 8, 8], as a word; "" for none."""
@@ -43,7 +44,7 @@ class DigitsJudge:
 
 
 class WrittenJudge:
-    """A user's own judge: a file that defines names(images) and features(images).
+    """A user's own judge: a file that defines names(images) and features(images), and may list the `labels` it knows.
 
     Raises:
         InputError: if the file is absent, does not run, or lacks one of the two.
@@ -64,6 +65,7 @@ class WrittenJudge:
         if missing:
             raise InputError(f"{path} does not define {' and '.join(missing)}(images).")
         self.names, self.features = module.names, module.features
+        self.labels = tuple(getattr(module, "labels", ()))
 
 
 class ClassifierJudge:
@@ -87,8 +89,9 @@ class ClassifierJudge:
         self._std = torch.tensor(read.get("image_std", [0.5])).view(1, -1, 1, 1)
         labels = [model.config.id2label[i] for i in range(len(model.config.id2label))]
         self._task = Classify(len(labels))
-        asked = {c.lower(): c for c in (*concepts.erase, *concepts.preserve)}
+        asked = {c.lower(): c for c in (*concepts.labels, *concepts.preserve)}
         self._names = [_asked(label, asked) for label in labels]
+        self.labels = tuple(self._names)
         missing = [c for c in asked.values() if c not in self._names]
         if missing:
             raise InputError(
@@ -118,6 +121,6 @@ class ClassifierJudge:
 
 
 def _asked(label: str, asked: dict[str, str]) -> str:
-    """The concept that one of the label's synonyms names, or the label itself."""
-    parts = (part.strip().lower() for part in label.split(","))
-    return next((asked[part] for part in parts if part in asked), label)
+    """The concept that one of the label's synonyms names, or the first of them."""
+    parts = [part.strip() for part in label.split(",")]
+    return next((asked[part.lower()] for part in parts if part.lower() in asked), parts[0])

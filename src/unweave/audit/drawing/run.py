@@ -1,4 +1,4 @@
-"""Has a text-to-image pipeline forgotten its concepts? Drawn, judged, and set beside the original and a retrained one.
+"""Has a text-to-image pipeline forgotten its concepts? Drawn, judged, attacked, and set beside the original.
 
 All pipelines draw the same prompts from the same noise. A judge names what it sees; its word is as good as its own
 accuracy on the original's images, which is the first control.
@@ -13,14 +13,16 @@ from torch import Tensor
 from ...erase import Concepts
 from ...types import Measurement
 from ..cost import cost, memory_cost
-from ..result import Audit, Rows, Verdict
-from .drawn import Drawn, Judge
-from .figures import Compared, by_concept, distance, drawn_concepts
+from ..result import Audit, Rates, Rows, Verdict
+from .compared import Compared, Tried
+from .damage import strayed
+from .drawn import Asked, Drawn, Judge
+from .figures import by_concept, distance, drawn_concepts
 from .verdict import controls_of, decide
 
 
 def audit_erasure(
-    concepts: Concepts,
+    asked: Asked | Concepts,
     edited: Drawn,
     original: Drawn,
     oracles: Sequence[Drawn] = (),
@@ -31,14 +33,16 @@ def audit_erasure(
     seconds: float,
     memory: int | None = None,
     attacks: Sequence[Measurement] = (),
+    tried: Sequence[Tried] = (),
     turns: Mapping[str, Mapping[str, float]] | None = None,
+    caveats: Sequence[str] = (),
+    rates: Rates | None = None,
     method: str = "edit",
-    margin: float = 5.0,
 ) -> Audit:
     """Compare an edited pipeline's images with the original's and with those of pipelines that never saw the concepts.
 
     Args:
-        concepts: erased and preserved.
+        asked: what all were asked to draw.
         edited: images of the edited pipeline.
         original: images of the pipeline before the edit.
         oracles: images of pipelines retrained without the concepts.
@@ -47,20 +51,26 @@ def audit_erasure(
         changed: share of the pipeline's weights that the edit changed.
         seconds: the edit took.
         memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
-        attacks: attack success rates; where one, for sure, exceeds the retrained pipelines' under the same attack by
-            more than `margin`, the concept is hidden and not gone.
+        attacks: attack success rates, to be shown.
+        tried: what attacks brought back, for the verdict.
         turns: concept -> erased concept -> % of its images that show it after that erasure, where the concepts were
             erased one after the other.
+        caveats: what could not be looked at, one sentence each.
+        rates: error rates of this verdict, if they are known.
         method: name of the edit.
-        margin: points by which the drawing of erased and kept concepts may differ unnoticed.
 
     Returns:
         The audit: `inconclusive` without a judge, or where the judge does not know the original's images.
     """
-    c = Compared(concepts, edited, original, oracles)
+    asked = Asked(concepts=asked) if isinstance(asked, Concepts) else asked
+    c = Compared(
+        concepts=asked.concepts, edited=edited, original=original, oracles=oracles, tried=tried,
+        neighbours=asked.neighbours, earlier=asked.earlier,
+        strayed=None if judge is None else strayed(judge, edited, original),
+    )  # fmt: skip
     panels: list[Rows] = []
     figures: list[Measurement] = []
-    controls = () if judge is None else controls_of(c, margin)
+    controls = () if judge is None else controls_of(c)
     if judge is not None:
         panels.append(Rows(name="concepts", unit="%", rows=by_concept(c)))
         figures += [*drawn_concepts(c), distance(c, judge, real)]
@@ -72,8 +82,9 @@ def audit_erasure(
     return Audit(
         kind="drawing",
         method=method,
-        verdict=_UNSEEN if judge is None else decide(c, controls, attacks, margin),
+        verdict=_UNSEEN if judge is None else decide(c, controls, caveats),
         controls=controls,
+        rates=rates,
         measurements=(*figures, *attacks, weights, *cost({"edit": seconds}), memory_cost(memory)),
         panels=tuple(panels),
     )

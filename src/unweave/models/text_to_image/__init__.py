@@ -8,7 +8,7 @@ folders of diffusers.
 
 from __future__ import annotations
 
-from .layers import LAYERS, Layers, Weights, encoder_weights, training_only
+from .layers import LAYERS, Layers, Weights, encoder_weights, require_plain, training_only
 from .layouts import Kind, Layout
 from .pipeline import Component, Guidance, TextToImage
 from .prompts import Prompts
@@ -28,6 +28,7 @@ __all__ = [
     "TextToImage",
     "Weights",
     "encoder_weights",
+    "require_plain",
     "training_only",
     "watch_sampling",
 ]

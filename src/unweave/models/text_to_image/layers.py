@@ -65,21 +65,34 @@ def weights(denoiser: Module, kind: Weights) -> dict[str, Parameter]:
     return {n: p for n, p in named.items() if kind == "all" or (".attn2." in n) == (kind == "cross")}
 
 
+def require_plain(part: Module, what: str) -> None:
+    """Raise if a part of a pipeline holds parameters that its class does not have: of adapters, or quantised.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    kind: Any = type(part)
+    config: Any = getattr(part, "config", None)
+    if config is None:
+        return
+    with torch.device("meta"):
+        made = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+    plain = {n for n, _ in made.named_parameters()}
+    odd = [n for n, p in part.named_parameters() if n not in plain or not p.is_floating_point()]
+    if odd:
+        raise InputError(
+            f"{what}'s {odd[0]} is not of {kind.__name__}: it is of LoRA or quantised. Merge LoRA layers (fuse_lora, "
+            "then unload_lora_weights) and load unquantised weights first."
+        )
+
+
 def encoder_weights(encoder: Module, blocks: int = 0) -> list[Parameter]:
     """What is trained of a text encoder: its first blocks, or (0) all but its tables of embeddings.
 
     Raises:
         InputError: if it has fewer blocks, or is wrapped by LoRA or quantised.
     """
-    config: Any = encoder.config
-    with torch.device("meta"):
-        plain = {n for n, _ in type(encoder)(config).named_parameters()}
-    odd = [n for n, p in encoder.named_parameters() if n not in plain or not p.is_floating_point()]
-    if odd:
-        raise InputError(
-            f"the text encoder's {odd[0]} is not of {type(encoder).__name__}: it is of LoRA or quantised. "
-            "Merge LoRA layers and load unquantised weights first."
-        )
+    require_plain(encoder, "the text encoder")
     tables = {id(p) for m in encoder.modules() if isinstance(m, Embedding) for p in m.parameters()}
     own = encoder
     if blocks:

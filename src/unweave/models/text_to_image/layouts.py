@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, signature
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, ModuleList
 
-from ...errors import InputError
+from ...errors import InputError, require
 from .layers import LAYERS
 from .text import Text, embedded
 
@@ -90,6 +90,17 @@ def conditions(layout: Layout, x: Tensor, text: Text, size: Sequence[int], confi
         told["resolution"] = x.new_tensor([[height, width]]).expand(n, 2)
         told["aspect_ratio"] = x.new_tensor([[height / width]]).expand(n, 1)
     return {"added_cond_kwargs": told, "encoder_attention_mask": text.mask}
+
+
+def ddim(config: Mapping[str, Any]) -> Any:
+    """Diffusers' DDIM in the noise schedule of another scheduler; x_0 is not clipped."""
+    names = (
+        "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type steps_offset "
+        "timestep_spacing rescale_betas_zero_snr set_alpha_to_one"
+    ).split()
+    known = {k: v for k, v in config.items() if k in names and v is not None}
+    made: Any = require("diffusers", extra="diffusion", purpose="sampling images").DDIMScheduler
+    return made(**known, clip_sample=False)
 
 
 def guided(

@@ -11,17 +11,19 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Linear, Module, Parameter
 
-from ...errors import InputError, require
+from ...errors import InputError
 from ...random import require_generator
 from ...settings import Range
-from .layers import Layers, Weights, linears, weights
-from .layouts import Layout, conditions, encoded, guided, kind_of
+from .layers import Layers, Weights, linears, require_plain, weights
+from .layouts import Layout, conditions, ddim, encoded, guided, kind_of
 from .text import Text
 
 Component = Literal["denoiser", "text_encoder", "text_encoder_2", "vae"]
 Guidance = Annotated[
     float, Range(above=0, why="It is the scale of classifier-free guidance; 1 draws without it.")
 ]
+_DECODED = 4
+"""Images that a VAE decodes at once: at 512 pixels each takes more than a gigabyte."""
 
 
 class TextToImage(Module):
@@ -40,6 +42,8 @@ class TextToImage(Module):
         scheduler: diffusers' scheduler, read for its noise levels and written back as it is.
         index: what model_index.json says beside the parts: the pipeline's class and its settings.
         source: folder that it was read from; parts not read here are copied from there on saving.
+        erased: what was erased from it before, in order, as plain JSON; written and read with its folder.
+        alphas_cumprod: share of the signal at each noise level, float64 on the CPU whatever the weights are.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class TextToImage(Module):
         vae: Module | None = None,
         index: Mapping[str, Any] | None = None,
         source: Path | None = None,
+        erased: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
         self.kind = kind_of(denoiser)
@@ -70,14 +75,14 @@ class TextToImage(Module):
             )
         self.denoiser, self.text_encoder, self.text_encoder_2 = denoiser, text_encoder, text_encoder_2
         self.vae, self.tokenizers, self.scheduler = vae, tuple(tokenizers), scheduler
-        self.index, self.source = dict(index or {}), source
+        self.index, self.source, self.erased = dict(index or {}), source, tuple(erased)
         encoders = 1 if text_encoder_2 is None else 2
         if len(self.tokenizers) != encoders:
             raise InputError(
                 f"{encoders} text encoders need as many tokenizers; there are {len(self.tokenizers)}."
             )
-        self.register_buffer("alphas_cumprod", levels.detach().double().clone(), persistent=False)
-        self.alphas_cumprod: Tensor
+        # no buffer: `Module.to` would round it to half precision, and some devices know no float64
+        self.alphas_cumprod: Tensor = levels.detach().cpu().double().clone()
         self.train(False)
 
     @property
@@ -123,15 +128,21 @@ class TextToImage(Module):
         return self
 
     def editable(self, *parts: Component) -> TextToImage:
-        """A copy whose named parts (the denoiser, unless told otherwise) are its own; it shares the others."""
+        """A copy whose named parts (the denoiser, unless told otherwise) are its own; it shares the others.
+
+        Raises:
+            InputError: if there is no such part, or it holds adapters or quantised weights.
+        """
         own: dict[str, Any] = {part: getattr(self, part) for part in get_args(Component)}
         for part in parts or ("denoiser",):
             if own[part] is None:
                 raise InputError(f"the pipeline has no {part}.")
+            require_plain(own[part], f"the {part}")
             own[part] = deepcopy(own[part])
         edited = TextToImage(
-            **own, tokenizers=self.tokenizers, scheduler=self.scheduler, index=self.index, source=self.source
-        )
+            **own, tokenizers=self.tokenizers, scheduler=self.scheduler, index=self.index, source=self.source,
+            erased=self.erased,
+        )  # fmt: skip
         edited.alphas_cumprod = self.alphas_cumprod
         return edited
 
@@ -154,15 +165,18 @@ class TextToImage(Module):
             InputError: if a prompt is longer than the text encoder reads: its end would be lost unseen.
         """
         tokenizer, limit = self.tokenizers[encoder], self.length(encoder)
-        for prompt, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
+        written = [self.written(prompt) for prompt in prompts]
+        for prompt, ids in zip(prompts, tokenizer(written).input_ids, strict=True):
             if len(ids) > limit:
                 raise InputError(
                     f"the prompt {prompt!r} has {len(ids)} tokens; the text encoder reads {limit}. Shorten it."
                 )
-        out = tokenizer(
-            list(prompts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-        )
+        out = tokenizer(written, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         return out.input_ids.to(self.device), out.attention_mask.to(self.device)
+
+    def written(self, prompt: str) -> str:
+        """A prompt as the pipeline hands it to its tokenizers: diffusers writes PixArt's in small letters."""
+        return prompt.lower().strip() if self.layout == "transformer" else prompt
 
     def length(self, encoder: int = 0) -> int:
         """Tokens that a text encoder reads, those at the beginning and end included."""
@@ -179,7 +193,7 @@ class TextToImage(Module):
             InputError: if the tokens of the phrase do not occur in the prompt.
         """
         tokenizer = self.tokenizers[encoder]
-        inner = tokenizer(phrase, add_special_tokens=False).input_ids
+        inner = tokenizer(self.written(phrase), add_special_tokens=False).input_ids
         whole = self.tokens([prompt], encoder)[0][0].tolist()
         for start in range(len(whole) - len(inner), -1, -1):
             if inner and whole[start : start + len(inner)] == inner:
@@ -284,9 +298,9 @@ class TextToImage(Module):
         return signal * noise - rate * clean
 
     def _rates(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
-        a = self.alphas_cumprod[torch.as_tensor(t, device=self.alphas_cumprod.device).long()]
-        a = a.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
-        return a.sqrt().to(like.dtype), (1 - a).sqrt().to(like.dtype)
+        a = self.alphas_cumprod[torch.as_tensor(t, device="cpu").long()].reshape(-1, *[1] * (like.ndim - 1))
+        signal, rate = (v.sqrt().to(like.dtype).to(like.device) for v in (a, 1 - a))
+        return signal, rate
 
     @property
     def pixels_per_latent(self) -> int:
@@ -360,13 +374,7 @@ class TextToImage(Module):
             raise InputError(
                 f"the sampler takes 1 to {self.timesteps} steps, the levels it was trained on; got {steps}."
             )
-        names = (
-            "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type steps_offset "
-            "timestep_spacing rescale_betas_zero_snr set_alpha_to_one"
-        ).split()
-        known = {k: v for k, v in self.scheduler.config.items() if k in names and v is not None}
-        ddim: Any = require("diffusers", extra="diffusion", purpose="sampling images").DDIMScheduler
-        scheduler = ddim(**known, clip_sample=False)
+        scheduler = ddim(self.scheduler.config)
         scheduler.set_timesteps(steps)
         return scheduler
 
@@ -376,8 +384,8 @@ class TextToImage(Module):
         if self.vae is None:
             return latents
         vae: Any = self.vae
-        images: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-        return images
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        return torch.cat([vae.decode(part).sample for part in scaled.split(_DECODED)])
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
@@ -385,6 +393,7 @@ class TextToImage(Module):
         if self.vae is None:
             return images.to(self.device, self.dtype)
         vae: Any = self.vae
-        encoded = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean
-        scaled: Tensor = (encoded * vae.config.scaling_factor).to(self.dtype)
-        return scaled
+        found: Tensor = (
+            vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean * vae.config.scaling_factor
+        )
+        return found.to(self.dtype)
