@@ -21,7 +21,8 @@ from .subject import Folder, Subject, embedded, open_subject
 from .train import Trained, TrainJob
 
 __all__ = [
-    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob", "ExactlyTrained",
-    "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob", "Pruned", "Subject",
-    "TrainJob", "Trained", "UnsuitedWarning", "choose", "embedded", "embedded_pipeline", "open_pipeline", "open_subject",
+    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob",
+    "ExactlyTrained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob",
+    "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "embedded", "embedded_pipeline",
+    "open_pipeline", "open_subject",
 ]  # fmt: skip
