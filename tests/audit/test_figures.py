@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from unweave.audit.classifier.compared import Compared, Read, phi_of
+from unweave.audit.classifier.compared import Compared
 from unweave.audit.classifier.figures import accuracies, memberships, separations, summaries
 from unweave.audit.classifier.membership import auc
 from unweave.audit.classifier.panels import panels
+from unweave.audit.classifier.references import Read, References, phi_of
 from unweave.audit.classifier.scores import Parts
 from unweave.embedded.digits import of_tensors
 from unweave.random import seeded
@@ -41,10 +42,9 @@ def compared(
     holders: int = 4, oracles: int = 4, *, forget: list[int] | None = None, quick: bool = True
 ) -> Compared:
     request = Request.of(numbered(range(40)), numbered(range(40, 60)), forget or list(range(12)))
-    return Compared(
-        request, Parts.of(request), Table(0, 1.0), [Table(10 + i, 3.0) for i in range(holders)],
-        [Table(20 + i, 0.0) for i in range(oracles)], quick=quick, seed=1,
-    )  # fmt: skip
+    known = [Table(10 + i, 3.0) for i in range(holders)], [Table(20 + i, 0.0) for i in range(oracles)]
+    references, model = References(request, Parts.of(request), *known, 1), Table(0, 1.0)
+    return Compared(references, model, references.look(model), quick)
 
 
 def found(measured, name):

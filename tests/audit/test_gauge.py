@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from unweave.audit.classifier.compared import Compared
-from unweave.audit.classifier.figures import separations
-from unweave.audit.classifier.gauge import advantage, gauge, in_words, memory_gauge, noise
+from unweave.audit.classifier.gauge import advantage, gauge, in_words, memory_gauge, noise, not_healed
+from unweave.audit.classifier.references import References
 from unweave.audit.classifier.scores import Parts
+from unweave.audit.result import Verdict
 from unweave.embedded.digits import of_tensors
 from unweave.random import seeded
 from unweave.types import Measurement, Request
@@ -47,13 +48,10 @@ def measured(
 ) -> Measurement:
     forget = forget or list(range(200))
     request = Request.of(numbered(0, 600), numbered(600, 900), forget)
-    c = Compared(
-        request, Parts.of(request), Sure(0, edited), [Sure(1, original)],
-        [Sure(10 + i, oracle) for i in range(oracles)], quick=True, seed=1,
-    )  # fmt: skip
-    (found,) = [m for m in separations(c) if m.name == "memory gauge"]
-    assert found == memory_gauge(c)
-    return found
+    others = [Sure(10 + i, oracle) for i in range(oracles)]
+    references = References(request, Parts.of(request), [Sure(1, original)], others, 1)
+    model = Sure(0, edited)
+    return memory_gauge(Compared(references, model, references.look(model), quick=True))
 
 
 def naive(surer: float, seed: int) -> float:
@@ -116,3 +114,15 @@ def test_speaks_without_retrained_models() -> None:
     m = measured(2.0, oracles=0)
     assert m.value is not None
     assert m.oracle_mean is None
+
+
+@pytest.mark.parametrize("outcome", ["not forgotten", "partly forgotten"])
+def test_a_model_that_has_not_healed_is_told_apart(outcome: str) -> None:
+    verdict = Verdict(outcome=outcome, reason="", caveats=("one",))
+    healed = not_healed(verdict, measured(0.0))
+    assert healed.caveats[0] == "one"
+    assert "healing rather than forgetting" in healed.caveats[1]
+    assert not_healed(verdict, measured(2.0)) == verdict  # memory is left
+    assert not_healed(verdict, measured(0.0, forget=list(range(199)))) == verdict  # it cannot tell
+    other = Verdict(outcome="forgotten", reason="")
+    assert not_healed(other, measured(0.0)) == other

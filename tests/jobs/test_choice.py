@@ -52,7 +52,7 @@ def test_kinds_of_requests() -> None:
         ("random", FRESH, False, 53, "retrain", 1.0, "save nothing, or teach nothing"),
         ("random", FRESH, False, 54, "short-retrain", 3 / 16, "exact"),
         ("random", Builds(), False, None, "retrain", 1.0, "only build"),
-        ("class", PRUNED, True, 500, "unprune+continue", 4 / 11, "its mask is made again"),
+        ("class", PRUNED, True, 500, "short-retrain", 3 / 11, "a quarter of a retraining"),
         ("random", PRUNED, True, 500, "short-retrain", 6 / 11, "half of a retraining"),
         (
             "class",
@@ -70,7 +70,7 @@ def test_kinds_of_requests() -> None:
             500,
             "retrain",
             1.0,
-            "unprune+continue would save nothing",
+            "short-retrain would save nothing",
         ),
         ("class", None, False, None, "sfron", None, "no recipe"),
         ("random", None, True, None, "l1-sparse", None, "stops short"),

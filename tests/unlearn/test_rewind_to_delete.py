@@ -179,7 +179,7 @@ def test_refuses(tmp_path: Path) -> None:
             model, replace(request, forget=request.forget.subset([])), rng=seeded(0)
         )
     certain = RewindToDelete(checkpoint=path, **CONSTANTS)
-    with pytest.raises(InputError, match="batch normalisation"):
+    with pytest.raises(InputError, match="running statistics"):
         certain.apply(world.model(batch_norm=True), request, rng=seeded(0))
     with pytest.raises(InputError, match="cannot certify a pruned model"):
         certain.apply(world.model(sparse=True), request, rng=seeded(0))

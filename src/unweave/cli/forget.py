@@ -26,8 +26,8 @@ EXAMPLE = """  unweave forget
 Without --method one is chosen by the request, and it is said why. `--method a+b` puts b inside a: `unprune+salun`
 un-prunes around SalUn. Each method named adds its flags: add --help."""
 EMBEDDED = (
-    "--classes", "3", "--method", "unprune+continue", "--unprune.scout-epochs", "10", "--continue.epochs", "10",
-    "--compare", "continue", "salun",
+    "--classes", "3", "--method", "short-retrain", "--short-retrain.fraction", "0.25",
+    "--short-retrain.recover-epochs", "3", "--compare", "unprune+continue", "salun",
 )  # fmt: skip
 """What `unweave forget` alone stands for."""
 NAMED = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from torch.nn import Module
@@ -14,7 +15,7 @@ from ..masks.mask import Mask
 from ..random import seeded
 from ..tasks import read_labels
 from ..types import Edit, Request
-from ..unlearn import Continue, L1Sparse, Retrain, SFRon, ShortRetrain, Unprune
+from ..unlearn import L1Sparse, Retrain, SFRon, ShortRetrain
 from ..unlearn.suits import SMALL, Kind, why_unsuited
 
 LEAST_STEPS = 10
@@ -114,14 +115,13 @@ def _pruned(kind: Kind, recipe: Any) -> Choice:
     """For a pruned model whose initial weights are known: less than here was not enough on the embedded digits."""
     recover = getattr(recipe, "recover_epochs", 0)
     passes = recipe.epochs + recover
-    if kind == "class":
-        fifth = max(1, round(passes / 5))
-        edit = Unprune(unlearn=Continue(recipe=recipe, epochs=fifth), recipe=recipe, scout_epochs=fifth)
-        why = "a pruned model: its mask is made again without the class, and it keeps what it learned of the others"
-        return Choice("unprune+continue", edit, why, 2 * fifth / passes)
-    half = ShortRetrain(recipe=recipe, fraction=0.5, recover_epochs=-(-recover // 2))
-    why = "a pruned model: exact, for it begins at the initial weights; heals slowly, so half of a retraining"
-    return Choice("short-retrain", half, why, (recipe.epochs / 2 + half.recover_epochs) / passes)
+    share, words = (0.25, "a quarter") if kind == "class" else (0.5, "half")
+    edit = ShortRetrain(recipe=recipe, fraction=share, recover_epochs=ceil(share * recover))
+    why = (
+        "a pruned model: exact, for it begins at the initial weights and chooses its mask again; heals slowly, so "
+        f"{words} of a retraining"
+    )
+    return Choice("short-retrain", edit, why, (share * recipe.epochs + edit.recover_epochs) / passes)
 
 
 def _without_recipe(kind: Kind) -> Choice:

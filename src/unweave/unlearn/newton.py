@@ -27,7 +27,7 @@ from ..paper import Paper
 from ..random import child
 from ..settings import Count, Inner, NonNegative, Number, Positive, refuse_idle, settings
 from ..types import Data, Request
-from ._certificate import Delta, Epsilon, certified, gaussian_noise
+from ._certificate import Delta, Epsilon, certified, check_certifiable, gaussian_noise
 from ._train import check_request
 from .suits import UNJUDGED, Unsuited
 
@@ -169,13 +169,16 @@ class Newton:
 
         Raises:
             EmptyDataError: if the forget or the retain set is empty.
-            InputError: if no weight may move, the curvature is not positive definite, the solver does not
-                reach its tolerance, or the weights exceed `norm_bound`.
+            InputError: if a certificate is asked for and the model has running statistics, frozen or pruned weights
+                (it says why it would not hold), if no weight may move, the curvature is not positive definite, the
+                solver does not reach its tolerance, or the weights exceed `norm_bound`.
             NonFiniteError: if the step is not finite.
         """
         check_request("Newton", data, rng)
         point = Point.of(model, data.retain.task, "Newton")
         certificate = self.certificate()
+        if certificate.certified:
+            check_certifiable("Newton", model)
         here, shift = point.here, self.weight_decay + self.damping
         gradient = point.gradient(data.retain) + self.weight_decay * here
         if self.solver == "lissa":

@@ -33,13 +33,13 @@ from torch.nn import Module
 from ..errors import InputError
 from ..fit.recipe import mean_loss, warm_cosine
 from ..io.checkpoint import load_into
-from ..masks.layers import copied, running_norms
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..settings import Count, NonNegative, Part, Positive, settings
 from ..types import Request
-from ._certificate import Delta, Epsilon, certified, gaussian_noise
+from ._certificate import Delta, Epsilon, certified, check_certifiable, gaussian_noise
 from ._train import Trainee, check_request, sgd
 from .suits import UNJUDGED, Unsuited
 
@@ -110,7 +110,7 @@ class RewindToDelete:
         Raises:
             EmptyDataError: if the forget or the retain set is empty.
             InputError: if the checkpoint is absent or of another network; or a certificate is asked for a
-                network with batch normalisation or a pruned one, or its noise would be infinite.
+                network with running statistics, frozen or pruned weights, or its noise would be infinite.
             IntegrityError: if the checkpoint is damaged.
             NonFiniteError: if training diverges.
         """
@@ -118,7 +118,7 @@ class RewindToDelete:
         hold, retain = Mask.of(model), data.retain
         noise = self.noise
         if self.certified:
-            self._check_certifiable(model, hold)
+            check_certifiable("RewindToDelete", model)
             noise = self.certified_noise(len(data.forget), len(data.forget) + len(retain))
             retain = replace(retain, batch_size=len(retain))
         student = Trainee.of("RewindToDelete", self._rewound(model), sgd(self), rng, hold=hold)
@@ -152,18 +152,6 @@ class RewindToDelete:
                 "RewindToDelete's certificate asks for infinite noise: fewer steps, or a smaller lr."
             )
         return noise
-
-    def _check_certifiable(self, model: Module, hold: Mask) -> None:
-        if running_norms(model):
-            raise InputError(
-                "RewindToDelete certifies losses of single examples; with batch normalisation a loss "
-                "depends on its batch. Leave the constants out."
-            )
-        if hold:
-            raise InputError(
-                "RewindToDelete cannot certify a pruned model: which weights live was chosen with the "
-                "forgotten data. Leave the constants out."
-            )
 
     def _rewound(self, model: Module) -> Module:
         earlier = load_into(model, Path(self.checkpoint)).state_dict()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch.nn import Module
@@ -24,11 +23,13 @@ class Compared:
     Attributes:
         references: what it is compared with.
         edited: the model in question.
+        edited_read: its answers.
         quick: fewer examples and oracles in the figures that are costly; none of them is the verdict's.
     """
 
     references: References
     edited: Module
+    edited_read: Read
     quick: bool
 
     @property
@@ -65,11 +66,6 @@ class Compared:
     def dear(self) -> int:
         """How many oracles take part in the probes."""
         return DEAR // 2 if self.quick else DEAR
-
-    @cached_property
-    def edited_read(self) -> Read:
-        """The edited model's answers."""
-        return self.references.look(self.edited)
 
     @property
     def holders_read(self) -> list[Read]:

@@ -12,7 +12,6 @@ from ...statistics import Floats, bootstrap, wilson
 from ...types import Measurement
 from ..measured import measurement, missing
 from .compared import NEAR, Compared
-from .gauge import memory_gauge
 from .lira import taken_for_members
 from .membership import Attack, auc, confidence_attack, svc_attack, threshold_attack
 from .references import Read, phi_of
@@ -188,7 +187,7 @@ def separations(c: Compared) -> list[Measurement]:
                 note="how well the score of the deleted class, however low, picks out its examples",
             )
         )
-    return [*out, memory_gauge(c)]
+    return out
 
 
 def _confidence_features(answers: Answers) -> Floats:

@@ -14,11 +14,13 @@ sources, and of less than `LEAST` examples it can say nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 from ...statistics import Floats
 from ...types import Measurement
 from ..measured import measurement, missing
+from ..result import Verdict
 from .compared import Compared
 from .membership import auc
 from .references import Read
@@ -108,6 +110,26 @@ def in_words(value: float, wide: float) -> str:
         "no more memory of single examples is seen than in a retrained model; answers that still differ from its "
         "answers need healing, not forgetting"
     )
+
+
+def not_healed(verdict: Verdict, gauge: Measurement) -> Verdict:
+    """The verdict, with what the gauge adds where answers are still far from a retrained model's.
+
+    A model that never saw the examples, but was trained too little, lies short of the retrained ones as well.
+    """
+    if verdict.outcome not in ("not forgotten", "partly forgotten") or None in (gauge.value, gauge.interval):
+        return verdict
+    assert gauge.value is not None
+    assert gauge.interval is not None
+    wide = gauge.interval[1] - gauge.value
+    if gauge.value + wide < CLEAR or gauge.value - wide < 0.5:
+        return verdict
+    said = (
+        f"The memory gauge reads {gauge.value:.2f} (0 the original's memory of examples, 1 a retrained model's): "
+        "what is missing may be healing rather than forgetting, as in a model that never saw the examples and was "
+        "trained too little. Train it longer on the retained examples before anything stronger."
+    )
+    return replace(verdict, caveats=(*verdict.caveats, said))
 
 
 def _advantage(read: Read) -> float:

@@ -20,9 +20,10 @@ from ..cost import cost
 from ..result import Audit
 from .compared import NEAR, Compared
 from .figures import accuracies, memberships, separations, summaries
+from .gauge import memory_gauge, not_healed
 from .memory import hidden_position, probes, relearning
 from .panels import panels
-from .references import References
+from .references import Read, References
 from .scores import Parts
 from .standard import Readings
 from .topology import Topology, chance, topology
@@ -69,15 +70,17 @@ class Auditor:
     ) -> Audit:
         """Judge one edited model, or the mean of several; see `audit`."""
         several = _listed(edited)
-        decision, readings = self._decided(several)
         r, first = self.references, several[0]
-        compared = Compared(r, first, self.quick)
+        read = [r.look(model) for model in several]
+        decision, readings = self._decided(several, read)
+        compared = Compared(r, first, read[0], self.quick)
+        gauge = memory_gauge(compared)
         steps = r.relearn(first) if readings is None else float(readings.relearn[0])
         shape, absent = _topology(compared.original, first, r.oracles)
         return Audit(
             kind="classifier",
             method=method,
-            verdict=decision.verdict,
+            verdict=not_healed(decision.verdict, gauge),
             controls=decision.controls,
             rates=decision.rates,
             measurements=(
@@ -85,6 +88,7 @@ class Auditor:
                 *summaries(compared),
                 *memberships(compared),
                 *separations(compared),
+                gauge,
                 *hidden_position(compared, readings),
                 *probes(compared),
                 relearning(compared, steps),
@@ -96,11 +100,12 @@ class Auditor:
 
     def decide(self, edited: Module | Sequence[Module]) -> Decision:
         """The verdict alone, with its controls: what `audit` says, without the figures that it does not rest on."""
-        return self._decided(_listed(edited))[0]
+        several = _listed(edited)
+        return self._decided(several, [self.references.look(model) for model in several])[0]
 
-    def _decided(self, several: Sequence[Module]) -> tuple[Decision, Readings | None]:
+    def _decided(self, several: Sequence[Module], read: Sequence[Read]) -> tuple[Decision, Readings | None]:
         r = self.references
-        readings = r.measured(several, [r.look(model) for model in several]) if r.rulers else None
+        readings = r.measured(several, read) if r.rulers else None
         return self._court(len(several)).judge(readings, r.untouched(several[0])), readings
 
     def _court(self, several: int) -> Court:
