@@ -16,7 +16,9 @@ from unweave import Data, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import RowTransformer, mlp
 from unweave.errors import InputError
+from unweave.fit import recording
 from unweave.random import global_seed
+from unweave.tasks import predict
 from unweave.unlearn import S3T
 from unweave.unlearn.exact import Ensemble, prove
 from unweave.unlearn.exact.adapters import Adapters
@@ -194,6 +196,49 @@ def test_a_stage_by_hand() -> None:
     x = next(images().batches())[0]
     assert torch.allclose(plain.eval()(x), adapted(x), atol=1e-5)
     assert any(bool(t.any()) for n, t in states[1].items() if n.endswith("lora_B"))
+
+
+def test_a_stage_goes_on_from_the_one_before() -> None:
+    """The loss at its first step is that of the model after the stage before: its own adapters begin at nothing."""
+    data = images(batch_size=72)
+    how = FAST(shards=1, slices=4, budget=1, dropout=0.0, epochs=1)
+    service = how.begin(base(dropout=0.0), data, rng=seeded(1))
+    where, before = service.slices.positions(data), list[Any]()
+    for j in range(1, 4):
+        seen = data.subset(service.slices.members(where, 0, range(j)))
+        with recording() as fits:
+            state = service.train((0, tuple(range(j))), before, seen)
+        expected = float(predict(service.stages.assembled(before), seen, seen.task.losses).mean())
+        assert fits[0].losses[0] == pytest.approx(expected, rel=1e-5)
+        before.append(state)
+
+
+def test_how_a_stage_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW over the adapters of one group and the head, at a rate that falls linearly to nothing, norms frozen."""
+    from unweave.unlearn.exact import adapters
+
+    seen: list[Any] = []
+    real = adapters.fit_
+
+    def watched(model: Any, data: Any, objective: Any, optimizer: Any, **how: Any) -> Any:
+        seen.append((model, optimizer.param_groups[0], how, len(data)))
+        return real(model, data, objective, optimizer, **how)
+
+    monkeypatch.setattr(adapters, "fit_", watched)
+    FAST(shards=1, slices=2, budget=1, lr=0.02, weight_decay=0.1).adapt(base(), images(), rng=seeded(1))
+    for stage, (model, group, how, count) in enumerate(seen):
+        loop, factor = how["loop"], how["loop"].schedule.lr_lambdas[0]
+        assert loop.norms == "frozen"
+        assert group["weight_decay"] == 0.1
+        total = how["epochs"] * -(-count // 16)
+        assert [factor(step) for step in range(total + 1)] == pytest.approx(
+            [1 - step / total for step in range(total + 1)]
+        )
+        named = {id(p): n for n, p in model.named_parameters()}
+        trained = {named[id(p)] for p in group["params"]}
+        blocks_ = {n.split(".")[1] for n in trained if n.startswith("blocks")}
+        assert blocks_ == ({"2", "3"} if stage == 0 else {"0", "1"})
+        assert {n for n in trained if not n.startswith("blocks")} == {"head.weight", "head.bias"}
 
 
 def test_the_first_group_may_be_the_lowest_and_the_head_may_stay() -> None:
