@@ -10,7 +10,7 @@ from .audit import AuditJob
 from .compare import Compared, CompareJob
 from .done import Done
 from .erase import Erased, EraseJob
-from .exact import ExactJob, ExactlyTrained
+from .exact import ExactJob, ExactlyTrained, dense
 from .forget import ForgetJob
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
@@ -22,5 +22,5 @@ from .train import Trained, TrainJob
 __all__ = [
     "AuditJob", "Audited", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob", "ExactlyTrained",
     "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob", "Pruned", "Subject",
-    "TrainJob", "Trained", "embedded", "embedded_pipeline", "open_pipeline", "open_subject",
+    "TrainJob", "Trained", "dense", "embedded", "embedded_pipeline", "open_pipeline", "open_subject",
 ]  # fmt: skip
