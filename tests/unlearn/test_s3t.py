@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from unweave.fit import recording
 from unweave.random import global_seed
 from unweave.tasks import predict
 from unweave.unlearn import S3T
-from unweave.unlearn.exact import Ensemble, prove
+from unweave.unlearn.exact import Ensemble, open_exact, prove, save_exact
 from unweave.unlearn.exact.adapters import Adapters
 from unweave.unlearn.exact.blocks import blocks, groups, head_of, query_and_value
 from unweave.unlearn.exact.service import same_bits
@@ -344,6 +345,29 @@ def test_what_is_named_is_taken() -> None:
     ):
         with pytest.raises(InputError, match=told):
             FAST(**({"shards": 1, "slices": 4} | bad)).adapt(base(), data, rng=seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "dtype"),
+    [
+        ("gpt2-classifier", {"targets": ("attn.c_attn",)}, torch.float32),
+        ("gpt2", {"targets": ("attn.c_attn",), "head": "frozen"}, torch.float32),
+        ("llama", {}, torch.bfloat16),
+    ],
+)
+def test_fused_layers_by_name_and_half_precision(
+    name: str, how: Any, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    member = next(m for m in zoo.ZOO if m.name == name)
+    data = member.data(24)
+    model = FAST(shards=1, slices=2, budget=1, **how).adapt(member.model().to(dtype), data, rng=seeded(0))
+    assert prove(model.service, data).identical
+    if name == "llama":
+        assert model.service.states[0, (0,)]["lm_head.weight"].dtype == dtype
+    save_exact(model.service, tmp_path / "model")
+    again = open_exact(tmp_path / "model", member.model().to(dtype))
+    batch = next(data.batches())
+    assert torch.equal(data.task.outputs(again, batch), data.task.outputs(model, batch))
 
 
 def test_a_tied_head_is_refused_and_may_be_frozen() -> None:
