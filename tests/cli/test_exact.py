@@ -84,6 +84,21 @@ def test_wrong_use_is_one_line(
     assert re.search(message, error)
 
 
+def test_the_folder_is_found_wherever_it_is_named(tmp_path: Path) -> None:
+    from unweave.cli._forget_exact import exact_folder
+
+    for name in ("run/model", "bare", "new"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "exact.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    assert exact_folder(["run", "--ids", "a.txt"]) == Path("run/model")
+    assert exact_folder(["--out", "new", "--ids", "a.txt", "bare"]) == Path("bare")
+    assert exact_folder(["project.py", "--model=run"]) == Path("run/model")
+    assert exact_folder(["project.py", "--model", "bare", "--out", "new"]) == Path("bare")
+    assert exact_folder(["other", "--out", "new", "--where", "a=" + "b" * 5000, "c\0d"]) is None
+    assert exact_folder([]) is None
+
+
 @pytest.mark.slow
 def test_a_transformers_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("peft", reason="the language extra is not installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from unweave import Data, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import RowTransformer, mlp
 from unweave.errors import InputError
+from unweave.fit import recording
 from unweave.random import global_seed
+from unweave.tasks import predict
 from unweave.unlearn import S3T
-from unweave.unlearn.exact import Ensemble, prove
+from unweave.unlearn.exact import Ensemble, open_exact, prove, save_exact
 from unweave.unlearn.exact.adapters import Adapters
 from unweave.unlearn.exact.blocks import blocks, groups, head_of, query_and_value
 from unweave.unlearn.exact.service import same_bits
@@ -196,6 +199,49 @@ def test_a_stage_by_hand() -> None:
     assert any(bool(t.any()) for n, t in states[1].items() if n.endswith("lora_B"))
 
 
+def test_a_stage_goes_on_from_the_one_before() -> None:
+    """The loss at its first step is that of the model after the stage before: its own adapters begin at nothing."""
+    data = images(batch_size=72)
+    how = FAST(shards=1, slices=4, budget=1, dropout=0.0, epochs=1)
+    service = how.begin(base(dropout=0.0), data, rng=seeded(1))
+    where, before = service.slices.positions(data), list[Any]()
+    for j in range(1, 4):
+        seen = data.subset(service.slices.members(where, 0, range(j)))
+        with recording() as fits:
+            state = service.train((0, tuple(range(j))), before, seen)
+        expected = float(predict(service.stages.assembled(before), seen, seen.task.losses).mean())
+        assert fits[0].losses[0] == pytest.approx(expected, rel=1e-5)
+        before.append(state)
+
+
+def test_how_a_stage_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW over the adapters of one group and the head, at a rate that falls linearly to nothing, norms frozen."""
+    from unweave.unlearn.exact import adapters
+
+    seen: list[Any] = []
+    real = adapters.fit_
+
+    def watched(model: Any, data: Any, objective: Any, optimizer: Any, **how: Any) -> Any:
+        seen.append((model, optimizer.param_groups[0], how, len(data)))
+        return real(model, data, objective, optimizer, **how)
+
+    monkeypatch.setattr(adapters, "fit_", watched)
+    FAST(shards=1, slices=2, budget=1, lr=0.02, weight_decay=0.1).adapt(base(), images(), rng=seeded(1))
+    for stage, (model, group, how, count) in enumerate(seen):
+        loop, factor = how["loop"], how["loop"].schedule.lr_lambdas[0]
+        assert loop.norms == "frozen"
+        assert group["weight_decay"] == 0.1
+        total = how["epochs"] * -(-count // 16)
+        assert [factor(step) for step in range(total + 1)] == pytest.approx(
+            [1 - step / total for step in range(total + 1)]
+        )
+        named = {id(p): n for n, p in model.named_parameters()}
+        trained = {named[id(p)] for p in group["params"]}
+        blocks_ = {n.split(".")[1] for n in trained if n.startswith("blocks")}
+        assert blocks_ == ({"2", "3"} if stage == 0 else {"0", "1"})
+        assert {n for n in trained if not n.startswith("blocks")} == {"head.weight", "head.bias"}
+
+
 def test_the_first_group_may_be_the_lowest_and_the_head_may_stay() -> None:
     found = FAST(shards=1, slices=4, first="bottom", head="frozen", budget=1).adapt(
         base(), images(), rng=seeded(1)
@@ -299,6 +345,29 @@ def test_what_is_named_is_taken() -> None:
     ):
         with pytest.raises(InputError, match=told):
             FAST(**({"shards": 1, "slices": 4} | bad)).adapt(base(), data, rng=seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "dtype"),
+    [
+        ("gpt2-classifier", {"targets": ("attn.c_attn",)}, torch.float32),
+        ("gpt2", {"targets": ("attn.c_attn",), "head": "frozen"}, torch.float32),
+        ("llama", {}, torch.bfloat16),
+    ],
+)
+def test_fused_layers_by_name_and_half_precision(
+    name: str, how: Any, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    member = next(m for m in zoo.ZOO if m.name == name)
+    data = member.data(24)
+    model = FAST(shards=1, slices=2, budget=1, **how).adapt(member.model().to(dtype), data, rng=seeded(0))
+    assert prove(model.service, data).identical
+    if name == "llama":
+        assert model.service.states[0, (0,)]["lm_head.weight"].dtype == dtype
+    save_exact(model.service, tmp_path / "model")
+    again = open_exact(tmp_path / "model", member.model().to(dtype))
+    batch = next(data.batches())
+    assert torch.equal(data.task.outputs(again, batch), data.task.outputs(model, batch))
 
 
 def test_a_tied_head_is_refused_and_may_be_frozen() -> None:

@@ -62,10 +62,10 @@ class ForgetExact:
 
 
 def exact_folder(argv: Sequence[str]) -> Path | None:
-    """The exactly deletable model that a command names, as its first argument or as --model."""
-    named = [*argv[:1], *named_methods(argv, ("--model",), "")]
-    found = (source_of(name) for name in named if name and not name.startswith("-"))
-    return next((folder for folder in found if is_exact(folder)), None)
+    """The exactly deletable model that a command names, as an argument or as --model; not the one it writes."""
+    named = named_methods(argv, ("--model",), "")
+    named += [a for before, a in zip(["", *argv], argv, strict=False) if before != "--out" and a[:1] != "-"]
+    return next((folder for name in named if name and (folder := source_of(name)) and is_exact(folder)), None)
 
 
 def forget_exact(folder: Path, argv: Sequence[str]) -> int:

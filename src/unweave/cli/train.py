@@ -28,7 +28,7 @@ Each method named adds its flags: add --help. See `unweave list --family optim` 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a model by its recipe, with another optimiser or sparse from the start; resumable.
+    """Train a model by its recipe, with another optimiser, sparse from the start, or able to forget exactly; resumable.
 
     Attributes:
         project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.

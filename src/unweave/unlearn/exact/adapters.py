@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -161,7 +162,10 @@ class Adapters:
             r=how.rank, lora_alpha=how.rank if how.alpha is None else how.alpha, lora_dropout=how.dropout,  # type: ignore[arg-type]
             use_rslora=True, target_modules=list(wanted),
         )  # fmt: skip
-        inject_adapter_in_model(config, model, _NAME)
+        with warnings.catch_warnings():
+            # it is set right for transformers' Conv1D, layer by layer
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
+            inject_adapter_in_model(config, model, _NAME)
         found = _lora_layers(model)
         if found != set(wanted):
             strange = ", ".join(sorted(found ^ set(wanted))[:4])

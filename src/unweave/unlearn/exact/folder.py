@@ -99,8 +99,11 @@ def kept_in(folder: Path) -> Run:
 
 
 def is_exact(folder: Path) -> bool:
-    """Whether a folder holds an exactly deletable model."""
-    return (Path(folder) / RECORD).is_file()
+    """Whether a path is a folder that holds an exactly deletable model."""
+    try:
+        return (Path(folder) / RECORD).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def save_exact(
