@@ -52,8 +52,7 @@ def audit_erasure(
         memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
         attacks: attack success rates, to be shown.
         tried: what attacks brought back, for the verdict.
-        turns: concept -> erased concept -> % of its images that show it after that erasure, where the concepts were
-            erased one after the other.
+        turns: concept -> erased concept -> % of its images that show it after that erasure, one after the other.
         caveats: what could not be looked at, one sentence each.
         method: name of the edit.
 
