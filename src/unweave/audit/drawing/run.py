@@ -13,7 +13,7 @@ from torch import Tensor
 from ...erase import Concepts
 from ...types import Measurement
 from ..cost import cost, memory_cost
-from ..result import Audit, Rates, Rows, Verdict
+from ..result import Audit, Rows, Verdict
 from .compared import Compared, Tried
 from .damage import strayed
 from .drawn import Asked, Drawn, Judge
@@ -36,7 +36,6 @@ def audit_erasure(
     tried: Sequence[Tried] = (),
     turns: Mapping[str, Mapping[str, float]] | None = None,
     caveats: Sequence[str] = (),
-    rates: Rates | None = None,
     method: str = "edit",
 ) -> Audit:
     """Compare an edited pipeline's images with the original's and with those of pipelines that never saw the concepts.
@@ -53,10 +52,8 @@ def audit_erasure(
         memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
         attacks: attack success rates, to be shown.
         tried: what attacks brought back, for the verdict.
-        turns: concept -> erased concept -> % of its images that show it after that erasure, where the concepts were
-            erased one after the other.
+        turns: concept -> erased concept -> % of its images that show it after that erasure, one after the other.
         caveats: what could not be looked at, one sentence each.
-        rates: error rates of this verdict, if they are known.
         method: name of the edit.
 
     Returns:
@@ -76,17 +73,19 @@ def audit_erasure(
         figures += [*drawn_concepts(c), distance(c, judge, real)]
     if turns:
         panels.append(Rows(name="turns", unit="%", rows={step: dict(row) for step, row in turns.items()}))
-    weights = Measurement(
-        name="weights changed", value=100 * changed, unit="%", direction="as few as needed", n=1
-    )
     return Audit(
         kind="drawing",
         method=method,
         verdict=_UNSEEN if judge is None else decide(c, controls, caveats),
         controls=controls,
-        rates=rates,
-        measurements=(*figures, *attacks, weights, *cost({"edit": seconds}), memory_cost(memory)),
+        measurements=(*figures, *attacks, _weights(changed), *cost({"edit": seconds}), memory_cost(memory)),
         panels=tuple(panels),
+    )
+
+
+def _weights(changed: float) -> Measurement:
+    return Measurement(
+        name="weights changed", value=100 * changed, unit="%", direction="as few as needed", n=1
     )
 
 
