@@ -16,6 +16,7 @@ from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.jobs import ForgetJob, UnsuitedWarning
 from unweave.jobs.choice import Choice, choose, doubt, kind_of
+from unweave.prune import GMP
 from unweave.unlearn import FineTune, FixedMask, Retrain, SalUn, ShortRetrain, Unprune
 from unweave.unlearn.suits import KINDS, SMALL, suits, why_unsuited
 
@@ -72,6 +73,7 @@ def test_kinds_of_requests() -> None:
             1.0,
             "short-retrain would save nothing",
         ),
+        ("random", replace(RECIPE, sparse=GMP()), True, 500, "retrain", 1.0, "sparsely from the first step"),
         ("class", None, False, None, "sfron", None, "no recipe"),
         ("random", None, True, None, "l1-sparse", None, "stops short"),
     ],

@@ -71,6 +71,9 @@ def choose(kind: Kind, recipe: Any = None, *, pruned: bool = False, steps: int |
     whole = Retrain(recipe=recipe)
     if not all(hasattr(recipe, name) for name in ("initial", "train_", "epochs", "lr")):
         return Choice("retrain", whole, "the recipe can only build a model as a whole", 1.0)
+    if pruned and getattr(recipe, "sparse", None) is not None:
+        why = "the recipe trains sparsely from the first step on, which only a whole training repeats"
+        return Choice("retrain", whole, why, 1.0)
     if pruned and not _starts_alike(recipe):
         why = "a pruned model whose recipe draws other initial weights each time, so that no mask can be compared"
         return Choice("retrain", whole, why, 1.0)

@@ -59,7 +59,7 @@ class NegGradPlus:
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
         "class": "hides a class at the output more than it forgets it (position 0.07 to 1.00)",
-        "random": "does not forget single examples (position 0.00)",
+        "random": "hardly forgets single examples (position 0.00 to 0.12)",
         "small": UNJUDGED,
     }
 

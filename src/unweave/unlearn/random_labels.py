@@ -60,7 +60,7 @@ class RandomLabels:
     )
     unsuited: ClassVar[Unsuited] = {
         "class": "hides a class at the output more than it forgets it (position 0.24 to 0.98)",
-        "random": "stops short of retrained models, and can be told by its answers (position 0.63 to 0.86)",
+        "random": "stops short of retrained models, and can be told by its answers (position 0.63 to 0.87)",
         "small": UNJUDGED,
     }
 

@@ -64,7 +64,7 @@ class SFRon:
         "Huang, Cheng, Zheng, Wang, He, Li, Huang", "NeurIPS", 2024, "2409.19732",
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
-        "random": "does not forget single examples (position 0.00)",
+        "random": "hardly forgets single examples (position 0.00 to 0.29)",
         "small": UNJUDGED,
     }
 

@@ -47,7 +47,7 @@ class Continue:
     paper: ClassVar[Paper] = PAPER
     unsuited: ClassVar[Unsuited] = {
         "class": "stops half way (position 0.49 to 0.52)",
-        "random": "leaves the memory of single examples where it is",
+        "random": "leaves the memory of single examples where it is (position 0.01 to 0.10)",
         "small": UNJUDGED,
     }
 

@@ -56,7 +56,7 @@ class SSD:
     )  # fmt: skip
     unsuited: ClassVar[Unsuited] = {
         "class": "hides a class at the output more than it forgets it (position 0.15 to 0.85)",
-        "random": "does not forget single examples (position 0.00)",
+        "random": "does not forget single examples (position 0.00 to 0.01)",
         "small": UNJUDGED,
     }
 
