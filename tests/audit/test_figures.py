@@ -123,7 +123,7 @@ def test_a_whole_class_is_set_against_its_own_held_out_examples() -> None:
     assert trace.value == pytest.approx(auc(read.forget.deleted, read.control.deleted))
     some = compared()
     names = [m.name for m in separations(some)]
-    assert names == ["forgotten against held-out examples, AUC", "memory gauge"]
+    assert names == ["forgotten against held-out examples, AUC"]
     m = separations(some)[0]
     assert m.value == pytest.approx(auc(some.edited_read.forget.phi, some.edited_read.control.phi))
 

@@ -11,7 +11,7 @@ from .choice import Choice, choose
 from .compare import Compared, CompareJob
 from .done import Done
 from .erase import Erased, EraseJob
-from .exact import ExactJob, ExactlyTrained
+from .exact import ExactJob, ExactlyTrained, dense
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
@@ -23,6 +23,6 @@ from .train import Trained, TrainJob
 __all__ = [
     "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob",
     "ExactlyTrained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob",
-    "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "embedded", "embedded_pipeline",
+    "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline",
     "open_pipeline", "open_subject",
 ]  # fmt: skip
