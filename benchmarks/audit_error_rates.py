@@ -393,14 +393,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("worlds", nargs="*", help=f"of {', '.join(WORLDS)}; all unless named")
     parser.add_argument("--draws", type=int, default=6, help="draws of references a request")
-    parser.add_argument("--cases", default="", help="only requests with this in their words")
+    parser.add_argument("--cases", default="", help="only the request of these words")
     options = parser.parse_args()
     unknown = sorted(set(options.worlds) - set(WORLDS))
     if unknown:
         parser.error(f"no such world: {', '.join(unknown)}. Choose from {', '.join(WORLDS)}.")
     torch.set_num_threads(1)
     for name in options.worlds or list(WORLDS):
-        measure(name, options.draws, [c for c in CASES if options.cases in c.words])
+        measure(name, options.draws, [c for c in CASES if options.cases in ("", c.words)])
 
 
 if __name__ == "__main__":

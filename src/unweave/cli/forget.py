@@ -25,10 +25,7 @@ EXAMPLE = """  unweave forget
 
 Without --method one is chosen by the request, and it is said why. `--method a+b` puts b inside a: `unprune+salun`
 un-prunes around SalUn. Each method named adds its flags: add --help."""
-EMBEDDED = (
-    "--classes", "3", "--method", "short-retrain", "--short-retrain.fraction", "0.25",
-    "--short-retrain.recover-epochs", "3", "--compare", "unprune+continue", "salun",
-)  # fmt: skip
+EMBEDDED = ("--classes", "3", "--compare", "unprune+continue", "salun")
 """What `unweave forget` alone stands for."""
 NAMED = {
     "--method", "--compare", "--ids", "--classes", "--where", "--random", "--model", "--data", "-h", "--help"
