@@ -290,7 +290,7 @@ def test_the_list_says_which_requests_a_method_suits(capsys: pytest.CaptureFixtu
         (("--random", "90"), "chosen: short-retrain, about 0.5 of one retraining: a pruned model: exact"),
         (
             ("--classes", "3", "--compare", "fine-tune"),
-            "chosen: unprune+continue, about 0.4 of one retraining",
+            "chosen: short-retrain, about 0.26 of one retraining",
         ),
         (
             ("--random", "90", "--method", "fine-tune"),
