@@ -95,6 +95,7 @@ def test_leak_2_the_head_goes_back_with_the_adapters() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(stages, stages[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_leak_3_nothing_is_chosen_by_other_data() -> None:
     """No held-out set is asked for, every stage runs all its epochs, and of equal prefixes the first order's serves."""
     model = made()
@@ -143,6 +144,7 @@ def test_a_deletion_leaves_the_bits_of_a_run_that_never_had_the_data(slice_: int
     assert torch.equal(left(x), direct(x))
 
 
+@pytest.mark.slow
 def test_retrained_is_a_run_without_the_data_in_every_stage() -> None:
     model = made()
     gone = {victim(model, 0), victim(model, 2)}
@@ -251,6 +253,7 @@ def test_the_first_group_may_be_the_lowest_and_the_head_may_stay() -> None:
     assert torch.equal(found.members[0].get_submodule("head").weight, base().head.weight)
 
 
+@pytest.mark.slow
 def test_learns_what_it_is_shown() -> None:
     from unweave.tasks import accuracy
 
@@ -355,6 +358,7 @@ def test_what_is_named_is_taken() -> None:
         ("llama", {}, torch.bfloat16),
     ],
 )
+@pytest.mark.slow
 def test_fused_layers_by_name_and_half_precision(
     name: str, how: Any, dtype: torch.dtype, tmp_path: Path
 ) -> None:

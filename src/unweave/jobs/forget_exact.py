@@ -175,16 +175,9 @@ class ForgetExactJob:
 
     def _forget(self, stage: Stage, service: Service, retrain: Retrain, record: Mapping[str, Any]) -> None:
         subject, ids, began = self.subject, ids_of_subject(self.subject), perf_counter()
-        work = partial(
-            deleted,
-            service,
-            self.wanted,
-            subject.train,
-            retrain=retrain,
-            data_ids=ids,
-            run=kept_in(stage.work),
-        )
-        left, done = single_threaded(lambda _: work(), None)
+        keep = kept_in(stage.work)
+        work = partial(deleted, service, self.wanted, retrain=retrain, data_ids=ids, run=keep)
+        left, done = single_threaded(work, subject.train)
         aggregate = record["settings"]["aggregate"]
         after = Ensemble.of(left, aggregate)
         removed, held = [_told(key) for key in done.removed], holding(self.source, done.removed)

@@ -50,8 +50,8 @@ def sequences(
     Example:
         >>> sequences(3, 2)
         ((0, 1, 2), (1, 2, 0))
-        >>> sequences(3, 2, prior=[0.5, 0.1, 0.2], selector="matching")
-        ((1, 2, 0), (2, 1, 0))
+        >>> [order[0] for order in sequences(4, 2, prior=[0.5, 0.1, 0.2, 0.15], selector="matching")]
+        [1, 3]
     """
     _check(slices, budget, prior, selector)
     if selector == "cyclic":
