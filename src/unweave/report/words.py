@@ -50,6 +50,7 @@ LIMITS: dict[Kind, tuple[str, ...]] = {
     "classifier": (
         "The audit looks at this one model. It says nothing about copies of the data, backups, earlier versions "
         "of the model or models derived from it.",
+        "On scattered examples it cannot tell a model whose every layer was taught a retrained model's answers.",
         _NO_LAWYER,
     ),
     "drawing": (
@@ -93,6 +94,15 @@ GLOSSARY: dict[Kind, tuple[tuple[str, str], ...]] = {
         (
             "Control",
             "a model whose right answer is known, judged first. If the verdict gets it wrong, it is not used.",
+        ),
+        (
+            "Cheat",
+            "a control: a model made on the spot that only looks as if it had forgotten, by its last layer.",
+        ),
+        (
+            "Power",
+            "whether a test could have come out otherwise with these retrained models and those that hold the data. One "
+            "without power neither flags a model nor clears it.",
         ),
         (
             "Pruned (sparse) model",
@@ -187,7 +197,7 @@ def caveats(audit: Audit) -> list[str]:
             "Without retrained models to compare with, it cannot be said whether this model has forgotten."
         )
     failed = [c.name for c in audit.controls if not c.passed]
-    if failed:
+    if failed and audit.verdict.outcome == "inconclusive":
         found.append(
             f"The verdict got a known case wrong ({', '.join(failed)}); its answer on this model is not used."
         )
