@@ -101,8 +101,8 @@ GLOSSARY: dict[Kind, tuple[tuple[str, str], ...]] = {
         ),
         (
             "Power",
-            "whether a test could have come out otherwise with these retrained models and those that hold the data. One "
-            "without power neither flags a model nor clears it.",
+            "whether a test could have come out otherwise with these retrained models and those that hold the data. "
+            "One without power neither flags a model nor clears it.",
         ),
         (
             "Pruned (sparse) model",
