@@ -122,9 +122,9 @@ def _pruned(kind: Kind, recipe: Any) -> Choice:
         edit = Unprune(unlearn=Continue(recipe=recipe, epochs=fifth), recipe=recipe, scout_epochs=fifth)
         why = "a pruned model: its mask is made again without the class, and it keeps what it learned of the others"
         return Choice("unprune+continue", edit, why, 2 * fifth / passes)
-    half = ShortRetrain(recipe=recipe, fraction=0.5, recover_epochs=-(-recover // 2))
-    why = "a pruned model: exact, for it begins at the initial weights; heals slowly, so half of a retraining"
-    return Choice("short-retrain", half, why, (recipe.epochs / 2 + half.recover_epochs) / passes)
+    long = ShortRetrain(recipe=recipe, fraction=0.75, recover_epochs=-(-3 * recover // 4))
+    why = "a pruned model: exact, for it begins at the initial weights; three quarters, since it heals slowly"
+    return Choice("short-retrain", long, why, (0.75 * recipe.epochs + long.recover_epochs) / passes)
 
 
 def _without_recipe(kind: Kind) -> Choice:
