@@ -287,7 +287,7 @@ def test_the_list_says_which_requests_a_method_suits(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (("--random", "90"), "chosen: short-retrain, about 0.5 of one retraining: a pruned model: exact"),
+        (("--random", "90"), "chosen: short-retrain, about 0.76 of one retraining: a pruned model: exact"),
         (
             ("--classes", "3", "--compare", "fine-tune"),
             "chosen: short-retrain, about 0.26 of one retraining",

@@ -185,7 +185,7 @@ def _rows() -> list[EditRow]:
             make=lambda: unlearn.ShockAndHeal(recipe=FRESH, fraction=0.5),
             make_normed=lambda: unlearn.ShockAndHeal(recipe=replace(NORMED, init_seed=None), fraction=0.5),
             off=lambda: unlearn.Continue(recipe=FRESH, epochs=3),
-            zeros="counted",
+            zeros="refused",
             frozen="refused",
             bad=(
                 (

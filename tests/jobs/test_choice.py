@@ -54,7 +54,7 @@ def test_kinds_of_requests() -> None:
         ("random", FRESH, False, 54, "short-retrain", 3 / 16, "exact"),
         ("random", Builds(), False, None, "retrain", 1.0, "only build"),
         ("class", PRUNED, True, 500, "short-retrain", 3 / 11, "a quarter of a retraining"),
-        ("random", PRUNED, True, 500, "short-retrain", 6 / 11, "half of a retraining"),
+        ("random", PRUNED, True, 500, "short-retrain", 9 / 11, "three quarters of a retraining"),
         (
             "class",
             replace(PRUNED, init_seed=None),

@@ -10,12 +10,11 @@ from torch import nn
 
 from tests.contract import world
 from tests.unlearn.test_unprune import assert_equal
-from unweave import Data, Mask, Request, Supervised, seeded
+from unweave import Data, Request, Supervised, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
 from unweave.fit import recording
 from unweave.fit.recipe import warm_cosine_factor
-from unweave.prune import Global, Prune
 from unweave.tasks import Classify
 from unweave.unlearn import ShockAndHeal, ShortRetrain
 from unweave.unlearn._heal import begins_alike, fading
@@ -171,17 +170,6 @@ def model_after_tail(model: nn.Module, recipe: Supervised, request: Request[Any]
     return Continue(recipe=recipe, epochs=30, lr=0.1).apply(model, request, rng=seeded(1))
 
 
-def test_prunes_a_revived_model_again_late() -> None:
-    recipe = replace(RECIPE, prune=Prune(budget=Global(0.5)), recover_epochs=2)
-    data = world.request()
-    model = recipe.build(world.points()[0], rng=seeded(1))
-    edited = ShockAndHeal(recipe=recipe).apply(model, data, rng=seeded(3))
-    old, new = Mask.of(model), Mask.of(edited)
-    assert new.count() == old.count()
-    moved = sum(int((new.keep[n] & ~old.keep[n]).sum()) for n in old.keep)
-    assert moved > 0.1 * old.count()  # never the old mask: it was made of the deleted examples, too
-
-
 def test_begins_alike() -> None:
     assert begins_alike(world.RECIPE)
     assert not begins_alike(world.FRESH)
@@ -212,6 +200,8 @@ def test_refuses() -> None:
     for fixed in (replace(RECIPE, init_seed=0), Supervised(network=Half, epochs=40)):
         with pytest.raises(InputError, match="same weights each time .* Use ShortRetrain"):
             ShockAndHeal(recipe=fixed).apply(model, data, rng=seeded(0))
+    with pytest.raises(InputError, match="pruned models.* Use ShortRetrain"):
+        ShockAndHeal(recipe=RECIPE).apply(world.model(sparse=True), data, rng=seeded(0))
     model[1].weight.requires_grad_(False)
     with pytest.raises(InputError, match=r"frozen: 1\.weight would keep"):
         ShockAndHeal(recipe=RECIPE).apply(model, data, rng=seeded(0))

@@ -160,6 +160,20 @@ def test_refuses_what_would_do_nothing() -> None:
         make(recipe=replace(LONG, network=lambda: torch.nn.Linear(8, 3))).apply(model, data, rng=seeded(0))
 
 
+def test_running_statistics_begin_afresh_with_their_count() -> None:
+    data, model = world.request(), world.model(batch_norm=True)
+    edited = ShortRetrain(recipe=replace(world.NORMED, init_seed=None, epochs=40)).apply(
+        model, data, rng=seeded(0)
+    )
+    assert int(model[2].num_batches_tracked) == 36  # 6 epochs of 6 batches
+    assert int(edited[2].num_batches_tracked) == 38  # 3/16 of 40 epochs of 5
+    model[2].running_mean.fill_(1e6)
+    other = ShortRetrain(recipe=replace(world.NORMED, init_seed=None, epochs=40)).apply(
+        model, data, rng=seeded(0)
+    )
+    assert torch.equal(other[2].running_mean, edited[2].running_mean)
+
+
 def test_frozen_parameters_stay_the_models() -> None:
     data, model = world.request(), world.model()
     model[1].bias.requires_grad_(False)

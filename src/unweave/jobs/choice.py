@@ -118,7 +118,7 @@ def _pruned(kind: Kind, recipe: Any) -> Choice:
     """For a pruned model whose initial weights are known: less than here was not enough on the embedded digits."""
     recover = getattr(recipe, "recover_epochs", 0)
     passes = recipe.epochs + recover
-    share, words = (0.25, "a quarter") if kind == "class" else (0.5, "half")
+    share, words = (0.25, "a quarter") if kind == "class" else (0.75, "three quarters")
     edit = ShortRetrain(recipe=recipe, fraction=share, recover_epochs=ceil(share * recover))
     why = (
         "a pruned model: exact, for it begins at the initial weights and chooses its mask again; heals slowly, so "

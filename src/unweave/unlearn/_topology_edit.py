@@ -101,6 +101,10 @@ def placed(who: str, initial: Module, model: Module) -> Module:
         for name, tensor in ours.items():
             if not isinstance(tensor, torch.nn.Parameter) or tensor.requires_grad:
                 tensor.copy_(theirs[name])
+        counts = {name: b for name, b in initial.named_buffers() if not b.is_floating_point()}
+        for name, buffer in start.named_buffers():  # of batches, which weigh cumulative averages
+            if name in counts and counts[name].shape == buffer.shape:
+                buffer.copy_(counts[name])
     return start
 
 
