@@ -20,6 +20,7 @@ MODULES = {
         "unweave.audit.drawing.run",
         "unweave.audit.drawing.drawn",
         "unweave.audit.drawing.figures",
+        "unweave.audit.drawing.compared",
     ),
     "unweave.audit.intervals": ("unweave.statistics",),
     "unweave.audit.report": ("unweave.report.audits",),

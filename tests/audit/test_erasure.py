@@ -247,3 +247,23 @@ def test_a_generator_of_one_step_draws_in_one() -> None:
         draw(drawn_by, asked, None, each=1, seed=0, steps=3, guidance=2.0)
     assert set(calls[:4]) == {(3, 2.0)}
     assert set(calls[4:]) == {(1, 1.0)}
+
+
+def test_prompts_without_a_concept_are_looked_at_in_all_pipelines() -> None:
+    rng = seeded(0)
+    plain, again = (torch.randn(40, 1, 4, 4, generator=rng) for _ in range(2))
+    original = replace(drawn(1.0), plain=plain, again=again)
+    edited, oracle = replace(drawn(0.0), plain=plain), replace(drawn(0.0), plain=plain + 100)
+    found = audit_erasure(ASKED, edited, original, (oracle,), judge=Eye(), changed=0.1, seconds=1.0)
+    figure = next(m for m in found.measurements if m.name.endswith("images unlike any of the original's"))
+    assert (figure.value, figure.original, figure.oracle_mean, figure.n) == (
+        5.0,
+        pytest.approx(5.0),
+        100.0,
+        40,
+    )
+    wreck = audit_erasure(
+        ASKED, replace(edited, plain=plain * torch.nan), original, judge=Eye(), changed=0.1, seconds=1.0
+    )
+    assert wreck.verdict.outcome == "damaged"
+    assert wreck.verdict.reason.startswith("40 of 40 images of prompts without a concept")

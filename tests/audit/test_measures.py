@@ -20,7 +20,6 @@ from unweave.audit.classifier.membership import (
     svc_attack,
     threshold_attack,
 )  # fmt: skip
-from unweave.audit.classifier.memory import check_of
 from unweave.audit.classifier.probe import class_mean_probe, linear_probe
 from unweave.audit.classifier.relearn import mean_loss_of, relearn_steps
 from unweave.audit.classifier.scores import Answers, Parts, confidence, confidence_of
@@ -288,33 +287,6 @@ def test_relearning_is_sooner_for_a_model_that_knows() -> None:
     assert 0 < steps(near, target=target, cap=60) < late / 2
     assert steps(near, target=1e9) == 0
     assert steps(fresh, target=0.0, cap=7) == 7
-
-
-def hidden(value, spread=1.0, **changed):
-    return Measurement(
-        name="relearn time", value=value, unit="steps", direction="", n=1,
-        **{"original": 0.0, "oracle_mean": 8.0, "oracle_spread": spread, **changed},
-    )  # fmt: skip
-
-
-def test_memory_is_nearer_to_the_original_from_half_way_on() -> None:
-    # original 0, oracles 8 ± 0.9: half way is 4, more than four spreads off
-    near, half, far = (check_of(hidden(value, 0.9)) for value in (4.01, 4.0, 0.0))
-    assert [near.passed, half.passed, far.passed] == [True, False, False]
-    assert [near.position, half.position, far.position] == pytest.approx([0.50125, 0.5, 0.0])
-    assert half.accepted == (0.5, np.inf)
-    assert half.half == "memory"
-    below = check_of(hidden(-4.0, 0.9, original=-8.0, oracle_mean=0.0))  # whatever the sign of the gap
-    assert (below.passed, below.position) == (False, pytest.approx(0.5))
-
-
-def test_a_figure_whose_oracles_spread_too_far_has_no_power() -> None:
-    assert check_of(hidden(0.0, 0.99)).power
-    assert not check_of(hidden(0.0, 1.0)).power  # 8 = 8 spreads, no more
-    assert not check_of(hidden(0.0, 0.0, original=8.0)).power  # they do not differ
-    for name in ("value", "original", "oracle_mean", "oracle_spread"):
-        found = check_of(replace(hidden(0.0, 0.9), **{name: None}))
-        assert (found.power, found.passed) == (False, None)
 
 
 class Features(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
 
 from tests.erase.pipelines import CONCEPTS, pipeline
-from unweave.erase import UCE, Concepts, TokenSearch
+from unweave.erase import ESD, UCE, Concepts, TokenSearch
 from unweave.errors import InputError
 from unweave.io.pipeline_folder import load_pipeline
 from unweave.jobs import Erased, EraseJob, PipelineSubject
@@ -97,3 +97,31 @@ def test_a_subject_is_checked_with_its_concepts() -> None:
         subject(original=pipeline("pixart"), concepts=Concepts(erase=("zebra",)))
     with pytest.raises(InputError, match=r"PipelineSubject.judge must be a Judge \(with features, names\)"):
         subject(judge=len)
+
+
+def test_attacks_need_a_judge_and_have_their_controls() -> None:
+    job = EraseJob(subject=subject(), edits={"uce": UCE()}, attack=TokenSearch())
+    attacks, controls = job.attacks
+    assert list(attacks) == [
+        "attack success: soft-vector", "attack success: a random vector", "attack success: token-search",
+    ]  # fmt: skip
+    assert list(controls) == ["attack success: soft-vector"]
+    assert EraseJob(subject=subject(), edits={"uce": UCE()}, soft=None).attacks == ({}, {})
+    assert EraseJob(subject=subject(judge=None), edits={"uce": UCE()}).attacks == ({}, {})
+    assert "attacks" in job.plan()
+    assert job.plan() != EraseJob(subject=subject(), edits={"uce": UCE()}, soft=None).plan()
+
+
+def test_without_an_attack_the_report_says_so(tmp_path: Path) -> None:
+    job = EraseJob(subject=subject(), edits={"uce": UCE(strength=0.3)}, soft=None, images=1, steps=1)
+    done = job.run(tmp_path / "run")
+    caveats = done.audits[0].verdict.caveats
+    assert any("No attack was tried" in said for said in caveats)
+    assert not any("can protect" in said for said in caveats)
+    bare = subject(concepts=Concepts(erase=("cat",)))
+    edits = {"uce": UCE(), "esd": ESD(steps=1, sampler_steps=1)}  # which reads nothing to preserve
+    job = EraseJob(subject=bare, edits=edits, soft=None, images=1, steps=1)
+    told = [said for said in job.run(tmp_path / "bare").audits[0].verdict.caveats if "can protect" in said]
+    assert [said.split()[0] for said in told] == ["uce"]
+    assert not (tmp_path / "run" / "attacks.json").exists()
+    assert "No attack was tried" in (tmp_path / "run" / "report.md").read_text()

@@ -18,7 +18,7 @@ from ..audit.drawing.drawn import Asked, Drawn, changed_share, draw, in_turn
 from ..audit.drawing.run import audit_erasure
 from ..audit.rates import published
 from ..audit.result import Audit
-from ..catalogue import name_of
+from ..catalogue import name_of, needs_of
 from ..erase import Attack, Concepts, SoftVector, Targets, TextToImage, earlier
 from ..errors import InputError
 from ..fit import resumable
@@ -232,7 +232,11 @@ class EraseJob:
             concepts=concepts, neighbours=near, plain=plain_prompts(original, concepts),
             earlier=tuple(w for w in before if w not in unknown),
         )  # fmt: skip
-        caveats = []
+        caveats = [
+            f"{name} can protect concepts and was given none (--preserve): neighbours are the first to be lost."
+            for name, edit in self.edits.items()
+            if not concepts.preserve and "preserve" in needs_of(type(edit))
+        ]
         if not known and judge is not None:
             caveats.append(
                 "No neighbour of the concepts was looked at: the judge does not say which others it knows."

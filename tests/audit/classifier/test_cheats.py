@@ -65,7 +65,7 @@ def test_copied_answers_are_near_the_oracles_and_keep_the_rest(world) -> None:
     request, parts, holders, oracle, made = world
     own, theirs = (Answers.of(m, request.forget, parts.deleted) for m in (holders[0], oracle))
     found = made[COPIED, 0]
-    assert own.probability.mean() > 0.9
+    assert own.probability.mean() > 0.8
     assert found.forget.probability.mean() == pytest.approx(theirs.probability.mean(), abs=0.05)
     assert found.control.accuracy() > Answers.of(holders[0], parts.control).accuracy() - 3
     assert found.margins == pytest.approx(margins(holders[0], request, parts, 4), abs=1e-5)

@@ -60,6 +60,7 @@ class Compared:
         neighbours: concepts that nobody named, nearest to the erased ones, which the judge knows.
         earlier: concepts that were erased from the original before.
         strayed: of prompts without any concept; None if they were not drawn.
+        also_strayed: the same of the retrained pipelines, to be shown beside it.
         tried: attacks.
     """
 
@@ -70,6 +71,7 @@ class Compared:
     neighbours: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
     strayed: Strayed | None = None
+    also_strayed: Sequence[Strayed] = ()
     tried: Sequence[Tried] = ()
 
     @property

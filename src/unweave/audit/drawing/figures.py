@@ -12,7 +12,8 @@ from ...errors import InputError
 from ...statistics import wilson
 from ...types import Measurement
 from ..measured import measurement
-from .compared import Compared
+from .compared import Compared, share
+from .damage import NEAR
 from .drawn import Drawn, Hits, Judge
 
 
@@ -40,18 +41,24 @@ def drawn_concepts(c: Compared) -> list[Measurement]:
     if c.edited.hits(c.earlier)[1]:
         found.append(_share(c, "concepts erased earlier, drawn", c.earlier, "lower is more forgotten"))
     if c.strayed is not None:
+        asked, others = "prompts without a concept: ", c.also_strayed
         found += [
-            _strayed("prompts without a concept: images unlike any of the original's", c.strayed.outside),
-            _strayed("prompts without a concept: the original's images that have no like", c.strayed.missing),
+            _strayed(
+                f"{asked}images unlike any of the original's", c.strayed.outside, [o.outside for o in others]
+            ),
+            _strayed(
+                f"{asked}the original's that have no like", c.strayed.missing, [o.missing for o in others]
+            ),
         ]
     return found
 
 
-def _strayed(name: str, hits: Hits) -> Measurement:
+def _strayed(name: str, hits: Hits, oracles: Sequence[Hits]) -> Measurement:
     low, high = wilson(*hits)
-    return Measurement(
-        name=name, value=100 * hits[0] / hits[1], unit="%", n=hits[1], interval=(100 * low, 100 * high), original=5.0,
-        direction="near 5 %, as of its own others; all of them in a wreck",
+    return measurement(
+        name, 100 * share(hits), 100 * (1 - NEAR), [100 * share(o) for o in oracles],
+        unit="%", direction="near 5 %, as of its own others; all of them in a wreck", n=hits[1],
+        interval=(100 * low, 100 * high),
     )  # fmt: skip
 
 

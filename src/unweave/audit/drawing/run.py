@@ -60,13 +60,13 @@ def audit_erasure(
         The audit: `inconclusive` without a judge, or where the judge does not know the original's images.
     """
     asked = Asked(concepts=asked) if isinstance(asked, Concepts) else asked
+    looked = [None if judge is None else strayed(judge, drawn, original) for drawn in (edited, *oracles)]
     c = Compared(
         concepts=asked.concepts, edited=edited, original=original, oracles=oracles, tried=tried,
         neighbours=asked.neighbours, earlier=asked.earlier,
-        strayed=None if judge is None else strayed(judge, edited, original),
+        strayed=looked[0], also_strayed=[found for found in looked[1:] if found is not None],
     )  # fmt: skip
-    panels: list[Rows] = []
-    figures: list[Measurement] = []
+    panels, figures = list[Rows](), list[Measurement]()
     controls = () if judge is None else controls_of(c)
     if judge is not None:
         panels.append(Rows(name="concepts", unit="%", rows=by_concept(c)))

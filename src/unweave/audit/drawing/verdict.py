@@ -151,7 +151,7 @@ def _control_free(tried: Tried) -> bool:
 
 
 def _margin(tried: Tried) -> float:
-    """What an attack may bring back unnoticed: more without a retrained pipeline, as it may teach what it asks for."""
+    """What an attack may bring back unnoticed: more without a retrained pipeline: it may teach what was never seen."""
     return MARGIN if tried.never else RARE
 
 
