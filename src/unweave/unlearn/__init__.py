@@ -11,6 +11,7 @@ from .fixed_mask import FixedMask
 from .gradient_ascent import GradientAscent
 from .influence import Influence
 from .l1_sparse import L1Sparse
+from .laf import LAF
 from .logit_mask import LogitMask
 from .neggrad_plus import NegGradPlus
 from .newton import Newton
@@ -39,6 +40,7 @@ __all__ = [
     "GradientAscent",
     "Influence",
     "L1Sparse",
+    "LAF",
     "LogitMask",
     "NegGradPlus",
     "Newton",
