@@ -11,7 +11,6 @@ from torch.utils.data import TensorDataset
 
 from tests.contract import world
 from unweave import Data, Mask, Request, seeded
-from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.fit import recording, resumable
 from unweave.io.nested import join, split
@@ -411,11 +410,9 @@ def test_refuses() -> None:
         SMALL.apply(model, replace(request, forget=request.forget.subset([])), rng=seeded(0))
     with pytest.raises(EmptyDataError, match="LAF .retain set"):
         SMALL.apply(model, replace(request, retain=request.retain.subset([])), rng=seeded(0))
-    alike = Request.of(of_tensors(torch.ones(9, 8), torch.arange(9) % 3, classes=3), request.heldout, [0, 1])
-    with pytest.raises(
-        InputError, match="Gaussian density needs examples whose representations differ; got 2 alike"
-    ):
-        LAF(density="gaussian", least_steps=0).apply(model, alike, rng=seeded(0))
+    one = Request.of(world.points()[0], request.heldout, [4])
+    with pytest.raises(InputError, match=r"LAF\(density='gaussian'\) needs examples .* differ; got 1 alike"):
+        LAF(density="gaussian", least_steps=0).apply(model, one, rng=seeded(0))
 
 
 def test_refuses_what_is_frozen() -> None:

@@ -59,7 +59,7 @@ class Gaussian(Module):
         variance = e.var(0, correction=0)
         if not bool(variance.any()):
             raise InputError(
-                f"a Gaussian density needs examples whose representations differ; got {len(e)} alike. "
+                f"LAF(density='gaussian') needs examples whose representations differ; got {len(e)} alike. "
                 "Take density='vae', or a larger forget set."
             )
         self.register_buffer("mean", e.mean(0))
