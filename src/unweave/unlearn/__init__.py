@@ -28,6 +28,7 @@ from .short_retrain import Continue, ShortRetrain
 from .sisa import SISA
 from .ssd import SSD
 from .unprune import Unprune
+from .worst_case_forget import WorstCaseForget
 
 __all__ = [
     "BadTeacher",
@@ -57,4 +58,5 @@ __all__ = [
     "ShockAndHeal",
     "ShortRetrain",
     "Unprune",
+    "WorstCaseForget",
 ]
