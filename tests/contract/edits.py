@@ -108,6 +108,15 @@ def _rows() -> list[EditRow]:
             bad=((lambda: unlearn.L1Sparse(gamma=0.0), "gamma"),),
         ),
         EditRow(
+            name="LAF",
+            make=lambda: unlearn.LAF(least_steps=60, lr_unlearn=5e-4, lr_align=5e-3, density_epochs=3),
+            off=lambda: unlearn.LAF(least_steps=60, lr_unlearn=0.0, lr_align=5e-3),
+            bad=(
+                (lambda: unlearn.LAF(lr_unlearn=0.0, lr_align=0.0), "must not both be 0"),
+                (lambda: unlearn.LAF(repair_epochs=2), "would do nothing with repair=0"),
+            ),
+        ),
+        EditRow(
             name="LogitMask",
             make=lambda: unlearn.LogitMask(classes=(1,)),
             zeros="kept",

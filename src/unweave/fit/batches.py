@@ -1,4 +1,4 @@
-"""Two data sets read together: paired step by step, or mixed into one shuffled pass."""
+"""Data read otherwise than batch by batch: two sets paired or mixed into one pass, examples with their positions."""
 
 from __future__ import annotations
 
@@ -64,6 +64,47 @@ def cycled(
 
 
 @dataclass(frozen=True)
+class Numbered:
+    """Batches (batch, positions) of a data set: int64 [n], where each example stands in it.
+
+    Attributes:
+        data: its length and batch size are those of this.
+    """
+
+    data: Data[Any]
+
+    @property
+    def batch_size(self) -> int:
+        """Of `data`."""
+        return self.data.batch_size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches(
+        self,
+        rng: Generator | None = None,
+        *,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        join: bool = False,
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield batches with their positions; see `Data.batches`."""
+        n = len(self)
+        order = torch.arange(n) if rng is None else torch.randperm(n, generator=rng)
+        ordered = self.data.subset(order)
+        position_sets = replace(ordered, examples=torch.utils.data.TensorDataset(order))
+        yield from (
+            (batch, positions)
+            for batch, (positions,) in zip(
+                ordered.batches(start=start, part=part, join=join),
+                position_sets.batches(start=start, part=part, join=join),
+                strict=True,
+            )
+        )
+
+
+@dataclass(frozen=True)
 class Mixed:
     """Batches (batch, positions) of two data sets shuffled into one.
 
@@ -90,18 +131,8 @@ class Mixed:
         join: bool = False,
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Yield batches with their positions; see `Data.batches`."""
-        n = len(self)
-        order = torch.arange(n) if rng is None else torch.randperm(n, generator=rng)
-        ordered = replace(self.second, examples=_concatenated(self.first, self.second)).subset(order)
-        position_sets = replace(ordered, examples=torch.utils.data.TensorDataset(order))
-        yield from (
-            (batch, positions)
-            for batch, (positions,) in zip(
-                ordered.batches(start=start, part=part, join=join),
-                position_sets.batches(start=start, part=part, join=join),
-                strict=True,
-            )
-        )
+        both = replace(self.second, examples=_concatenated(self.first, self.second))
+        yield from Numbered(both).batches(rng, start=start, part=part, join=join)
 
 
 def _concatenated(first: Data[Any], second: Data[Any]) -> Any:

@@ -11,6 +11,7 @@ from .fixed_mask import FixedMask
 from .gradient_ascent import GradientAscent
 from .influence import Influence
 from .l1_sparse import L1Sparse
+from .laf import LAF
 from .logit_mask import LogitMask
 from .neggrad_plus import NegGradPlus
 from .newton import Newton
@@ -27,6 +28,7 @@ from .short_retrain import Continue, ShortRetrain
 from .sisa import SISA
 from .ssd import SSD
 from .unprune import Unprune
+from .worst_case_forget import WorstCaseForget
 
 __all__ = [
     "BadTeacher",
@@ -39,6 +41,7 @@ __all__ = [
     "GradientAscent",
     "Influence",
     "L1Sparse",
+    "LAF",
     "LogitMask",
     "NegGradPlus",
     "Newton",
@@ -55,4 +58,5 @@ __all__ = [
     "ShockAndHeal",
     "ShortRetrain",
     "Unprune",
+    "WorstCaseForget",
 ]
