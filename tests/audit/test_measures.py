@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -31,7 +30,7 @@ from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
 from unweave.random import seeded
 from unweave.statistics import bootstrap, prediction, wilson
-from unweave.types import Measurement, Request
+from unweave.types import Request
 
 
 class Logits(nn.Module):
