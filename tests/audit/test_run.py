@@ -262,7 +262,7 @@ def test_repeats_and_changes_no_model(holders, one_class) -> None:
     assert value(a, "time of the edit over one retraining").value == 0.25
     for m in a.measurements:
         assert m.direction
-        assert m.n > 0 or m.value is None
+        assert m.n > 0
         if m.interval is not None:
             assert m.interval[0] <= m.value + 1e-9
             assert m.value - 1e-9 <= m.interval[1]

@@ -19,7 +19,7 @@ from math import sqrt
 
 from ...statistics import Floats
 from ...types import Measurement
-from ..measured import measurement, missing
+from ..measured import measurement
 from ..result import Verdict
 from .compared import Compared
 from .membership import auc
@@ -70,21 +70,22 @@ def memory_gauge(c: Compared) -> Measurement:
     """The gauge of the edited model beside the retrained ones', with its 95 % interval; or why it cannot tell."""
     n, m = len(c.edited_read.forget.phi), len(c.edited_read.control.phi)
     if c.parts.deleted:
-        return _silent("whole classes go, and their examples are no random draw of all")
+        return _silent(n, "whole classes go, and their examples are no random draw of all")
     if min(n, m) < LEAST:
-        return _silent(f"{n} examples to forget and {m} held-out ones; it needs {LEAST} of each")
+        return _silent(n, f"{n} examples to forget and {m} held-out ones; it needs {LEAST} of each")
     edited, original = _advantage(c.edited_read), _advantage(c.holders_read[0])
     oracles, spread = [_advantage(read) for read in c.oracles_read], noise(n, m)
     if original < 3 * spread:
         return _silent(
-            f"the original hardly tells them from held-out ones (by {original:.3f}, noise {spread:.3f})"
+            n, f"the original hardly tells them from held-out ones (by {original:.3f}, noise {spread:.3f})"
         )
     # single readings share the examples, so their mean is no less noisy than one of them
     apart = sum(oracles) / max(1, len(oracles))
     if abs(apart) > 3 * spread:
         return _silent(
+            n,
             f"retrained models tell them from held-out ones, too (by {apart:.3f}, noise {spread:.3f}): they are no "
-            "random draw"
+            "random draw",
         )
     value, wide = gauge(edited, original), 1.96 * spread / original
     return measurement(
@@ -136,5 +137,5 @@ def _advantage(read: Read) -> float:
     return advantage(read.forget.phi, read.control.phi)
 
 
-def _silent(why: str) -> Measurement:
-    return missing(NAME, unit=_UNIT, direction=_IDEAL, note=f"cannot tell: {why}")
+def _silent(n: int, why: str) -> Measurement:
+    return Measurement(name=NAME, value=None, unit=_UNIT, direction=_IDEAL, n=n, note=f"cannot tell: {why}")
