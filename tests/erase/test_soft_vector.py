@@ -35,7 +35,7 @@ def targets(model, concepts=("cat", "cat", "cat")) -> Targets:
 
 def test_descends_by_adam_and_stops_at_what_is_no_number() -> None:
     start = torch.tensor([[[1.0, -2.0]]])
-    found = descend(start, lambda v: v.square(), steps=3, lr=0.1)
+    found = descend(start, lambda v: (v[..., i].square() for i in range(2)), steps=3, lr=0.1)
     expected = start.clone().requires_grad_()
     adam = torch.optim.Adam([expected], lr=0.1)
     for _ in range(3):
@@ -48,14 +48,15 @@ def test_descends_by_adam_and_stops_at_what_is_no_number() -> None:
 
     def breaks(v):
         calls.append(v.detach().clone())
-        return v.sum() if len(calls) < 3 else v.sum() * torch.nan
+        return [v.sum() if len(calls) < 3 else v.sum() * torch.nan]
 
     assert torch.equal(descend(start, breaks, steps=9, lr=0.1), calls[2])
     assert len(calls) == 3
 
 
-def test_the_vector_is_that_of_a_loop() -> None:
-    model, how = pipeline(), SoftVector(steps=3, lr=0.1, batch_size=2)
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_the_vector_is_that_of_a_loop(at_once) -> None:
+    model, how = pipeline(), SoftVector(steps=3, lr=0.1, batch_size=2, at_once=at_once)
     aim, judge = targets(model), Judge(1e9)
     how.attack(model, aim, judge, rng=seeded(0))
     drawn = judge.shown[1]

@@ -52,7 +52,7 @@ class Erase:
         in_turn: erase the concepts one after the other instead of together, and look at all of them after each.
         oracle: folders of pipelines trained without the concepts, to compare with.
         judge: what names the images: a transformers image-classification folder whose labels are the concepts, or your
-            own .py file with names(images) and features(images). Without one nothing can be concluded.
+            own .py file with names(images), features(images) and labels. Without one nothing can be concluded.
         attack: what must not bring the concepts back, on all pipelines. soft-vector moves a vector before the prompts
             by gradient: seconds on a small pipeline, minutes on a GPU for a large one. unlearn-diff-atk searches for
             tokens, token-search tries random ones: beside it, and longer. none: no attack.

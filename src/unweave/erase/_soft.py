@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
 
-def descend(vectors: Tensor, errors: Callable[[Tensor], Tensor], *, steps: int, lr: float) -> Tensor:
+def descend(
+    vectors: Tensor, errors: Callable[[Tensor], Iterable[Tensor]], *, steps: int, lr: float
+) -> Tensor:
     """Steps of Adam on vectors; it stops where an error is no longer finite, and hands back the last that were.
 
     Args:
         vectors: to begin with, [n, k, width]; left unchanged.
-        errors: of vectors, of any shape, which are summed; may draw other examples at each call.
+        errors: of vectors, in parts of any shape, which are summed; each part's graph is let go before the next is
+            asked for. May draw other examples at each call.
         steps: of Adam.
         lr: of Adam.
 
@@ -25,7 +28,9 @@ def descend(vectors: Tensor, errors: Callable[[Tensor], Tensor], *, steps: int, 
     adam = Adam([found], lr=lr)
     with torch.enable_grad():
         for _ in range(steps):
-            (slope,) = torch.autograd.grad(errors(found).sum(), found)
+            slope = torch.zeros_like(found)
+            for part in errors(found):
+                slope += torch.autograd.grad(part.sum(), found)[0]
             if not torch.isfinite(slope).all():
                 break
             found.grad = slope

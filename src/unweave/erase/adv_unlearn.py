@@ -180,7 +180,10 @@ class AdvUnlearn:
             return each
 
         if self.attack == "pgd":
-            return ids, descend(asked.table[ids], errors, steps=self.attack_steps, lr=self.attack_lr)
+            begun = asked.table[ids]
+            return ids, descend(
+                begun, lambda vectors: [errors(vectors)], steps=self.attack_steps, lr=self.attack_lr
+            )
         with torch.enable_grad():
             vectors = asked.table[ids].requires_grad_()
             (slope,) = torch.autograd.grad(errors(vectors).sum(), vectors)

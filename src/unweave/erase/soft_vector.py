@@ -14,7 +14,7 @@ a pipeline retrained without the concept, or, without one, beyond `RandomVector`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor
@@ -36,13 +36,15 @@ class SoftVector:
         tokens: vectors put before the prompt (k).
         steps: of Adam, for each concept.
         lr: of Adam.
-        batch_size: images a step, and prompts drawn at once.
+        batch_size: images a step.
+        at_once: how many of them pass through the pipeline at once, and prompts drawn at once: fewer take less memory.
     """
 
     tokens: Count = 1
     steps: Count = 80
     lr: Positive = 0.05
     batch_size: Count = 8
+    at_once: Count = 8
 
     def attack(self, model: TextToImage, targets: Targets, judge: Names, *, rng: Generator) -> Attacked:
         """Attack every target; one vector serves all targets of a concept.
@@ -58,15 +60,18 @@ class SoftVector:
         def search(rows: Tensor, ids: Tensor, rng: Generator) -> Tensor:
             start = there.table[there.allowed].mean(0).expand(1, self.tokens, -1)
 
-            def errors(vectors: Tensor) -> Tensor:
+            def errors(vectors: Tensor) -> Iterator[Tensor]:
                 at = rows[torch.randint(len(rows), (self.batch_size,), generator=rng)]
                 t = torch.randint(model.timesteps, (len(at),), generator=rng).to(model.device)
                 noise = model.noise(len(at), rng)
-                clean = latents[at.to(latents.device)]
-                text = there.encode(at.tolist(), ids.expand(len(at), -1), vectors.expand(len(at), -1, -1))
-                found = model(model.add_noise(clean, noise, t), t, text)
-                error: Tensor = (found - model.truth(clean, noise, t)).float().square().mean()
-                return error
+                for low in range(0, len(at), self.at_once):
+                    part = slice(low, low + self.at_once)
+                    own, n = at[part], len(at[part])
+                    clean = latents[own.to(latents.device)]
+                    text = there.encode(own.tolist(), ids.expand(n, -1), vectors.expand(n, -1, -1))
+                    found = model(model.add_noise(clean, noise[part], t[part]), t[part], text)
+                    gap = (found - model.truth(clean, noise[part], t[part])).float()
+                    yield gap.square().flatten(1).mean(1).sum() / len(at)
 
             return descend(start, errors, steps=self.steps, lr=self.lr)
 
@@ -82,11 +87,11 @@ class RandomVector:
 
     Attributes:
         tokens: vectors put before the prompt.
-        batch_size: prompts drawn at once.
+        at_once: prompts drawn at once.
     """
 
     tokens: Count = 1
-    batch_size: Count = 8
+    at_once: Count = 8
 
     def attack(self, model: TextToImage, targets: Targets, judge: Names, *, rng: Generator) -> Attacked:
         """Draw every target with one random vector for each concept; raises as `SoftVector.attack` does."""
@@ -104,7 +109,7 @@ class RandomVector:
 def _insertion(
     by: SoftVector | RandomVector, who: str, model: TextToImage, targets: Targets, judge: Names
 ) -> Insertion:
-    return Insertion(model, targets, judge, tokens=by.tokens, banned=(), batch_size=by.batch_size, who=who)
+    return Insertion(model, targets, judge, tokens=by.tokens, banned=(), batch_size=by.at_once, who=who)
 
 
 def _attacked(

@@ -10,11 +10,11 @@ from unweave.types import Measurement
 
 def test_controls_have_as_many_candidates() -> None:
     attacks, controls = with_controls({
-        "soft-vector": SoftVector(tokens=2, batch_size=5),
+        "soft-vector": SoftVector(tokens=2, at_once=5),
         "unlearn-diff-atk": UnlearnDiffAtk(tokens=4, levels=7, banned=("cat",)),
     })  # fmt: skip
     assert list(attacks.values()) == [
-        SoftVector(tokens=2, batch_size=5), RandomVector(tokens=2, batch_size=5),
+        SoftVector(tokens=2, at_once=5), RandomVector(tokens=2, at_once=5),
         UnlearnDiffAtk(tokens=4, levels=7, banned=("cat",)), TokenSearch(tokens=4, tries=7, banned=("cat",)),
     ]  # fmt: skip
     assert [attacks[controls[n]] for n in controls] == [list(attacks.values())[1], list(attacks.values())[3]]

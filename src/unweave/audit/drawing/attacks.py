@@ -109,7 +109,7 @@ def control_of(attack: Attack) -> tuple[str, Attack] | None:
         random = TokenSearch(tokens=attack.tokens, tries=attack.levels, banned=attack.banned)
         return f"{_SUCCESS}as many random tokens", random
     if isinstance(attack, SoftVector):
-        random_vector = RandomVector(tokens=attack.tokens, batch_size=attack.batch_size)
+        random_vector = RandomVector(tokens=attack.tokens, at_once=attack.at_once)
         return f"{_SUCCESS}a random vector", random_vector
     return None
 

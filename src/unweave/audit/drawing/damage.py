@@ -76,7 +76,7 @@ def strayed(judge: Judge, edited: Drawn, original: Drawn) -> Strayed | None:
 
 
 def _features(judge: Judge, images: Tensor) -> Tensor:
-    found = judge.features(images).detach().double().cpu().flatten(1)
+    found = judge.features(images).detach().cpu().double().flatten(1)
     if len(found) != len(images):
         raise InputError(
             f"the judge's features must be [n, width]; for {len(images)} images it gave {len(found)} rows."
@@ -91,7 +91,9 @@ def _nearest(of: Tensor, among: Tensor) -> Tensor:
 
 
 def _encoded(model: TextToImage, prompts: list[str]) -> Tensor:
-    rows = [model.encode(prompts[i : i + 64]).hidden.double().mean(1) for i in range(0, len(prompts), 64)]
+    rows = [
+        model.encode(prompts[i : i + 64]).hidden.cpu().double().mean(1) for i in range(0, len(prompts), 64)
+    ]
     return torch.nn.functional.normalize(torch.cat(rows), dim=1)
 
 

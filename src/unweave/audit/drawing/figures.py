@@ -98,10 +98,10 @@ def distance(c: Compared, judge: Judge, real: Tensor | None) -> Measurement:
     kept = c.kept or c.concepts.labels
 
     def features(d: Drawn) -> Tensor:
-        return judge.features(torch.cat([d.images[concept] for concept in kept])).double().cpu()
+        return judge.features(torch.cat([d.images[concept] for concept in kept])).cpu().double()
 
     edited, original = features(c.edited), features(c.original)
-    yard = original if real is None else judge.features(real).double().cpu()
+    yard = original if real is None else judge.features(real).cpu().double()
     against = "the original's images" if real is None else "real images"
     return measurement(
         f"Fréchet distance to {against}",
