@@ -28,6 +28,7 @@ from unweave.io.files import write_text
 from unweave.parallel import build_models
 from unweave.tasks import read_labels
 from unweave.unlearn import (
+    LAF,
     SCRUB,
     SSD,
     BadTeacher,
@@ -60,7 +61,7 @@ def methods(w: World) -> dict[str, Any]:
         "l1-sparse, lr 0.1": L1Sparse(lr=0.1), "fine-tune": FineTune(), "gradient-ascent": GradientAscent(),
         "boundary-expand": BoundaryExpand(), "boundary-shrink": BoundaryShrink(), "sfron": SFRon(),
         "bad-teacher": BadTeacher(), "scrub": SCRUB(), "influence": Influence(), "fisher-forgetting": FisherForgetting(),
-        "logit-mask": LogitMask(classes=(CLASS,)), "continue": Continue(recipe=w.recipe, epochs=3),
+        "laf": LAF(), "logit-mask": LogitMask(classes=(CLASS,)), "continue": Continue(recipe=w.recipe, epochs=3),
     }  # fmt: skip
 
 

@@ -41,6 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (("compare", "--methods", "recipe", "sgd", "--baseline", "x"), "--baseline must be one of"),
         (("compare", "--methods", "gmp", "salun"), "they cannot be compared"),
+        (
+            ("compare", "--methods", "recipe", "sgd", "--hardest", "worst"),
+            "hardest='worst' says which set of a size",
+        ),
         (("compare", "--methods", "recipe", "gmp+snip"), "both a sparse training and a pruning method"),
         (("compare", "--methods", "recipe", "sgd+adamw"), "two methods for one thing"),
         (("prune", "--method", "soft-filter", "--sparsity", "0.5"), "does not take --sparsity"),

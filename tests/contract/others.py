@@ -148,6 +148,14 @@ def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
     return {"positions": found.positions, "clusters": found.clusters}
 
 
+def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
+    from tests.contract import world
+    from unweave.unlearn import WorstCaseForget
+
+    found = WorstCaseForget(size=9, which=which).select(world.model(), world.points()[0], rng=rng)
+    return {"set": torch.zeros(90).index_fill(0, found.positions, 1.0)}
+
+
 def _rows() -> list[PlainRow]:
     from functools import partial
 
@@ -265,6 +273,15 @@ def _rows() -> list[PlainRow]:
             run=partial(_subset, "random"),
             off=partial(_subset, "loss"),
             bad=((lambda: augment.DataEfficientAugmentation(budget=0.0), "budget"),),
+        ),
+        PlainRow(
+            name="WorstCaseForget",
+            run=_worst,
+            off=partial(_worst, which="random"),
+            bad=(
+                (lambda: unlearn.WorstCaseForget(size=0), "size must be"),
+                (lambda: unlearn.WorstCaseForget(which="random", rounds=2), "would do nothing"),
+            ),
         ),
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.jobs.subjects import PRUNED, RECIPE, subject
 from unweave import Request, seeded
@@ -18,7 +19,7 @@ from unweave.jobs.compare import EditTrial, TrainTrial
 from unweave.optim import SAM
 from unweave.prune import GMP, SNIP
 from unweave.tasks import accuracy
-from unweave.unlearn import FineTune, Retrain
+from unweave.unlearn import FineTune, Retrain, WorstCaseForget
 
 METHODS = {"recipe": None, "sam": replace(RECIPE, optimizer=partial(SAM, rho=0.1, momentum=0.9))}
 
@@ -87,6 +88,26 @@ def test_other_examples_are_another_plan() -> None:
         assert plan(**given) != plan()
 
 
+def test_the_set_to_forget_can_be_the_worst_one(tmp_path: Path) -> None:
+    methods = {"unedited": None, "fine-tune": FineTune()}
+    make = partial(
+        CompareJob, subject=subject(), methods=methods, random=15, seed=2, jobs=1, cache=tmp_path / "cache"
+    )
+    job, drawn, easy = make(hardest="worst"), make(), make(hardest="easiest")
+    model = RECIPE.build(subject().train, rng=seeded(0)).eval()
+    wanted = WorstCaseForget(size=15).select(model, subject().train, rng=seeded(2))
+    assert torch.equal(job.selected[0], wanted.positions)
+    share = round(100 * wanted.agreement)
+    told = f"15 of 150 training examples, the worst set for the model of seed 0, {share} % of it by extreme losses"
+    assert job.plan()["forget"] == told
+    assert "forget" not in drawn.plan()
+    found = {
+        name: j.work["unedited"](0)["average gap to retraining"][0] for name, j in (("w", job), ("e", easy))
+    }
+    assert found["w"] < found["e"] - 5  # a retraining without the worst set still knows it
+    assert len({tuple(j.selected[0].tolist()) for j in (job, drawn, easy)}) == 3
+
+
 def test_a_failed_trial_is_told_of(tmp_path: Path) -> None:
     broken = replace(RECIPE, network=partial(_broken))
     done = CompareJob(subject=subject(), methods={"recipe": None, "broken": broken}, seeds=1, jobs=1).run(
@@ -113,6 +134,9 @@ def _broken() -> Any:
         ({"engine": "rai"}, 'Did you mean "ray"'),
         ({"methods": {"sam": METHODS["sam"], "fine-tune": FineTune()}, "random": 9}, "they cannot be compared"),
         ({"methods": {"recipe": None, "fine-tune": FineTune()}}, "nothing to forget was named"),
+        ({"hardest": "worst"}, "CompareJob.hardest='worst' says which set of a size to forget; give CompareJob.random"),
+        ({"hardest": "worse"}, 'Did you mean "worst"'),
+        ({"hardest": "worst", "random": 9}, "CompareJob.random names examples to forget, but no method forgets"),
         ({"classes": ["ash"]}, "CompareJob.classes names examples to forget, but no method forgets"),
         ({"methods": {"recipe": None, "snip": SNIP()}}, "CompareJob.methods must be"),
         ({"subject": replace(subject(), recipe=None)}, "has no recipe"),

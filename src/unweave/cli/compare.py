@@ -13,6 +13,7 @@ from ..catalogue import find
 from ..errors import InputError
 from ..jobs.compare import CompareJob
 from ..jobs.subject import Folder, Subject, open_subject
+from ..unlearn.worst_case_forget import Which
 from ._flags import with_methods
 from ._named import unlearner
 from ._optimizers import torch_optimizer
@@ -24,7 +25,7 @@ EXAMPLE = """  unweave compare
   unweave compare --methods recipe sam zo-sam --seeds 5
   unweave compare project.py --methods magnitude snip rigl gmp --sparsity 0.95
   unweave compare project.py --methods rigl rigl+sam --sparsity 0.9 --baseline rigl
-  unweave compare project.py --classes dog --methods fine-tune salun scrub --seeds 5
+  unweave compare project.py --random 90 --hardest worst --methods fine-tune salun scrub
   unweave compare project.py --methods recipe sam --seeds 20 --engine ray
 
 Optimisers, sparse trainings and ways to prune train the recipe anew; methods of family unlearn edit the model that the
@@ -50,12 +51,12 @@ class Compare:
         classes: classes to delete.
         where: delete examples whose column has this value: COLUMN=VALUE.
         random: delete this many examples drawn at random.
+        hardest: instead of one drawn, the set of that many that is worst or easiest to erase, or has extreme losses.
         seed: governs which examples --random draws.
         jobs: processes at once; 0 takes all cores.
         engine: "joblib" for the cores of this machine, or "ray" for a Ray cluster.
         cache: folder of trained models, shared with `unweave forget`; UNWEAVE_CACHE or ~/.cache/unweave unless given.
-        out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
-            unless given.
+        out: folder of the run; the same command on it goes on where it was stopped. Named by the settings unless given.
         json: print the figures as JSON.
     """
 
@@ -71,6 +72,7 @@ class Compare:
     classes: tuple[str, ...] = ()
     where: str = ""
     random: int | None = None
+    hardest: Which = "random"
     seed: int = 0
     jobs: int = 0
     engine: Literal["joblib", "ray"] = "joblib"
@@ -108,7 +110,7 @@ def _job(asked: Any, subject: Subject, unlearners: Sequence[str]) -> CompareJob:
     if not unlearners:
         refuse_idle_sparsity(asked.sparsity, recipe, [r for r in made.values() if r is not None])
     return CompareJob(
-        methods=made, baseline=asked.baseline, seeds=asked.seeds, engine=asked.engine,
+        methods=made, baseline=asked.baseline, seeds=asked.seeds, engine=asked.engine, hardest=asked.hardest,
         **selected(asked, subject, needed=bool(unlearners)),
     )  # fmt: skip
 

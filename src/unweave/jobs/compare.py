@@ -27,6 +27,7 @@ from ..settings import Count, settings
 from ..statistics import Summary, Trial, summarise
 from ..tasks import accuracy
 from ..types import Data, Edit, Recipe, Request
+from ..unlearn.worst_case_forget import Which, WorstCaseForget
 from .deletion import Deletion
 from .done import Done, facts_of
 from .trials import Figures, run_trials, to_json, trials_from_json
@@ -82,6 +83,9 @@ class CompareJob(Deletion):
 
     Attributes:
         methods: name -> recipe or edit; None is the subject's recipe as it is, or the model unedited.
+        hardest: which of the sets of `random` examples to forget: "random" draws them; "worst" and "easiest" are those
+            hardest and easiest to erase from the model that the recipe trains at seed 0 (`unlearn.WorstCaseForget`),
+            "lowest-loss" and "highest-loss" the plain controls beside them. One set for all seeds, chosen at once.
         baseline: differences are from this one; the first method unless given.
         seeds: how many; seed 0 is the first. All methods see the same ones.
         seed: of what `random` draws.
@@ -89,6 +93,7 @@ class CompareJob(Deletion):
     """
 
     methods: Mapping[str, Recipe | Edit[Any] | None]
+    hardest: Which = "random"
     baseline: str = ""
     seeds: Count = 3
     engine: Literal["joblib", "ray"] = "joblib"
@@ -100,7 +105,24 @@ class CompareJob(Deletion):
             raise InputError(f"{who}.methods needs two or more different methods; got {names}.")
         if self.baseline and self.baseline not in self.methods:
             raise InputError(f"{who}.baseline must be one of {who}.methods ({names}); got {self.baseline!r}.")
+        if self.hardest != "random" and self.random is None:
+            raise InputError(
+                f"{who}.hardest={self.hardest!r} says which set of a size to forget; give {who}.random, its size."
+            )
         _ = self.work
+
+    def _by_random(self, n: int) -> tuple[Tensor, str]:
+        positions, words = super()._by_random(n)
+        if self.hardest == "random":
+            return positions, words
+        recipe = self.subject.require_recipe("no model can be trained to choose by")
+        (model,) = build_models(
+            recipe, self.subject.train, [0], cache=self.models, label="train the model to choose by"
+        )
+        method = WorstCaseForget(size=len(positions), which=self.hardest)
+        found = method.select(model, self.subject.train, rng=seeded(self.seed))
+        words = f"the {self.hardest} set for the model of seed 0, {100 * found.agreement:.0f} % of it by extreme losses"
+        return found.positions, words
 
     @cached_property
     def work(self) -> dict[str, TrainTrial] | dict[str, EditTrial]:
@@ -131,10 +153,12 @@ class CompareJob(Deletion):
 
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON; a run goes on only under the same plan."""
+        chosen = {} if self.hardest == "random" else {"forget": self.selected[1]}
         return {
             "methods": {name: work.plan() for name, work in self.work.items()},
             "seeds": list(range(self.seeds)),
             "baseline": self.baseline or next(iter(self.methods)),
+            **chosen,
         }
 
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Compared:
