@@ -51,7 +51,7 @@ class Selection:
     where: str = ""
     random: int | None = None
     oracles: int = 8
-    holders: int = 8
+    holders: Annotated[int, tyro.conf.arg(aliases=["--held"])] = 8  # its former name
     seed: int = 0
     jobs: int = 0
     cache: Path | None = None

@@ -47,12 +47,10 @@ def render_html(
         audits=audits,
         first=first,
         caveats=words.caveats(first),
-        rates=[(words.error_rates(r, fresh=True, kind=first.kind), r) for r in published]
-        + (
-            [(words.error_rates(first.rates, fresh=False, kind=first.kind), first.rates)]
-            if first.rates
-            else []
-        ),
+        published=[(words.error_rates(r, fresh=True, kind=first.kind), r) for r in published],
+        rates=[(words.error_rates(first.rates, fresh=False, kind=first.kind), first.rates)]
+        if first.rates
+        else [],
         evidence=evidence(audits, run, drawn or {}),
         tables=tables(first),
         run=run,

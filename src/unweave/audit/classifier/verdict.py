@@ -301,8 +301,8 @@ def _may_remain(standard: Standard, at: float, n: int) -> str:
     most = max(most, 1 - standard.low, standard.smallest)
     count = f", {int(np.ceil(most * n))} of {n} examples," if n else ""
     return (
-        f"Up to {100 * most:.0f} % of the request{count} may still be known: less than that these references cannot "
-        "tell from a retrained model."
+        f"Tolerance: up to {100 * most:.0f} % of the request{count} may still be known; less than that these "
+        "references cannot tell from a retrained model."
     )
 
 
