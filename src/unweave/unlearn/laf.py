@@ -90,8 +90,8 @@ class LAF:
         arxiv="2404.00506",
     )
     unsuited: ClassVar[Unsuited] = {
-        "class": "stops short of retrained models at its defaults (position 0.62)",
-        "random": "does not forget single examples at its defaults (position -0.13)",
+        "class": "stops short of retrained models at its defaults (position -0.01 to 0.62)",
+        "random": "does not forget single examples at its defaults (position -0.13 to 0.02)",
         "small": UNJUDGED,
     }
 
