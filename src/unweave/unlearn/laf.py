@@ -89,7 +89,11 @@ class LAF:
         year=2024,
         arxiv="2404.00506",
     )
-    unsuited: ClassVar[Unsuited] = {"small": UNJUDGED}
+    unsuited: ClassVar[Unsuited] = {
+        "class": "stops short of retrained models at its defaults (position -0.01 to 0.62)",
+        "random": "does not forget single examples at its defaults (position -0.13 to 0.02)",
+        "small": UNJUDGED,
+    }
 
     epochs: Count = 20
     least_steps: Whole = 400

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from numbers import Integral
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -323,9 +324,8 @@ def _twins(data: Data[Any], chosen: Tensor) -> int | None:
     """How many of the chosen have the very inputs of an example that was not."""
     if not able(data.task, Perturbing):
         return None
-    seen: list[bytes] = [
-        x.contiguous().numpy().tobytes() for batch in data.batches() for x in data.task.inputs(batch).cpu()
-    ]
+    inputs = (x for batch in data.batches() for x in data.task.inputs(batch).double().cpu())
+    seen = [sha256(x.numpy().tobytes()).digest() for x in inputs]
     rest = {key for key, inside in zip(seen, chosen.tolist(), strict=True) if not inside}
     taken = [key for key, inside in zip(seen, chosen.tolist(), strict=True) if inside]
     return sum(key in rest for key in taken)
