@@ -14,7 +14,7 @@ from unweave.audit import Auditor, audit
 from unweave.audit.classifier.cheats import last_linear
 from unweave.audit.classifier.references import References
 from unweave.audit.classifier.scores import Parts
-from unweave.embedded.digits import digits
+from unweave.embedded.digits import digits, of_tensors
 from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError
 from unweave.fit.recipe import Supervised
@@ -308,3 +308,19 @@ def test_refuses_an_empty_part(holders, at_random) -> None:
     empty = replace(request, forget=request.forget.subset([]))
     with pytest.raises(EmptyDataError, match="audit's forget set needs at least one example"):
         audit(holders[0], empty, original=holders[0], rng=seeded(0))
+
+
+def test_examples_that_a_model_has_no_answer_to_are_named(holders, at_random) -> None:
+    request, _ = at_random
+    inputs = request.heldout.examples.tensors[0].clone()
+    inputs[5, 0] = float("nan")
+    labels = request.heldout.examples.tensors[1]
+    broken = replace(request, heldout=of_tensors(inputs, labels, classes=10, batch_size=64))
+    told = rf"held-out examples: .* to 1 of {len(labels)} is NaN, .* number 5 of them"
+    with pytest.raises(InputError, match=told):
+        audit(holders[0], broken, original=holders[0], rng=seeded(0))
+    lost = mlp(64, 48, 10)
+    with torch.no_grad():
+        lost[-1].bias[0] = float("nan")
+    with pytest.raises(InputError, match=r"forget examples: .* 180 of 180 is NaN"):
+        audit(lost, request, original=holders[0], rng=seeded(0))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.nn import Module
 
+from ..audit.classifier.scores import require_answers
 from ..errors import InputError
 from ..progress import progress
 from ..settings import settings
@@ -48,6 +49,8 @@ class AuditJob(Judging):
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Audited:
         """Run every stage, or go on with a run that was stopped, to the same bits."""
         original, edited = self._models()
+        for model in (original, edited):
+            require_answers(model, self.request)
         with self.opened(out, command) as run, progress(f"{out}", 3) as bar:
             return self.judged(run, bar, original, {self.method: edited}, {}, command)
 

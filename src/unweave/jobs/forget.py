@@ -14,6 +14,7 @@ from typing import Any
 from torch import Generator
 from torch.nn import Module
 
+from ..audit.classifier.scores import require_answers
 from ..errors import InputError
 from ..fit import resumable
 from ..io.content import described
@@ -120,6 +121,7 @@ class ForgetJob(Judging):
                 bar.advance()
             else:
                 original = given
+            require_answers(original, self.request)  # before anything is trained
             edited: dict[str, list[Module]] = {}
             costs: dict[str, dict[str, float]] = {}
             for i, (name, edit) in enumerate(self.work.items()):

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from ..audit import Auditor
 from ..audit.classifier.power import forecast
 from ..audit.classifier.scores import deleted_classes
 from ..audit.rates import published
-from ..audit.result import Audit
+from ..audit.result import Audit, Rows
 from ..errors import InputError
 from ..io.content import described
 from ..io.files import write_text
@@ -222,9 +222,20 @@ class Judging(Deletion, ABC):
         with progress("audit", len(edited)) as bar:
             for name, model in edited.items():
                 seconds = _seconds(costs.get(name), references.cost)
-                audits.append(auditor.audit(model, method=name, seconds=seconds))
+                audits.append(self._named(auditor.audit(model, method=name, seconds=seconds)))
                 bar.advance()
         return audits
+
+    def _named(self, audit: Audit) -> Audit:
+        """The audit with classes by their names, where the subject has any."""
+        names = self.subject.class_names
+        panels = tuple(
+            replace(p, rows={names[int(k)] if int(k) < len(names) else k: row for k, row in p.rows.items()})
+            if isinstance(p, Rows) and p.name == "classes"
+            else p
+            for p in audit.panels
+        )
+        return replace(audit, panels=panels)
 
     def _told(
         self,

@@ -24,7 +24,7 @@ from .gauge import memory_gauge, not_healed
 from .memory import hidden_position, probes, relearning
 from .panels import panels
 from .references import Read, References
-from .scores import Parts
+from .scores import Parts, require_answers
 from .standard import Readings
 from .topology import Topology, chance, topology
 from .verdict import GIVE_ORACLES, NO_ORACLE, Court, Decision
@@ -57,6 +57,7 @@ class Auditor:
     ) -> Auditor:
         """Take what to compare with; arguments as in `audit`."""
         small = _reduced(request, child(rng))
+        require_answers(original, small)
         everyone = [original, *(model for model in holders if model is not original)]
         references = References(small, Parts.of(small), everyone, list(oracles), draw_seed(rng))
         return cls(references, quick)
@@ -71,6 +72,8 @@ class Auditor:
         """Judge one edited model, or the mean of several; see `audit`."""
         several = _listed(edited)
         r, first = self.references, several[0]
+        for model in several:
+            require_answers(model, r.request)
         read = [r.look(model) for model in several]
         decision, readings = self._decided(several, read)
         compared = Compared(r, first, read[0], self.quick)

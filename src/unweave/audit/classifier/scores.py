@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ...errors import InputError
 from ...statistics import Floats
 from ...tasks import predict, read_labels
 from ...types import Data, Request
@@ -107,6 +108,25 @@ class Answers:
     def accuracy(self) -> float:
         """In %."""
         return 100 * float(self.correct.mean())
+
+
+def require_answers(model: Module, request: Request[Any]) -> None:
+    """Refuse a request to whose examples a model has no answer, as where one of them holds NaN.
+
+    Raises:
+        InputError: naming the part, how many, and the first.
+    """
+    parts = {"forget": request.forget, "retained": request.retain, "held-out": request.heldout}
+    for name, data in parts.items():
+        if not hasattr(data.task, "labels"):
+            continue
+        lost = predict(model, data).flatten(1).isnan().any(1)
+        if lost.any():
+            raise InputError(
+                f"{name} examples: the model's answer to {int(lost.sum())} of {len(data)} is NaN, not a number; the "
+                f"first is number {int(lost.nonzero()[0])} of them, from 0. Look for NaN or infinity in the data, or in the "
+                "model's weights."
+            )
 
 
 def _cut(phi: Tensor) -> Floats:

@@ -99,7 +99,8 @@ class Court:
         r = self.references
         h, m = len(r.holders), len(r.oracles)
         if edited is None:
-            verdict = Verdict(outcome="inconclusive", reason=self._too_few(), next_step=GIVE_ORACLES)
+            step = f"{GIVE_ORACLES} Advised: {Need(ADVISED).words}."
+            verdict = Verdict(outcome="inconclusive", reason=self._too_few(), next_step=step)
             return Decision(replace(verdict, caveats=(NO_ORACLE,) if m == 0 else ()), (), None)
         standard, model = r.standard(several=self.several), edited.mean()
         found = standard.find(model)
@@ -111,7 +112,7 @@ class Court:
         failed = [c for c in self.controls if not c.passed]
         if min(h, m) < LEAST + self.several - 1:
             found = replace(found, outcome="inconclusive", reason=self._too_few())
-            next_step = f"Give at least {LEAST} of each; {ADVISED} of each are advised."
+            next_step = f"Give at least {LEAST} of each. Advised: {Need(ADVISED).words}."
         elif found.outcome != "collapsed" and (failed or not standard.resolved):
             if standard.resolved and failed:
                 found = replace(found, outcome="inconclusive", reason=_failed(failed, found))
