@@ -37,6 +37,7 @@ def test_forgets_a_class_of_a_model_at_hand(tmp_path: Path) -> None:
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
     assert Audited.read(tmp_path / "run") == done
     assert "50 of 150 training examples, all of class ash" in str(done)
+    assert set(done.audits[0].rows("classes")) == {"ash", "birch", "cedar"}
     assert done.page.is_file()
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["holders"] == 3
@@ -187,3 +188,46 @@ def test_the_seed_draws_the_examples_and_no_model_is_taken_twice(seed: int) -> N
 def test_an_audit_needs_the_model_before() -> None:
     with pytest.raises(InputError, match=r"Subject.model is missing"):
         AuditJob(subject=subject(), edited="model.safetensors", random=3)
+
+
+@pytest.mark.slow
+def test_several_edits_are_made_from_models_that_hold_the_data_and_judged_by_their_mean(
+    tmp_path: Path,
+) -> None:
+    job = ForgetJob(
+        subject=subject(model=True), classes=["ash"], edits={"mine": Retrain(recipe=RECIPE)}, several=2, oracles=5,
+        holders=5, jobs=1, quick=True,
+    )  # fmt: skip
+    assert job.plan()["edits of each"] == 2
+    done = job.run(tmp_path / "run")
+    assert done.audits[0].verdict.outcome == "forgotten"
+    assert any("the mean of 2 edited models" in c for c in done.audits[0].verdict.caveats)
+    assert any("in groups of 2" in c.name for c in done.audits[0].controls)
+    first, second = (
+        (tmp_path / "run" / at / "model.safetensors").read_bytes() for at in ("model", "several/mine-1")
+    )
+    assert first != second
+    assert job.run(tmp_path / "run") == done
+
+
+def test_several_edits_need_as_many_models_that_hold_the_data() -> None:
+    with pytest.raises(InputError, match=r"several is 4: .* holders = 2 are trained. Give at least 7"):
+        ForgetJob(
+            subject=subject(model=True),
+            classes=["ash"],
+            edits={"a": FineTune()},
+            several=4,
+            holders=2,
+            oracles=4,
+        )
+
+
+def test_what_references_cannot_decide_is_said_before_any_training() -> None:
+    few = ForgetJob(subject=subject(model=True), random=3, edits={"a": Retrain(recipe=RECIPE)})
+    assert "3 scattered examples can hardly be judged with 8 references" in " ".join(few.doubts)
+    none = ForgetJob(
+        subject=subject(model=True), random=3, edits={"a": Retrain(recipe=RECIPE)}, oracles=0, holders=0
+    )
+    assert none.doubts == ()
+    whole = ForgetJob(subject=subject(model=True), classes=["ash"], edits={"a": Retrain(recipe=RECIPE)})
+    assert whole.doubts == ()

@@ -18,7 +18,7 @@ def vectors(
     *,
     member: float,
     seed: int,
-    gap: float = 1.5,
+    gap: float = 2.2,
     shift: float = 0.0,
     stretch: float = 1.0,
 ) -> Vectors:

@@ -124,8 +124,8 @@ def require_answers(model: Module, request: Request[Any]) -> None:
         if lost.any():
             raise InputError(
                 f"{name} examples: the model's answer to {int(lost.sum())} of {len(data)} is NaN, not a number; the "
-                f"first is number {int(lost.nonzero()[0])} of them, from 0. Look for NaN or infinity in the data, or in the "
-                "model's weights."
+                f"first is number {int(lost.nonzero()[0])} of them, from 0. Look for NaN or infinity in the data, or "
+                "in the model's weights."
             )
 
 
