@@ -117,7 +117,7 @@ def test_a_job_chooses_and_keeps_what_it_compares_with() -> None:
 @pytest.mark.slow
 def test_runs_what_it_chose(tmp_path) -> None:
     job = ForgetJob(
-        subject=subject(replace(RECIPE, epochs=16)), random=70, oracles=3, holders=3, jobs=1, quick=True
+        subject=subject(replace(RECIPE, epochs=16)), random=70, oracles=8, holders=7, jobs=1, quick=True
     )
     done = job.run(tmp_path / "run")
     assert [audit.method for audit in done.audits] == ["short-retrain"]

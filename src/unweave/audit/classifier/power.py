@@ -58,7 +58,7 @@ def needed(oracles: float, holders: float) -> Need | None:
 
     Example:
         >>> needed(0.4, 0.4), needed(0.1, 0.1)
-        (Need(references=16, edits=6), Need(references=4, edits=1))
+        (Need(references=16, edits=6), Need(references=5, edits=1))
     """
     tried = [Need(r) for r in range(LEAST, _MOST_REFERENCES + 1)]
     tried += [Need(_WITH_EDITS, k) for k in range(2, _MOST_EDITS + 1)]
