@@ -75,9 +75,11 @@ def in_flags(message: str) -> str:
     Example:
         >>> in_flags("PruneJob.recover_epochs must be a whole number at least 0; got -1.")
         '--recover-epochs must be a whole number at least 0; got -1.'
+        >>> in_flags("ForgetJob.several must be a whole number at least 1; got 0.")
+        '--edits must be a whole number at least 1; got 0.'
     """
-    fields = r"\b(?:\w+Job|Subject|PipelineSubject)\.(\w+)"
-    return re.sub(fields, lambda found: "--" + found[1].replace("_", "-"), message)
+    fields, others = r"\b(?:\w+Job|Subject|PipelineSubject)\.(\w+)", {"several": "edits"}
+    return re.sub(fields, lambda found: "--" + others.get(found[1], found[1]).replace("_", "-"), message)
 
 
 def _guarded(command: str, rest: Sequence[str], console: Console) -> int:
