@@ -16,24 +16,11 @@ from ..fit.recipe import warm_cosine_factor
 from ..masks.mask import Mask
 from ..random import seeded
 from ..types import Data
+from ._topology_edit import Origin
 
 
-class Trainer(Protocol):
+class Trainer(Origin, Protocol):
     """A recipe that can train a part of an epoch, with another optimiser; `Supervised` is one."""
-
-    @property
-    def epochs(self) -> int:
-        """Of the whole training."""
-        ...
-
-    @property
-    def lr(self) -> float:
-        """Its peak learning rate."""
-        ...
-
-    def initial(self, rng: Generator) -> Module:
-        """The untrained network."""
-        ...
 
     def train_(
         self,
