@@ -68,6 +68,7 @@ def run(argv: Sequence[str]) -> int:
     job = ForgetJob(**how, several=asked.edits, **judged(asked, subject))
     said = [f"unweave forget {' '.join(argv)}"] if alone and not asked.json else []
     said += [f"chosen: {job.choice}"] if job.choice is not None else []
+    said += [f"deleted before: {subject.before}"] if subject.before.requests else []
     said += [f"warning: {doubt}" for doubt in job.doubts]
     for line in said:
         Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -41,25 +42,35 @@ class UnstableError(InputError):
 def fingerprint(data: Data[Any]) -> str:
     """SHA-256 of all examples in order, with the task and batch size."""
     digest = hashlib.sha256(f"{data.task!r} {data.batch_size} {len(data)}".encode())
-
-    def feed(node: Any) -> None:
-        if isinstance(node, Tensor):
-            raw = node.detach().contiguous().cpu()
-            digest.update(f"{raw.dtype}{tuple(raw.shape)}".encode())
-            digest.update(raw.flatten().view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
-        elif isinstance(node, Mapping):
-            for key in sorted(node):
-                digest.update(str(key).encode())
-                feed(node[key])
-        elif isinstance(node, (list, tuple)):
-            for item in node:
-                feed(item)
-        else:
-            digest.update(repr(node).encode())
-
     for batch in data.batches():
-        feed(batch)
+        _feed(digest, batch)
     return digest.hexdigest()
+
+
+def digest_of(example: Any) -> bytes:
+    """SHA-256 of one example: tensors, arrays, numbers and text, in tuples, lists and mappings."""
+    digest = hashlib.sha256()
+    _feed(digest, example)
+    return digest.digest()
+
+
+def _feed(digest: Any, node: Any) -> None:
+    if isinstance(node, Tensor):
+        raw = node.detach().contiguous().cpu()
+        digest.update(f"{raw.dtype}{tuple(raw.shape)}".encode())
+        digest.update(raw.flatten().view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
+    elif isinstance(node, np.ndarray):
+        digest.update(f"{node.dtype}{node.shape}".encode())
+        digest.update(np.ascontiguousarray(node).tobytes())
+    elif isinstance(node, Mapping):
+        for key in sorted(node):
+            digest.update(str(key).encode())
+            _feed(digest, node[key])
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            _feed(digest, item)
+    else:
+        digest.update(repr(node).encode())
 
 
 def described(thing: Any) -> Any:

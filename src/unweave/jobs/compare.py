@@ -132,7 +132,7 @@ class CompareJob(Deletion):
             InputError: if ways to train and edits are mixed, or examples to forget are named for ways to train.
         """
         recipe = self.subject.require_recipe("nothing can be trained")
-        train, heldout, methods = self.subject.train, self.subject.heldout, dict[str, Any](self.methods)
+        train, heldout, methods = self.subject.left.train, self.subject.heldout, dict[str, Any](self.methods)
         given = {name: method for name, method in methods.items() if method is not None}
         edits = [name for name, method in given.items() if "Edit" in roles_of(type(method))]
         trains = [name for name in given if name not in edits]

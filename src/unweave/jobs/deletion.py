@@ -72,20 +72,33 @@ class Deletion:
         Raises:
             InputError: if no example is named, or one that is not there.
         """
-        return Request.of(self.subject.train, self.subject.heldout, self.selected[0])
+        left, before = self.subject.left, torch.tensor(self.subject.before.positions, dtype=torch.int64)
+        positions = self.selected[0]
+        # positions in what is left: less by the deleted examples before them
+        return Request.of(left.train, left.heldout, positions - torch.searchsorted(before, positions))
 
     @cached_property
     def selected(self) -> tuple[Tensor, str]:
         """Positions of the training examples to forget, ascending, and the request in words.
 
+        Those that earlier requests deleted from the model, by the record in its folder, are not among them.
+
         Raises:
-            InputError: if no example is named, or one that is not there.
+            InputError: if no example is named, one that is not there, or only such as were deleted before.
         """
         if not self.named:
             raise InputError(f"nothing to forget was named. Give one of {', '.join(WAYS)}.")
         positions, words = getattr(self, f"_by_{self.named[0]}")(len(self.subject.train))
-        positions = positions.sort().values
-        return positions, f"{len(positions):,} of {len(self.subject.train):,} training examples, {words}"
+        before = self.subject.before
+        again = torch.isin(positions, torch.tensor(before.positions, dtype=torch.int64))
+        if bool(again.all()) and len(positions):
+            raise InputError(
+                f"all {len(positions):,} examples that were named are deleted already: {before}. Nothing is left to do."
+            )
+        positions = positions[~again].sort().values
+        told = f"{len(positions):,} of {len(self.subject.left.train):,} training examples, {words}"
+        more = [f"{int(again.sum()):,} that were named are deleted already"] if again.any() else []
+        return positions, "; ".join([told, *more, *([str(before)] if before.requests else [])])
 
     def _by_ids(self, n: int) -> tuple[Tensor, str]:
         known = self.subject.ids if len(self.subject.ids) else range(n)
@@ -116,7 +129,11 @@ class Deletion:
                 f"{type(self).__name__}.random must be between 1 and {n - 1}, one less than the training examples; "
                 f"got {count}."
             )
-        positions = torch.randperm(n, generator=seeded(self.seed))[:count]
+        left = torch.ones(n, dtype=torch.bool)
+        left[list(self.subject.before.positions)] = False
+        positions = left.nonzero().flatten()[
+            torch.randperm(int(left.sum()), generator=seeded(self.seed))[:count]
+        ]
         return positions, f"drawn at random with seed {self.seed}"
 
     def _by_positions(self, n: int) -> tuple[Tensor, str]:

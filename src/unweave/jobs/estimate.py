@@ -37,7 +37,7 @@ def estimate(job: Judging, edits: Mapping[str, Apply | None]) -> dict[str, float
         original = job.subject.given()
         if original is None:
             recipe = job.subject.require_recipe("no model can be trained")
-            train = partial(_build, recipe, job.subject.train)
+            train = partial(_build, recipe, job.subject.left.train)
             original = single_threaded(train, seeded(job.seed))
             seconds["train the model"] = perf_counter() - began + cut.seconds
         edited: dict[str, Module] = {}
@@ -48,7 +48,7 @@ def estimate(job: Judging, edits: Mapping[str, Apply | None]) -> dict[str, float
                 edited[name] = single_threaded(partial(edit, original, request), seeded(job.seed))
                 seconds[f"edit {name}"] = perf_counter() - began + cut.seconds - before
     oracles, took = _group(job, "oracles", request.retain, job.oracle_seeds, original)
-    holders, more = _group(job, "holders", job.subject.train, job.holder_seeds, original)
+    holders, more = _group(job, "holders", job.subject.left.train, job.holder_seeds, original)
     seconds |= {**took, **more}
     with estimating() as cut:
         began = perf_counter()

@@ -127,7 +127,7 @@ class ExactJob:
         return model
 
     def _train(self, stage: Stage, base: Module | None) -> None:
-        subject, began = self.subject, perf_counter()
+        subject, began = self.subject.left, perf_counter()
         groups = list(subject.columns[self.by]) if self.by else None
         with recording() as fits:
             ids, keep = ids_of_subject(subject), kept_in(stage.work)

@@ -156,6 +156,7 @@ class ForgetJob(Judging):
         with resumable(stage.work):
             edited = single_threaded(partial(_apply, edit, model, self.request), stage.rng)
         self.subject.write(edited, stage.paths[0])
+        self.subject.record(self.selected[0], stage.paths[0])
 
 
 def _apply(edit: Edit[Any], model: Module, request: Request[Any], rng: Generator) -> Module:

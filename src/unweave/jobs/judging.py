@@ -198,7 +198,7 @@ class Judging(Deletion, ABC):
                     jobs=self.jobs, cache=self.models, label="train oracles",
                 )  # fmt: skip
                 holders = build_models(
-                    recipe, self.subject.train, self.holder_seeds,
+                    recipe, self.subject.left.train, self.holder_seeds,
                     jobs=self.jobs, cache=self.models, label="train models that hold the data",
                 )  # fmt: skip
                 cost = training_cost(recipe, retain, self.oracle_seeds, self.models) or {}

@@ -121,6 +121,7 @@ class PruneJob:
             "prune": described(self.edit),
             "recover_epochs": self.recover_epochs,
             "shrink": self.shrink,
+            **({"deleted before": str(self.subject.before)} if self.subject.before.requests else {}),
         }
 
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Pruned:
@@ -173,11 +174,12 @@ class PruneJob:
             figures |= _shrunk(figures, pruned, small.model, heldout)
             pruned, structure = small.model, small.structure
         self.subject.write(pruned, stage.paths[0], structure)
+        self.subject.record((), stage.paths[0])
         figures["weights as float32"] = (_mebibytes(original), _mebibytes(pruned), "MiB")
         write_text(stage.paths[1], json.dumps({"figures": figures, "layers": layers}, indent=1) + "\n")
 
     def _pruned(self, original: Module, rng: Generator) -> Module:
-        train, recipe = self.subject.train, self.subject.recipe
+        train, recipe = self.subject.left.train, self.subject.recipe
         pruned = self.edit.apply(original, train, rng=rng)
         if self.recover_epochs:
             again: Any = recipe

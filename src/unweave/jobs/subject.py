@@ -5,12 +5,13 @@ A `Subject` is all that jobs know of a user's model: its data, how it was traine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -21,6 +22,8 @@ from ..fit import resumable
 from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
+from ..io.deleted import WITNESSES, Deleted, find, read_deleted
+from ..io.identities import By, fingerprints, identities, named, read_key
 from ..io.runs import RunFolder
 from ..masks.layers import copied
 from ..masks.mask import Mask
@@ -50,6 +53,31 @@ class Folder:
     init_seed: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What earlier requests deleted from a model.
+
+    Attributes:
+        requests: how many there were.
+        examples: how many they deleted.
+        positions: of those that are still in the training data, ascending.
+    """
+
+    requests: int = 0
+    examples: int = 0
+    positions: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """In words; "" if nothing was."""
+        if not self.requests:
+            return ""
+        left, request = len(self.positions), "request" if self.requests == 1 else "requests"
+        there = f"{left:,} are still in the data and are kept out" if left else "none is in the data any more"
+        return (
+            f"{self.requests} earlier {request} deleted {self.examples:,} examples from this model: {there}"
+        )
+
+
 @settings
 class Subject:
     """A user's model and data. `Subject(train=..., heldout=..., recipe=..., model=...)` makes one of objects at hand.
@@ -66,6 +94,7 @@ class Subject:
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
         files: name -> what was read, to be hashed.
+        key: file of the key under which deletions are recorded; UNWEAVE_KEY or the user's own unless given.
     """
 
     train: Data[Any]
@@ -79,6 +108,62 @@ class Subject:
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    key: Path | None = None
+
+    @cached_property
+    def identities(self) -> tuple[By, list[bytes]]:
+        """What the training examples are known by, whatever their positions; see `unweave.io.identities`."""
+        return identities(self.train, self.ids)
+
+    @cached_property
+    def before(self) -> Before:
+        """What earlier requests deleted from the model, by the record in its folder.
+
+        Raises:
+            InputError: if there is a record, and the examples that it names cannot be told.
+        """
+        record = None if isinstance(self.model, Module | None) else read_deleted(Path(self.model))
+        if record is None:
+            return Before()
+        key, (by, known) = read_key(self.key), self.identities
+        positions = find(record, by, fingerprints(known, key), key, f"{self.model}")
+        return Before(requests=record.requests, examples=len(record.gone), positions=tuple(positions))
+
+    @cached_property
+    def left(self) -> Subject:
+        """This subject without the training examples that earlier requests deleted from its model."""
+        return self.without(self.before.positions) if self.before.positions else self
+
+    def without(self, positions: Sequence[int] | Tensor) -> Subject:
+        """This subject without the training examples at these positions."""
+        gone = set(torch.as_tensor(positions).tolist())
+        rest = [i for i in range(len(self.train)) if i not in gone]
+        return replace(
+            self, train=self.train.subset(torch.tensor(rest, dtype=torch.int64)),
+            ids=[self.ids[i] for i in rest] if len(self.ids) else (),
+            columns={name: [values[i] for i in rest] for name, values in self.columns.items()},
+        )  # fmt: skip
+
+    def record(self, forgotten: Sequence[int] | Tensor, folder: Path) -> None:
+        """Write into a model's folder what was deleted from it, now and by earlier requests; nothing if nothing was.
+
+        Args:
+            forgotten: positions of what this request deletes.
+            folder: of the model.
+        """
+        now = torch.as_tensor(forgotten).tolist()
+        former = None if isinstance(self.model, Module | None) else read_deleted(Path(self.model))
+        if not now and former is None:
+            return
+        key, (by, known) = read_key(self.key), self.identities
+        prints = fingerprints(known, key)
+        gone = {prints[i] for i in now} | set(former.gone if former else ())
+        # their order is the key's, so the first are a random sample
+        kept = sorted(set(prints) - gone)[:WITNESSES]
+        requests = (former.requests if former else 0) + bool(now)
+        Deleted(
+            key=named(key), by=by, requests=requests, gone=tuple(sorted(gone)), kept=tuple(kept)
+        ).write(folder)  # fmt: skip
 
     def labels(self) -> Tensor:
         """Class of every training example."""

@@ -109,10 +109,10 @@ class TrainJob:
         subject, recipe = self.subject, self.recipe
         began = perf_counter()
         with resumable(stage.work), recording() as fits:
-            model = single_threaded(lambda rng: recipe.build(subject.train, rng=rng), stage.rng).eval()
+            model = single_threaded(lambda rng: recipe.build(subject.left.train, rng=rng), stage.rng).eval()
         mask = Mask.of(model)
         figures = {
-            "training accuracy": [accuracy(model, subject.train), "%"],
+            "training accuracy": [accuracy(model, subject.left.train), "%"],
             "held-out accuracy": [accuracy(model, subject.heldout), "%"],
             "weights that live": [100 * mask.density(), "%"],
             "optimiser steps": [sum(f.steps for f in fits), "steps"],
@@ -121,6 +121,7 @@ class TrainJob:
         }
         layers = {n: 100 * float(alive.float().mean()) for n, alive in mask.keep.items()}
         subject.write(model, stage.paths[0])
+        subject.record((), stage.paths[0])
         losses = [loss for f in fits for loss in f.losses]
         told = {"figures": figures, "layers": layers, "losses": losses}
         write_text(stage.paths[1], json.dumps(told) + "\n")

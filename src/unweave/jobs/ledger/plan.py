@@ -1,0 +1,146 @@
+"""What serving would do: which requests, which models, how each is made anew, and what that does not guarantee."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from torch.nn import Module
+
+from ...errors import InputError
+from ...masks.mask import Mask
+from ...types import Edit
+from ...unlearn import Retrain, ShortRetrain
+from ..subject import Folder, Subject, open_subject
+from .book import KEY, Ledger
+from .state import Asked, State, Version, now_utc
+
+Level = Literal["E0", "E1", "E2", "E3", "E4", "E5"]
+LEVELS: Mapping[str, str] = {
+    "E0": "removed from the data only",
+    "E1": "answers suppressed: the model may still hold it",
+    "E2": "taken out by an approximate method, and judged by an audit",
+    "E3": "taken out with a certificate under stated assumptions",
+    "E4": "exact: trained anew from initial weights, without ever reading it",
+    "E5": "exact, with an attested execution",
+}
+Step = Literal["edit", "make anew", "withdraw", "leave"]
+STEPS: Mapping[Step, str] = {
+    "edit": "take the examples out",
+    "make anew": "train it anew by its own recipe, from its parent as it will be then",
+    "withdraw": "withdraw it: there is no recipe by which it could be made anew",
+    "leave": "leave it: it never saw any of the examples",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What serving would do.
+
+    Attributes:
+        requests: to serve together; () if none is due.
+        waits: why none is, or which others wait; "" if none does.
+        steps: what becomes of each model in use, parents before children.
+        retrain: why a training from scratch is due; "" if none is.
+        notes: what to know before.
+    """
+
+    requests: tuple[Asked, ...]
+    waits: str
+    steps: tuple[tuple[Version, Step], ...]
+    retrain: str
+    notes: tuple[str, ...]
+
+
+def plan(
+    ledger: Ledger,
+    *,
+    subjects: Mapping[str, Subject] | None = None,
+    at_once: bool = False,
+    now: datetime | None = None,
+) -> Plan:
+    """Say what serving would do; nothing is changed.
+
+    Args:
+        ledger: whose open requests are served.
+        subjects: name of a model -> its data and recipe, where the ledger does not know how to open it.
+        at_once: do not wait for the batch window.
+        now: the time; the clock's unless given.
+    """
+    state = ledger.state()
+    batch, waits = due_now(state, ledger.policy["window"], now or now_utc(), at_once=at_once)
+    prints = [p for asked in batch for p in ledger.log.scope(asked.name)]
+    hit = {v.entry for v in ledger.models.impact(prints)}
+    in_use = state.in_use()
+    steps: list[tuple[Version, Step]] = []
+    for v in in_use if batch else []:
+        steps.append((v, _step(v, hit, state, in_use, subjects or {})))
+    after = ledger.policy["retrain_after"]
+    retrain = (
+        f"{state.approximate} rounds were served by approximate methods, and after {after} a whole training is due"
+        if state.approximate >= after
+        else ""
+    )
+    notes = [f"it is not known whether whoever made {a.name} may ask for it" for a in batch if not a.verified]
+    notes += [
+        f"what {v.name} was made of is not known, so nothing above {LEVELS['E1']!r} can be claimed"
+        for v, _ in steps
+        if not state.traceable(v)
+    ]
+    if batch and not any(step != "leave" for _, step in steps):
+        notes.append("no model in use ever saw these examples")
+    return Plan(tuple(batch), waits, tuple(steps), retrain, tuple(notes))
+
+
+def due_now(state: State, window: int, now: datetime, *, at_once: bool = False) -> tuple[list[Asked], str]:
+    """The requests to serve now, and why others wait: all that are open, once one of them has waited long enough."""
+    if state.batch:
+        return [state.requests[name] for name in state.batch], ""
+    waiting = state.waiting
+    if not waiting:
+        held = sum(r.status == "held" for r in state.requests.values())
+        return [], f"no request is open ({held} held)" if held else "no request is open"
+    ripe = [r for r in waiting if r.urgent or now >= r.received + timedelta(days=window)]
+    if at_once or ripe:
+        return waiting, ""
+    until = min(r.received for r in waiting) + timedelta(days=window)
+    return [], (
+        f"{len(waiting)} open, gathered until {until:%Y-%m-%d %H:%M} UTC (a window of {window} days); --now serves them"
+    )
+
+
+def _step(
+    version: Version, hit: set[int], state: State, in_use: list[Version], subjects: Mapping[str, Subject]
+) -> Step:
+    if version.entry not in hit:
+        return "leave"
+    if version.name not in subjects and version.source is None:
+        return "withdraw"
+    above = state.version(version.parent)
+    others = {v.name for v in in_use} - {version.name}
+    return "make anew" if above is not None and above.name in others else "edit"
+
+
+def opened(version: Version, ledger: Ledger, subjects: Mapping[str, Subject]) -> Subject:
+    """The data and recipe of a model, with the version as its model.
+
+    Raises:
+        InputError: if the ledger cannot open it and no subject is given.
+    """
+    subject = subjects.get(version.name)
+    if subject is None:
+        if version.source is None:
+            raise InputError(
+                f"the ledger does not know how to open {version.name}: it was added from a Python program. Give its "
+                f"subject, as subjects={{{version.name!r}: ...}}."
+            )
+        told: dict[str, Any] = dict(version.source)
+        subject = open_subject(told.pop("project"), Folder(**told))
+    return replace(subject, model=ledger.models.place(version), key=ledger.folder / KEY)
+
+
+def exact(edit: Edit[Any], model: Module) -> bool:
+    """Whether an edit reads nothing that the model learned: of a pruned one a short retraining takes weight counts."""
+    return isinstance(edit, Retrain) or (isinstance(edit, ShortRetrain) and not Mask.of(model))
