@@ -12,6 +12,7 @@ from rich.console import Console
 
 COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
+    "ledger": "deletion requests one after another: due dates, every model concerned, evidence",
     "erase": "take concepts out of a text-to-image pipeline, and look at what it draws",
     "prune": "zero or remove the weights a model needs least",
     "train": "train a model with another optimiser, sparse from the start, or so that it can forget exactly",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from rich.console import Console
 
 from ..jobs.done import Done
 
@@ -53,6 +54,11 @@ def show(done: Done, as_json: bool) -> None:
         sys.stdout.write(done.json())
     else:
         done.show()
+
+
+def say(text: str) -> None:
+    """Print to the standard output."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def _until_flag(argv: Sequence[str]) -> Iterator[str]:

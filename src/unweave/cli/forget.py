@@ -12,6 +12,7 @@ from rich.console import Console
 from ..jobs.forget import ForgetJob, UnsuitedWarning
 from ._flags import with_methods
 from ._forget_exact import exact_folder, forget_exact
+from ._ledger_serve import serve
 from ._named import unlearner
 from ._parse import named_methods, parse
 from ._selection import Selection, carry_out, judged, subject_of
@@ -22,6 +23,7 @@ EXAMPLE = """  unweave forget
   unweave forget --method salun --salun.density 0.3 --compare fine-tune scrub
   unweave forget project.py --model model.safetensors --where user=4711 --dry-run
   unweave forget runs/train-1a2b3c4d --ids delete.txt       (trained with --exact: switched off, not edited)
+  unweave forget --ledger ./deletions                       (what is open there, all that went before kept out)
 
 Without --method one is chosen by the request, and it is said why. `--method a+b` puts b inside a: `unprune+salun`
 un-prunes around SalUn. Each method named adds its flags: add --help."""
@@ -54,6 +56,8 @@ Forget.__doc__ = f"{Forget.__doc__}".rstrip() + "\n" + (Selection.__doc__ or "")
 
 def run(argv: Sequence[str]) -> int:
     """Forget. Exit code 0 if the verdict is `forgotten` (of an exact model: if no bit differs), else 3."""
+    if any(a.partition("=")[0] == "--ledger" for a in argv):
+        return serve(_ledger_first(argv))
     if (folder := exact_folder(argv)) is not None:
         return forget_exact(folder, argv)
     alone = _nothing_named(argv)
@@ -75,6 +79,16 @@ def run(argv: Sequence[str]) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsuitedWarning)  # said above
         return carry_out(job, asked, "forget", argv)
+
+
+def _ledger_first(argv: Sequence[str]) -> list[str]:
+    """The arguments of `unweave ledger serve`: the folder that --ledger names, then the rest."""
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag == "--ledger":
+            given = [value] if equals else list(argv[i + 1 : i + 2])
+            return [*given, *argv[:i], *argv[i + (1 if equals else 2) :]]
+    return list(argv)
 
 
 def _nothing_named(argv: Sequence[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from dataclasses import dataclass, replace
@@ -18,8 +17,7 @@ from unweave import Data, Supervised, seeded
 from unweave.embedded.digits import digits
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError, IntegrityError
-from unweave.io.checkpoint import load_into, save_model
-from unweave.io.content import describe
+from unweave.io.checkpoint import load_into
 from unweave.jobs import Subject
 from unweave.jobs.deletion import Deletion
 from unweave.jobs.ledger import Ledger, Policy, ServeJob, verify
@@ -30,7 +28,13 @@ NETWORK = partial(mlp, 64, 16, 10)
 N = 400
 PLAIN = Supervised(network=NETWORK, epochs=4, lr=0.1)
 SPARSE = Supervised(
-    network=NETWORK, epochs=4, lr=0.1, init_seed=0, prune=Prune(budget=Global(0.5)), recover_epochs=1, recover_lr=0.05
+    network=NETWORK,
+    epochs=4,
+    lr=0.1,
+    init_seed=0,
+    prune=Prune(budget=Global(0.5)),
+    recover_epochs=1,
+    recover_lr=0.05,
 )
 
 
@@ -77,7 +81,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
 def begun(folder: Path, world: dict[str, Subject], **policy: Any) -> Ledger:
     ledger = Ledger.init(folder, Policy(**policy))
     for name, subject in world.items():
-        ledger.models.add(name, subject, how="trained", parent="" if name == "main" else "main", recipients=["clinic"])
+        ledger.models.add(
+            name, subject, how="trained", parent="" if name == "main" else "main", recipients=["clinic"]
+        )
     return ledger
 
 
@@ -152,7 +158,9 @@ def test_twenty_requests_end_as_a_training_on_what_is_left(tmp_path: Path, world
     for name, version in old.items():
         with pytest.raises(InputError, match=f"of {name} holds what r-0"):
             ledger.models.use(name, version.digest)
-    assert (tmp_path / "ledger" / "serving" / "main").resolve() == ledger.models.place(state.in_use()[0]).resolve()
+    assert (tmp_path / "ledger" / "serving" / "main").resolve() == ledger.models.place(
+        state.in_use()[0]
+    ).resolve()
 
     assert verify(ledger) == []
 
@@ -164,7 +172,9 @@ def tampered(source: Path, to: Path, sql: str) -> Ledger:
     return Ledger(to)
 
 
-def test_verify_names_the_entry_that_was_altered_or_dropped(tmp_path: Path, world: dict[str, Subject]) -> None:
+def test_verify_names_the_entry_that_was_altered_or_dropped(
+    tmp_path: Path, world: dict[str, Subject]
+) -> None:
     ledger = begun(tmp_path / "ledger", world)
     for i in (3, 5, 8):
         ledger.request(of(world, ids=[world["main"].ids[i]]), ground="art. 17")

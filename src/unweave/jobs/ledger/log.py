@@ -208,6 +208,13 @@ class Log:
             )
         ]
 
+    def scopes(self) -> dict[str, set[bytes]]:
+        """Request -> fingerprints of what it deletes."""
+        found: dict[str, set[bytes]] = {}
+        for request, one in self._db.execute("SELECT request, print FROM scope"):
+            found.setdefault(request, set()).add(one)
+        return found
+
     def requests_with(self, prints: Iterable[bytes]) -> dict[bytes, str]:
         """Fingerprint -> the first request that names it, of those that one names."""
         found: dict[bytes, str] = {}

@@ -24,7 +24,7 @@ class Signer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._private: Any = None
-        self._public: Any = None
+        self._public: dict[str, Any] = {}
 
     def make(self) -> str:
         """Write a new pair.
@@ -64,11 +64,11 @@ class Signer:
 
     def agrees(self, signature: str, digest: bytes, public: str) -> bool:
         """Whether the holder of the private half of `public` signed this hash."""
-        if self._public is None:
+        if public not in self._public:
             make = self._package("asymmetric.ed25519").Ed25519PublicKey.from_public_bytes
-            self._public = make(bytes.fromhex(public))
+            self._public[public] = make(bytes.fromhex(public))
         try:
-            self._public.verify(bytes.fromhex(signature), _ABOUT + digest)
+            self._public[public].verify(bytes.fromhex(signature), _ABOUT + digest)
         except (self._package("exceptions", "").InvalidSignature, ValueError):
             return False
         return True

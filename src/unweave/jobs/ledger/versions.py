@@ -112,21 +112,27 @@ class Models:
         Args:
             prints: fingerprints of the examples.
         """
-        state, wanted = self.ledger.state(), set(prints)
-        names = {r for v in state.versions for r in v.without}
-        scopes = {r: wanted & set(self.ledger.log.scope(r)) for r in names}
-        kept: dict[str, set[bytes]] = {}
+        wanted = set(prints)
+        scopes = {r: wanted & prints for r, prints in self.ledger.log.scopes().items()}
+        state, kept = self.ledger.state(), dict[str, set[bytes]]()
+        return [v for v in state.versions if self._saw(v, state, wanted, scopes, kept)]
 
-        def saw(version: Version) -> bool:
-            left = wanted.difference(*(scopes[r] for r in version.without))
-            for above in state.ancestors(version):
-                if above.data not in kept:
-                    kept[above.data] = wanted & self._kept(above.data)
-                if left.difference(*(scopes[r] for r in above.without)) & kept[above.data]:
-                    return True
-            return False
-
-        return [v for v in state.versions if saw(v)]
+    def _saw(
+        self,
+        version: Version,
+        state: State,
+        wanted: set[bytes],
+        scopes: Mapping[str, set[bytes]],
+        kept: dict[str, set[bytes]],
+    ) -> bool:
+        """Whether a version saw any of the fingerprints, itself or through what it was made of."""
+        left = wanted.difference(*(scopes[r] for r in version.without))
+        for above in state.ancestors(version):
+            if above.data not in kept:
+                kept[above.data] = wanted & self._kept(above.data)
+            if left.difference(*(scopes[r] for r in above.without)) & kept[above.data]:
+                return True
+        return False
 
     def use(self, name: str, which: str, *, by: str = "", reason: str = "") -> Version:
         """Put another version of a model into use, such as the one before.
@@ -184,13 +190,12 @@ class Models:
 
     def superseded(self) -> list[Version]:
         """Versions that are not in use any more, hold what was deleted, and whose files are still there."""
-        state, found = self.ledger.state(), dict[int, Version]()
-        in_use = {v.entry for v in state.in_use()}
-        for request in state.served:
-            for v in self.impact(self.ledger.log.scope(request)):
-                if v.entry not in in_use and self.place(v).exists():
-                    found[v.entry] = v
-        return [found[entry] for entry in sorted(found)]
+        state, scopes = self.ledger.state(), self.ledger.log.scopes()
+        wanted = set[bytes]().union(*(scopes[r] for r in state.served))
+        scopes = {r: wanted & prints for r, prints in scopes.items()}
+        in_use, kept = {v.entry for v in state.in_use()}, dict[str, set[bytes]]()
+        old = [v for v in state.versions if v.entry not in in_use and self.place(v).exists()]
+        return [v for v in old if self._saw(v, state, wanted, scopes, kept)]
 
     def _keep(self, prints: Sequence[bytes]) -> str:
         """Store the fingerprints of a data set, once."""
