@@ -41,7 +41,7 @@ class Compare:
         project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
         data: images of a transformers folder: imagefolder:PATH, with train and test (or validation) below it.
         methods: what to compare; "recipe" is the recipe as it is, and "a+b" puts two together: "rigl+sam" trains
-            sparsely with SAM, "unprune+salun" un-prunes around SalUn.
+            sparsely with SAM, "unprune+scrub" un-prunes around SCRUB.
         baseline: differences are from this one; the first method unless given.
         seeds: how many; seed 0 is the first. All methods see the same ones.
         base: what an optimiser that wraps another wraps; the recipe's own unless given.

@@ -18,15 +18,15 @@ from ._parse import named_methods, parse
 from ._selection import Selection, carry_out, judged, subject_of
 
 EXAMPLE = """  unweave forget
-  unweave forget project.py --model model.safetensors --ids delete.txt --method salun --out runs/req-17
-  unweave forget ./vit-checkpoint --data imagefolder:./pets --classes beagle --method unprune+salun
-  unweave forget --method salun --salun.density 0.3 --compare fine-tune scrub
+  unweave forget project.py --model model.safetensors --ids delete.txt --out runs/req-17
+  unweave forget ./vit-checkpoint --data imagefolder:./pets --classes beagle
+  unweave forget --classes 3 --method short-retrain --short-retrain.fraction 0.5 --compare fine-tune scrub
   unweave forget project.py --model model.safetensors --where user=4711 --dry-run
   unweave forget runs/train-1a2b3c4d --ids delete.txt       (trained with --exact: switched off, not edited)
   unweave forget --ledger ./deletions                       (what is open there, all that went before kept out)
 
-Without --method one is chosen by the request, and it is said why. `--method a+b` puts b inside a: `unprune+salun`
-un-prunes around SalUn. Each method named adds its flags: add --help."""
+Without --method one is chosen by the request, and it is said why. `--method a+b` puts b inside a: `unprune+scrub`
+un-prunes around SCRUB. Each method named adds its flags: add --help."""
 EMBEDDED = ("--classes", "3", "--compare", "unprune+continue", "salun")
 """What `unweave forget` alone stands for."""
 NAMED = {

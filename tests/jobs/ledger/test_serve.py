@@ -345,10 +345,25 @@ def test_evidence_stands_on_its_own_and_an_example_is_proven_to_be_in_it(tmp_pat
         assert any("in it" in s for s in verify_bundle(folder)) or not ledger.public
         assert any("bundle.json was altered" in s for s in verify(ledger))
     (folder / "bundle.json").write_text("{")
+    assert any("bundle.json was altered" in s for s in verify(ledger))
     with pytest.raises(IntegrityError, match="is damaged"):
         verify_bundle(folder)
     with pytest.raises(InputError, match="holds no evidence"):
         verify_bundle(tmp_path)
+
+
+def test_a_log_put_back_from_before_is_told_by_the_evidence(tmp_path: Path) -> None:
+    ledger, world = small(tmp_path)
+    ask(ledger, world, 3)
+    ledger.log._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = (ledger.folder / "ledger.sqlite").read_bytes()
+    serve(ledger, world)
+    ledger.log.close()
+    for file in ledger.folder.glob("ledger.sqlite-*"):
+        file.unlink()
+    (ledger.folder / "ledger.sqlite").write_bytes(before)
+    found = verify(Ledger(ledger.folder))
+    assert any("is gone or another than it was when" in s and s.startswith("entry 6") for s in found), found
 
 
 def test_unsigned_and_gone_keys(tmp_path: Path) -> None:

@@ -205,8 +205,23 @@ def verify(ledger: Ledger) -> list[str]:
     for entry in ledger.log.entries():
         if entry.kind == "evidence":
             wrong += _evidence_wrong(ledger, entry)
+    wrong += _against_heads(ledger)
     missing = [r for r in state.served if not (ledger.folder / "evidence" / r / BUNDLE).is_file()]
     return wrong + [f"the evidence of {r} is missing" for r in missing]
+
+
+def _against_heads(ledger: Ledger) -> list[str]:
+    """Whether the newest entry of when a bundle was written is still there: a log put back from before lacks it."""
+    there, wrong = {e.number: e.hash for e in ledger.log.entries()}, []
+    for file in sorted((ledger.folder / "evidence").glob(f"*/{BUNDLE}")):
+        try:
+            head = json.loads(file.read_text(encoding="utf-8"))["head"]
+            same = there.get(head["number"]) == head["hash"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # told as altered
+        if not same:
+            wrong.append(f"entry {head['number']} is gone or another than it was when {file} was written")
+    return wrong
 
 
 def _evidence_wrong(ledger: Ledger, entry: Entry) -> list[str]:

@@ -1,7 +1,7 @@
 """The log of a ledger: entries that are only ever added, each with the hash of the one before it.
 
 A changed, dropped or exchanged entry breaks the chain where it stands. Entries dropped from the end break nothing: they
-are told by the head, the newest entry's number and hash, which is kept beside the log and in every evidence bundle.
+are told by the head, the newest entry's number and hash, which is kept beside them and in every evidence bundle.
 sqlite3 writes it, with a write-ahead log and synchronous=FULL: an entry that `append` returned survives a power cut.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from ...errors import InputError, IntegrityError, StorageError
 from .signing import Signer
 
-FILE, HEAD = "ledger.sqlite", "head.json"
+FILE = "ledger.sqlite"
 START = "0" * 64
 """What the first entry follows."""
 SLACK = timedelta(seconds=5)
@@ -33,6 +33,8 @@ CREATE TABLE log(
 ) STRICT;
 CREATE TABLE scope(request TEXT NOT NULL, print BLOB NOT NULL, PRIMARY KEY(request, print)) STRICT, WITHOUT ROWID;
 CREATE INDEX prints ON scope(print);
+CREATE TABLE head(number INTEGER NOT NULL, hash TEXT NOT NULL) STRICT;
+INSERT INTO head VALUES (0, '');
 CREATE TRIGGER never_changed BEFORE UPDATE ON log BEGIN SELECT RAISE(ABORT, 'entries are never changed'); END;
 CREATE TRIGGER never_removed BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'entries are never removed'); END;
 """
@@ -139,22 +141,14 @@ class Log:
         """Add several entries, all or none; nobody else adds any in between. Yields a function like `append`."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            added: list[Entry] = []
             try:
-
-                def add(kind: str, body: Mapping[str, Any], **more: Any) -> Entry:
-                    added.append(self._add(kind, body, **more))
-                    return added[-1]
-
-                yield add
+                yield self._add
                 self._db.execute("COMMIT")
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
             raise _unusable(self.folder, error) from error
-        if added:
-            self._tell_head(added[-1])
 
     def _add(
         self,
@@ -175,6 +169,7 @@ class Log:
             "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)",
             (entry.number, time, kind, text, previous, digest, signature),
         )
+        self._db.execute("UPDATE head SET number = ?, hash = ?", (entry.number, digest))
         self._db.executemany("INSERT INTO scope VALUES (?, ?)", scope)
         return entry
 
@@ -260,30 +255,19 @@ class Log:
         return wrong + self._behind_head(expected - 1)
 
     def _behind_head(self, last: int) -> list[str]:
-        file = self.folder / HEAD
-        try:
-            head = json.loads(file.read_text(encoding="utf-8"))
-            number, digest = int(head["number"]), str(head["hash"])
-        except FileNotFoundError:
-            return [f"{HEAD}, which names the newest entry, is gone"] if last else []
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return [f"{HEAD}, which names the newest entry, is damaged"]
+        head = self._db.execute("SELECT number, hash FROM head").fetchall()
+        if len(head) != 1:
+            return ["the head, which names the newest entry, is gone"]
+        ((number, digest),) = head
         if number > last:
             gone = f"{number}" if number == last + 1 else f"{last + 1} to {number}"
-            return [f"entry {gone} is missing: {HEAD} names entry {number} as the newest"]
+            return [f"entry {gone} is missing: the head names entry {number} as the newest"]
         found = self._db.execute("SELECT hash FROM log WHERE number = ?", (number,)).fetchone()
-        if found is not None and found[0] != digest:
-            return [f"entry {number} is another than the one that {HEAD} names"]
+        if number < last or (found is not None and found[0] != digest):
+            return [
+                f"entry {last} is not the newest that the head names: it was added or exchanged from outside"
+            ]
         return []
-
-    def _tell_head(self, entry: Entry) -> None:
-        """Name the newest entry beside the log. It may lag behind after a crash, but never runs ahead."""
-        beside = self.folder / f".{HEAD}.{os.getpid()}.partial"
-        beside.write_text(
-            json.dumps({"number": entry.number, "hash": entry.hash, "signature": entry.signature}) + "\n",
-            "utf-8",
-        )
-        os.replace(beside, self.folder / HEAD)
 
 
 def _later(now: datetime, then: str | None, number: int) -> str:
