@@ -23,7 +23,7 @@ EXTRAS = {
     "accelerate": "distributed", "transformers": "vision", "datasets": "vision", "PIL": "vision",
     "torch_pruning": "prune", "pyarrow": "parquet", "diffusers": "diffusion", "peft": "language",
     "pytorch_optimizer": "optim", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray",
-    "cryptography": "ledger",
+    "cryptography": "ledger", "tensorboard": "track",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""What a block of code can ask of every training in it: be resumable, be recorded, or only be timed."""
+"""What a block of code can ask of every training in it: be resumable, recorded, heard, or only timed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -79,6 +79,28 @@ def next_checkpoint() -> Path | None:
     folder, counter = ambient
     counter[0] += 1
     return folder / f"fit-{counter[0]:04d}.safetensors"
+
+
+Heard = Callable[[str, int, float], None]
+"""Label of a training, step from 1, loss."""
+_heard: ContextVar[Heard | None] = ContextVar("heard", default=None)
+
+
+@contextmanager
+def heard_by(listener: Heard) -> Iterator[None]:
+    """Tell `listener` the loss at every step of every `fit_` in the block that runs in this process."""
+    token = _heard.set(listener)
+    try:
+        yield
+    finally:
+        _heard.reset(token)
+
+
+def tell(label: str, step: int, loss: float) -> None:
+    """Tell the `heard_by` block around, if there is one, the loss at a step."""
+    listener = _heard.get()
+    if listener is not None:
+        listener(label, step, loss)
 
 
 _records: ContextVar[list[Any] | None] = ContextVar("records", default=None)

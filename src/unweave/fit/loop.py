@@ -18,7 +18,7 @@ from ..errors import EmptyDataError, InputError
 from ..masks.mask import Mask
 from ..progress import progress
 from ..random import draw_seed, global_seed
-from .context import current_estimate, next_checkpoint, record
+from .context import current_estimate, next_checkpoint, record, tell
 from .keeper import Keeper
 from .passes import modes_kept
 from .precision import Wide
@@ -120,6 +120,7 @@ def fit_(
                     for _ in training.batches():
                         training.step_()
                         training.tell_(after_step)
+                        tell(loop.label, training.step, training.loss)
                         bar.advance(note=f"loss {training.loss:.3f}")
                         if estimate is not None and estimate.enough(training.step, training.total):
                             training.stopped = True
