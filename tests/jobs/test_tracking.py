@@ -27,7 +27,7 @@ def test_tensorboard(tmp_path: Path) -> None:
             tracking.tell(done)
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        events = EventAccumulator(str(tmp_path / "run" / FOLDER / "run"))
+        events = EventAccumulator(str(tmp_path / FOLDER / "run"))
         events.Reload()
     tags = events.Tags()["scalars"]
     (curve,) = [t for t in tags if t.startswith("loss/training 1")]

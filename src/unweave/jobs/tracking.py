@@ -17,7 +17,7 @@ from .done import Done
 
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
 FOLDER = "tracking"
-"""Within a run, where tensorboard's files go."""
+"""Beside a run, where tensorboard's files go."""
 _EXTRA = {"tensorboard": "track", "mlflow": "track", "wandb": "track"}
 _NAMES = {"tensorboard": "TensorBoardTracker", "mlflow": "MLflowTracker", "wandb": "WandBTracker"}
 
@@ -52,7 +52,7 @@ def tracked(tracker: Tracker | None, folder: Path, settings: Mapping[str, Any]) 
 
     Args:
         tracker: whom to tell. Where mlflow and wandb send it is set as they want it (MLFLOW_TRACKING_URI, wandb login).
-        folder: of the run; its name is the run's, and tensorboard's files go into `tracking` below it.
+        folder: of the run; its name is the run's, and tensorboard's files go into `tracking` beside it.
         settings: of the job.
 
     Raises:
@@ -66,13 +66,8 @@ def tracked(tracker: Tracker | None, folder: Path, settings: Mapping[str, Any]) 
     require(tracker, extra=_EXTRA[tracker], purpose=purpose)
     kinds = require("accelerate.tracking", extra=_EXTRA[tracker], purpose=purpose)
     kind = getattr(kinds, _NAMES[tracker])
-    name = folder.resolve().name
-    made = (
-        kind(name, logging_dir=str(folder / FOLDER))
-        if kind.requires_logging_directory
-        else _named(kind, tracker, name)
-    )
     try:
+        made = _made(kind, tracker, folder.resolve())
         if hasattr(made, "start"):  # accelerate from 1.8 on begins apart from the constructor
             made.start()
         made.store_init_configuration({_tag(k): v for k, v in _flat(settings).items()})
@@ -88,10 +83,12 @@ def tracked(tracker: Tracker | None, folder: Path, settings: Mapping[str, Any]) 
         made.finish()
 
 
-def _named(kind: Any, tracker: Tracker, name: str) -> Any:
-    return (
-        kind(experiment_name="unweave", run_name=name) if tracker == "mlflow" else kind("unweave", name=name)
-    )
+def _made(kind: Any, tracker: Tracker, folder: Path) -> Any:
+    if tracker == "tensorboard":
+        return kind(folder.name, logging_dir=str(folder.parent / FOLDER))
+    if tracker == "mlflow":
+        return kind(experiment_name="unweave", run_name=folder.name)
+    return kind("unweave", name=folder.name)
 
 
 def figures(done: Done) -> dict[str, float]:
