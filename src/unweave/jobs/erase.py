@@ -28,6 +28,7 @@ from ..io.pipeline_folder import load_pipeline, save_pipeline
 from ..io.runs import RunFolder, Stage
 from ..report import tables
 from ..report.audits import from_json, render_html, render_markdown, to_json
+from ..report.card import audit_card
 from ..settings import Count, NonNegative, settings
 from ..types import Edit
 from .done import Done, facts_of
@@ -164,7 +165,7 @@ class EraseJob:
         ) as run:
             edited, costs = self._edited(run)
             attacked = self._attacked(run, edited) if self.attacks[0] else None
-            with run.stage("audit", "audit.json", "report.html", "report.md") as stage:
+            with run.stage("audit", "audit.json", "report.html", "report.md", "model/README.md") as stage:
                 if stage.todo:
                     looks = self._looks(edited)
                     audits = self._audits(edited, looks, costs, attacked)
@@ -288,6 +289,11 @@ class EraseJob:
         drawn = {name: look.images for name, look in shown.items()}
         write_text(stage.paths[1], render_html(audits, told, published("drawing"), drawn=drawn))
         write_text(stage.paths[2], render_markdown(audits, told, published("drawing")))
+        card = audit_card(
+            audits[0], library="diffusers", made=self.subject.name, request=", ".join(self.subject.concepts.erase),
+            former=self.subject.original.source,
+        )  # fmt: skip
+        write_text(stage.paths[3], card)
 
     @property
     def _guidance(self) -> float:

@@ -28,6 +28,7 @@ from ..progress import Bar, progress
 from ..random import seeded
 from ..report import tables
 from ..report.audits import from_json, render_html, render_markdown, to_json
+from ..report.card import audit_card, library_of
 from ..settings import Whole, settings
 from .deletion import Deletion
 from .done import Done
@@ -176,8 +177,11 @@ class Judging(Deletion, ABC):
                 write_text(stage.paths[0], to_json(audits))
             found = from_json(stage.paths[0].read_text(encoding="utf-8"))
         bar.advance()
-        with run.stage("report", FILES["html"], FILES["markdown"]) as stage:
+        card = ["model/README.md"] if (run.path / "model").is_dir() else []
+        with run.stage("report", FILES["html"], FILES["markdown"], *card) as stage:
             if stage.todo:
+                for path in stage.paths[2:]:
+                    write_text(path, self._card(found[0], path.parent))
                 told = self._told(run, costs, references.cost, command)
                 write_text(stage.paths[0], render_html(found, told, published()))
                 write_text(stage.paths[1], render_markdown(found, told, published()))
@@ -236,6 +240,13 @@ class Judging(Deletion, ABC):
             for p in audit.panels
         )
         return replace(audit, panels=panels)
+
+    def _card(self, audit: Audit, model: Path) -> str:
+        before = self.subject.model
+        return audit_card(
+            audit, made=self.subject.name, request=self.selected[1], library=library_of(model),
+            former=None if isinstance(before, Module | None) else Path(before),
+        )  # fmt: skip
 
     def _told(
         self,

@@ -22,21 +22,21 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     verdict = first.verdict
     lines = [f"# {first.word.symbol} {verdict.outcome.capitalize()}", ""]
     if run.get("request"):
-        lines += [f"Request: {_plain(run['request'])}", ""]
+        lines += [f"Request: {plain(run['request'])}", ""]
     lines += [
-        f"**{first.word.meaning}** {_plain(verdict.why)}",
+        f"**{first.word.meaning}** {plain(verdict.why)}",
         "",
         "## Can this verdict be trusted?",
         "",
     ]
-    lines += [f"- {symbol} {_plain(sentence)}" for symbol, sentence in first.tested]
+    lines += [f"- {symbol} {plain(sentence)}" for symbol, sentence in first.tested]
     if not first.controls:
         lines.append("- No control was run.")
     known = [(r, True) for r in published] + ([(first.rates, False)] if first.rates else [])
     lines += _rates(known, first.kind)
     if published and first.kind == "classifier" and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
-    lines += ["", "## Caveats and limits", "", *(f"- {_plain(c)}" for c in words.caveats(first)), ""]
+    lines += ["", "## Caveats and limits", "", *(f"- {plain(c)}" for c in words.caveats(first)), ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
         placed = first.kind == "classifier"
@@ -46,8 +46,8 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
         for audit in audits:
             took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
             where = f" {words.place(audit.verdict.position)} |" * placed
-            lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
-        lines += ["", *(f"- {_plain(a.method)}: {_plain(a.verdict.why)}" for a in audits[1:]), ""]
+            lines.append(f"| {plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
+        lines += ["", *(f"- {plain(a.method)}: {plain(a.verdict.why)}" for a in audits[1:]), ""]
     elif verdict.position is not None:
         lines += [
             "Position between models trained on the data (0) and retrained ones (1): "
@@ -68,7 +68,7 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
         lines += [fence, str(run["command"]).strip(), fence, ""]
     rest = words.flat({k: v for k, v in run.items() if k not in ("request", "command")})
     if rest:
-        lines += ["| | |", "| --- | --- |", *(f"| {_plain(k)} | {_plain(v)} |" for k, v in rest), ""]
+        lines += ["| | |", "| --- | --- |", *(f"| {plain(k)} | {plain(v)} |" for k, v in rest), ""]
     return "\n".join(lines)
 
 
@@ -80,7 +80,7 @@ def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:
             for r in words.error_rates(rates, fresh=fresh, kind=kind)
         ]
         lines.append(
-            f"- {_plain(rates.source)}: {'; '.join(parts)}; {words.share(rates.inconclusive)} inconclusive, "
+            f"- {plain(rates.source)}: {'; '.join(parts)}; {words.share(rates.inconclusive)} inconclusive, "
             f"{words.share(rates.wrong)} wrong."
         )
     return lines or ["- The error rates of this verdict are not known."]
@@ -91,29 +91,29 @@ def _table(part: Section) -> list[str]:
     if not part.rows:
         return []
     rows = [
-        [_plain(cell) for cell in part.columns],
+        [plain(cell) for cell in part.columns],
         ["---"] * len(part.columns),
-        *([_plain(cell) for cell in row] for row in part.rows),
+        *([plain(cell) for cell in row] for row in part.rows),
     ]
     return [f"## {part.heading}", "", part.caption, "", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def _measurements(audit: Audit) -> list[str]:
-    lines = [f"## Measurements: {_plain(audit.method)}", ""]
+    lines = [f"## Measurements: {plain(audit.method)}", ""]
     if not audit.measurements:
         return [*lines, "Nothing was measured.", ""]
     lines += ["| measurement | edited (95 % interval) | original | retrained | what is better | n |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for m in audit.measurements:
         original = "–" if m.original is None else words.number(m.original) + words.unit(m)
-        note = f" ({_plain(m.note)})" if m.note else ""
+        note = f" ({plain(m.note)})" if m.note else ""
         lines.append(
-            f"| {_plain(m.name)} | {_plain(words.value_text(m))} | {_plain(original)} "
-            f"| {_plain(words.oracle_text(m))} | {_plain(m.direction)}{note} | {m.n:,} |"
+            f"| {plain(m.name)} | {plain(words.value_text(m))} | {plain(original)} "
+            f"| {plain(words.oracle_text(m))} | {plain(m.direction)}{note} | {m.n:,} |"
         )
     return [*lines, ""]
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Text that Markdown shows as it stands, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))
