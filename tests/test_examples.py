@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +25,40 @@ def test_digits(tmp_path: Path) -> None:
     done = run(sys.executable, str(ROOT / "examples" / "digits.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "accuracy on forgotten examples" in done.stdout
+
+
+@pytest.mark.slow
+def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells, one after another; the last value of each is shown as a notebook would show it."""
+    notebook = json.loads((ROOT / "examples" / "forget_a_class.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert all(
+        not c["outputs"] for c in notebook["cells"] if c["cell_type"] == "code"
+    )  # none that could grow old
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
+    names: dict[str, object] = {}
+    shown = []
+    for cell in cells:
+        *first, last = ast.parse(cell).body
+        exec(compile(ast.Module(first, []), "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+        else:
+            exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    assert any("Forgotten" in value._repr_html_() for value in shown if hasattr(value, "_repr_html_"))
+    assert "1 earlier request deleted" in str(names["second"].before)  # type: ignore[attr-defined]
+
+
+def test_examples_import_nothing_of_this_repository_but_unweave() -> None:
+    ours = {p.name for p in ROOT.iterdir() if p.is_dir()} - {"src"}
+    for file in (ROOT / "examples").rglob("*.py"):
+        tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        names = {a.name for n in tree if isinstance(n, ast.Import) for a in n.names}
+        tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        names |= {n.module or "" for n in tree if isinstance(n, ast.ImportFrom)}
+        assert not {n.partition(".")[0] for n in names} & ours, file
 
 
 @pytest.mark.slow
