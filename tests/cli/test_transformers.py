@@ -10,7 +10,6 @@ import pytest
 from tests.cli.projects import unweave
 
 pytest.importorskip("transformers")
-pytest.importorskip("datasets")
 
 
 @pytest.mark.slow

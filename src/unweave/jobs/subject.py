@@ -21,6 +21,7 @@ from ..fit import resumable
 from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
+from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
 from ..masks.layers import copied
 from ..masks.mask import Mask
@@ -36,7 +37,8 @@ class Folder:
     """How a model in a transformers folder was trained, so that it can be trained again without the forgotten data.
 
     Attributes:
-        data: where its images are: imagefolder:PATH, with train and test (or validation) below it.
+        data: where its images are: imagefolder:PATH, with train and test (or validation) below it;
+            imagefolder:PATH:holdout=SHARE draws what is held out, of a folder without test.
         epochs: passes over the data.
         lr: peak learning rate of AdamW.
         base: folder of the pretrained model that training began from; "" began at random weights.
@@ -62,10 +64,11 @@ class Subject:
         name: in a few words, for the report.
         load: weights file or folder -> model; unless given, weights are read into the model or the recipe's network.
         save: model, folder, mask -> files; unless given, model.safetensors is written.
-        ids: of the training examples; positions unless given.
+        ids: of the training examples; unless given, those of the data set (see `ids_of`), or positions if it has none.
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
         files: name -> what was read, to be hashed.
+        facts: how the data were read, as sentences for the report.
     """
 
     train: Data[Any]
@@ -79,6 +82,13 @@ class Subject:
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = self.ids is not None and (callable(self.ids) or len(self.ids))
+        n = len(self.train)
+        ids = checked_ids(self.ids, n, "Subject.ids") if given else ids_of(self.train.examples)
+        object.__setattr__(self, "ids", tuple(ids))
 
     def labels(self) -> Tensor:
         """Class of every training example."""
@@ -197,7 +207,6 @@ def _project(path: Path) -> Subject:
     return Subject(
         name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
         class_names=project.class_names, columns=project.columns, files={"project": path},
-        ids=getattr(project.train.examples, "ids", ()),
     )  # fmt: skip
 
 
@@ -212,7 +221,8 @@ def _folder(path: Path, how: Folder) -> Subject:
         folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed
     )
     return Subject(
-        name=f"{path} on {how.data.partition(':')[2]}", train=images.train, heldout=images.heldout, recipe=recipe,
+        name=f"{path} on {how.data.partition(':')[2]} ({images.facts[0]})", facts=images.facts,
+        train=images.train, heldout=images.heldout, recipe=recipe,
         load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
         ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
     )  # fmt: skip
