@@ -23,7 +23,7 @@ from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
 from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
-from ..masks.layers import copied
+from ..masks.layers import copied, require_plain
 from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..random import seeded
@@ -128,7 +128,9 @@ class Subject:
             InputError: if its architecture is not known.
         """
         if self.load is not None:
-            return self.load(path).eval()
+            loaded = self.load(path).eval()
+            require_plain(loaded)
+            return loaded
         if isinstance(self.model, Module):
             return load_into(self.model, path).eval()
         initial = getattr(self.recipe, "initial", None)
