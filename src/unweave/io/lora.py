@@ -33,8 +33,8 @@ def base_of(folder: Path) -> Path:
         if told and place.exists() and not is_adapter(place):
             return place
     raise InputError(
-        f"{folder} is an adapter of {told!r}, which is no folder of whole weights here. Write the folder of those weights "
-        f"into base_model_name_or_path of its {_CONFIG}."
+        f"{folder} is an adapter of {told!r}, which is no folder of whole weights here. Write the folder of those "
+        f"weights into base_model_name_or_path of its {_CONFIG}."
     )
 
 
