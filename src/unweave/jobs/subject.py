@@ -23,6 +23,7 @@ from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
 from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
+from ..io.steady import require_steady
 from ..masks.layers import copied, require_plain
 from ..masks.mask import Mask
 from ..parallel import single_threaded
@@ -95,7 +96,13 @@ class Subject:
         return read_labels(self.train)
 
     def inputs(self) -> dict[str, Path | str]:
-        """Name -> file, or hash, of all that a run reads, for its record."""
+        """Name -> file, or hash, of all that a run reads, for its record.
+
+        Raises:
+            InputError: if the data differ from one reading to the next.
+        """
+        require_steady(self.train, f"training data of {self.name}")
+        require_steady(self.heldout, f"held-out data of {self.name}")
         found: dict[str, Path | str] = dict(self.files)
         if self.model is not None:
             found["model"] = hashable(self.model)
