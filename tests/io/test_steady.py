@@ -55,6 +55,7 @@ def test_steady_data_pass() -> None:
     require_steady(Data(TensorDataset(x[:1], y[:1]), Classify(3)), "training data")
 
 
+@pytest.mark.filterwarnings("ignore::unweave.jobs.forget.UnsuitedWarning")
 @pytest.mark.parametrize("side", ["train", "heldout"])
 def test_a_run_on_them_is_refused_before_it_begins(tmp_path: Path, side: str) -> None:
     steady, shaken = of_tensors(x, y, classes=3), Data(Transformed(0.5), Classify(3))
