@@ -79,7 +79,7 @@ def sets_of_tensors(content: Any) -> list[Held]:
     def walk(node: Any, at: str, depth: int) -> None:
         if not isinstance(node, Mapping) or not node or not all(isinstance(key, str) for key in node):
             return
-        if all(isinstance(value, Tensor) for value in node.values()):
+        if all(is_plain(value) for value in node.values()):
             found.append(Held(at, dict(node)))
         elif depth < _MOST:
             for key, value in node.items():
@@ -87,6 +87,16 @@ def sets_of_tensors(content: Any) -> list[Held]:
 
     walk(content, "", 0)
     return found
+
+
+def is_plain(value: Any) -> bool:
+    """Whether something is a tensor of plain numbers in memory: not sparse, quantised, or without values."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
 def _fitted(own: Mapping[str, Tensor], held: Held) -> _Fitted | None:

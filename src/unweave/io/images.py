@@ -176,7 +176,12 @@ def _number(text: str) -> float:
 def _match_classes(root: Path, found: ImageFolder, config: Any) -> tuple[tuple[str, ...], dict[str, int]]:
     """Names of the model's classes, and the number of each name in the folder."""
     here = sorted({*found.train.classes, *found.heldout.classes})
-    known = [str(config.id2label[i]) for i in range(int(config.num_labels))]
+    count, named = int(config.num_labels), config.id2label
+    if not isinstance(named, Mapping) or set(named) != set(range(count)):
+        raise IntegrityError(
+            f"the model's config.json does not name its {count} classes (id2label). Mend it."
+        )
+    known = [str(named[i]) for i in range(count)]
     nameless = known == [f"LABEL_{i}" for i in range(len(known))]
     numbers = [str(i) for i in range(len(known))]
     if set(here) <= set(known):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError, IntegrityError
 from .files import sha256
-from .fitting import Held, sets_of_tensors
+from .fitting import Held, is_plain, sets_of_tensors
 from .shards import INDEXES, read_shards
 from .told import tell
 
@@ -167,12 +167,11 @@ def _read_pickled(weights: Path) -> list[Held]:
             f"{weights} holds a {type(content).__name__}; expected a state_dict: names with tensors."
         )
     strange = [
-        str(name)
-        for name, value in content.items()
-        if not isinstance(name, str) or not isinstance(value, Tensor)
+        str(name) for name, value in content.items() if not isinstance(name, str) or not is_plain(value)
     ]
     raise InputError(
-        f"{weights} is no state_dict: {_few(strange)} are no tensors. Save model.state_dict() alone."
+        f"{weights} is no state_dict: {_few([' '.join(name.split())[:80] for name in strange])} are no tensors of "
+        "plain numbers. Save model.state_dict() alone."
     )
 
 
