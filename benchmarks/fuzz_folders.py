@@ -139,7 +139,8 @@ def _read_pipeline(folder: Path) -> Any:
     from unweave.io.pipeline_folder import load_pipeline
 
     model = load_pipeline(folder)
-    return [dict(model.state_dict()), model.sample(["a cat"], steps=1, rng=torch.Generator().manual_seed(0))]
+    words = [t(["a cat"]).input_ids for t in model.tokenizers]
+    return [dict(model.state_dict()), words, dict(model.scheduler.config), model.index]
 
 
 def folders() -> dict[str, Reader]:

@@ -72,6 +72,11 @@ class Outcome:
 
 def fuzz(name: str, mutations: int, seed: int) -> Outcome:
     """Damage a reader's files so many times, each time one file, and read."""
+    with _quiet():
+        return _fuzz(name, mutations, seed)
+
+
+def _fuzz(name: str, mutations: int, seed: int) -> Outcome:
     reader, done = readers()[name], Outcome()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
         whole = Path(place) / "whole"
@@ -98,7 +103,7 @@ def fuzz(name: str, mutations: int, seed: int) -> Outcome:
 
 def _outcome(reader: Reader, folder: Path, meant: str) -> tuple[str, str]:
     try:
-        with _quiet(), _limited():
+        with _limited():
             found = _digest(reader.read(folder))
     except UnweaveError as error:
         text = str(error)
@@ -340,7 +345,8 @@ def _objects(content: bytes, rng: random.Random) -> bytes:
     strange: list[Any] = [
         None, True, -1, 2.5, "x", [], {}, (), {1: 2}, torch.zeros(0), torch.tensor(float("nan")), torch.ones(2, 2).long(),
         torch.eye(3).to_sparse(), torch.ones(2, dtype=torch.complex64), torch.ones(1).expand(10**6), b"x",
-        torch.empty(3, device="meta"), nn.Linear(2, 2).state_dict(), torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        torch.empty(3, device="meta"), nn.Linear(2, 2).state_dict(),
+
     ]  # fmt: skip
     for _ in range(rng.choice((1, 1, 2))):
         node, key = rng.choice(places)

@@ -242,7 +242,6 @@ def _adapter(folder: Path, base: Path | str) -> nn.Module:
     return whole
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_adapter_is_merged_into_its_base(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "base").mkdir()
     save_file(net().state_dict(), tmp_path / "base" / "model.safetensors")

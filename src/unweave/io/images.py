@@ -146,6 +146,8 @@ class ImageExamples(Dataset[dict[str, Tensor]]):
         file = self._root / self.ids[at]
         try:
             with image.open(file) as opened:
+                opened.verify()  # checksums, where the format has any: loading passes them over
+            with image.open(file) as opened:
                 opened.load()
                 # as `datasets` decodes: upright where EXIF says so
                 upright = turn(opened) if opened.getexif().get(_ORIENTATION) is not None else opened

@@ -67,7 +67,7 @@ def merged(base: Module, folder: Path, tensors: dict[str, Tensor]) -> Module:
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
         config.task_type = None  # any module, not only models of transformers
-        config.inference_mode = True
+        config.inference_mode, config.base_model_name_or_path = True, None
         wrapped = peft.get_peft_model(base, config)
         done = peft.set_peft_model_state_dict(wrapped, dict(tensors))
         lost = [n for n in done.missing_keys if "lora" in n or "modules_to_save" in n] + list(
