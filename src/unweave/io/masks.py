@@ -67,7 +67,7 @@ def _unpack_all(bits: Mapping[str, Tensor], header: Any) -> dict[str, Tensor]:
     shapes = header["shapes"]
     if set(shapes) != set(bits):
         raise ValueError("its header names other parameters than it holds")
-    if header["sha256"] not in (_digest(bits, shapes), _digest(bits, {})):  # the latter: of earlier versions
+    if header["sha256"] not in (_digest(bits, shapes), _digest(bits)):  # the latter: of earlier versions
         raise ValueError("its bits differ from those that were written")
     return {name: _unpack(bits[name], shapes[name]) for name in shapes}
 
@@ -85,7 +85,7 @@ def _unpack(bits: Tensor, shape: Any) -> Tensor:
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=n).astype(bool)).reshape(shape)
 
 
-def _digest(bits: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> str:
+def _digest(bits: Mapping[str, Tensor], shapes: Mapping[str, Any] | None = None) -> str:
     digest = hashlib.sha256()
     for name in sorted(bits):
         digest.update(f"{name}\0{len(bits[name])}\0".encode())
