@@ -50,9 +50,11 @@ def test_random_transforms_are_found(chance: float) -> None:
     one_line(caught.value)
 
 
-def test_steady_data_pass() -> None:
-    require_steady(Data(Transformed(0.5, fixed=True), Classify(3)), "training data")
-    require_steady(Data(TensorDataset(x[:1], y[:1]), Classify(3)), "training data")
+@pytest.mark.parametrize("examples", [Transformed(0.5, fixed=True), TensorDataset(x[:1], y[:1])])
+def test_steady_data_pass_and_leave_the_generator_alone(examples: Any) -> None:
+    before = torch.get_rng_state()
+    require_steady(Data(examples, Classify(3)), "training data")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.filterwarnings("ignore::unweave.jobs.forget.UnsuitedWarning")

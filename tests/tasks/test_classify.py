@@ -88,11 +88,16 @@ def test_refuses() -> None:
     ],
 )
 def test_labels_are_one_whole_number_an_example(labels: object, message: str) -> None:
-    batch = (torch.zeros(3, 2), labels)
+    batch = (torch.zeros(len(labels) if getattr(labels, "ndim", 1) else 1, 2), labels)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         Classify(3).labels(batch)
     with pytest.raises(InputError, match=message):
         Classify(3).losses(torch.nn.Linear(2, 3), batch)
+
+
+def test_labels_and_answers_are_as_many() -> None:
+    with pytest.raises(InputError, match="a batch has 2 labels, and the model answers with 3 rows"):
+        Classify(3).losses(torch.nn.Linear(2, 3), (torch.zeros(3, 2), torch.tensor([0, 1])))
 
 
 def test_a_model_of_other_classes_is_refused_with_the_cure() -> None:

@@ -43,8 +43,16 @@ class Classify:
             InputError: if a label is not from 0 to `classes` - 1.
         """
         logits = self.outputs(model, batch)
-        labels = self.labels(batch).to(logits.device)
-        return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+        labels = whole_labels(self._labels(batch)).to(logits.device)
+        if len(labels) != len(logits):
+            raise InputError(
+                f"a batch has {len(labels)} labels, and the model answers with {len(logits)} rows. Give each one."
+            )
+        try:
+            return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+        except IndexError:  # looked at only here, for under vmap no value can be
+            require_classes(labels, self.classes)
+            raise
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
@@ -82,8 +90,12 @@ class Classify:
         Raises:
             InputError: if labels are not one whole number from 0 to `classes` - 1 an example.
         """
-        labels = batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1]
-        return read_classes(labels, self.classes)
+        labels = whole_labels(self._labels(batch))
+        require_classes(labels, self.classes)
+        return labels
+
+    def _labels(self, batch: Batch) -> Any:
+        return batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1]
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The same batch with these labels."""
@@ -103,16 +115,11 @@ class Classify:
         return (inputs, *batch[1:])
 
 
-def read_classes(labels: Any, classes: int) -> Tensor:
-    """Labels of a batch as one class an example, int64 [n].
-
-    Args:
-        labels: as the batch holds them.
-        classes: how many there are.
+def whole_labels(labels: Any) -> Tensor:
+    """Labels of a batch as int64 [n].
 
     Raises:
-        InputError: if they are words, fractions, one-hot or otherwise not [n], or not from 0 to `classes` - 1; the
-            message has the cure.
+        InputError: if they are words, fractions, one-hot or otherwise not [n]; the message has the cure.
     """
     if not isinstance(labels, Tensor):
         shown = (
@@ -133,12 +140,16 @@ def read_classes(labels: Any, classes: int) -> Tensor:
         raise InputError(
             f"labels must have shape [n], one an example; got {tuple(labels.shape)}. Give {cure}."
         )
+    return labels.long()
+
+
+def require_classes(labels: Tensor, classes: int) -> None:
+    """Refuse labels [n] that are not from 0 to `classes` - 1; the message has the cure."""
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise InputError(
             f"labels must lie from 0 to {classes - 1}, as Classify.classes is {classes}; got labels from "
             f"{labels.min()} to {labels.max()}. {_renumber(labels, classes)}"
         )
-    return labels.long()
 
 
 def _renumber(labels: Tensor, classes: int) -> str:
