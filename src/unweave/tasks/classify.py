@@ -43,16 +43,12 @@ class Classify:
             InputError: if a label is not from 0 to `classes` - 1.
         """
         logits = self.outputs(model, batch)
-        labels = whole_labels(self._labels(batch)).to(logits.device)
+        labels = self.labels(batch).to(logits.device)
         if len(labels) != len(logits):
             raise InputError(
                 f"a batch has {len(labels)} labels, and the model answers with {len(logits)} rows. Give each one."
             )
-        try:
-            return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
-        except IndexError:  # looked at only here, for under vmap no value can be
-            require_classes(labels, self.classes)
-            raise
+        return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
@@ -90,12 +86,9 @@ class Classify:
         Raises:
             InputError: if labels are not one whole number from 0 to `classes` - 1 an example.
         """
-        labels = whole_labels(self._labels(batch))
+        labels = whole_labels(batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1])
         require_classes(labels, self.classes)
         return labels
-
-    def _labels(self, batch: Batch) -> Any:
-        return batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1]
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The same batch with these labels."""
@@ -145,17 +138,21 @@ def whole_labels(labels: Any) -> Tensor:
 
 def require_classes(labels: Tensor, classes: int) -> None:
     """Refuse labels [n] that are not from 0 to `classes` - 1; the message has the cure."""
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+    try:
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    except RuntimeError:  # under vmap no value can be looked at
+        return
+    if low < 0 or high >= classes:
         raise InputError(
-            f"labels must lie from 0 to {classes - 1}, as Classify.classes is {classes}; got labels from "
-            f"{labels.min()} to {labels.max()}. {_renumber(labels, classes)}"
+            f"labels must lie from 0 to {classes - 1}, as Classify.classes is {classes}; got labels from {low} to "
+            f"{high}. {_renumber(low, high, classes)}"
         )
 
 
-def _renumber(labels: Tensor, classes: int) -> str:
-    if int(labels.min()) < 0:
+def _renumber(low: int, high: int, classes: int) -> str:
+    if low < 0:
         return "Leave out examples without a class: torch would pass over some such numbers in silence."
-    if int(labels.min()) >= 1 and int(labels.max()) == classes:
+    if low >= 1 and high == classes:
         return "They seem to count from 1: give labels - 1."
     return "Count classes from 0, or give Classify more classes."
 
