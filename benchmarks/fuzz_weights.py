@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -67,7 +69,7 @@ def _training(folder: Path, zipped: bool) -> None:
     optimizer.step()
     content = {
         "epoch": 3, "net": {f"module.{n}": v for n, v in model.state_dict().items()},
-        "optimizer": optimizer.state_dict(), "best": 0.9, "args": {"lr": 0.1, "name": "run"},
+        "optimizer": optimizer.state_dict(), "best": 0.9, "score": np.float64(93.2), "args": Namespace(lr=0.1),
     }  # fmt: skip
     torch.save(content, folder / "m.pth.tar", _use_new_zipfile_serialization=zipped)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -108,6 +110,22 @@ def test_the_entry_that_fits_is_found_whatever_its_key(
     torch.save(content, tmp_path / "m.pth.tar")
     assert same(load_into(net(1), tmp_path / "m.pth.tar"), model)
     assert any(f"from {key!r}" in said for said in caplog.messages)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_figures_and_arguments_beside_the_weights_are_harmless(tmp_path: Path, zipped: bool) -> None:
+    allowed = torch.serialization.get_safe_globals()
+    beside = {
+        "best": np.float64(93.2), "count": np.int64(3), "right": np.bool_(True), "args": argparse.Namespace(lr=0.1, name="a"),
+    }  # fmt: skip
+    torch.save(
+        {"net": net().state_dict(), **beside}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped
+    )
+    assert same(load_into(net(1), tmp_path / "m.pt"), net())
+    assert torch.serialization.get_safe_globals() == allowed  # for the reading alone
+    torch.save({"net": net().state_dict(), "path": Path("x")}, tmp_path / "m.pt")
+    with pytest.raises(IntegrityError, match="would run pathlib"):
+        load_into(net(1), tmp_path / "m.pt")
 
 
 def test_two_sets_that_fit_and_differ_are_refused_by_name(tmp_path: Path) -> None:

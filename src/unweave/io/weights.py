@@ -6,10 +6,12 @@ import hashlib
 import json
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -148,7 +150,8 @@ def _checked(record: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _read_pickled(weights: Path) -> list[Held]:
     try:
         _check_sums(weights)
-        content = torch.load(weights, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_figures()):
+            content = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises nearly every type on bytes that are not a checkpoint
         code = re.search(r"(?:GLOBAL|[Uu]nsupported class|function) ([\w.]+\.\w+)", str(error))
         if code:
@@ -173,6 +176,14 @@ def _read_pickled(weights: Path) -> list[Held]:
         f"{weights} is no state_dict: {_few([' '.join(name.split())[:80] for name in strange])} are no tensors of "
         "plain numbers. Save model.state_dict() alone."
     )
+
+
+def _figures() -> list[Any]:
+    """What training scripts put beside their weights, and runs nothing: arguments, and figures of numpy."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(code)) for code in np.typecodes["All"] if np.dtype(code).kind in "biufc"}
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [Namespace, np.dtype, *kinds, *named]
 
 
 def _check_sums(weights: Path) -> None:
