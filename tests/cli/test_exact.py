@@ -102,7 +102,6 @@ def test_the_folder_is_found_wherever_it_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_transformers_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("peft", reason="the language extra is not installed")
-    pytest.importorskip("datasets")
     from tests.io.test_transformers_folder import make_images, make_model
 
     make_images(tmp_path / "pets", each=12)

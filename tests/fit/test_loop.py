@@ -20,6 +20,7 @@ from unweave.fit import Loop, steps_of
 from unweave.fit.batches import Mixed, Paired, cycled
 from unweave.fit.recipe import mean_loss, warm_cosine
 from unweave.io.nested import load_nested, save_nested
+from unweave.io.told import tell
 from unweave.optim import SAM
 
 
@@ -195,12 +196,56 @@ def test_joined_batches_resume_to_the_same_bits(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
 
 
-def test_one_example_alone_under_batch_norm_is_refused_in_a_sentence() -> None:
+def test_a_set_of_one_example_freezes_batch_norm_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    tell.cache_clear()
+    models = [_net(True), _net(True)]
+    statistics = {n: b.clone() for n, b in models[0].named_buffers()}
+    for model, loop in zip(models, (Loop(), Loop(norms="frozen")), strict=True):
+        _run(model, _data(1, 4), loop=loop)
+    assert all(torch.equal(b, statistics[n]) for n, b in models[0].named_buffers())
+    assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+    assert caplog.messages == [
+        "the whole set to train on is one example: batch normalisation is frozen, for one has no spread."
+    ]
+
+
+def test_one_example_alone_in_a_step_is_normalised_by_running_statistics(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tell.cache_clear()
+    data, alone = _data(8, 4), _data(1, 4)
+    model, seen = _net(True), []
+
+    def both(m: nn.Module, batch: Any) -> Tensor:
+        own = data.task.losses(m, batch).mean()
+        before = {n: b.clone() for n, b in m.named_buffers()}
+        one = data.task.losses(m, next(alone.batches()))  # of one example
+        assert all(torch.equal(b, before[n]) for n, b in m.named_buffers())
+        assert m.training
+        assert all(part.training for part in m.modules())
+        seen.append(float(one.detach()))
+        with torch.no_grad():
+            expected = data.task.losses(deepcopy(m).eval(), next(alone.batches()))
+        assert torch.equal(one.detach(), expected)
+        return own + one.mean()
+
+    _run(model, data, objective=both)
+    assert len(seen) == 2
+    assert "one example alone met batch normalisation" in caplog.messages[0]
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
+
+
+def test_batches_of_one_throughout_are_refused_in_a_sentence() -> None:
     with pytest.raises(
         InputError, match="a batch of one example cannot be trained under batch normalisation"
     ):
-        _run(_net(True), _data(1, 4))
-    _run(_net(True).eval(), _data(1, 4), loop=Loop(norms="frozen"))
+        _run(_net(True), _data(3, 1))
+    bare = _net(True)
+    for part in bare.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            part.track_running_stats, part.running_mean, part.running_var = False, None, None  # type: ignore[assignment]
+    with pytest.raises(InputError, match="a batch of one example cannot be trained"):
+        _run(bare, _data(1, 4))
 
     def wrong(model: nn.Module, batch: Any) -> Tensor:
         raise ValueError("a bug of somebody's own")

@@ -136,3 +136,25 @@ def test_full_disk_keeps_the_old_mask(tmp_path: Path) -> None:
         one_line(caught.value)
         assert load_mask(tmp_path / "m") == old
         assert not partials(tmp_path)
+
+
+def test_another_shape_of_as_many_bits_is_damage(tmp_path: Path) -> None:
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    from unweave.io.masks import _digest
+
+    path = tmp_path / "mask.safetensors"
+    save_mask(Mask({"w": torch.eye(4, 6).bool()}), path)
+    with safe_open(path, framework="pt") as file:
+        (key,) = file.metadata()
+        header = json.loads(file.metadata()[key])
+    bits = load_file(path)
+    save_file(bits, path, metadata={key: json.dumps({**header, "shapes": {"w": [6, 4]}})})
+    with pytest.raises(IntegrityError, match="differ from those that were written"):
+        load_mask(path)
+    former = {"shapes": {"w": [4, 6]}, "sha256": _digest(bits)}  # earlier versions hashed the bits alone
+    save_file(bits, path, metadata={key: json.dumps(former)})
+    assert torch.equal(load_mask(path).keep["w"], torch.eye(4, 6).bool())

@@ -103,3 +103,23 @@ def test_what_an_embedding_shares_is_not_read() -> None:
     model[1] = nn.Linear(3, 4, bias=False)
     model[1].weight = model[0].weight
     assert not Mask.of(model).keep
+
+
+class _Tables(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        angle = torch.arange(16.0)[:, None] / 10_000 ** (torch.arange(4.0) / 4)
+        self.place = nn.Parameter(torch.cat([angle.sin(), angle.cos()], 1), requires_grad=False)
+        self.bias = nn.Parameter(torch.eye(8))
+        self.head = nn.Linear(8, 3)
+
+
+@pytest.mark.parametrize("way", ["matrix_exp", "cayley", "householder"])
+def test_zeros_by_construction_are_no_pruning(way: str) -> None:
+    turned = nn.utils.parametrizations.orthogonal(nn.Linear(6, 4), orthogonal_map=way)
+    assert (turned.parametrizations.weight.original == 0).any() or way == "householder"
+    model = nn.Sequential(turned, _Tables())
+    assert not Mask.of(model)
+    with torch.no_grad():
+        model[1].head.weight[0] = 0
+    assert list(Mask.of(model).keep) == ["1.head.weight"]

@@ -68,3 +68,41 @@ def test_refuses() -> None:
         Classify(2).features(nn.Flatten(), PAIR)
     with pytest.raises(InputError, match="must have one of labels, label; it has x"):
         Classify(2).labels({"x": X})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.eye(3, dtype=torch.long), r"must have shape \[n\].*got \(3, 3\)\. Give labels\.argmax\(1\)"),
+        (torch.tensor([[0], [1]]), r"got \(2, 1\)\. Give labels\.squeeze\(1\)"),
+        (torch.tensor(1), r"must have shape \[n\]"),
+        (torch.tensor([0.0, 1.0]), r"must be whole numbers; got torch\.float32.*labels\.long\(\)"),
+        (torch.tensor([True, False]), r"must be whole numbers; got torch\.bool"),
+        (
+            torch.tensor([1, 2, 3]),
+            r"must lie from 0 to 2.* from 1 to 3\. They seem to count from 1: give labels - 1",
+        ),
+        (torch.tensor([0, -100]), r"must lie from 0 to 2.* Leave out examples without a class"),
+        (torch.tensor([0, 7]), r"must lie from 0 to 2.* Count classes from 0, or give Classify more"),
+        (("ant", "bee"), r"must be whole numbers.*got 'ant', 'bee' \(a tuple\).*names\.index\(word\)"),
+    ],
+)
+def test_labels_are_one_whole_number_an_example(labels: object, message: str) -> None:
+    batch = (torch.zeros(len(labels) if getattr(labels, "ndim", 1) else 1, 2), labels)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        Classify(3).labels(batch)
+    with pytest.raises(InputError, match=message):
+        Classify(3).losses(torch.nn.Linear(2, 3), batch)
+
+
+def test_labels_and_answers_are_as_many() -> None:
+    with pytest.raises(InputError, match="a batch has 2 labels, and the model answers with 3 rows"):
+        Classify(3).losses(torch.nn.Linear(2, 3), (torch.zeros(3, 2), torch.tensor([0, 1])))
+
+
+def test_a_model_of_other_classes_is_refused_with_the_cure() -> None:
+    batch = (torch.zeros(3, 2), torch.tensor([0, 1, 1]))
+    with pytest.raises(InputError, match=r"has shape \(3, 4\).*give Data\(examples, Classify\(4\)\)"):
+        Classify(2).outputs(torch.nn.Linear(2, 4), batch)
+    with pytest.raises(InputError, match=r"has shape \(3, 2\).*Give the model 5 outputs"):
+        Classify(5).outputs(torch.nn.Linear(2, 2), batch)

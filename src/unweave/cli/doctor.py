@@ -20,7 +20,7 @@ CORE = (
     "rich",
 )  # fmt: skip
 EXTRAS = {
-    "accelerate": "distributed", "transformers": "vision", "datasets": "vision", "PIL": "vision",
+    "accelerate": "distributed", "transformers": "vision", "PIL": "vision",
     "torch_pruning": "prune", "pyarrow": "parquet", "diffusers": "diffusion", "peft": "language",
     "pytorch_optimizer": "optim", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray",
     "cryptography": "ledger", "tensorboard": "track",

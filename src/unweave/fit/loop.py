@@ -66,7 +66,9 @@ def fit_(
     statistics of batch normalisation alone.
 
     Parameters in half precision are trained in float32, which takes memory for such a copy, and end in their own dtype.
-    A last batch of one example joins the batch before it where batch normalisation is trained: it has no spread.
+    Under batch normalisation in training a last batch of one example joins the batch before it, a set of one example
+    freezes it, and wherever else one example comes alone it is normalised by the running statistics: it has no spread.
+    The last two are told on the `unweave` logger; batches of one throughout are refused.
 
     Args:
         model: trained in place; its train/eval modes, `requires_grad` flags, dtype and device end as they began.

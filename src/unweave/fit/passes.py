@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ..io.told import tell
 from ..masks.layers import running_norms
 
 
@@ -59,6 +61,36 @@ def again(model: Module) -> Iterator[None]:
     finally:
         for module in tracking:
             module.track_running_stats = True  # type: ignore[assignment]
+
+
+@contextmanager
+def lone_frozen(norms: Sequence[Module]) -> Iterator[None]:
+    """Inside the block, one value a channel is normalised by running statistics: alone, it has no spread.
+
+    Args:
+        norms: layers of batch normalisation; those without running statistics refuse such a batch as ever.
+    """
+    hooks = [norm.register_forward_pre_hook(_begin_lone) for norm in norms]
+    hooks += [norm.register_forward_hook(_end_lone, always_call=True) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _begin_lone(norm: Module, given: tuple[Any, ...]) -> None:
+    if norm.training and isinstance(given[0], Tensor) and given[0].numel() == given[0].shape[1]:
+        tell(
+            "one example alone met batch normalisation, which divides by the spread of a batch: it was normalised by "
+            "the running statistics there, and they stay as they are."
+        )
+        norm.training, norm.lone = False, True  # type: ignore[assignment]
+
+
+def _end_lone(norm: Module, given: tuple[Any, ...], out: Any) -> None:
+    if norm.__dict__.pop("lone", False):
+        norm.training = True
 
 
 @contextmanager

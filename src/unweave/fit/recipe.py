@@ -14,6 +14,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
+from ..masks.layers import require_plain
 from ..masks.mask import Mask
 from ..random import child, draw_seed, global_seed
 from ..settings import Count, NonNegative, Part, Positive, Whole, settings
@@ -88,10 +89,16 @@ class Supervised:
         refuse_idle(self, self.of_own_optimizer)
 
     def initial(self, rng: Generator) -> Module:
-        """The untrained network; the same one for every `rng` if `init_seed` is set."""
+        """The untrained network; the same one for every `rng` if `init_seed` is set.
+
+        Raises:
+            InputError: if a hook computes a weight of it; see `require_plain`.
+        """
         drawn = draw_seed(rng)
         with global_seed(drawn if self.init_seed is None else self.init_seed):
-            return self.network()
+            model = self.network()
+        require_plain(model)
+        return model
 
     def build(self, data: Data[Any], *, rng: Generator) -> Module:
         """Train on `data` from the initial weights."""

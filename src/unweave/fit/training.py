@@ -18,12 +18,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, IntegrityError, NonFiniteError
 from ..io.nested import load_nested, save_nested
+from ..io.told import tell
 from ..masks.layers import BATCH_NORMS, running_norms
 from ..masks.mask import Mask
 from ..settings import Positive, settings
 from ..types import Batch
 from .keeper import Keeper, Snapshot, global_norm
-from .passes import Passes, again
+from .passes import Passes, again, lone_frozen
 from .precision import Wide
 from .processes import Processes
 
@@ -165,9 +166,18 @@ class Training:
         self.share = 1.0
         self.saved = monotonic()
         self.model.train()
-        if self.loop.norms == "frozen":
+        alone = len(self.data) == 1 and joins_last(self.model, self.loop)
+        if alone:
+            tell(
+                "the whole set to train on is one example: batch normalisation is frozen, for one has no spread."
+            )
+        if alone or self.loop.norms == "frozen":
             for module in running_norms(self.model):
                 module.eval()
+        singly = self.data.batch_size == 1  # the statistics would stay those of the beginning: refused
+        self.norms = [
+            m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.training and not singly
+        ]
         self.good = Snapshot([*self.trained, *self.model.buffers()])
 
     @property
@@ -231,7 +241,8 @@ class Training:
 
     def _loss(self) -> Tensor:
         try:
-            return self.objective(self.parts.model, self.batch)
+            with lone_frozen(self.norms):
+                return self.objective(self.parts.model, self.batch)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -243,7 +254,7 @@ class Training:
     def gradients(self) -> dict[str, Tensor]:
         """See `Step.gradients`."""
         statistics = [(b, b.detach().clone()) for b in self.model.buffers()]
-        with torch.enable_grad():
+        with torch.enable_grad(), lone_frozen(self.norms):
             self.optimizer.zero_grad(set_to_none=True)
             self.parts.backward(self.objective(self.parts.model, self.batch), self.share)
         named = self.model.named_parameters()

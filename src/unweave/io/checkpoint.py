@@ -22,6 +22,8 @@ from ..errors import InputError, IntegrityError, NonFiniteError, UnweaveError
 from ..masks.layers import copied
 from ..masks.mask import Mask
 from .files import sha256, written_together
+from .fitting import fitting
+from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import load_mask, save_mask
 from .weights import (
     _KEY,
@@ -32,8 +34,10 @@ from .weights import (
     _digest,
     _few,
     _read,
+    _refuse_nonfinite,
     _short,
     find_weights,
+    load_weights,
     nonfinite,
 )
 
@@ -86,24 +90,34 @@ def save_model(
 def load_into(model: Module, path: Path) -> Module:
     """A copy of `model` with the weights of a file, in the file's floating-point dtypes.
 
-    If a record of removed structure lies beside the file, the copy loses that structure first.
+    If a record of removed structure lies beside the file, the copy loses that structure first. Of a training script's
+    checkpoint the one set of tensors that fits is taken, whatever its key; prefixes of DataParallel, torch.compile and
+    the like are taken off, masks of torch.nn.utils.prune applied, and what was done is told on the `unweave` logger.
+    Pickles are read as plain tensors only.
 
     Args:
         model: of the architecture that was saved; left unchanged.
-        path: a .safetensors, .pt, .pth, .bin or .ckpt file, or a folder that holds one under its usual name.
+        path: a .safetensors, .pt, .pth, .pth.tar, .bin, .ckpt or like file, the index of several (.index.json), a
+            folder that holds one under its usual name, or a folder of an adapter (adapter_config.json), which is
+            merged into the weights at its base_model_name_or_path.
 
     Raises:
-        InputError: if the file is absent, or holds other names or shapes than the model.
+        InputError: if the file is absent, holds other names or shapes than the model, or several sets that fit; or if
+            the model computes a weight before each call and so cannot be copied.
         IntegrityError: if the file is damaged, holds NaN or infinity, would run code, or does not belong to
             the files beside it.
     """
+    if is_adapter(path):
+        return merged(load_into(model, base_of(path)), Path(path), load_weights(adapter_weights(path)))
     weights = find_weights(Path(path))
-    tensors, record = _read(weights)
+    held, record = _read(weights)
     _check_companions(weights, record)
     loaded = copied(model)
     structure_file = _companions(weights)[1]
     if structure_file.exists():
         loaded = _restructured(loaded, structure_file)
+    tensors = fitting(loaded.state_dict(), held, weights)
+    _refuse_nonfinite(tensors, weights)
     _fill_(loaded, tensors, weights, structure_file)
     mask = mask_beside(weights)
     if mask is not None:
@@ -184,13 +198,6 @@ def _restructured(model: Module, file: Path) -> Module:
 
 def _fill_(model: Module, tensors: dict[str, Tensor], weights: Path, structure_file: Path) -> None:
     own = model.state_dict()
-    if (
-        tensors
-        and all(name.startswith("module.") for name in tensors)
-        and not any(n.startswith("module.") for n in own)
-    ):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    _refuse_other_names(own, tensors, weights)
     wrong = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     if wrong:
         name = wrong[0]
@@ -216,22 +223,6 @@ def _fill_(model: Module, tensors: dict[str, Tensor], weights: Path, structure_f
         if name in tensors and held.is_floating_point() and held.dtype != tensors[name].dtype:
             _retype_(model, name, tensors[name].dtype)
     model.load_state_dict(tensors, strict=False)
-
-
-def _refuse_other_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], weights: Path) -> None:
-    given = {_place(own[name]) for name in tensors if name in own}
-    missing = [name for name in own if name not in tensors and _place(own[name]) not in given]
-    unexpected = [name for name in tensors if name not in own]
-    if missing or unexpected:
-        parts = [f"lacks {_few(missing)}"] if missing else []
-        parts += [f"has {_few(unexpected)}, which the model lacks"] if unexpected else []
-        raise InputError(
-            f"{weights} does not fit the model: it {' and '.join(parts)}. Give the network that was saved."
-        )
-
-
-def _place(tensor: Tensor) -> Any:
-    return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else id(tensor)
 
 
 def _retype_(model: Module, name: str, dtype: torch.dtype) -> None:

@@ -1,26 +1,29 @@
-"""Image folders read by `datasets`, as examples that a transformers processor prepares: local files only."""
+"""Images of a folder, as examples that a transformers processor prepares: local files only."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import InputError, IntegrityError, UnweaveError, require
-from ..random import seeded
+from ..errors import InputError, IntegrityError, require
 from ..tasks.classify import Classify
 from ..types import Data
+from .image_folder import ImageFolder, Split, read_image_folder
 from .loading import config_of, loading, quiet, short, transformers_class
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 _CACHE_BYTES = 2 * 2**30
+
+_ORIENTATION = 0x0112  # of EXIF
+_SHARE = re.compile(r":holdout=([0-9.eE+-]+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,9 @@ class Images:
         train: batches {"pixel_values" [n, channels, height, width], "labels" [n]}.
         heldout: the same, of images that are not in `train`.
         class_names: of the labels, in the model's order.
-        columns: further facts of the folder's metadata file, name -> one value a training image.
-        ids: path of each training image relative to the folder.
+        columns: what the folder's metadata files say, name -> one text a training image.
+        ids: path of each training image relative to the folder, with / between its parts.
+        facts: how many images were read, from where, and what was passed over, as sentences.
     """
 
     train: Data[Classify]
@@ -40,64 +44,55 @@ class Images:
     class_names: tuple[str, ...]
     columns: Mapping[str, Sequence[Any]]
     ids: tuple[str, ...]
+    facts: tuple[str, ...] = ()
 
 
 def load_images(
-    spec: str, folder: Path, *, batch_size: int = 32, holdout: float = 0.2, seed: int = 0
+    spec: str, folder: Path, *, batch_size: int = 32, holdout: float | None = None, seed: int = 0
 ) -> Images:
     """Read an image folder with the image processor of a transformers folder.
 
     Args:
-        spec: "imagefolder:" and a folder of class folders, with or without train/ and test/ or validation/
-            above them.
+        spec: "imagefolder:FOLDER", read as in `read_image_folder`; with ":holdout=SHARE" after it that share of a
+            folder without images to hold out is drawn, as `holdout` does.
         folder: of the model.
         batch_size: images a batch.
-        holdout: share held out, drawn with `seed`, if the folder has no test or validation split.
+        holdout: share to hold out where the folder has class folders alone; None refuses such a folder, for what a
+            model was trained on is not held out.
         seed: of that draw.
 
     Raises:
         InputError: if the folder, its images or its classes cannot be used with the model.
-        MissingExtraError: if transformers, datasets or pillow is absent or does not import.
+        MissingExtraError: if transformers or pillow is absent or does not import.
     """
     kind, _, place = spec.partition(":")
     if kind != "imagefolder" or not place:
         raise InputError(f"--data must be imagefolder:FOLDER; got {spec!r}.")
+    share = _SHARE.search(place)
+    if share is not None:
+        place, holdout = place[: share.start()], _number(share[1])
     root = Path(place)
     if not root.is_dir():
         raise InputError(f"there is no image folder {root}.")
-    if not 0 < holdout < 1:
+    if holdout is not None and not 0 < holdout < 1:
         raise InputError(f"the held-out share must lie between 0 and 1; got {holdout}.")
     config, processor = config_of(Path(folder)), _processor(Path(folder))
-    splits = _read_splits(root)
-    if len(splits) == 2:
-        train, heldout = splits
-    else:
-        order = torch.randperm(len(splits[0].files), generator=seeded(seed))
-        cut = max(1, round(holdout * len(order)))
-        train, heldout = splits[0].at(order[cut:].sort().values), splits[0].at(order[:cut].sort().values)
-    if not train.files:
-        raise InputError(
-            f"{root} leaves no image to train on: it has {len(heldout.files)} in all. Add images."
-        )
-    names = _match_classes(root, train, config)
+    found = read_image_folder(root, holdout=holdout, seed=seed)
+    names, place_of = _match_classes(root, found, config)
     task = Classify(len(names))
-    place_of = {name: i for i, name in enumerate(names)}
+    mode = "L" if int(getattr(config, "num_channels", 3)) == 1 else "RGB"
 
-    def data(split: _Split) -> Data[Classify]:
+    def data(split: Split) -> Data[Classify]:
         labels = torch.tensor([place_of[name] for name in split.classes])
-        channels = int(getattr(config, "num_channels", 3))
-        return Data(
-            ImageExamples(root, split.files, labels, processor, "L" if channels == 1 else "RGB"),
-            task,
-            batch_size,
-        )
+        return Data(ImageExamples(root, split.files, labels, processor, mode), task, batch_size)
 
     return Images(
-        train=data(train),
-        heldout=data(heldout),
+        train=data(found.train),
+        heldout=data(found.heldout),
         class_names=names,
-        columns=train.columns,
-        ids=tuple(train.files),
+        columns=found.train.columns,
+        ids=tuple(found.train.files),
+        facts=found.facts,
     )
 
 
@@ -147,81 +142,59 @@ class ImageExamples(Dataset[dict[str, Tensor]]):
 
     def _decode(self, at: int) -> Tensor:
         image = require("PIL.Image", extra="vision", purpose="reading images")
+        turn = require("PIL.ImageOps", extra="vision", purpose="reading images").exif_transpose
         file = self._root / self.ids[at]
         try:
             with image.open(file) as opened:
-                picture = opened.convert(self._mode)
+                opened.verify()  # checksums, where the format has any: loading passes them over
+            with image.open(file) as opened:
+                opened.load()
+                # as `datasets` decodes: upright where EXIF says so
+                upright = turn(opened) if opened.getexif().get(_ORIENTATION) is not None else opened
+                deep = upright.mode.startswith(("I", "F"))
+                picture = None if deep else upright.convert(self._mode)
+                kind = upright.mode
         except Exception as error:  # pillow raises SyntaxError, struct.error and others on damaged files
             raise IntegrityError(
                 f"{file} is not a whole image ({short(error)}). Mend or remove it."
             ) from error
+        if picture is None:
+            raise InputError(
+                f"{file} has more than 8 bits a channel (mode {kind}), and how the training brought it to 8 is not "
+                "known: pillow clips what lies above 255. Write it in 8 bits, as the training read it."
+            )
         with loading(file):
             pixels: Tensor = self._processor(images=[picture], return_tensors="pt")["pixel_values"][0]
         return pixels
 
 
-@dataclass(frozen=True)
-class _Split:
-    files: list[str]
-    classes: list[str]
-    columns: dict[str, list[Any]]
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"the held-out share must be a number between 0 and 1; got {text!r}.") from error
 
-    def at(self, positions: Tensor) -> _Split:
-        chosen = positions.tolist()
-        return _Split(
-            [self.files[i] for i in chosen],
-            [self.classes[i] for i in chosen],
-            {name: [values[i] for i in chosen] for name, values in self.columns.items()},
+
+def _match_classes(root: Path, found: ImageFolder, config: Any) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Names of the model's classes, and the number of each name in the folder."""
+    here = sorted({*found.train.classes, *found.heldout.classes})
+    count, named = int(config.num_labels), config.id2label
+    if not isinstance(named, Mapping) or set(named) != set(range(count)):
+        raise IntegrityError(
+            f"the model's config.json does not name its {count} classes (id2label). Mend it."
         )
-
-
-def _read_splits(root: Path) -> list[_Split]:
-    datasets = require("datasets", extra="vision", purpose="reading image folders")
-    with TemporaryDirectory(prefix="unweave-") as cache, quiet():
-        try:
-            held = datasets.load_dataset(
-                "imagefolder", data_dir=str(root.resolve()), drop_labels=False, cache_dir=cache
-            )
-            splits = {name: _split(root.resolve(), split, datasets) for name, split in held.items()}
-        except UnweaveError:
-            raise
-        except Exception as error:
-            raise InputError(f"{root} cannot be read as an image folder ({short(error)}).") from error
-    tests = [splits[name] for name in ("test", "validation") if name in splits]
-    if "train" not in splits:
-        raise InputError(f"{root} has the splits {', '.join(splits)}, and none named train.")
-    return [splits["train"], *tests[:1]]
-
-
-def _split(root: Path, split: Any, datasets: Any) -> _Split:
-    columns = {name: list(split[name]) for name in split.column_names if name not in ("image", "label")}
-    files = []
-    for entry in split.cast_column("image", datasets.Image(decode=False))["image"]:
-        path = Path(entry["path"])
-        if not path.is_relative_to(root):
-            raise InputError(f"{path} lies outside {root}. Unpack archives first.")
-        files.append(path.relative_to(root).as_posix())
-    return _Split(files, _classes(root, split, files), columns)
-
-
-def _classes(root: Path, split: Any, files: Sequence[str]) -> list[str]:
-    if "label" in split.column_names:
-        feature = split.features["label"]
-        return [feature.int2str(x) if hasattr(feature, "int2str") else str(x) for x in split["label"]]
-    folders = [PurePosixPath(file).parent.name for file in files]  # a metadata file takes the labels' place
-    if len(set(folders)) < 2:
-        raise InputError(f"{root} has no labels. Put each class's images into a folder of its name.")
-    return folders
-
-
-def _match_classes(root: Path, train: _Split, config: Any) -> tuple[str, ...]:
-    found = sorted(set(train.classes))
-    known = [str(config.id2label[i]) for i in range(int(config.num_labels))]
-    if set(found) <= set(known):
-        return tuple(known)
-    if len(found) == len(known) and known == [f"LABEL_{i}" for i in range(len(known))]:
-        return tuple(found)  # the model has no names; datasets numbers classes by name, in this order
-    strange = [name for name in found if name not in known]
+    known = [str(named[i]) for i in range(count)]
+    nameless = known == [f"LABEL_{i}" for i in range(len(known))]
+    numbers = [str(i) for i in range(len(known))]
+    if set(here) <= set(known):
+        return tuple(known), {name: i for i, name in enumerate(known)}
+    if found.numbered and set(here) <= set(numbers):
+        return tuple(known), {name: i for i, name in enumerate(numbers)}
+    if (
+        len(here) == len(known) and nameless
+    ):  # classes are numbered by their names, in this order, in every trainer
+        return tuple(here), {name: i for i, name in enumerate(here)}
+    strange = [name for name in here if name not in known]
     raise InputError(
         f"{root} has the classes {_few(strange)}, which the model does not know; it knows {_few(known)}. "
         "Name the folders as in the model's config.json (id2label)."

@@ -70,7 +70,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and reports of transformers and datasets, where these are loaded."""
+    """Silence the progress bars and reports of transformers, where it is loaded."""
     import sys
 
     undo: list[Callable[[], Any]] = []
@@ -80,11 +80,6 @@ def quiet() -> Iterator[None]:
         logging.disable_progress_bar()
         undo.append(lambda: logging.set_verbosity(level))
         undo += [logging.enable_progress_bar] if bars else []
-    if (
-        datasets := sys.modules.get("datasets")
-    ) is not None and not datasets.utils.are_progress_bars_disabled():
-        datasets.disable_progress_bars()
-        undo.append(datasets.enable_progress_bars)
     try:
         yield
     finally:

@@ -29,10 +29,8 @@ def save_mask(mask: Mask, path: Path) -> None:
     """
     path = Path(path)
     bits = {name: _pack(alive) for name, alive in mask.keep.items()}
-    header = {
-        "shapes": {name: list(alive.shape) for name, alive in mask.keep.items()},
-        "sha256": _digest(bits),
-    }
+    shapes = {name: list(alive.shape) for name, alive in mask.keep.items()}
+    header = {"shapes": shapes, "sha256": _digest(bits, shapes)}
     write_tensors(path, bits, {_KEY: json.dumps(header)})
 
 
@@ -69,7 +67,7 @@ def _unpack_all(bits: Mapping[str, Tensor], header: Any) -> dict[str, Tensor]:
     shapes = header["shapes"]
     if set(shapes) != set(bits):
         raise ValueError("its header names other parameters than it holds")
-    if header["sha256"] != _digest(bits):
+    if header["sha256"] not in (_digest(bits, shapes), _digest(bits)):  # the latter: of earlier versions
         raise ValueError("its bits differ from those that were written")
     return {name: _unpack(bits[name], shapes[name]) for name in shapes}
 
@@ -87,11 +85,13 @@ def _unpack(bits: Tensor, shape: Any) -> Tensor:
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=n).astype(bool)).reshape(shape)
 
 
-def _digest(bits: Mapping[str, Tensor]) -> str:
+def _digest(bits: Mapping[str, Tensor], shapes: Mapping[str, Any] | None = None) -> str:
     digest = hashlib.sha256()
     for name in sorted(bits):
         digest.update(f"{name}\0{len(bits[name])}\0".encode())
         digest.update(bits[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    if shapes:
+        digest.update(json.dumps(shapes, sort_keys=True).encode())
     return digest.hexdigest()
 
 

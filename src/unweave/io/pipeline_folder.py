@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn import Module
 from ..errors import InputError, IntegrityError, UnweaveError, require
 from ..models.text_to_image import Kind, TextToImage, require_plain
 from .files import folder_written_beside, write_text
+from .shards import shards_of
 
 PIPELINES: dict[str, Kind] = {
     "StableDiffusionPipeline": "unet",
@@ -96,6 +98,9 @@ def load_pipeline(
         source=folder.resolve(),
         erased=_erased(folder),
     )
+    encoders = [e for e in (made.text_encoder, made.text_encoder_2) if e is not None]
+    for tokenizer, encoder in zip(made.tokenizers, encoders, strict=True):
+        _require_words(tokenizer, encoder, folder)
     return made.to(device)
 
 
@@ -163,9 +168,9 @@ def _erased(folder: Path) -> list[dict[str, Any]]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         version, entries = told["version"], told["erased"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise IntegrityError(
-            f"{path} cannot be read ({error}). Take the folder as it was written."
+            f"{path} cannot be read ({' '.join(str(error).split())[:200]}). Take the folder as it was written."
         ) from error
     if (
         version != _ERASED_VERSION
@@ -239,8 +244,8 @@ def _index(folder: Path) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise IntegrityError(f"{path} is no JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is no JSON ({' '.join(str(error).split())[:200]}).") from error
     if not isinstance(index, dict):
         raise IntegrityError(f"{path} does not hold an object.")
     _require_inside(index, folder)
@@ -263,8 +268,12 @@ def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | 
     config = part / "config.json"
     if not config.is_file():
         raise InputError(f"{part} has no config.json. Download the whole pipeline.")
-    if "quantization_config" in config.read_text(encoding="utf-8"):
+    with _loading(part):
+        told = config.read_text(encoding="utf-8")
+    if "quantization_config" in told:
         raise InputError(f"{part} is quantised, which is not supported. Use unquantised weights.")
+    for several in part.glob("*.index.json"):
+        shards_of(several)  # refuses what leads outside
     weights = {_variant(p.name): p for p in sorted(part.glob("*.safetensors"), reverse=True)}
     if not weights:
         code = [p.name for p in part.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
@@ -313,6 +322,16 @@ def _tokenizer(folder: Path, index: dict[str, Any], name: str) -> Any:
         return loader.from_pretrained(folder / name, local_files_only=True, trust_remote_code=False)
 
 
+def _require_words(tokenizer: Any, encoder: Module, where: Path) -> None:
+    """Raise if a tokenizer has more words than its encoder has vectors."""
+    held: Any = encoder
+    there, known = len(tokenizer), held.get_input_embeddings().num_embeddings
+    if there > known:
+        raise IntegrityError(
+            f"a tokenizer in {where} has {there} words, and its encoder knows {known}. Take both from one pipeline."
+        )
+
+
 def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
     diffusers = require("diffusers", extra="diffusion", purpose="reading a pipeline")
     kind = str(index["scheduler"][1])
@@ -322,7 +341,9 @@ def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
             f"{folder / 'scheduler'} is a {kind}, which diffusers {diffusers.__version__} lacks."
         )
     with _loading(folder / "scheduler"), _quiet():
-        return known.from_pretrained(folder / "scheduler", local_files_only=True)
+        scheduler = known.from_pretrained(folder / "scheduler", local_files_only=True)
+        deepcopy(scheduler).set_timesteps(2)  # some settings are only looked at here
+    return scheduler
 
 
 def _require_finite(model: Module, what: str) -> None:

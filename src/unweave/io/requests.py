@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EmptyDataError, InputError, require
+from .ids import as_names, likeness, told_apart
 
 _BINARY = re.compile(
     r"[\x00-\x08\x0b\x0e-\x1f]"
@@ -27,7 +28,7 @@ def read_ids(path: Path) -> list[str]:
     """Read ids from a .txt, .csv or .parquet file, in the file's order.
 
     A txt file has one id a line; blank lines and lines that begin with # are skipped. A csv or parquet file
-    has a column `id`, or one column only; a csv of one column may do without a header.
+    has a column `id` (in any case), or one column only; a csv of one column may do without a header.
 
     Raises:
         InputError: if there is no such file, its name ends otherwise, it is not UTF-8 text (txt, csv) or is
@@ -69,17 +70,21 @@ def by_ids(ids: Sequence[str | int], data_ids: Sequence[Any] | Tensor) -> Tensor
         >>> by_ids(["c", "a"], ["a", "b", "c"])
         tensor([0, 2])
     """
-    asked = list(map(str, _plain(ids)))
+    asked = as_names(ids, "the ids to delete")
     if not asked:
         raise EmptyDataError("the request holds no id. Name at least one example to delete.")
-    names = list(map(str, _plain(data_ids)))
+    names = as_names(data_ids, "the ids of the data")
     places = dict(zip(names, range(len(names)), strict=True))
     found = torch.tensor([places.get(i, -1) for i in asked], dtype=torch.int64)
     if bool((found < 0).any()):
         absent = list(dict.fromkeys(i for i in asked if i not in places))
+        known = {likeness(name): name for name in names}
+        shown = [told_apart(name[:200], known) for name in absent[:10]]
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        head = _heading(asked, absent)
         raise InputError(
-            f"{len(absent)} of the {len(asked)} ids to delete are not in the data: {_few(absent)}. "
-            "Nothing was changed."
+            f"{len(absent)} of the {len(asked)} ids to delete are not in the data: {', '.join(shown)}{more}. "
+            f"{head}Nothing was changed."
         )
     positions: Tensor = torch.unique(found)  # sorted
     if len(positions) < len(asked):
@@ -160,6 +165,12 @@ def by_value(column: str, value: Any, columns: Mapping[str, Sequence[Any] | Tens
     return torch.tensor(found, dtype=torch.int64)
 
 
+def _heading(asked: Sequence[str], absent: Sequence[str]) -> str:
+    if len(asked) > 1 and absent == [asked[0]]:
+        return f"If {asked[0][:80]!r} is the heading of a column, call it id, or remove that line. "
+    return ""
+
+
 def _read_txt(content: bytes, path: Path) -> list[str]:
     lines = (line.strip() for line in re.split(r"\r\n|\r|\n", _text(content, path)))
     return [line for line in lines if line and not line.startswith("#")]
@@ -174,11 +185,12 @@ def _read_csv(content: bytes, path: Path) -> list[str]:
     if not rows:
         return []
     header = [cell.strip() for cell in rows[0]]
-    if "id" not in header and any(len(row) > 1 for row in rows):
+    titled = [at for at, cell in enumerate(header) if cell.casefold() == "id"]
+    if not titled and any(len(row) > 1 for row in rows):
         raise InputError(
             f"{path} has several columns and none is named id. Its first line is: {_few(header)}."
         )
-    at, body = (header.index("id"), rows[1:]) if "id" in header else (0, rows)
+    at, body = (_one_id(titled, header, path), rows[1:]) if titled else (0, rows)
     ids = [row[at].strip() if len(row) > at else "" for row in body]
     if "" in ids:
         without = [f"row {i + 1}" for i, name in enumerate(ids) if not name]
@@ -195,17 +207,30 @@ def _read_parquet(content: bytes, path: Path) -> list[str]:
         file = parquet.ParquetFile(arrow.BufferReader(content))
         columns = file.schema_arrow.names
     except Exception as error:  # of many kinds, for a damaged file
-        raise InputError(f"{path} is not a readable parquet file ({str(error)[:200]}).") from error
-    if "id" not in columns and len(columns) != 1:
+        raise InputError(f"{path} is not a readable parquet file ({_short(error)}).") from error
+    titled = [at for at, name in enumerate(columns) if name.casefold() == "id"]
+    if not titled and len(columns) != 1:
         raise InputError(f"{path} has {len(columns)} columns and none is named id: {_few(columns)}.")
+    at = _one_id(titled, columns, path) if titled else 0
     try:
-        values = file.read(columns=["id" if "id" in columns else columns[0]]).column(0).to_pylist()
+        values = file.read().column(at).to_pylist()
     except Exception as error:
-        raise InputError(f"{path} is not a readable parquet file ({str(error)[:200]}).") from error
+        raise InputError(f"{path} is not a readable parquet file ({_short(error)}).") from error
     wrong = [f"row {at} ({v!r})" for at, v in enumerate(values) if type(v) not in (str, int) or v == ""]
     if wrong:
         raise InputError(f"{len(wrong)} ids of {path} are neither text nor whole numbers: {_few(wrong)}.")
     return [str(v) for v in values]
+
+
+def _one_id(titled: Sequence[int], header: Sequence[str], path: Path) -> int:
+    exact = [at for at in titled if header[at] == "id"]
+    if len(titled) > 1 and len(exact) != 1:
+        raise InputError(f"{path} has {len(titled)} columns named id: {_few(header)}. Keep one.")
+    return (exact or list(titled))[0]
+
+
+def _short(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]
 
 
 def _text(content: bytes, path: Path) -> str:

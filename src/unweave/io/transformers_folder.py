@@ -22,8 +22,10 @@ from .checkpoint import load_into, mask_beside, require_zeros, save_model
 from .files import folder_written_beside
 from .images import _PROCESSOR_FILES, _refuse_misfit, load_images
 from .loading import config_of, loading, quiet, transformers_class
+from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import save_mask
-from .weights import nonfinite
+from .shards import INDEXES, shards_of
+from .weights import load_weights, nonfinite
 
 __all__ = ["TransformersRecipe", "is_model_folder", "load_images", "load_model", "save_model_folder"]
 
@@ -111,7 +113,8 @@ def load_model(folder: Path) -> Module:
     """Read an image classifier of transformers (ViT, Swin, ResNet, ConvNeXT, ...) from a local folder.
 
     Stricter than transformers: a weight that is missing, left over, of another shape or not finite is an
-    error, where transformers would draw it at random or leave it out.
+    error, where transformers would draw it at random or leave it out. The folder of an adapter (adapter_config.json) is
+    merged into its base, where that is a local folder.
 
     Raises:
         InputError: if the folder is no such model, or its weights do not fit its config.
@@ -119,7 +122,12 @@ def load_model(folder: Path) -> Module:
         MissingExtraError: if transformers is absent or does not import.
     """
     folder = Path(folder)
+    if is_adapter(folder):
+        return merged(load_model(base_of(folder)), folder, load_weights(adapter_weights(folder)))
     config = config_of(folder)
+    for index in INDEXES:
+        if (folder / index).is_file():
+            shards_of(folder / index)  # refuses what leads outside the folder
     auto = transformers_class("AutoModelForImageClassification")
     if (folder / "structure.json").exists():
         with loading(folder), quiet(), global_seed(0):

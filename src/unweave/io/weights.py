@@ -6,34 +6,55 @@ import hashlib
 import json
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError, IntegrityError
 from .files import sha256
+from .fitting import Held, is_plain, sets_of_tensors
+from .shards import INDEXES, read_shards
+from .told import tell
 
 _KEY = "unweave.model"
 
-_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_PICKLED = (
+    ".pt",
+    ".pth",
+    ".bin",
+    ".ckpt",
+    ".tar",
+    ".th",
+    ".pkl",
+    ".pickle",
+    ".model",
+    ".chkpt",
+    ".checkpoint",
+)
 
 _NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.pth")
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read every tensor of a weights file by name, checked as in `load_into`.
 
     Raises:
-        InputError: if the file is absent.
+        InputError: if the file is absent, or holds several sets of weights.
         IntegrityError: if it is damaged, holds NaN or infinity, or would run code.
     """
-    return _read(find_weights(Path(path)))[0]
+    weights = find_weights(Path(path))
+    held, _ = _read(weights)
+    if len(held) > 1:
+        names = ", ".join(repr(one.at) for one in held)
+        raise InputError(f"{weights} holds {len(held)} sets of weights: {names}. Save one of them alone.")
+    _refuse_nonfinite(held[0].tensors, weights)
+    return dict(held[0].tensors)
 
 
 def find_weights(path: Path) -> Path:
@@ -43,19 +64,21 @@ def find_weights(path: Path) -> Path:
         InputError: if there is none.
     """
     if path.is_file():
-        if path.suffix not in (".safetensors", *_PICKLED):
+        if path.suffix not in (".safetensors", *_PICKLED) and not path.name.endswith(".index.json"):
             raise InputError(
                 f"{path} is no weights file by its name. Give one that ends in .safetensors or "
-                f"{', '.join(_PICKLED)}."
+                f"{', '.join(_PICKLED)}, or the index of several (.index.json)."
             )
         return path
     if not path.is_dir():
         raise InputError(
             f"there is no model at {path}. Give a weights file, or the folder that holds {_NAMES[0]}."
         )
-    for name in _NAMES:
-        if (path / name).is_file():
-            return path / name
+    there = [name for name in (*_NAMES, *INDEXES) if (path / name).is_file()]
+    if there:
+        if len(there) > 1:
+            tell(f"{path}: {there[0]} was read, and not {', '.join(there[1:])} beside it.")
+        return path / there[0]
     held = sorted(p.name for p in path.iterdir())
     raise InputError(
         f"the folder {path} holds none of {', '.join(_NAMES)}; it holds: {_few(held) or 'nothing'}."
@@ -63,22 +86,32 @@ def find_weights(path: Path) -> Path:
 
 
 def _companions(weights: Path) -> tuple[Path, Path]:
-    prefix = "" if weights.name in _NAMES else f"{weights.stem}."
+    prefix = "" if weights.name in (*_NAMES, *INDEXES) else f"{weights.stem}."
     return weights.with_name(f"{prefix}mask.safetensors"), weights.with_name(f"{prefix}structure.json")
 
 
-def _read(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def _read(weights: Path) -> tuple[list[Held], dict[str, Any] | None]:
     if weights.stat().st_size == 0:
         raise IntegrityError(f"{weights} is empty. Copy or download it again.")
-    tensors, record = (
-        _read_safetensors(weights) if weights.suffix == ".safetensors" else (_read_pickled(weights), None)
-    )
+    if weights.suffix == ".json":
+        return [Held("", read_shards(weights, _read_part))], None
+    if weights.suffix != ".safetensors":
+        return _read_pickled(weights), None
+    tensors, record = _read_safetensors(weights)
+    for name, other in (record or {}).get("aliases", {}).items():
+        tensors[name] = tensors[other]
+    return [Held("", tensors)], record
+
+
+def _read_part(file: Path) -> dict[str, Tensor]:
+    held, _ = _read(find_weights(file))
+    return {name: tensor for one in held for name, tensor in one.tensors.items()}
+
+
+def _refuse_nonfinite(tensors: Mapping[str, Tensor], weights: Path) -> None:
     bad = nonfinite(tensors)
     if bad:
         raise IntegrityError(f"{weights} holds {bad}. Use a checkpoint from before that.")
-    for name, other in (record or {}).get("aliases", {}).items():
-        tensors[name] = tensors[other]
-    return tensors, record
 
 
 def _read_safetensors(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -114,10 +147,11 @@ def _checked(record: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return record
 
 
-def _read_pickled(weights: Path) -> dict[str, Tensor]:
+def _read_pickled(weights: Path) -> list[Held]:
     try:
         _check_sums(weights)
-        content = torch.load(weights, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_figures()):
+            content = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises nearly every type on bytes that are not a checkpoint
         code = re.search(r"(?:GLOBAL|[Uu]nsupported class|function) ([\w.]+\.\w+)", str(error))
         if code:
@@ -128,23 +162,28 @@ def _read_pickled(weights: Path) -> dict[str, Tensor]:
         raise IntegrityError(
             f"{weights} is not a whole torch checkpoint ({_short(error)}). Copy or download it again."
         ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    held = sets_of_tensors(content)
+    if held:
+        return held
     if not isinstance(content, Mapping) or not content:
         raise InputError(
             f"{weights} holds a {type(content).__name__}; expected a state_dict: names with tensors."
         )
     strange = [
-        str(name)
-        for name, value in content.items()
-        if not isinstance(name, str) or not isinstance(value, Tensor)
+        str(name) for name, value in content.items() if not isinstance(name, str) or not is_plain(value)
     ]
-    if strange:
-        raise InputError(
-            f"{weights} is no state_dict: {_few(strange)} are no tensors. Save model.state_dict() alone."
-        )
-    return dict(content)
+    raise InputError(
+        f"{weights} is no state_dict: {_few([' '.join(name.split())[:80] for name in strange])} are no tensors of "
+        "plain numbers. Save model.state_dict() alone."
+    )
+
+
+def _figures() -> list[Any]:
+    """What training scripts put beside their weights, and runs nothing: arguments, and figures of numpy."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(code)) for code in np.typecodes["All"] if np.dtype(code).kind in "biufc"}
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [Namespace, np.dtype, *kinds, *named]
 
 
 def _check_sums(weights: Path) -> None:

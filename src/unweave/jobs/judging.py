@@ -259,6 +259,7 @@ class Judging(Deletion, ABC):
         return {
             "request": self.selected[1],
             "model": self.subject.name,
+            **({"data": "; ".join(self.subject.facts)} if self.subject.facts else {}),
             "command": " ".join(command),
             "cost": {
                 "edit": {n: c["cpu_seconds"] for n, c in costs.items()},

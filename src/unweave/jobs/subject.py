@@ -24,8 +24,10 @@ from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
 from ..io.deleted import WITNESSES, Deleted, find, read_deleted
 from ..io.identities import By, fingerprints, identities, named, read_key
+from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
-from ..masks.layers import copied
+from ..io.steady import require_steady
+from ..masks.layers import copied, require_plain
 from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..random import seeded
@@ -39,7 +41,8 @@ class Folder:
     """How a model in a transformers folder was trained, so that it can be trained again without the forgotten data.
 
     Attributes:
-        data: where its images are: imagefolder:PATH, with train and test (or validation) below it.
+        data: where its images are: imagefolder:PATH, with train and test (or validation) below it;
+            imagefolder:PATH:holdout=SHARE draws what is held out, of a folder without test.
         epochs: passes over the data.
         lr: peak learning rate of AdamW.
         base: folder of the pretrained model that training began from; "" began at random weights.
@@ -90,11 +93,12 @@ class Subject:
         name: in a few words, for the report.
         load: weights file or folder -> model; unless given, weights are read into the model or the recipe's network.
         save: model, folder, mask -> files; unless given, model.safetensors is written.
-        ids: of the training examples; positions unless given.
+        ids: of the training examples; unless given, those of the data set (see `ids_of`), or positions if it has none.
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
         files: name -> what was read, to be hashed.
         key: file of the key under which deletions are recorded; UNWEAVE_KEY or the user's own unless given.
+        facts: how the data were read, as sentences for the report.
     """
 
     train: Data[Any]
@@ -109,6 +113,13 @@ class Subject:
     columns: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     key: Path | None = None
+    facts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = self.ids is not None and (callable(self.ids) or len(self.ids))
+        n = len(self.train)
+        ids = checked_ids(self.ids, n, "Subject.ids") if given else ids_of(self.train.examples)
+        object.__setattr__(self, "ids", tuple(ids))
 
     @cached_property
     def identities(self) -> tuple[By, list[bytes]]:
@@ -170,7 +181,13 @@ class Subject:
         return read_labels(self.train)
 
     def inputs(self) -> dict[str, Path | str]:
-        """Name -> file, or hash, of all that a run reads, for its record."""
+        """Name -> file, or hash, of all that a run reads, for its record.
+
+        Raises:
+            InputError: if the data differ from one reading to the next.
+        """
+        require_steady(self.train, f"training data of {self.name}")
+        require_steady(self.heldout, f"held-out data of {self.name}")
         found: dict[str, Path | str] = dict(self.files)
         if self.model is not None:
             found["model"] = hashable(self.model)
@@ -203,7 +220,9 @@ class Subject:
             InputError: if its architecture is not known.
         """
         if self.load is not None:
-            return self.load(path).eval()
+            loaded = self.load(path).eval()
+            require_plain(loaded)
+            return loaded
         if isinstance(self.model, Module):
             return load_into(self.model, path).eval()
         initial = getattr(self.recipe, "initial", None)
@@ -282,7 +301,6 @@ def _project(path: Path) -> Subject:
     return Subject(
         name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
         class_names=project.class_names, columns=project.columns, files={"project": path},
-        ids=getattr(project.train.examples, "ids", ()),
     )  # fmt: skip
 
 
@@ -297,7 +315,8 @@ def _folder(path: Path, how: Folder) -> Subject:
         folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed
     )
     return Subject(
-        name=f"{path} on {how.data.partition(':')[2]}", train=images.train, heldout=images.heldout, recipe=recipe,
+        name=f"{path} on {how.data.partition(':')[2]} ({images.facts[0]})", facts=images.facts,
+        train=images.train, heldout=images.heldout, recipe=recipe,
         load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
         ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
     )  # fmt: skip

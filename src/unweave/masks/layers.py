@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 
@@ -32,17 +32,46 @@ def running_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, RUNNING_NORMS)]
 
 
+def require_plain(model: nn.Module) -> None:
+    """Refuse a model that holds computed tensors where parameters should be: it can neither be copied nor edited.
+
+    Raises:
+        InputError: if a hook computes a weight before each call (weight_norm and spectral_norm of old, the masks of
+            torch.nn.utils.prune), or a module keeps a tensor with the graph it came from.
+    """
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if not isinstance(value, Tensor):
+                continue
+            at = f"{prefix}.{name}" if prefix else name
+            parts = [
+                part for part, _ in module.named_parameters(recurse=False) if part.startswith(f"{name}_")
+            ]
+            if parts:
+                raise InputError(
+                    f"{at} of this {type(model).__name__} is no parameter: a hook computes it before each call from "
+                    f"{', '.join(parts)}, so it cannot be copied or edited. Take the hook off (remove_weight_norm, "
+                    "remove_spectral_norm, prune.remove of torch.nn.utils), or use torch.nn.utils.parametrizations, "
+                    "which does the same."
+                )
+            if value.grad_fn is not None:
+                raise InputError(
+                    f"{at} of this {type(model).__name__} is a tensor with the graph that it was computed by, so the "
+                    "model cannot be copied. Keep it detached, or compute it in forward."
+                )
+
+
 def copied(model: M) -> M:
     """A deep copy of a model.
 
     Raises:
         InputError: if it cannot be copied, as with hooks that compute a weight before each call.
     """
+    require_plain(model)
     try:
         return deepcopy(model)
     except RuntimeError as error:
         raise InputError(
-            f"this {type(model).__name__} cannot be copied ({' '.join(str(error).split())[:150]}). If a weight is "
-            "computed before each call, as by torch.nn.utils.weight_norm, remove that (remove_weight_norm) or use "
-            "torch.nn.utils.parametrizations instead."
+            f"this {type(model).__name__} cannot be copied ({' '.join(str(error).split())[:150]}). Keep no tensors "
+            "with their graphs in it, beside its parameters."
         ) from error

@@ -11,6 +11,7 @@ from torch.nn import Embedding, EmbeddingBag, Module, Parameter
 
 from ..errors import InputError
 from .layers import NORMS
+from .scope import is_weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,11 @@ class Mask:
     def of(cls, model: Module) -> Mask:
         """Read the mask off a pruned model's exact zeros.
 
-        Only weights with two or more dimensions and the parameters of normalisation layers are read, and only
+        Only matrix weights of layers (see `Scope`) and the parameters of normalisation layers are read, and only
         where some but not all entries are zero: a bias that starts at zero, or a layer initialised to zero, was
-        not pruned. What an embedding holds or shares is not read: its padding row is zero by construction, and
-        nothing here prunes it. A dense model gives an empty mask.
+        not pruned. What has zeros by construction, and is never pruned here, is not read: an embedding's padding
+        row and what shares it, tables of positions and other bare parameters, the triangles that
+        parametrizations.orthogonal keeps. A dense model gives an empty mask.
         """
         return cls({name: alive for name, alive in _zeros(model) if alive.any() and not alive.all()})
 
@@ -144,7 +146,8 @@ def _zeros(model: Module) -> Iterator[tuple[str, Tensor]]:
     seen = {id(p) for m in model.modules() if isinstance(m, Embedding | EmbeddingBag) for p in m.parameters()}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen or not (parameter.ndim > 1 or isinstance(module, NORMS)):
+            matrix = parameter.ndim > 1 and is_weight(module, name)
+            if id(parameter) in seen or not (matrix or isinstance(module, NORMS)):
                 continue
             seen.add(id(parameter))
             alive = parameter.detach() != 0

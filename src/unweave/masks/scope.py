@@ -165,7 +165,7 @@ def matrices(model: Module, kinds: tuple[type[Module], ...] | None = None) -> It
             if id(parameter) in seen or parameter.ndim < 2 or isinstance(module, NORMS):
                 continue
             seen.add(id(parameter))
-            known = _known(module, own)
+            known = is_weight(module, own)
             if not known and (parameter.shape[0] == 1 or parameter.squeeze().ndim < 2):
                 continue
             left = "" if known else _unknown(module)
@@ -181,7 +181,8 @@ def rows_first(layer: Module) -> bool:
     return isinstance(layer, ROWS) and not isinstance(layer, TRANSPOSED)
 
 
-def _known(module: Module, own: str) -> bool:
+def is_weight(module: Module, own: str) -> bool:
+    """Whether a module's parameter of this name is the matrix weight of a layer of a known kind."""
     if isinstance(module, RNNBase | RNNCellBase):
         return own.startswith("weight")
     if isinstance(module, MultiheadAttention):

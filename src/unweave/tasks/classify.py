@@ -44,13 +44,11 @@ class Classify:
         """
         logits = self.outputs(model, batch)
         labels = self.labels(batch).to(logits.device)
-        try:
-            return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
-        except IndexError as error:
+        if len(labels) != len(logits):
             raise InputError(
-                f"labels must lie from 0 to {self.classes - 1}, as Classify.classes is {self.classes}; got labels from "
-                f"{labels.min()} to {labels.max()}. Count classes from 0, or give Classify more classes."
-            ) from error
+                f"a batch has {len(labels)} labels, and the model answers with {len(logits)} rows. Give each one."
+            )
+        return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
@@ -65,7 +63,7 @@ class Classify:
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise InputError(
                 f"the model's output has shape {tuple(logits.shape)}; a classifier of {self.classes} classes must "
-                f"return [n, {self.classes}]."
+                f"return [n, {self.classes}].{_misfit(logits, self.classes)}"
             )
         return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
@@ -86,14 +84,11 @@ class Classify:
         """Class of each example, int64 [n].
 
         Raises:
-            InputError: if labels are no whole numbers.
+            InputError: if labels are not one whole number from 0 to `classes` - 1 an example.
         """
-        labels: Tensor = batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1]
-        if labels.is_floating_point() or labels.is_complex():
-            raise InputError(
-                f"labels must be whole numbers; got {labels.dtype}. Classify is for one class an example."
-            )
-        return labels.long()
+        labels = whole_labels(batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1])
+        require_classes(labels, self.classes)
+        return labels
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The same batch with these labels."""
@@ -111,6 +106,63 @@ class Classify:
         if isinstance(batch, Mapping):
             return {**batch, _key(batch, _INPUTS): inputs}
         return (inputs, *batch[1:])
+
+
+def whole_labels(labels: Any) -> Tensor:
+    """Labels of a batch as int64 [n].
+
+    Raises:
+        InputError: if they are words, fractions, one-hot or otherwise not [n]; the message has the cure.
+    """
+    if not isinstance(labels, Tensor):
+        shown = (
+            ", ".join(map(repr, list(labels)[:3])) if isinstance(labels, (list, tuple)) else repr(labels)[:80]
+        )
+        raise InputError(
+            f"labels must be whole numbers, one an example; got {shown} (a {type(labels).__name__}). Number the "
+            "classes from 0 in the data set: label = names.index(word)."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(
+            f"labels must be whole numbers; got {labels.dtype}. Classify is for one class an example: give "
+            "labels.long() where these are class numbers."
+        )
+    if labels.ndim != 1:
+        column = labels.ndim == 2 and labels.shape[1] == 1
+        cure = "labels.squeeze(1)" if column else "labels.argmax(1) where they are one-hot"
+        raise InputError(
+            f"labels must have shape [n], one an example; got {tuple(labels.shape)}. Give {cure}."
+        )
+    return labels.long()
+
+
+def require_classes(labels: Tensor, classes: int) -> None:
+    """Refuse labels [n] that are not from 0 to `classes` - 1; the message has the cure."""
+    try:
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    except RuntimeError:  # under vmap no value can be looked at
+        return
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"labels must lie from 0 to {classes - 1}, as Classify.classes is {classes}; got labels from {low} to "
+            f"{high}. {_renumber(low, high, classes)}"
+        )
+
+
+def _renumber(low: int, high: int, classes: int) -> str:
+    if low < 0:
+        return "Leave out examples without a class: torch would pass over some such numbers in silence."
+    if low >= 1 and high == classes:
+        return "They seem to count from 1: give labels - 1."
+    return "Count classes from 0, or give Classify more classes."
+
+
+def _misfit(logits: Tensor, classes: int) -> str:
+    if logits.ndim != 2:
+        return ""
+    if logits.shape[1] > classes:
+        return f" If the data just lack its last classes, give Data(examples, Classify({logits.shape[1]}))."
+    return f" Give the model {classes} outputs, or fewer classes to Classify."
 
 
 def _key(batch: Mapping[str, Any], names: tuple[str, ...]) -> str:
