@@ -1,40 +1,44 @@
-"""Classification: plain (inputs, labels) batches, and the dictionaries of transformers' image classifiers."""
+"""Classification: (inputs, labels) batches, several inputs, and the dictionaries of transformers' classifiers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Module
 
 from ..errors import InputError
 from ..types import Batch
+from .batches import Reads, answers, only_input, target, under_last_linear, with_target
 
-_LABELS = ("labels", "label")
 _NO_CLASS = -(2**62)  # torch would pass over its own default, -100, in silence
-_INPUTS = ("pixel_values", "inputs", "input", "image", "x")
 
 
 @dataclass(frozen=True)
 class Classify:
     """One label an example, cross-entropy loss, logits as output.
 
-    A batch is a pair (inputs [n, ...], labels [n]) or a dictionary with `labels` and `pixel_values` as transformers'
-    image classifiers read them. A model returns logits [n, classes], or an object with `.logits`.
+    A batch is a pair (inputs [n, ...], labels [n]); a tuple (input, ..., input, labels) with `reads` their number; or a
+    dictionary with `labels` and what transformers' classifiers read: `pixel_values`, or `input_ids` with its
+    `attention_mask`. A model returns logits [n, classes], or an object with `.logits`.
 
     Attributes:
         classes: how many classes there are; at least 2.
+        reads: of several inputs, how many lead a tuple, or their names in a dictionary; see `tasks.batches.Reads`.
     """
 
     classes: int
+    reads: Reads = None
 
     def __post_init__(self) -> None:
         if self.classes < 2:
             raise InputError(f"Classify.classes must be at least 2; got {self.classes}.")
+
+    def __repr__(self) -> str:
+        reads = "" if self.reads is None else f", reads={self.reads!r}"
+        return f"Classify(classes={self.classes}{reads})"
 
     def losses(self, model: Module, batch: Batch) -> Tensor:
         """Cross-entropy of each example in nats, float32 or wider, [n].
@@ -54,33 +58,18 @@ class Classify:
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
-        first = next(model.parameters(), None)
-        inputs = self.inputs(batch)
-        if first is not None:
-            inputs = inputs.to(first.device)
-            if inputs.is_floating_point():
-                inputs = inputs.to(first.dtype)
-        out = model(inputs)
-        logits: Tensor = out.logits if hasattr(out, "logits") else out
+        logits = answers(model, batch, self.reads)
         if logits.ndim != 2 or logits.shape[1] != self.classes:
+            one = " For a model with one logit give data of tasks.Binary." * (self.classes == 2)
             raise InputError(
                 f"the model's output has shape {tuple(logits.shape)}; a classifier of {self.classes} classes must "
-                f"return [n, {self.classes}]."
+                f"return [n, {self.classes}].{one}"
             )
-        return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        return logits
 
     def features(self, model: Module, batch: Batch) -> Tensor:
         """Input of the model's last linear layer, flattened to [n, width]."""
-        linears = [module for module in model.modules() if isinstance(module, Linear)]
-        if not linears:
-            raise InputError("the model has no Linear layer, so it has no representation under the last one.")
-        seen: list[Tensor] = []
-        hook = linears[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            self.outputs(model, batch)
-        finally:
-            hook.remove()
-        return seen[-1].flatten(1).float()
+        return under_last_linear(model, lambda: self.outputs(model, batch))
 
     def labels(self, batch: Batch) -> Tensor:
         """Class of each example, int64 [n].
@@ -88,7 +77,7 @@ class Classify:
         Raises:
             InputError: if labels are no whole numbers.
         """
-        labels: Tensor = batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1]
+        labels = target(batch, self.reads)
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(
                 f"labels must be whole numbers; got {labels.dtype}. Classify is for one class an example."
@@ -97,24 +86,18 @@ class Classify:
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The same batch with these labels."""
-        if isinstance(batch, Mapping):
-            return {**batch, _key(batch, _LABELS): labels}
-        return (batch[0], labels, *batch[2:])
+        return with_target(batch, labels, self.reads)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """What the model reads, [n, ...]."""
-        inputs: Tensor = batch[_key(batch, _INPUTS)] if isinstance(batch, Mapping) else batch[0]
+        """What the model reads, [n, ...].
+
+        Raises:
+            InputError: if it reads several things, or token ids.
+        """
+        inputs: Tensor = batch[only_input(batch, self.reads, "moving inputs")]
         return inputs
 
     def replace_inputs(self, batch: Batch, inputs: Tensor) -> Batch:
         """The same batch with these inputs."""
-        if isinstance(batch, Mapping):
-            return {**batch, _key(batch, _INPUTS): inputs}
-        return (inputs, *batch[1:])
-
-
-def _key(batch: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in batch:
-            return name
-    raise InputError(f"a batch must have one of {', '.join(names)}; it has {', '.join(map(str, batch))}.")
+        at = only_input(batch, self.reads, "moving inputs")
+        return {**batch, at: inputs} if isinstance(batch, Mapping) else (inputs, *batch[1:])
