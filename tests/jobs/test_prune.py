@@ -52,7 +52,7 @@ def test_a_method_takes_the_sparsity_where_it_has_one() -> None:
         ({"recover_epochs": -1}, "PruneJob.recover_epochs must be a whole number at least 0; got -1"),
         ({"shrink": True, "method": Prune(pattern=NM(2, 4))}, "needs a method with the pattern Channel"),
         ({"subject": replace(subject(), recipe=None)}, "has no recipe, so no model can be trained"),
-        ({"subject": replace(subject(None, model=True)), "recover_epochs": 1}, "needs a recipe with `train_`"),
+        ({"recover_lr": 0.1}, "PruneJob.recover_lr=0.1 would do nothing with recover_epochs=0"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused(given: dict[str, object], message: str) -> None:

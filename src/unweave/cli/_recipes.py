@@ -8,6 +8,7 @@ from typing import Any
 
 from ..catalogue import Method, find, methods, roles_of
 from ..errors import InputError
+from ..fit.own_loop import OwnLoop
 from ..jobs.prune import at_sparsity
 from ..prune import Global, Prune
 from ._flags import key_of, options_of, with_groups
@@ -58,8 +59,13 @@ def changed(recipe: Any, **fields: Any) -> Any:
     have = {f.name for f in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else set()
     absent = [name for name in fields if name not in have]
     if absent:
+        own = isinstance(recipe, OwnLoop)
+        what = "is a function that trains, and" if own else f", a {type(recipe).__name__},"
+        cure = "Set it in that function, or" if own else "To set it"
         raise InputError(
-            f"the recipe, a {type(recipe).__name__}, has no {' and '.join(absent)} to set. Use unweave.Supervised."
+            f"the recipe {what} has no {' and '.join(absent)} to set. {cure} use unweave.Supervised.".replace(
+                " ,", ","
+            )
         )
     return dataclasses.replace(recipe, **fields) if fields else recipe
 

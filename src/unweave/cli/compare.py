@@ -12,10 +12,11 @@ import tyro
 from ..catalogue import find
 from ..errors import InputError
 from ..jobs.compare import CompareJob
-from ..jobs.subject import Folder, Subject, open_subject
+from ..jobs.subject import Folder, Subject
 from ..unlearn.worst_case_forget import Which
 from ._flags import with_methods
 from ._named import unlearner
+from ._opened import opened
 from ._optimizers import torch_optimizer
 from ._parse import named_methods, named_run, parse, show
 from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
@@ -90,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
     asked: Any = parse(options, argv, command="compare", example=EXAMPLE)
     if len(set(asked.methods)) < len(asked.methods):
         raise InputError(f"--methods needs two or more different methods; got {' '.join(asked.methods)}.")
-    job = _job(asked, open_subject(asked.project, Folder(data=asked.data)), unlearners)
+    job = _job(asked, opened(asked.project, Folder(data=asked.data)), unlearners)
     at = asked.out or named_run("compare", job.plan(), asked.project, asked.seed)
     done = job.run(at, command=["unweave", "compare", *argv])
     show(done, asked.json)

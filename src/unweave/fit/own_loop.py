@@ -16,7 +16,7 @@ from torch.nn import Module
 from torch.utils.data import Dataset, Subset
 
 from ..errors import InputError, UnweaveError
-from ..random import draw_seed
+from ..random import draw_seed, seeded
 from ..settings import settings
 from ..types import Data
 
@@ -24,7 +24,8 @@ LEAST_READ = 0.1
 """Share of the examples that a recipe must read; one that reads less has trained on something else."""
 LOST = (
     "the recipe is a function that trains: no un-pruning and no shortened retraining, which need initial weights and a "
-    "training that can be begun and stopped; a stopped training begins anew; costs are measured, not foreseen."
+    "training that can be begun and stopped; a stopped training begins anew; costs are measured, not foreseen; "
+    "whether it repeats its bits for a seed is looked at with --dry-run alone."
 )
 """What is not possible with such a recipe."""
 
@@ -40,7 +41,8 @@ class Examples(Dataset[Any]):
         self.positions = positions
         self._base = base
         # shared, so that workers of a DataLoader note there what they read
-        self._seen = torch.zeros(len(positions), dtype=torch.bool).share_memory_()
+        self._seen = torch.zeros(len(positions), dtype=torch.bool)
+        self._seen.share_memory_()  # type: ignore[no-untyped-call]
 
     @classmethod
     def of(cls, data: Data[Any]) -> Examples:
@@ -160,6 +162,16 @@ class OwnLoop:
             f"{self.where} trained {how} the data it was given, so a model retrained by it would still hold "
             "the deleted examples. Train on its first argument, and on no data set of the file's own."
         )
+
+    def repeats(self, data: Data[Any], *, most: int = 64) -> bool:
+        """Whether two trainings by the same seed on the first examples of `data` end in the same bits.
+
+        Raises:
+            InputError: as `build` does.
+        """
+        small = data.subset(range(min(most, len(data))))
+        first, second = (self.build(small, rng=seeded(0)).state_dict() for _ in range(2))
+        return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
 
     def names_data(self, *given: Any) -> tuple[str, ...]:
         """Names under which the function reaches any of these objects past its arguments."""

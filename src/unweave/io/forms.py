@@ -234,6 +234,7 @@ def _of_items(value: Any, label: str | None, inputs: Any, who: str) -> Form:
     first = _read(value, 0, who)
     notes: tuple[str, ...] = ()
     reads: Reads = None
+    at: Any
     if isinstance(first, Mapping):
         at, keys = _keys(first, label, inputs, who)
         reads = None if keys[0] == TEXT or len(keys) == 1 else tuple(keys)

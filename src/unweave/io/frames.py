@@ -91,8 +91,8 @@ def of_hub(data: Any, label: str | None, inputs: Any, who: str) -> Form:
     if not wanted or set(wanted) & set(words):
         raise InputError(
             f"{who} holds text ({', '.join(words[:3]) or 'no column of numbers'}), which a model reads as token ids. "
-            "Map it first: data.map(lambda x: tokenizer(x['text'], truncation=True)); or give the folder of a text model with "
-            "--data texts.csv."
+            "Map it first: data.map(lambda x: tokenizer(x['text'], truncation=True)); or give the folder of a "
+            "text model with --data texts.csv."
         )
     kept = data if data.format["type"] not in (None, "python") else data.with_format("torch")
     targets = (

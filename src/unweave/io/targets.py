@@ -71,10 +71,17 @@ def read_targets(
 
 def _classes(where: Mapping[str, Any], kind: str, reads: Reads, names: tuple[str, ...], file: str) -> Read:
     values = {name: [_plain(v) for v in _listed(targets)] for name, targets in where.items()}
-    words = {isinstance(v, str) for listed in values.values() for v in listed}
-    if len(words) > 1:
-        raise InputError(f"labels in {file} are words and numbers; give either.")
-    worded = words == {True}
+    words = {name: {isinstance(v, str) for v in listed} for name, listed in values.items()}
+    if len(set.union(*words.values())) > 1:
+        kinds = {
+            name: " and ".join("words" if w else "numbers" for w in sorted(found))
+            for name, found in words.items()
+        }
+        raise InputError(
+            f"labels in {file} must be all words or all numbers; got "
+            f"{', '.join(f'{k} in {n}' for n, k in kinds.items())}."
+        )
+    worded = words["train"] == {True}
     if not worded:
         _refuse_unwhole(values, kind, file)
     seen = sorted(set(values["train"]))

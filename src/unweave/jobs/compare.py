@@ -25,7 +25,7 @@ from ..report import tables
 from ..report.comparisons import render_comparison, units_of
 from ..settings import Count, settings
 from ..statistics import Summary, Trial, summarise
-from ..tasks import accuracy
+from ..tasks import ability
 from ..types import Data, Edit, Recipe, Request
 from ..unlearn.worst_case_forget import Which, WorstCaseForget
 from .deletion import Deletion
@@ -184,7 +184,7 @@ class CompareJob(Deletion):
                 if stage.todo:
                     page = render_comparison(
                         found.trials, found.figures, baseline=found.baseline, subject=self.subject.name,
-                        run=facts_of(run, command),
+                        run=facts_of(run, command, self.subject.notes),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
@@ -219,9 +219,10 @@ class TrainTrial:
         began = process_time()
         model = self.recipe.build(self.train, rng=seeded(seed)).eval()
         seconds = process_time() - began
+        name, right, unit = ability(model, self.heldout)
         return {
-            "held-out accuracy": (accuracy(model, self.heldout), "%"),
-            "training accuracy": (accuracy(model, self.train), "%"),
+            f"held-out {name}": (right, unit),
+            f"training {name}": (ability(model, self.train)[1], unit),
             "weights that live": (100 * Mask.of(model).density(), "%"),
             "processor time of the training": (seconds, "s"),
         }
@@ -266,10 +267,11 @@ class EditTrial:
         parts = {
             "forget": self.request.forget, "retain": self.request.retain, "held-out": self.request.heldout
         }  # fmt: skip
-        mine = {name: accuracy(model, data) for name, data in parts.items()}
-        gaps = [abs(mine[name] - accuracy(oracle, data)) for name, data in parts.items()]
+        name, _, unit = ability(model, self.request.heldout)
+        mine = {part: ability(model, data)[1] for part, data in parts.items()}
+        gaps = [abs(mine[part] - ability(oracle, data)[1]) for part, data in parts.items()]
         return {
-            "average gap to retraining": (sum(gaps) / len(gaps), "points"),
-            **{f"{name} accuracy": (value, "%") for name, value in mine.items()},
+            "average gap to retraining": (sum(gaps) / len(gaps), "points" if unit == "%" else unit),
+            **{f"{part} {name}": (value, unit) for part, value in mine.items()},
             "processor time of the edit": (seconds, "s"),
         }

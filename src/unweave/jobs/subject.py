@@ -22,12 +22,13 @@ from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
 from ..io.runs import RunFolder
+from ..io.weights import written_here
 from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..random import seeded
 from ..settings import settings
-from ..tasks import read_labels
+from ..tasks import read_labels, require_readable
 from ..types import Data, Recipe
 
 
@@ -61,11 +62,13 @@ class Subject:
         model: the trained model, or its weights; None trains it by the recipe.
         name: in a few words, for the report.
         load: weights file or folder -> model; unless given, weights are read into the model or the recipe's network.
+        network: makes an untrained network of the model's architecture, to read weights into that a run wrote.
         save: model, folder, mask -> files; unless given, model.safetensors is written.
         ids: of the training examples; positions unless given.
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
         files: name -> what was read, to be hashed.
+        notes: what is to be told of it, in sentences.
     """
 
     train: Data[Any]
@@ -74,11 +77,13 @@ class Subject:
     model: Path | str | Module | None = None
     name: str = "a model at hand"
     load: Callable[[Path], Module] | None = None
+    network: Callable[[], Module] | None = None
     save: Callable[[Module, Path, Mask | None], None] | None = None
     ids: Any = ()
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def labels(self) -> Tensor:
         """Class of every training example."""
@@ -104,8 +109,53 @@ class Subject:
         return self.recipe
 
     def given(self) -> Module | None:
-        """The trained model in eval mode, a copy; None if it is to be trained by the recipe."""
-        return None if self.model is None else self.opened(self.model)
+        """The trained model in eval mode, a copy; None if it is to be trained by the recipe.
+
+        Raises:
+            InputError: if it cannot answer the held-out data, or what a run writes could not be read back.
+        """
+        if self.model is None:
+            self.require_architecture()
+            return None
+        model = self.opened(self.model)
+        require_readable(model, self.heldout)
+        return model
+
+    @property
+    def architecture(self) -> Callable[[], Module] | None:
+        """What makes a network to read weights into; None if none is known."""
+        if self.network is not None:
+            return self.network
+        if isinstance(self.model, Module):
+            return partial(copied, self.model)
+        if self.load is not None and self.model is not None:
+            return partial(self.load, Path(self.model))
+        initial = getattr(self.recipe, "initial", None)
+        return None if initial is None else partial(initial, seeded(0))
+
+    def require_network(self) -> None:
+        """Refuse an untrained network that cannot answer the data, before it is trained; none known passes.
+
+        Raises:
+            InputError: if so.
+        """
+        initial = getattr(self.recipe, "initial", None)
+        make = self.network or (None if initial is None else partial(initial, seeded(0)))
+        if make is not None:
+            require_readable(make(), self.heldout, "the untrained network")
+
+    def require_architecture(self) -> None:
+        """Refuse a recipe of whose network nothing is known, before it trains what could not be read back.
+
+        Raises:
+            InputError: if so, or if that network cannot answer the data.
+        """
+        self.require_network()
+        if self.architecture is None and self.save is None:
+            raise InputError(
+                f"{self.name}: the recipe trains a model, but not which network its weights are read back into. Say "
+                "it as network = Net (a class or function that makes it), or give the trained model (--model)."
+            )
 
     def opened(self, model: Path | str | Module) -> Module:
         """A model of this architecture in eval mode: read from its weights, or a copy of the one at hand."""
@@ -117,16 +167,15 @@ class Subject:
         Raises:
             InputError: if its architecture is not known.
         """
-        if self.load is not None:
+        network = self.architecture
+        if self.load is not None and (self.save is not None or network is None or not written_here(path)):
             return self.load(path).eval()
-        if isinstance(self.model, Module):
-            return load_into(self.model, path).eval()
-        initial = getattr(self.recipe, "initial", None)
-        if initial is None:
+        if network is None:
             raise InputError(
-                f"cannot tell the network of {path}: the recipe has no `initial(rng)`. Define load(path)."
+                f"cannot tell the network of {path}: the recipe has no `initial(rng)`. Say it as network = Net, or "
+                "define load(path)."
             )
-        return load_into(initial(seeded(0)), path).eval()
+        return load_into(network(), path).eval()
 
     def write(self, model: Module, folder: Path, structure: Mapping[str, Any] | None = None) -> None:
         """Write a model with its mask, and the record of what was removed from its structure."""
@@ -142,6 +191,7 @@ class Subject:
             if stage.todo:
                 with resumable(stage.work):
                     model = single_threaded(lambda rng: recipe.build(self.train, rng=rng), stage.rng)
+                require_readable(model, self.heldout, "the model that the recipe trained")
                 self.write(model, stage.paths[0])
         return self.read(stage.paths[0])
 
@@ -196,6 +246,7 @@ def _project(path: Path) -> Subject:
     project = load_project(path)
     return Subject(
         name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
+        network=project.network, notes=project.notes,
         class_names=project.class_names, columns=project.columns, files={"project": path},
         ids=getattr(project.train.examples, "ids", ()),
     )  # fmt: skip

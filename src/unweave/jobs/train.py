@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from ..fit import recording, resumable
+from ..fit import Fit, recording, resumable
 from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
@@ -19,7 +19,7 @@ from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..report.models import render_trained, value_text
 from ..settings import settings
-from ..tasks import accuracy
+from ..tasks import ability, require_readable
 from ..types import Recipe
 from .done import Done, facts_of
 from .subject import Subject
@@ -88,6 +88,7 @@ class TrainJob:
             out: run folder; see `RunFolder`.
             command: as the user typed it.
         """
+        self.subject.require_network()
         inputs = self.subject.inputs()
         with RunFolder.open(
             Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
@@ -100,7 +101,7 @@ class TrainJob:
                 if stage.todo:
                     page = render_trained(
                         found.figures, found.layers, found.losses, subject=self.subject.name,
-                        run=facts_of(run, command),
+                        run=facts_of(run, command, self.subject.notes),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
@@ -110,13 +111,15 @@ class TrainJob:
         began = perf_counter()
         with resumable(stage.work), recording() as fits:
             model = single_threaded(lambda rng: recipe.build(subject.train, rng=rng), stage.rng).eval()
+        require_readable(model, subject.heldout, "the model that the recipe trained")
         mask = Mask.of(model)
+        name, on_train, unit = ability(model, subject.train)
+        on_heldout = ability(model, subject.heldout)[1]
         figures = {
-            "training accuracy": [accuracy(model, subject.train), "%"],
-            "held-out accuracy": [accuracy(model, subject.heldout), "%"],
+            f"training {name}": [on_train, unit],
+            f"held-out {name}": [on_heldout, unit],
             "weights that live": [100 * mask.density(), "%"],
-            "optimiser steps": [sum(f.steps for f in fits), "steps"],
-            "calls of the loss": [sum(f.calls for f in fits), "calls"],
+            **_counts(fits),
             "time of this start": [perf_counter() - began, "s"],
         }
         layers = {n: 100 * float(alive.float().mean()) for n, alive in mask.keep.items()}
@@ -124,3 +127,13 @@ class TrainJob:
         losses = [loss for f in fits for loss in f.losses]
         told = {"figures": figures, "layers": layers, "losses": losses}
         write_text(stage.paths[1], json.dumps(told) + "\n")
+
+
+def _counts(fits: Sequence[Fit]) -> dict[str, list[Any]]:
+    """Steps and calls; nothing where a loop of the user's own trained, which counts nothing."""
+    if not fits:
+        return {}
+    return {
+        "optimiser steps": [sum(f.steps for f in fits), "steps"],
+        "calls of the loss": [sum(f.calls for f in fits), "calls"],
+    }
