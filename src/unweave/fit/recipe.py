@@ -86,12 +86,22 @@ class Supervised:
 
     def __post_init__(self) -> None:
         refuse_idle(self, self.of_own_optimizer)
+        if isinstance(self.network, Module):
+            raise InputError(
+                f"Supervised.network must make a new network at each call; got a {type(self.network).__name__} itself, "
+                "whose weights every training would share. Give its class, or a function: network=lambda: Net(...)."
+            )
 
     def initial(self, rng: Generator) -> Module:
         """The untrained network; the same one for every `rng` if `init_seed` is set."""
         drawn = draw_seed(rng)
         with global_seed(drawn if self.init_seed is None else self.init_seed):
-            return self.network()
+            made = self.network()
+        if not isinstance(made, Module):
+            raise InputError(
+                f"Supervised.network must make a torch.nn.Module; it made a {type(made).__name__}."
+            )
+        return made
 
     def build(self, data: Data[Any], *, rng: Generator) -> Module:
         """Train on `data` from the initial weights."""

@@ -140,8 +140,8 @@ def _of_loader(loader: DataLoader[Any], label: str | None, inputs: Any, who: str
     own = loader.collate_fn is not default_collate
     said = ["batch size", *(["collate_fn"] if own else [])]
     left = ["shuffle"] * isinstance(sampler, RandomSampler) + ["drop_last"] * loader.drop_last
-    note = f"{who} is a DataLoader: its data set and {' and '.join(said)} are taken" + (
-        f"; {' and '.join(left)} of it are not: unweave shuffles by its own seed and reads every example."
+    note = f"{who} is a DataLoader: its data set, {' and '.join(said)} are taken" + (
+        f", not its {' and '.join(left)}: unweave shuffles by its own seed and reads every example."
         if left
         else "."
     )

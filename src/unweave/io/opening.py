@@ -59,8 +59,15 @@ def open_data(path: Path, module: Any, class_names: Sequence[str] = ()) -> Opene
     names = read.names or (train.names if train is not None and len(train.names) else ())
     return Opened(
         opened["train"], opened["heldout"], tuple(names), {} if train is None else train.columns,
-        tuple(dict.fromkeys((*(n for f in forms.values() for n in f.notes), *read.notes))),
+        (*_notes(forms), *read.notes),
     )  # fmt: skip
+
+
+def _notes(forms: Mapping[str, Form]) -> list[str]:
+    """What was decided of each, once where it is the same of both."""
+    told = [(name, note) for name, form in forms.items() for note in form.notes]
+    seen = {note for name, note in told if name == "train"}
+    return [note for name, note in told if name == "train" or note.replace("heldout", "train") not in seen]
 
 
 def _read(path: Path, module: Any, forms: Mapping[str, Form], class_names: Sequence[str]) -> Read:

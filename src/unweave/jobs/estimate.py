@@ -104,6 +104,6 @@ def repeating(recipe: Recipe | None, data: Data[Any]) -> list[str]:
             "the recipe repeats its bits: two trainings on the first examples by one seed end in equal weights."
         ]
     return [
-        "the recipe does not repeat its bits: two trainings on the first examples by one seed differ. Seed what it draws "
-        "with its second argument, or a run that was stopped and cached models cannot be checked."
+        "the recipe does not repeat its bits: two trainings on the first examples by one seed differ. Seed what it "
+        "draws with its second argument, or a run that was stopped and cached models cannot be checked."
     ]

@@ -16,7 +16,7 @@ from torch.nn import Module
 
 from ..embedded.digits import digits
 from ..embedded.nets import mlp
-from ..errors import InputError
+from ..errors import InputError, UnweaveError
 from ..fit import resumable
 from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
@@ -151,7 +151,7 @@ class Subject:
             InputError: if so, or if that network cannot answer the data.
         """
         self.require_network()
-        if self.architecture is None and self.save is None:
+        if self.architecture is None and self.save is None and self.load is None:
             raise InputError(
                 f"{self.name}: the recipe trains a model, but not which network its weights are read back into. Say "
                 "it as network = Net (a class or function that makes it), or give the trained model (--model)."
@@ -169,13 +169,25 @@ class Subject:
         """
         network = self.architecture
         if self.load is not None and (self.save is not None or network is None or not written_here(path)):
-            return self.load(path).eval()
+            return self._loaded(path)
         if network is None:
             raise InputError(
                 f"cannot tell the network of {path}: the recipe has no `initial(rng)`. Say it as network = Net, or "
                 "define load(path)."
             )
         return load_into(network(), path).eval()
+
+    def _loaded(self, path: Path) -> Module:
+        assert self.load is not None
+        try:
+            return self.load(path).eval()
+        except UnweaveError as error:
+            if self.save is not None or not written_here(path):
+                raise
+            raise InputError(
+                f"{self.name}: its load(path) cannot read {path}, which unweave wrote ({error}). Say which network it "
+                "is of as network = Net."
+            ) from error
 
     def write(self, model: Module, folder: Path, structure: Mapping[str, Any] | None = None) -> None:
         """Write a model with its mask, and the record of what was removed from its structure."""
@@ -245,7 +257,8 @@ def _project(path: Path) -> Subject:
 
     project = load_project(path)
     return Subject(
-        name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
+        name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe,
+        load=None if project.load is None else project.model,
         network=project.network, notes=project.notes,
         class_names=project.class_names, columns=project.columns, files={"project": path},
         ids=getattr(project.train.examples, "ids", ()),
