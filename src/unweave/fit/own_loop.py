@@ -126,7 +126,7 @@ class OwnLoop:
         code = getattr(self.function, "__code__", None)
         name = getattr(self.function, "__name__", type(self.function).__name__)
         line = f", line {code.co_firstlineno}" if code is not None else ""
-        return f"{name} in {self.file}{line}," if self.file else f"the recipe {name}{line}"
+        return f"{name} in {self.file}{line}," if self.file else f"the recipe {name}{line}{',' * bool(line)}"
 
     def build(self, data: Data[Any], *, rng: Generator) -> Module:
         """Train on `data` by the function.

@@ -36,6 +36,7 @@ __all__ = [
     "evaluating",
     "predict",
     "read_labels",
+    "refuse_measured",
     "require_readable",
     "requires",
 ]
@@ -162,6 +163,19 @@ def requires(task: Any, ability: type[Any], who: str) -> None:
         raise InputError(
             f"{who} needs a task that is {ability.__name__} ({', '.join(members(ability))}); {type(task).__name__} has "
             f"no {', '.join(lacking)}. Give data of another task, or add that to yours."
+        )
+
+
+def refuse_measured(task: Any, who: str) -> None:
+    """Refuse a task whose outputs are no logits of classes that exclude each other: a softmax of them means nothing.
+
+    Raises:
+        InputError: naming `who` and the task.
+    """
+    if able(task, Measured) and not able(task, Labelled):
+        raise InputError(
+            f"{who} reads outputs as logits of classes, one of which is right; those of {type(task).__name__} are none"
+            ". Choose a method that reads losses alone, such as fine-tune or retrain."
         )
 
 
