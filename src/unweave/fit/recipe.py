@@ -92,6 +92,13 @@ class Supervised:
                 "whose weights every training would share. Give its class, or a function: network=lambda: Net(...)."
             )
 
+    @property
+    def stepper(self) -> Callable[..., Optimizer]:
+        """What makes the recipe's optimiser: called with (parameters, lr=...)."""
+        return self.optimizer or partial(
+            SGD, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
+        )
+
     def initial(self, rng: Generator) -> Module:
         """The untrained network; the same one for every `rng` if `init_seed` is set."""
         drawn = draw_seed(rng)
@@ -146,10 +153,7 @@ class Supervised:
             optimizer: called as the recipe's own, in its place.
             after_step: called after every step; see `fit_`.
         """
-        make = optimizer or self.optimizer or partial(
-            SGD, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
-        )  # fmt: skip
-        stepper = make(model.parameters(), lr=lr)
+        stepper = (optimizer or self.stepper)(model.parameters(), lr=lr)
         each = steps_of(model, data)
         steps, whole = max(1, round(epochs * each)), max(epochs, of or epochs)
         schedule = (

@@ -68,6 +68,11 @@ class TransformersRecipe:
     def __post_init__(self) -> None:
         refuse_idle(self, self.of_own_optimizer)
 
+    @property
+    def stepper(self) -> Callable[..., Optimizer]:
+        """What makes the recipe's optimiser: called with (parameters, lr=...)."""
+        return self.optimizer or partial(AdamW, weight_decay=self.weight_decay)
+
     def initial(self, rng: Generator) -> Module:
         """The network before training; the same one for every `rng` if `init_seed` is set."""
         return self._supervised().initial(rng)
@@ -83,7 +88,7 @@ class TransformersRecipe:
     def _supervised(self) -> Supervised:
         return Supervised(
             network=self._network, epochs=self.epochs, lr=self.lr,
-            optimizer=self.optimizer or partial(AdamW, weight_decay=self.weight_decay), sparse=self.sparse,
+            optimizer=self.stepper, sparse=self.sparse,
             prune=self.prune, recover_epochs=self.recover_epochs, recover_lr=self.recover_lr, init_seed=self.init_seed,
         )  # fmt: skip
 

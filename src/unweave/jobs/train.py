@@ -33,18 +33,20 @@ class Trained(Done):
         figures: name -> (value, unit).
         layers: sparse layer -> % of its weights that live.
         losses: mean loss of each step's batch, in order.
+        by: what trained it, in words: optimiser, what it wraps, learning rate, steps; one a stretch of training.
     """
 
     figures: Mapping[str, tuple[float, str]]
     layers: Mapping[str, float]
     losses: Sequence[float]
+    by: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read a finished run."""
         told = json.loads((folder / "train.json").read_text(encoding="utf-8"))
         figures = {name: (value, unit) for name, (value, unit) in told["figures"].items()}
-        return cls(folder, figures, told["layers"], told["losses"])
+        return cls(folder, figures, told["layers"], told["losses"], tuple(told.get("by", ())))
 
     def json(self) -> str:
         """The figures as strict JSON."""
@@ -52,6 +54,8 @@ class Trained(Done):
 
     def tell(self, out: Console) -> None:
         """Print every figure."""
+        for stretch in self.by:
+            out.print(f"trained by {stretch}", markup=False)
         for name, (value, unit) in self.figures.items():
             out.print(f"  {name:20} {value_text(value):>10} {unit}", markup=False)
         out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
@@ -101,7 +105,7 @@ class TrainJob:
                 if stage.todo:
                     page = render_trained(
                         found.figures, found.layers, found.losses, subject=self.subject.name,
-                        run=facts_of(run, command, self.subject.notes),
+                        run=facts_of(run, command, (*self.subject.notes, *(f"Trained by {b}." for b in found.by))),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
@@ -125,7 +129,8 @@ class TrainJob:
         layers = {n: 100 * float(alive.float().mean()) for n, alive in mask.keep.items()}
         subject.write(model, stage.paths[0])
         losses = [loss for f in fits for loss in f.losses]
-        told = {"figures": figures, "layers": layers, "losses": losses}
+        by = [f"{f.by}, {f.steps:,} steps" for f in fits]
+        told = {"figures": figures, "layers": layers, "losses": losses, "by": by}
         write_text(stage.paths[1], json.dumps(told) + "\n")
 
 
