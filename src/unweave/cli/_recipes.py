@@ -72,7 +72,7 @@ def changed(recipe: Any, **fields: Any) -> Any:
 
 def refuse_idle_sparsity(sparsity: float | None, recipe: Any, made: Iterable[Any]) -> None:
     """Raise InputError if a sparsity was asked for and nothing that was named prunes."""
-    if sparsity is not None and not any(_prunes(r, recipe) for r in made):
+    if sparsity is not None and not any(prunes(r, recipe) for r in made):
         raise InputError(
             f"--sparsity {sparsity:g} was given, but nothing that was named prunes. Name a sparse training (gmp, rigl, "
             "...) or a way to prune (magnitude, snip, ...)."
@@ -112,6 +112,7 @@ def _at(method: Any, sparsity: float | None) -> Any:
     return method if sparsity is None else at_sparsity(method, sparsity)
 
 
-def _prunes(made: Any, recipe: Any) -> bool:
+def prunes(made: Any, recipe: Any) -> bool:
+    """Whether a recipe made from `recipe` prunes, or trains sparsely."""
     now = getattr(made, "prune", None)
     return getattr(made, "sparse", None) is not None or now is not getattr(recipe, "prune", None)

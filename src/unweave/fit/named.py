@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 _SHOWN = ("rho", "momentum", "weight_decay")
@@ -30,3 +31,13 @@ def _with_settings(optimizer: Optimizer, inner: Optimizer | None) -> str:
     held = {name: group.get(name, 0) for name in _SHOWN if inner is None or name in own}
     told = [f"{n} {v:g}" for n, v in held.items() if isinstance(v, (int, float)) and v and (n in own)]
     return type(optimizer).__name__ + (f" ({', '.join(told)})" if told else "")
+
+
+def trained_by(recipe: Any) -> str:
+    """The optimiser that a recipe trains with, in words, with its passes; "" where the recipe does not show it."""
+    make, lr = getattr(recipe, "stepper", None), getattr(recipe, "lr", None)
+    if make is None or lr is None:
+        return ""
+    epochs = getattr(recipe, "epochs", None)
+    words = named_optimizer(make([torch.nn.Parameter(torch.zeros(2, 2))], lr=lr))
+    return f"{words}, {epochs} epochs" if epochs else words
