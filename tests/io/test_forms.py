@@ -99,6 +99,7 @@ def test_a_loader_gives_its_batch_size_and_collate_and_says_what_it_does_not() -
         (WORDS, ["ash", "birch", "cedar"], ("ash", "birch", "cedar")),
         (Y + 1, [1, 2, 3], ("1", "2", "3")),
         (torch.tensor([-1, 1])[Y % 2], [-1, 1], ("-1", "1")),
+        (Y > 0, [False, True], ("False", "True")),
         (torch.tensor([40, 7, 19])[Y], [7, 19, 40], ("7", "19", "40")),
     ],
 )
@@ -114,6 +115,14 @@ def test_labels_that_are_no_numbers_from_0_are_numbered_and_told(labels: Any, or
 def test_words_follow_the_class_names_given() -> None:
     world = opened((X, WORDS), names=("cedar", "birch", "ash"))
     assert torch.equal(read_labels(world.train), 2 - Y)
+
+
+def test_ids_of_a_data_set_stay_where_labels_are_renumbered() -> None:
+    data = Pairs(X, WORDS.tolist())
+    data.ids = [f"r{i}" for i in range(20)]  # type: ignore[attr-defined]
+    world = opened(Subset(data, [4, 2, 0]), data)
+    assert list(world.train.examples.ids) == ["r4", "r2", "r0"]  # type: ignore[attr-defined]
+    assert list(world.heldout.examples.ids) == data.ids  # type: ignore[attr-defined]
 
 
 def test_items_of_a_data_set_are_renumbered_too() -> None:

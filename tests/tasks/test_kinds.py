@@ -108,7 +108,7 @@ def test_the_scale_makes_an_audit_see_errors_of_any_unit() -> None:
         (MultiLabel(4), (X, torch.zeros(12, 4)), WIDE, r"for 4 labels it must return \[n, 4\]"),
         (Regress(), (X, torch.zeros(12, 2)), NET, r"returned \(12, 1\) for targets \(12, 2\)"),
         (Regress(), (X, torch.zeros(12, 2, 2)), NET, r"targets \[n\] or \[n, m\]"),
-        (Classify(3), (X, ["a"] * 12), WIDE, "targets must be numbers; got a list"),
+        (Classify(3), (X, ["a"] * 12), WIDE, "labels must be whole numbers, one an example; got 'a'"),
         (Classify(3), X, WIDE, "a batch must be a tuple of 1 input and the target"),
         (Classify(3, reads=("a", "b")), {"a": X, "labels": X}, WIDE, "it has a, labels and lacks b"),
     ],

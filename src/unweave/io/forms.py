@@ -258,8 +258,17 @@ def _of_items(value: Any, label: str | None, inputs: Any, who: str) -> Form:
     text = isinstance(first, Mapping) and TEXT in keys
     return Form(
         given=value, item=lambda i: value[i], take=lambda positions: Subset(value, list(positions)), targets=targets,
-        reads=reads, made=made, collate=Padded() if text else None, notes=notes,
+        reads=reads, made=made, collate=Padded() if text else None, notes=notes, ids=_ids(value),
     )  # fmt: skip
+
+
+def _ids(value: Any) -> Sequence[Any]:
+    """Ids of a data set, or of the one that a Subset is of."""
+    if isinstance(value, Subset) and not hasattr(value, "ids"):
+        inner = _ids(value.dataset)
+        return [inner[int(at)] for at in value.indices] if len(inner) else ()
+    held: Sequence[Any] = getattr(value, "ids", ())
+    return held if hasattr(held, "__len__") else ()
 
 
 def _keys(first: Mapping[str, Any], label: str | None, inputs: Any, who: str) -> tuple[str, list[str]]:

@@ -85,7 +85,8 @@ def _classes(where: Mapping[str, Any], kind: str, reads: Reads, names: tuple[str
     if not worded:
         _refuse_unwhole(values, kind, file)
     seen = sorted(set(values["train"]))
-    renumbered = worded or seen[0] != 0
+    truths = any(isinstance(v, bool) for v in seen) and kind == "classes"
+    renumbered = worded or seen[0] != 0 or truths
     order = list(names) if worded and names and set(seen) <= set(names) else seen
     unseen = sorted({v for listed in values.values() for v in listed} - set(order)) if renumbered else []
     if unseen:
@@ -99,7 +100,8 @@ def _classes(where: Mapping[str, Any], kind: str, reads: Reads, names: tuple[str
     if not renumbered:
         return Read(task)
     told = ", ".join(f"{value} is {at}" for at, value in enumerate(order[:5])) + " ..." * (len(order) > 5)
-    note = f"labels are {'words' if worded else 'not numbered from 0'}; as outputs of the model {told}."
+    kind_of = "words" if worded else "truth values" if truths else "not numbered from 0"
+    note = f"labels are {kind_of}; as outputs of the model {told}."
     own = () if names else tuple(map(str, order))
     return Read(task, own, {value: at for at, value in enumerate(order)}, (note,))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
 
 from ..errors import InputError
 from ..types import Batch
-from .batches import Reads, answers, only_input, target, under_last_linear, with_target
+from .batches import Reads, answers, only_input, place_of_target, under_last_linear, with_target
 
 _NO_CLASS = -(2**62)  # torch would pass over its own default, -100, in silence
 
@@ -48,22 +50,15 @@ class Classify:
         """
         logits = self.outputs(model, batch)
         labels = self.labels(batch).to(logits.device)
-        try:
-            return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
-        except IndexError as error:
-            raise InputError(
-                f"labels must lie from 0 to {self.classes - 1}, as Classify.classes is {self.classes}; got labels from "
-                f"{labels.min()} to {labels.max()}. Count classes from 0, or give Classify more classes."
-            ) from error
+        return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
         logits = answers(model, batch, self.reads)
         if logits.ndim != 2 or logits.shape[1] != self.classes:
-            one = " For a model with one logit give data of tasks.Binary." * (self.classes == 2)
             raise InputError(
                 f"the model's output has shape {tuple(logits.shape)}; a classifier of {self.classes} classes must "
-                f"return [n, {self.classes}].{one}"
+                f"return [n, {self.classes}].{_misfit(logits, self.classes)}"
             )
         return logits
 
@@ -75,14 +70,9 @@ class Classify:
         """Class of each example, int64 [n].
 
         Raises:
-            InputError: if labels are no whole numbers.
+            InputError: if labels are not one whole number from 0 to `classes` - 1 an example.
         """
-        labels = target(batch, self.reads)
-        if labels.is_floating_point() or labels.is_complex():
-            raise InputError(
-                f"labels must be whole numbers; got {labels.dtype}. Classify is for one class an example."
-            )
-        return labels.long()
+        return read_classes(batch[place_of_target(batch, self.reads)], self.classes)
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The same batch with these labels."""
@@ -101,3 +91,59 @@ class Classify:
         """The same batch with these inputs."""
         at = only_input(batch, self.reads, "moving inputs")
         return {**batch, at: inputs} if isinstance(batch, Mapping) else (inputs, *batch[1:])
+
+
+def read_classes(labels: Any, classes: int) -> Tensor:
+    """Labels of a batch as one class an example, int64 [n].
+
+    Args:
+        labels: as the batch holds them.
+        classes: how many there are.
+
+    Raises:
+        InputError: if they are words, fractions, one-hot or otherwise not [n], or not from 0 to `classes` - 1; the
+            message has the cure.
+    """
+    if not isinstance(labels, Tensor):
+        shown = (
+            ", ".join(map(repr, list(labels)[:3])) if isinstance(labels, (list, tuple)) else repr(labels)[:80]
+        )
+        raise InputError(
+            f"labels must be whole numbers, one an example; got {shown} (a {type(labels).__name__}). Number the "
+            "classes from 0 in the data set: label = names.index(word)."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(
+            f"labels must be whole numbers; got {labels.dtype}. Classify is for one class an example: give "
+            "labels.long() where these are class numbers."
+        )
+    if labels.ndim != 1:
+        column = labels.ndim == 2 and labels.shape[1] == 1
+        cure = "labels.squeeze(1)" if column else "labels.argmax(1) where they are one-hot"
+        raise InputError(
+            f"labels must have shape [n], one an example; got {tuple(labels.shape)}. Give {cure}."
+        )
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise InputError(
+            f"labels must lie from 0 to {classes - 1}, as Classify.classes is {classes}; got labels from "
+            f"{labels.min()} to {labels.max()}. {_renumber(labels, classes)}"
+        )
+    return labels.long()
+
+
+def _renumber(labels: Tensor, classes: int) -> str:
+    if int(labels.min()) < 0:
+        return "Leave out examples without a class: torch would pass over some such numbers in silence."
+    if int(labels.min()) >= 1 and int(labels.max()) == classes:
+        return "They seem to count from 1: give labels - 1."
+    return "Count classes from 0, or give Classify more classes."
+
+
+def _misfit(logits: Tensor, classes: int) -> str:
+    if logits.ndim != 2:
+        return ""
+    if logits.shape[1] == 1 and classes == 2:
+        return ' For a model with one logit give data of tasks.Binary (task = "binary" in a project file).'
+    if logits.shape[1] > classes:
+        return f" If the data just lack its last classes, give Data(examples, Classify({logits.shape[1]}))."
+    return f" Give the model {classes} outputs, or fewer classes to Classify."
