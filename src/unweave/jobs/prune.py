@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 from rich.console import Console
-from torch import Generator
+from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..catalogue import name_of, roles_of
@@ -113,8 +113,27 @@ class PruneJob:
             self.subject.require_recipe(
                 "no model can be trained", "Define `recipe`, or give the model (--model)."
             )
+        if self.shrink or self.onnx:
+            _ = self._sample
         if not self.recover_epochs:
             refuse_idle(self, "recover_lr", when="with recover_epochs=0")
+
+    @property
+    def _sample(self) -> Tensor:
+        """A batch of the one input by which a model is traced.
+
+        Raises:
+            InputError: if the model reads several, or token ids.
+        """
+        heldout, what = self.subject.heldout, "onnx" if self.onnx else "shrink"
+        try:
+            read: Tensor = heldout.task.inputs(next(heldout.batches()))
+        except (InputError, AttributeError) as error:
+            raise InputError(
+                f"PruneJob.{what} traces a model by its one input tensor; the data of {self.subject.name} give another "
+                "kind. Leave it out: the pruned model is written all the same."
+            ) from error
+        return read
 
     @property
     def edit(self) -> Edit[Data[Any]]:
@@ -154,8 +173,7 @@ class PruneJob:
             if self.onnx:
                 with run.stage("onnx", "model.onnx") as stage:
                     if stage.todo:
-                        example = subject.heldout.task.inputs(next(subject.heldout.batches()))
-                        export_onnx(subject.read(found.model), example, stage.paths[0])
+                        export_onnx(subject.read(found.model), self._sample, stage.paths[0])
             with run.stage("report", "report.html") as stage:
                 if stage.todo:
                     edit = self.edit
@@ -183,7 +201,7 @@ class PruneJob:
         layers = {n: 100 * float(alive.float().mean()) for n, alive in Mask.of(pruned).keep.items()}
         structure = None
         if self.shrink:
-            small = shrink(pruned, heldout.task.inputs(next(heldout.batches()))[:1])
+            small = shrink(pruned, self._sample[:1])
             figures |= _shrunk(figures, pruned, small.model, heldout)
             pruned, structure = small.model, small.structure
         self.subject.write(pruned, stage.paths[0], structure)

@@ -37,7 +37,8 @@ class Folder:
     """How a model in a transformers folder was trained, so that it can be trained again without the forgotten data.
 
     Attributes:
-        data: where its images are: imagefolder:PATH, with train and test (or validation) below it.
+        data: where its images are: imagefolder:PATH, with train and test (or validation) below it; or its texts: a
+            .csv or .jsonl file with a column `split`, or a folder with train.csv and test.csv.
         epochs: passes over the data.
         lr: peak learning rate of AdamW.
         base: folder of the pretrained model that training began from; "" began at random weights.
@@ -267,10 +268,16 @@ def _project(path: Path) -> Subject:
 
 def _folder(path: Path, how: Folder) -> Subject:
     from ..io.images import load_images
+    from ..io.text_folder import is_text_data
     from ..io.transformers_folder import TransformersRecipe, load_model, save_model_folder
 
     if not how.data:
-        raise InputError(f"{path} is a model folder; its images are missing. Give --data imagefolder:PATH.")
+        raise InputError(
+            f"{path} is a model folder; its data are missing. Give --data imagefolder:PATH for a classifier of images, "
+            "--data texts.csv for one of texts."
+        )
+    if is_text_data(how.data):
+        return _texts(path, how)
     images = load_images(how.data, path)
     recipe = TransformersRecipe(
         folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed
@@ -279,4 +286,23 @@ def _folder(path: Path, how: Folder) -> Subject:
         name=f"{path} on {how.data.partition(':')[2]}", train=images.train, heldout=images.heldout, recipe=recipe,
         load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
         ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
+    )  # fmt: skip
+
+
+def _texts(path: Path, how: Folder) -> Subject:
+    from ..io.text_folder import TEXTS, load_texts, tokenizer_files
+    from ..io.transformers_folder import TransformersRecipe, load_model, save_model_folder
+
+    texts = load_texts(how.data, path)
+    recipe = TransformersRecipe(
+        folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed, auto=TEXTS
+    )
+    return Subject(
+        name=f"{path} on {how.data}", train=texts.train, heldout=texts.heldout, recipe=recipe,
+        load=partial(load_model, auto_class=TEXTS),
+        save=lambda model, to, mask: save_model_folder(
+            model, to, mask=mask, source=path, beside_weights=tokenizer_files(path)
+        ),
+        ids=texts.ids, class_names=texts.class_names, columns=texts.columns, notes=texts.notes, model=path,
+        files={"checkpoint": path, **texts.files},
     )  # fmt: skip
