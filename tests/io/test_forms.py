@@ -228,7 +228,6 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(given: tuple[Any, ...], me
         ({"task": "ranking"}, "task in project.py must be one of classes, binary"),
         ({"task": "binary"}, "needs two labels; there are 3"),
         ({"task": "multi-label"}, r"needs labels \[n, k\]"),
-        ({"label": 3}, "label in project.py must be the name of a column"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(more: dict[str, Any], message: str) -> None:
@@ -331,3 +330,9 @@ class _Raw(Classify):
     def __init__(self) -> None:
         object.__setattr__(self, "classes", 4)
         object.__setattr__(self, "reads", None)
+
+
+def test_variables_of_the_files_own_are_no_settings() -> None:
+    world = opened((X, Y), inputs=X, label=Y)
+    assert world.train.task == Classify(3)
+    assert opened((X, Y), inputs=784).train.task == Classify(3)

@@ -204,12 +204,12 @@ def test_folders_and_models_that_do_not_fit(folder: Path, tmp_path: Path) -> Non
 def test_a_text_classifier_is_edited_and_read_by_transformers(folder: Path, tmp_path: Path) -> None:
     subject = open_subject(str(folder), Folder(data=write(tmp_path / "texts.csv", rows()), epochs=1))
     job = ForgetJob(
-        subject=subject, edits={"retrain": Retrain(recipe=subject.recipe)}, where="author=u1", oracles=1, holders=1, quick=True,
+        subject=subject, edits={"retrain": Retrain(recipe=subject.recipe)}, where="author=u1", oracles=4, holders=3, quick=True,
         jobs=1, cache=tmp_path / "cache",
     )  # fmt: skip
     done = job.run(tmp_path / "run")
     assert len(job.request.forget) == 4
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 7
     written = transformers.AutoModelForSequenceClassification.from_pretrained(done.model).eval()
     assert torch.equal(predict(written, subject.heldout), predict(subject.read(done.model), subject.heldout))
     tokenizer = transformers.AutoTokenizer.from_pretrained(done.model)

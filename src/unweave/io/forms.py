@@ -280,7 +280,7 @@ def _keys(first: Mapping[str, Any], label: str | None, inputs: Any, who: str) ->
         )
     others = [str(k) for k in first if k != at]
     known = next((k for k in INPUTS if k in first), None)
-    keys = list(inputs) if inputs is not None else [known] if known else others
+    keys = list(inputs) if isinstance(inputs, (list, tuple)) else [known] if known else others
     absent = [k for k in keys if k not in first]
     if absent or not keys:
         raise InputError(
@@ -291,8 +291,8 @@ def _keys(first: Mapping[str, Any], label: str | None, inputs: Any, who: str) ->
 
 def _target_at(parts: Sequence[Any], inputs: Any, who: str) -> int:
     """Where among the parts of an example its target is."""
-    if inputs is not None:
-        if not isinstance(inputs, int) or not 0 < inputs < len(parts):
+    if isinstance(inputs, int) and len(parts) > 2:
+        if not 0 < inputs < len(parts):
             raise InputError(
                 f"inputs must say how many of the {len(parts)} parts of an example of {who} the model reads; got "
                 f"{inputs!r}."

@@ -39,9 +39,7 @@ def open_data(path: Path, module: Any, class_names: Sequence[str] = ()) -> Opene
         InputError: if one is in no form that can be read, or the two do not fit together; names which.
     """
     given = {"train": module.train, "heldout": module.heldout}
-    label, inputs = getattr(module, "label", None), getattr(module, "inputs", None)
-    if label is not None and not isinstance(label, str):
-        raise InputError(f"label in {path} must be the name of a column; got {label!r}.")
+    label, inputs = _settings(module)
     known = [value for value in given.values() if isinstance(value, Data)]
     forms = {
         name: form_of(value, label=label, inputs=inputs, who=f"{name} in {path}")
@@ -68,6 +66,14 @@ def _notes(forms: Mapping[str, Form]) -> list[str]:
     told = [(name, note) for name, form in forms.items() for note in form.notes]
     seen = {note for name, note in told if name == "train"}
     return [note for name, note in told if name == "train" or note.replace("heldout", "train") not in seen]
+
+
+def _settings(module: Any) -> tuple[str | None, Any]:
+    """`label` and `inputs` where they are settings; variables of the file's own may have these names."""
+    label, inputs = getattr(module, "label", None), getattr(module, "inputs", None)
+    named = isinstance(inputs, (list, tuple)) and inputs and all(isinstance(part, str) for part in inputs)
+    counted = isinstance(inputs, int) and not isinstance(inputs, bool)
+    return label if isinstance(label, str) else None, inputs if named or counted else None
 
 
 def _read(path: Path, module: Any, forms: Mapping[str, Form], class_names: Sequence[str]) -> Read:
