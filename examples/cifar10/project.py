@@ -3,28 +3,45 @@
     SPARSITY=0.95 unweave forget examples/cifar10/project.py --random 500 --method unprune+fine-tune
     unweave forget examples/cifar10/project.py --classes dog --method salun
 
-The data are the CIFAR-10 subset of the shared data folder; see benchmarks/cifar.py.
-EXAMPLES and EPOCHS make it smaller.
+The data are read from the folder in the environment variable CIFAR10, which holds train.npz and test.npz, each with
+`jpeg` (bytes of all images), `offset` (where each begins) and `label`. EXAMPLES and EPOCHS make it smaller.
 """
 
+import io
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import numpy as np
+import torch
+from PIL import Image
 
-from benchmarks.cifar import cifar10, resnet20  # noqa: E402
-from unweave import Supervised  # noqa: E402
-from unweave.embedded.nets import shift_and_flip  # noqa: E402
-from unweave.prune import Global, Prune  # noqa: E402
+from unweave import Supervised
+from unweave.embedded.nets import ResNet, shift_and_flip
+from unweave.prune import Global, Prune
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def read(name, count):
+    packed = np.load(Path(os.environ["CIFAR10"]) / f"{name}.npz")
+    at, raw = packed["offset"], packed["jpeg"].tobytes()
+    images = np.stack([np.asarray(Image.open(io.BytesIO(raw[at[i] : at[i + 1]]))) for i in range(count)])
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    inputs = (inputs - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return inputs.contiguous(), torch.from_numpy(packed["label"][:count].astype(np.int64))
+
+
+def resnet20():
+    return ResNet(20).to(memory_format=torch.channels_last)
+
 
 sparsity = float(os.environ.get("SPARSITY", "0"))
 epochs = int(os.environ.get("EPOCHS", "14"))
 
-train, heldout = cifar10(int(os.environ.get("EXAMPLES", "8000")))
+train, heldout = read("train", int(os.environ.get("EXAMPLES", "8000"))), read("test", 3000)
 class_names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-columns = {"class": [class_names[label] for label in train.examples.tensors[1].tolist()]}
+columns = {"class": [class_names[label] for label in train[1].tolist()]}
 recipe = Supervised(
     network=resnet20,
     epochs=epochs,
