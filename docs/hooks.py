@@ -31,6 +31,10 @@ from claims.pages import FAMILY, card_text, family_names, signed_status  # noqa:
 GUIDE = (
     "guide/which-method.md",
     "guide/deletion-requests.md",
+    "guide/bring-your-own-loop.md",
+    "guide/bring-your-own-data.md",
+    "guide/bring-your-own-text-classifier.md",
+    "guide/bring-your-own-table.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
     "guide/frontier.md",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+ADULT = ROOT.parent / "shared" / "data" / "tabular"
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
 
 
@@ -61,12 +62,57 @@ def test_examples_import_nothing_of_this_repository_but_unweave() -> None:
         assert not {n.partition(".")[0] for n in names} & ours, file
 
 
+def test_own_loop(tmp_path: Path) -> None:
+    done = run(
+        sys.executable,
+        str(ROOT / "examples" / "own_loop.py"),
+        cwd=tmp_path,
+        UNWEAVE_CACHE=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("retrain, about 1 of one retraining")
+    assert "# ✓ Forgotten" in done.stdout
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 16
+
+
+def forget_rows(tmp_path: Path, where: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("pandas")
+    return run(
+        sys.executable, "-m", "unweave", "forget", str(ROOT / "examples" / "adult.py"), "--where", where, "--method",
+        "retrain", "--oracles", "0", "--holders", "0", "--quick", "--out", "run", cwd=tmp_path, **environment,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_table_that_is_drawn(tmp_path: Path) -> None:
+    done = forget_rows(tmp_path, "occupation=Sales", ROWS="400")
+    assert done.returncode == 3, done.stderr
+    assert "all with occupation = Sales" in done.stdout
+    assert "as outputs of the model <=50K is 0, >50K is 1" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ADULT.is_dir(), reason="the shared data folder is not there")
+def test_adult_itself(tmp_path: Path) -> None:
+    done = forget_rows(tmp_path, "occupation=Sales", ROWS="2000", ADULT=str(ADULT))
+    assert done.returncode == 3, done.stderr
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
+    figures = {m["name"]: m for m in audit["audits"][0]["measurements"]}
+    assert figures["accuracy on held-out examples"]["original"] > 80, "the share of the larger class is 76 %"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="the shared data folder is not there")
 def test_cifar10_project_with_a_pruned_resnet(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     project = str(ROOT / "examples" / "cifar10" / "project.py")
-    small = {"SPARSITY": "0.9", "EXAMPLES": "200", "EPOCHS": "1", "UNWEAVE_CACHE": str(tmp_path / "cache")}
+    small = {
+        "CIFAR10": str(CIFAR),
+        "SPARSITY": "0.9",
+        "EXAMPLES": "200",
+        "EPOCHS": "1",
+        "UNWEAVE_CACHE": str(tmp_path / "cache"),
+    }
     done = run(
         sys.executable, "-m", "unweave", "forget", project, "--classes", "dog", "--method", "unprune+continue",
         "--unprune.scout-epochs", "1", "--continue.epochs", "1", "--oracles", "1", "--holders", "1", "--out", "run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .fit import Fit, Step, fit_, resumable
+from .fit.own_loop import OwnLoop
 from .fit.recipe import Supervised
 from .masks.mask import Mask
 from .moved import install as _install_former_names
@@ -13,6 +14,6 @@ __version__ = "0.1.0"
 _install_former_names()
 
 __all__ = [
-    "Data", "Edit", "Fit", "Mask", "Measure", "Measurement", "Recipe", "Request", "Score", "Step", "Supervised",
-    "Task", "fit_", "resumable", "seeded",
+    "Data", "Edit", "Fit", "Mask", "Measure", "Measurement", "OwnLoop", "Recipe", "Request", "Score", "Step",
+    "Supervised", "Task", "fit_", "resumable", "seeded",
 ]  # fmt: skip

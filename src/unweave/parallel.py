@@ -105,17 +105,20 @@ def build_models(
     jobs: int | None = None,
     cache: Path | None = None,
     label: str = "train",
+    network: Callable[[], Module] | None = None,
 ) -> list[Module]:
     """Train one model a seed by `recipe` on `data`.
 
     Args:
-        recipe: how; cached only if it has `initial(rng)`, which gives the network to load weights into.
+        recipe: how; cached only if it has `initial(rng)`, which gives the network to load weights into, or `network` is
+            given.
         data: what on.
         seeds: each gives `rng=seeded(seed)` to one training.
         jobs: processes; all cores unless given.
         cache: folder of finished models, found again by the content of the data, the recipe and the seed. A killed
             run goes on inside the training it was killed in.
         label: shown beside the progress bar.
+        network: makes a network to load cached weights into; the recipe's `initial` unless given.
 
     Returns:
         One model a seed, in eval mode, in order.
@@ -127,7 +130,7 @@ def build_models(
     except UnstableError as error:
         warnings.warn(f"models are not cached, but trained each time: {error}", stacklevel=2)
         return build_models(recipe, data, seeds, jobs=jobs, label=label)
-    return parallel_map(partial(_build_cached, recipe, data, folder), seeds, jobs=jobs, label=label)
+    return parallel_map(partial(_build_cached, recipe, data, folder, network), seeds, jobs=jobs, label=label)
 
 
 def default_cache() -> Path:
@@ -161,8 +164,10 @@ def _build(recipe: Recipe, data: Data[Any], seed: int) -> Module:
     return recipe.build(data, rng=seeded(seed)).eval()
 
 
-def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> Module:
-    initial = getattr(recipe, "initial", None)
+def _build_cached(
+    recipe: Recipe, data: Data[Any], folder: Path, network: Callable[[], Module] | None, seed: int
+) -> Module:
+    initial = getattr(recipe, "initial", None) if network is None else lambda _: network()
     if initial is None:
         return _build(recipe, data, seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def test_a_data_set_beside_a_data(tmp_path: Path) -> None:
         ),
         (("recipe = Supervised(network=Net, epochs=1, lr=0.1)", "recipe = 3"), r"recipe in .* got a int"),
         (("heldout = [", "heldout = 3 # ["), "heldout in .* must be an unweave Data.* got a int"),
-        (("i % 3) for", "'dog') for"), r"heldout in .* must hold pairs \(input, label\)"),
+        (("i % 3) for", "'dog') for"), r"got numbers in train, words in heldout"),
         (("(torch.randn(4), i % 3)", "3"), r"heldout in .* must hold pairs \(input, label\)"),
         (("i % 3) for", "i - 3) for"), "must be whole numbers from 0"),
         (("torch.arange(12) % 3", "torch.randn(12)"), "must be whole numbers from 0"),
@@ -176,6 +176,6 @@ def test_no_file_and_no_load(tmp_path: Path) -> None:
     )
     project = load_project(_write(tmp_path, text))
     with pytest.raises(
-        InputError, match=r"must define load\(path\): its recipe, a Own, has no method initial"
+        InputError, match=r"must say what network .* Its recipe, a Own, has no method initial"
     ):
         project.model(tmp_path / "m")

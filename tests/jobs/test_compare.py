@@ -16,8 +16,9 @@ from unweave import Request, seeded
 from unweave.errors import InputError
 from unweave.jobs import Compared, CompareJob
 from unweave.jobs.compare import EditTrial, TrainTrial
+from unweave.jobs.curves import along
 from unweave.optim import SAM
-from unweave.prune import GMP, SNIP
+from unweave.prune import GMP, SNIP, Global, Prune
 from unweave.tasks import accuracy
 from unweave.unlearn import FineTune, Retrain, WorstCaseForget
 
@@ -150,3 +151,32 @@ def test_what_cannot_work_is_refused(given: dict[str, Any], message: str) -> Non
 def test_recipes_refuse_what_would_do_nothing() -> None:
     with pytest.raises(InputError, match="both a sparse training and a pruning method"):
         replace(RECIPE, sparse=GMP(), prune=GMP())
+
+
+def test_accuracy_over_sparsity_is_drawn_and_kept(tmp_path: Path) -> None:
+    dense = replace(RECIPE, epochs=2)
+    methods, curves = along(
+        {"magnitude": lambda s: replace(dense, prune=Prune(budget=Global(s)))}, [0.2, 0.8]
+    )
+    job = CompareJob(subject=subject(), methods={"dense": dense, **methods}, curves=curves, seeds=2, jobs=1)
+    done = job.run(tmp_path / "run")
+    assert Compared.read(tmp_path / "run") == done
+    assert done.curves == {"magnitude": {0.2: "magnitude at 0.2", 0.8: "magnitude at 0.8"}}
+    assert done.figures["weights that live"]["magnitude at 0.8"].mean == pytest.approx(20, abs=1)
+    told = json.loads((tmp_path / "run" / "compare.json").read_text())
+    assert told["curves"] == {"magnitude": {"0.2": "magnitude at 0.2", "0.8": "magnitude at 0.8"}}
+    page = done.page.read_text()
+    assert "Held-out accuracy over sparsity" in page
+    assert page.count('class="stroke oracle"') == 1 + 1 + 2, (
+        "one in the legend, one between the points, two whiskers"
+    )
+    assert "SGD (momentum 0.9, weight_decay 0.0005), peak learning rate 0.1, 2 epochs" in str(done)
+    assert job.run(tmp_path / "run") == done
+
+
+def test_curves_name_methods_that_are_there() -> None:
+    with pytest.raises(InputError, match="CompareJob.curves names 'x', which is none of CompareJob.methods"):
+        CompareJob(subject=subject(), methods=METHODS, curves={"a": {0.1: "x"}})
+    for wrong in ([0.5], [0.5, 0.5], [0.5, 1.0]):
+        with pytest.raises(InputError, match="sparsities must be two or more different shares"):
+            along({"a": lambda s: None}, wrong)

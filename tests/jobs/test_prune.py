@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ import torch
 from tests.jobs.subjects import PRUNED, RECIPE, killed_at, subject, untimed
 from unweave import Mask, seeded
 from unweave.errors import InputError, IntegrityError
+from unweave.fit.own_loop import OwnLoop
 from unweave.jobs import Pruned, PruneJob
+from unweave.masks.scope import Scope
 from unweave.prune import GMP, NM, SNIP, Channel, Global, Magnitude, Prune, RigL, SoftFilter, Uniform
+from unweave.prune.one_shot import NarrowWarning
 
 
 def test_a_score_prunes_at_a_sparsity(tmp_path: Path) -> None:
@@ -52,7 +56,7 @@ def test_a_method_takes_the_sparsity_where_it_has_one() -> None:
         ({"recover_epochs": -1}, "PruneJob.recover_epochs must be a whole number at least 0; got -1"),
         ({"shrink": True, "method": Prune(pattern=NM(2, 4))}, "needs a method with the pattern Channel"),
         ({"subject": replace(subject(), recipe=None)}, "has no recipe, so no model can be trained"),
-        ({"subject": replace(subject(None, model=True)), "recover_epochs": 1}, "needs a recipe with `train_`"),
+        ({"recover_lr": 0.1}, "PruneJob.recover_lr=0.1 would do nothing with recover_epochs=0"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused(given: dict[str, object], message: str) -> None:
@@ -99,3 +103,32 @@ def test_another_model_is_another_run(tmp_path: Path) -> None:
         PruneJob(subject=other, sparsity=0.5).run(tmp_path)
     with pytest.raises(InputError, match="other settings"):
         PruneJob(subject=subject(model=True), sparsity=0.6).run(tmp_path)
+
+
+def test_a_function_that_trains_is_recovered_from_by_adamw_and_says_so(tmp_path: Path) -> None:
+    on = replace(subject(model=True), recipe=OwnLoop(function=_whole))
+    done = PruneJob(subject=on, sparsity=0.5, recover_epochs=2).run(tmp_path / "run")
+    assert done.figures["density under the mask"][1] == pytest.approx(0.5, abs=0.01)
+    assert "AdamW at a peak learning rate of 0.001" in done.notes[0]
+    assert "note: recovered by AdamW" in str(done)
+    assert Pruned.read(tmp_path / "run") == done
+    other = PruneJob(subject=on, sparsity=0.5, recover_epochs=2, recover_lr=0.1).run(tmp_path / "other")
+    assert "learning rate of 0.1" in other.notes[0]
+    first, second = (on.read(d.model).state_dict() for d in (done, other))
+    assert not torch.equal(first["1.weight"], second["1.weight"])
+
+
+def _whole(train: Any, seed: int) -> Any:
+    raise AssertionError("nothing is trained here")
+
+
+def test_a_layer_cut_to_few_channels_is_named(tmp_path: Path) -> None:
+    method = Prune(pattern=Channel(), budget=Uniform(0.95), score=Magnitude(scope=Scope(last=False)))
+    done = PruneJob(subject=subject(model=True), method=method).run(tmp_path / "run")
+    assert any("1 is left with 1 of its 24 channels" in note for note in done.notes)
+    with pytest.warns(NarrowWarning, match="1 is left with 1 of its 24 channels"):
+        method.apply(subject(model=True).model, subject().train, rng=seeded(0))  # type: ignore[arg-type]
+    wide = PruneJob(subject=subject(model=True), method=replace(method, budget=Uniform(0.5))).run(
+        tmp_path / "wide"
+    )
+    assert wide.notes == ()

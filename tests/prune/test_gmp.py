@@ -70,14 +70,21 @@ def test_keeps_the_budgets_shares() -> None:
 
 
 def test_trains_on_after_the_last_cut() -> None:
-    short = GMP(budget=Global(0.5), epochs=4, end=0.25, every=3).apply(trained(), points(), rng=seeded(0))
-    longer = GMP(budget=Global(0.5), epochs=4, end=1.0, every=12).apply(trained(), points(), rng=seeded(0))
+    short = GMP(budget=Global(0.5), epochs=4, end=0.25, every=1).apply(trained(), points(), rng=seeded(0))
+    longer = GMP(budget=Global(0.5), epochs=4, end=1.0, every=6).apply(trained(), points(), rng=seeded(0))
     dense = trained()
     moved = [
         float((m[1].weight - dense[1].weight)[m[1].weight != 0].detach().norm()) for m in (short, longer)
     ]
     assert min(moved) > 0.01
     assert torch.equal(Mask.of(short).keep["1.weight"], short[1].weight != 0)
+
+
+def test_one_cut_is_refused_with_the_numbers() -> None:
+    message = r"GMP would cut once, not gradually: every=9, but the training has 12 steps and cuts fall between steps 0 and 9"
+    with pytest.raises(InputError, match=message):
+        GMP(every=9).begin(trained(), points(), steps=12, rng=seeded(0))
+    GMP(every=8).begin(trained(), points(), steps=12, rng=seeded(0))
 
 
 def test_refuses() -> None:

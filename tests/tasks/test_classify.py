@@ -66,7 +66,7 @@ def test_refuses() -> None:
         Classify(3).outputs(Net(), PAIR)
     with pytest.raises(InputError, match="no Linear layer"):
         Classify(2).features(nn.Flatten(), PAIR)
-    with pytest.raises(InputError, match="must have one of labels, label; it has x"):
+    with pytest.raises(InputError, match="must have one of labels, label.*; it has x"):
         Classify(2).labels({"x": X})
 
 

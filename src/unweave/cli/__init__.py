@@ -85,6 +85,7 @@ def in_flags(message: str) -> str:
 
 def _guarded(command: str, rest: Sequence[str], console: Console) -> int:
     from ..errors import UnweaveError
+    from ._blame import in_users_code
 
     try:
         code: int = import_module(f"unweave.cli.{command}").run(rest)
@@ -105,7 +106,10 @@ def _guarded(command: str, rest: Sequence[str], console: Console) -> int:
         return stop.code if isinstance(stop.code, int) else EXIT_USE
     except BrokenPipeError:
         return EXIT_OK
-    except Exception:
+    except Exception as error:
+        if told := in_users_code(error):
+            console.print(f"error: {told}", markup=False)
+            return EXIT_USE
         traceback.print_exc()
         console.print("this is a bug in unweave: please report it with the lines above.", markup=False)
         return EXIT_BUG

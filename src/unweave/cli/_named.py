@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import is_protocol
+
 from ..catalogue import Method, find, methods
 from ..errors import InputError
 from ..jobs.subject import Subject
+from ..settings import hints, members
 from ..types import Edit
 from ._fields import default_of
 from ._flags import key_of
@@ -48,7 +51,10 @@ def unlearner(chain: str, asked: Any, subject: Subject) -> Edit[Any]:
         given: dict[str, Any] = {}
         fields = {f.name for f in dataclasses.fields(method.cls)}
         if "recipe" in fields:
-            given["recipe"] = subject.require_recipe(f"{method.name} cannot train as the model was trained")
+            given["recipe"] = recipe = subject.require_recipe(
+                f"{method.name} cannot train as the model was trained"
+            )
+            _require_steps(method, recipe)
         if inner is not None:
             if "unlearn" not in fields:
                 wrappers = (
@@ -62,6 +68,19 @@ def unlearner(chain: str, asked: Any, subject: Subject) -> Edit[Any]:
         inner = make(method, asked, given)
     assert inner is not None
     return inner
+
+
+def _require_steps(method: Method, recipe: Any) -> None:
+    """Refuse a recipe that can only train as a whole where a method needs more of it."""
+    cls: Any = method.cls
+    wanted = hints(cls)["recipe"]
+    absent = [n for n in members(wanted) if not hasattr(recipe, n)] if is_protocol(wanted) else []
+    if absent:
+        raise InputError(
+            f"{method.name} needs a recipe with {', '.join(absent)}, as unweave.Supervised has: it begins at initial "
+            f"weights, or trains a part. This recipe, a {type(recipe).__name__}, can only train as a whole. Name "
+            "retrain, or a method that needs no recipe (unweave list --family unlearn)."
+        )
 
 
 def eraser(name: str, asked: Any) -> Edit[Any]:

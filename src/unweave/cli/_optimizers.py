@@ -29,7 +29,7 @@ def optimizer(cls: type[Optimizer], given: Any, recipe: Any, base: str) -> Calla
         cls: of the optimiser.
         given: its parsed flags.
         recipe: whose weight decay and momentum an optimiser wrapped by `cls` takes over.
-        base: name of the optimiser that it wraps, if it wraps one; "" is the recipe's kind.
+        base: name of the optimiser that it wraps, if it wraps one; "" is the recipe's own.
 
     Raises:
         InputError: if it needs what a command line cannot give, or torch has no such base.
@@ -48,7 +48,9 @@ def optimizer(cls: type[Optimizer], given: Any, recipe: Any, base: str) -> Calla
     if "base" not in arguments:
         defaults = {f.name: f.default for f in dataclasses.fields(options_of(cls))}
         return None if cls is SGD and chosen == defaults else partial(cls, **chosen)  # None: the recipe's own
-    inner = torch_optimizer(base or ("sgd" if hasattr(recipe, "momentum") else "adamw"))
+    if not base:
+        return partial(cls, **{"base": _own(recipe, cls), **chosen})
+    inner = torch_optimizer(base)
     if inner is None:
         raise InputError(f"--base must be an optimiser of torch such as sgd or adamw; got {base!r}.")
     own: dict[str, Any] = {"weight_decay": getattr(recipe, "weight_decay", 0.0)}
@@ -56,6 +58,27 @@ def optimizer(cls: type[Optimizer], given: Any, recipe: Any, base: str) -> Calla
         momentum = getattr(recipe, "momentum", 0.9)
         own |= {"momentum": momentum, "nesterov": momentum > 0}
     return partial(cls, **{"base": inner, **own, **chosen})
+
+
+def _own(recipe: Any, around: type[Optimizer]) -> Callable[..., Optimizer]:
+    """What makes the recipe's own optimiser.
+
+    Raises:
+        InputError: if it has none that can be wrapped, or its own wraps another already.
+    """
+    own: Callable[..., Optimizer] | None = getattr(recipe, "stepper", None)
+    if own is None:
+        raise InputError(
+            f"{around.__name__} wraps the recipe's own optimiser, and this recipe, a {type(recipe).__name__}, shows "
+            "none. Name one with --base (sgd, adamw), and use unweave.Supervised."
+        )
+    kind = getattr(own, "func", own)
+    if inspect.isclass(kind) and "base" in inspect.signature(kind).parameters:
+        raise InputError(
+            f"the recipe's optimiser, {kind.__name__}, wraps another already; {around.__name__} around it is not what "
+            "either paper describes. Name what to wrap with --base (sgd, adamw)."
+        )
+    return own
 
 
 def own_settings(recipe: Any) -> dict[str, Any]:

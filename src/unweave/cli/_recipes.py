@@ -8,6 +8,7 @@ from typing import Any
 
 from ..catalogue import Method, find, methods, roles_of
 from ..errors import InputError
+from ..fit.own_loop import OwnLoop
 from ..jobs.prune import at_sparsity
 from ..prune import Global, Prune
 from ._flags import key_of, options_of, with_groups
@@ -58,15 +59,20 @@ def changed(recipe: Any, **fields: Any) -> Any:
     have = {f.name for f in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else set()
     absent = [name for name in fields if name not in have]
     if absent:
+        own = isinstance(recipe, OwnLoop)
+        what = "is a function that trains, and" if own else f", a {type(recipe).__name__},"
+        cure = "Set it in that function, or" if own else "To set it"
         raise InputError(
-            f"the recipe, a {type(recipe).__name__}, has no {' and '.join(absent)} to set. Use unweave.Supervised."
+            f"the recipe {what} has no {' and '.join(absent)} to set. {cure} use unweave.Supervised.".replace(
+                " ,", ","
+            )
         )
     return dataclasses.replace(recipe, **fields) if fields else recipe
 
 
 def refuse_idle_sparsity(sparsity: float | None, recipe: Any, made: Iterable[Any]) -> None:
     """Raise InputError if a sparsity was asked for and nothing that was named prunes."""
-    if sparsity is not None and not any(_prunes(r, recipe) for r in made):
+    if sparsity is not None and not any(prunes(r, recipe) for r in made):
         raise InputError(
             f"--sparsity {sparsity:g} was given, but nothing that was named prunes. Name a sparse training (gmp, rigl, "
             "...) or a way to prune (magnitude, snip, ...)."
@@ -106,6 +112,7 @@ def _at(method: Any, sparsity: float | None) -> Any:
     return method if sparsity is None else at_sparsity(method, sparsity)
 
 
-def _prunes(made: Any, recipe: Any) -> bool:
+def prunes(made: Any, recipe: Any) -> bool:
+    """Whether a recipe made from `recipe` prunes, or trains sparsely."""
     now = getattr(made, "prune", None)
     return getattr(made, "sparse", None) is not None or now is not getattr(recipe, "prune", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +13,10 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..jobs.deletion import WAYS
+from ..jobs.estimate import repeating
 from ..jobs.judging import Judging
-from ..jobs.subject import Folder, Subject, open_subject
+from ..jobs.subject import Folder, Subject
+from ._opened import opened, tell
 from ._parse import named_run, show
 
 
@@ -63,8 +65,7 @@ class Selection:
 
 def subject_of(asked: Any) -> Subject:
     """Open the project that was named, with the weights that were named."""
-    subject = open_subject(asked.project, asked.folder)
-    return subject if asked.model is None else replace(subject, model=asked.model)
+    return opened(asked.project, asked.folder, asked.model)
 
 
 def selected(asked: Any, subject: Subject, *, needed: bool = True) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def judged(asked: Any, subject: Subject) -> dict[str, Any]:
 def carry_out(job: Judging, asked: Any, command: str, argv: Sequence[str]) -> int:
     """Run the job or estimate it, and print. Exit code 0 if the verdict is `forgotten`, else 3."""
     if asked.dry_run:
+        tell(repeating(job.subject.recipe, job.subject.train))
         return _show_estimate(job.estimate(), asked.json)
     at = asked.out or named_run(command, job.plan(), asked.project, asked.seed, asked.model)
     done = job.run(at, command=["unweave", command, *argv])

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from ..catalogue import find
 from ..errors import InputError
-from ..jobs.compare import CompareJob
-from ..jobs.subject import Folder, Subject, open_subject
+from ..jobs.subject import Folder
 from ..unlearn.worst_case_forget import Which
+from ._compared import compared, unlearns
 from ._flags import with_methods
-from ._named import unlearner
-from ._optimizers import torch_optimizer
+from ._opened import opened
 from ._parse import named_methods, named_run, parse, show
-from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
-from ._selection import selected
+from ._recipes import OWN, with_training_options
 
 EXAMPLE = """  unweave compare
   unweave compare --methods recipe sam zo-sam --seeds 5
   unweave compare project.py --methods magnitude snip rigl gmp --sparsity 0.95
+  unweave compare project.py --methods magnitude rigl --sparsity 0.5 0.8 0.9 0.95 --seeds 5
   unweave compare project.py --methods rigl rigl+sam --sparsity 0.9 --baseline rigl
   unweave compare project.py --random 90 --hardest worst --methods fine-tune salun scrub
   unweave compare project.py --methods recipe sam --seeds 20 --engine ray
@@ -45,7 +43,8 @@ class Compare:
         baseline: differences are from this one; the first method unless given.
         seeds: how many; seed 0 is the first. All methods see the same ones.
         base: what an optimiser that wraps another wraps; the recipe's own unless given.
-        sparsity: share of the weights that pruning and sparse training remove; the methods' own unless given.
+        sparsity: share of the weights that pruning and sparse training remove; the methods' own unless given. Several
+            draw curves of accuracy over sparsity, a line a method, with the dense model as a band.
         epochs: passes over the data; the recipe's own unless given.
         ids: file with the ids to delete, for methods of family unlearn; see `unweave forget --help`.
         classes: classes to delete.
@@ -66,7 +65,7 @@ class Compare:
     baseline: str = ""
     seeds: int = 3
     base: str = ""
-    sparsity: float | None = None
+    sparsity: tuple[float, ...] = ()
     epochs: int | None = None
     ids: Path | None = None
     classes: tuple[str, ...] = ()
@@ -84,37 +83,14 @@ class Compare:
 def run(argv: Sequence[str]) -> int:
     """Compare. Exit code 0 if every trial ran, 3 if some failed."""
     chains = named_methods(argv, ("--methods",), "") if "--methods" in " ".join(argv) else list(DEFAULT)
-    unlearners = [chain for chain in chains if _unlearns(chain)]
+    unlearners = [chain for chain in chains if unlearns(chain)]
     trainers = [chain for chain in chains if chain not in unlearners]
     options = with_training_options(with_methods(Compare, unlearners), trainers)
     asked: Any = parse(options, argv, command="compare", example=EXAMPLE)
     if len(set(asked.methods)) < len(asked.methods):
         raise InputError(f"--methods needs two or more different methods; got {' '.join(asked.methods)}.")
-    job = _job(asked, open_subject(asked.project, Folder(data=asked.data)), unlearners)
+    job = compared(asked, opened(asked.project, Folder(data=asked.data)), unlearners)
     at = asked.out or named_run("compare", job.plan(), asked.project, asked.seed)
     done = job.run(at, command=["unweave", "compare", *argv])
     show(done, asked.json)
     return 3 if done.failed else 0
-
-
-def _job(asked: Any, subject: Subject, unlearners: Sequence[str]) -> CompareJob:
-    recipe: Any = subject.require_recipe("nothing can be trained", "Define `recipe` in project.py.")
-    if asked.epochs is not None:
-        recipe = changed(recipe, epochs=asked.epochs)
-        subject = replace(subject, recipe=recipe)
-    made = {
-        chain: None if chain == OWN else unlearner(chain, asked, subject) if chain in unlearners
-        else trained_with(recipe, chain, asked)
-        for chain in asked.methods
-    }  # fmt: skip
-    if not unlearners:
-        refuse_idle_sparsity(asked.sparsity, recipe, [r for r in made.values() if r is not None])
-    return CompareJob(
-        methods=made, baseline=asked.baseline, seeds=asked.seeds, engine=asked.engine, hardest=asked.hardest,
-        **selected(asked, subject, needed=bool(unlearners)),
-    )  # fmt: skip
-
-
-def _unlearns(chain: str) -> bool:
-    names = [name for name in chain.split("+") if name and name != OWN and torch_optimizer(name) is None]
-    return any(find(name).family == "unlearn" for name in names)

@@ -37,7 +37,9 @@ class Prune:
         sparsity: share of the weights to remove, in [0, 1); 0.9 unless given. N:M patterns fix it themselves.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4".
         budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
-        recover_epochs: epochs of training under the mask afterwards, by the recipe.
+        recover_epochs: epochs of training under the mask afterwards, by the recipe, or by AdamW where the recipe can
+            only train as a whole.
+        recover_lr: peak learning rate of these; the recipe's own unless given, 1e-3 for AdamW.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
         shrink: remove dead channels for real, so that the model is smaller (pattern "channel").
         seed: governs the whole run.
@@ -54,6 +56,7 @@ class Prune:
     pattern: str = "unstructured"
     budget: Literal["global", "uniform", "erk"] = "global"
     recover_epochs: int = 0
+    recover_lr: float | None = None
     shrink: bool = False
     onnx: bool = False
     seed: int = 0
@@ -67,8 +70,8 @@ def run(argv: Sequence[str]) -> int:
     asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
     edit = pruner(asked)
     job = PruneJob(
-        subject=subject_of(asked), method=edit, recover_epochs=asked.recover_epochs, shrink=asked.shrink,
-        onnx=asked.onnx, seed=asked.seed,
+        subject=subject_of(asked), method=edit, recover_epochs=asked.recover_epochs, recover_lr=asked.recover_lr,
+        shrink=asked.shrink, onnx=asked.onnx, seed=asked.seed,
     )  # fmt: skip
     at = asked.out or named_run("prune", job.plan(), asked.project, job.subject.model, asked.seed)
     show(job.run(at, command=["unweave", "prune", *argv]), asked.json)

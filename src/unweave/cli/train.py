@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import tyro
 
-from ..jobs.subject import Folder, open_subject
+from ..jobs.subject import Folder
 from ..jobs.train import TrainJob
 from ._exact import refuse_idle_exact, train_exact, with_exact_options
+from ._opened import opened
 from ._parse import named_methods, named_run, parse, show
 from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
 
@@ -78,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
     if asked.exact:
         return train_exact(asked, argv)
     refuse_idle_exact(asked)
-    subject = open_subject(asked.project, Folder(data=asked.data, base=asked.pretrained))
+    subject = opened(asked.project, Folder(data=asked.data, base=asked.pretrained))
     own = subject.require_recipe("nothing can be trained", "Define `recipe` in project.py.")
     recipe = trained_with(own, "+".join(c for c in (asked.sparse, asked.optimizer) if c), asked)
     refuse_idle_sparsity(asked.sparsity, own, [recipe])

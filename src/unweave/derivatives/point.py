@@ -13,6 +13,7 @@ from torch.nn import Module
 from ..errors import InputError, NonFiniteError
 from ..masks.layers import copied
 from ..masks.mask import Mask
+from ..tasks import refuse_measured
 from ..types import Data
 from .products import (
     Function,
@@ -87,6 +88,7 @@ class Point:
 
     def fisher_diagonal(self, data: Data[Any]) -> Tensor:
         """Diagonal [d] of the Fisher information over `data`; see the function."""
+        refuse_measured(data.task, "the Fisher diagonal")
         return fisher_diagonal(self.outputs, self.space, self.weights, data, self._rows)
 
     @property
@@ -98,6 +100,7 @@ class Point:
         """Multiply by the mean loss's Hessian ("hessian") or softmax Gauss-Newton matrix ("ggn")."""
         if curvature == "hessian":
             return lambda v: hessian_product(self.losses, self.space, self.weights, data, v)
+        refuse_measured(data.task, 'curvature="ggn"')
         return lambda v: softmax_ggn_product(self.outputs, self.space, self.weights, data, v)
 
     def mean_loss(self, data: Data[Any], step: Tensor | None = None) -> float:

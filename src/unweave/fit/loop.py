@@ -20,6 +20,7 @@ from ..progress import progress
 from ..random import draw_seed, global_seed
 from .context import current_estimate, next_checkpoint, record, tell
 from .keeper import Keeper
+from .named import named_optimizer
 from .passes import modes_kept
 from .precision import Wide
 from .training import Batches, Loop, Objective, Step, Training
@@ -34,12 +35,14 @@ class Fit:
         losses: objective at each step.
         calls: closure calls (1 a step for SGD, 2 for SAM).
         stopped: whether `after_step` ended it early.
+        by: the optimiser in words, with what it wraps and its peak learning rate.
     """
 
     steps: int
     losses: list[float] = field(repr=False)
     calls: int
     stopped: bool = False
+    by: str = ""
 
 
 def fit_(
@@ -133,7 +136,7 @@ def fit_(
     finally:
         optimizer.zero_grad(set_to_none=True)
         wide.put_back_()
-    done = Fit(training.step, training.losses, training.calls, training.stopped)
+    done = Fit(training.step, training.losses, training.calls, training.stopped, named_optimizer(optimizer))
     record(done)
     return done
 

@@ -87,6 +87,18 @@ class Supervised:
 
     def __post_init__(self) -> None:
         refuse_idle(self, self.of_own_optimizer)
+        if isinstance(self.network, Module):
+            raise InputError(
+                f"Supervised.network must make a new network at each call; got a {type(self.network).__name__} itself, "
+                "whose weights every training would share. Give its class, or a function: network=lambda: Net(...)."
+            )
+
+    @property
+    def stepper(self) -> Callable[..., Optimizer]:
+        """What makes the recipe's optimiser: called with (parameters, lr=...)."""
+        return self.optimizer or partial(
+            SGD, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
+        )
 
     def initial(self, rng: Generator) -> Module:
         """The untrained network; the same one for every `rng` if `init_seed` is set.
@@ -96,9 +108,13 @@ class Supervised:
         """
         drawn = draw_seed(rng)
         with global_seed(drawn if self.init_seed is None else self.init_seed):
-            model = self.network()
-        require_plain(model)
-        return model
+            made = self.network()
+        if not isinstance(made, Module):
+            raise InputError(
+                f"Supervised.network must make a torch.nn.Module; it made a {type(made).__name__}."
+            )
+        require_plain(made)
+        return made
 
     def build(self, data: Data[Any], *, rng: Generator) -> Module:
         """Train on `data` from the initial weights."""
@@ -143,10 +159,7 @@ class Supervised:
             optimizer: called as the recipe's own, in its place.
             after_step: called after every step; see `fit_`.
         """
-        make = optimizer or self.optimizer or partial(
-            SGD, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
-        )  # fmt: skip
-        stepper = make(model.parameters(), lr=lr)
+        stepper = (optimizer or self.stepper)(model.parameters(), lr=lr)
         each = steps_of(model, data)
         steps, whole = max(1, round(epochs * each)), max(epochs, of or epochs)
         schedule = (

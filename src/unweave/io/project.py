@@ -8,25 +8,25 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
-import torch
-from torch import Tensor
 from torch.nn import Module
-from torch.utils.data import Dataset, TensorDataset
 
 from ..errors import InputError
-from ..random import seeded
-from ..tasks.classify import Classify
+from ..fit.own_loop import LOST, OwnLoop
+from ..masks.layers import copied
+from ..random import global_seed, seeded
 from ..types import Data, Recipe
 from .checkpoint import load_into
 from .content import PROJECT_PREFIX
+from .opening import open_data
 
 _NEEDED = ("recipe", "train", "heldout")
-_EXAMPLE = "recipe = Supervised(network=...), train = Data(...) and heldout = Data(...)"
+_EXAMPLE = "recipe = Supervised(network=...) or def recipe(train, seed), train = ... and heldout = ..."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Project:
         class_names: of the labels, in their order; () if not given.
         columns: further facts about the training examples, name -> one value an example, to select deletions
             by.
+        network: makes an untrained network of the model's architecture, to read weights into; None if none is known.
+        notes: what was decided about the file, in sentences.
     """
 
     path: Path
@@ -51,6 +53,8 @@ class Project:
     load: Callable[[Path], Module] | None = None
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    network: Callable[[], Module] | None = None
+    notes: tuple[str, ...] = ()
 
     def model(self, path: Path) -> Module:
         """The user's model with the weights at `path`: by the project's `load`, or into the recipe's network.
@@ -70,24 +74,22 @@ class Project:
                     f"{type(model).__name__}."
                 )
             return model
-        initial = getattr(self.recipe, "initial", None)
-        if initial is None:
+        if self.network is None:
             raise InputError(
-                f"{self.path} must define load(path): its recipe, a {type(self.recipe).__name__}, has no "
-                "method "
-                "initial(rng) that makes the untrained network."
+                f"{self.path} must say what network the weights are of: network = Net (a class or function that makes "
+                f"it), or load(path). Its recipe, a {type(self.recipe).__name__}, has no method initial(rng) that "
+                "makes the untrained network."
             )
-        network: Module = _run(self.path, lambda: initial(seeded(0)))
-        return load_into(network, path)
+        return load_into(self.network(), path)
 
 
 def load_project(path: Path) -> Project:
     """Run the user's project file and take from it what it defines.
 
-    It must define `recipe`, `train` and `heldout`; it may define `load`, `class_names` and `columns`. `train`
-    and `heldout` are `Data`, or a plain data set of (input, label) pairs, or a pair of tensors (inputs,
-    labels). The file is the user's own and runs as any script does, with its own folder importable; what it
-    defines can be used in worker processes.
+    It must define `recipe`, `train` and `heldout`. `recipe` is an object with `build(data, *, rng)`, or a function
+    `recipe(train, seed)` that returns a trained model. `train` and `heldout` are in any form of `io.forms`. It may
+    define `load`, `network`, `class_names`, `columns`, `label`, `inputs` and `task`. The file is the user's own and
+    runs as any script does, with its own folder importable; what it defines can be used in worker processes.
 
     Raises:
         InputError: if the file is absent, does not run, or lacks or misdefines a name; the message says which
@@ -98,25 +100,66 @@ def load_project(path: Path) -> Project:
     missing = [name for name in _NEEDED if not hasattr(module, name)]
     if missing:
         raise InputError(f"{path} does not define {' and '.join(missing)}. It must define {_EXAMPLE}.")
-    recipe = module.recipe
-    if isinstance(recipe, type) or not callable(getattr(recipe, "build", None)):
-        raise InputError(
-            f"recipe in {path} must have a method build(data, *, rng) that trains a model; got "
-            f"{'the class ' + recipe.__name__ if isinstance(recipe, type) else 'a ' + type(recipe).__name__}."
-        )
-    train, heldout = _as_data(path, module.train, module.heldout)
+    recipe = _recipe(path, module.recipe)
     load = getattr(module, "load", None)
     if load is not None and not callable(load):
         raise InputError(f"load in {path} must be a function of a path; got a {type(load).__name__}.")
+    given_names = _class_names(path, getattr(module, "class_names", ()))
+    world = _run(path, lambda: open_data(path, module, given_names))
+    notes = world.notes
+    if isinstance(recipe, OwnLoop):
+        past = recipe.names_data(module.train)
+        notes = (LOST, *notes, *(_REACHES.format(name=n, file=path) for n in past))
     return Project(
         path=path,
         recipe=recipe,
-        train=train,
-        heldout=heldout,
+        train=world.train,
+        heldout=world.heldout,
         load=load,
-        class_names=_class_names(path, getattr(module, "class_names", ()), train),
-        columns=_columns(path, getattr(module, "columns", {}), train),
+        class_names=_fitting(path, given_names or world.class_names, world.train),
+        columns={**world.columns, **_columns(path, getattr(module, "columns", {}), world.train)},
+        network=_network(path, getattr(module, "network", None), recipe),
+        notes=notes,
     )
+
+
+_REACHES = (
+    "the recipe also reads {name} of {file} itself, with the examples to be deleted in it: a model retrained by it is "
+    "free of them only if it learns nothing from there."
+)
+
+
+def _recipe(path: Path, recipe: Any) -> Any:
+    if not isinstance(recipe, type) and callable(getattr(recipe, "build", None)):
+        return recipe
+    if isinstance(recipe, (type, Module)) or not callable(recipe):
+        got = "the class " + recipe.__name__ if isinstance(recipe, type) else "a " + type(recipe).__name__
+        raise InputError(
+            f"recipe in {path} must be a function recipe(train, seed) that returns a trained model, or have a method "
+            f"build(data, *, rng) that does; got {got}."
+        )
+    return OwnLoop(function=recipe, file=path.name)
+
+
+def _network(path: Path, network: Any, recipe: Any) -> Callable[[], Module] | None:
+    """What makes an untrained network; the weights that it draws are never used."""
+    if network is None:
+        initial = getattr(recipe, "initial", None)
+        return None if initial is None else partial(_made, path, partial(initial, seeded(0)))
+    if not callable(network):
+        raise InputError(
+            f"network in {path} must make the untrained network: its class, or a function without arguments; got a "
+            f"{type(network).__name__}."
+        )
+    return partial(_made, path, (lambda: copied(network)) if isinstance(network, Module) else network)
+
+
+def _made(path: Path, make: Callable[[], Any]) -> Module:
+    with global_seed(0):
+        made = _run(path, make)
+    if not isinstance(made, Module):
+        raise InputError(f"network in {path} must make a torch.nn.Module; it made a {type(made).__name__}.")
+    return made
 
 
 def _import(path: Path) -> ModuleType:
@@ -160,77 +203,23 @@ def _run(path: Path, work: Callable[[], Any]) -> Any:
         raise InputError(f"{path}{at}: {type(error).__name__}: {reason}. Mend it and run again.") from error
 
 
-def _as_data(path: Path, train: Any, heldout: Any) -> tuple[Data[Any], Data[Any]]:
-    named = {"train": train, "heldout": heldout}
-    if isinstance(train, Data) and isinstance(heldout, Data):
-        pair = (train, heldout)
-    elif isinstance(train, Data) or isinstance(heldout, Data):
-        given, other = ("train", "heldout") if isinstance(train, Data) else ("heldout", "train")
-        plain = _plain(path, other, named[other])
-        known: Data[Any] = named[given]
-        wrapped: Data[Any] = Data(plain, known.task, known.batch_size, known.collate)
-        pair = (known, wrapped) if given == "train" else (wrapped, known)
-    else:
-        sets = {name: _plain(path, name, value) for name, value in named.items()}
-        labels = {name: _labels(path, name, examples) for name, examples in sets.items()}
-        task = Classify(max(2, 1 + max(int(found.max()) for found in labels.values())))
-        pair = (Data(sets["train"], task), Data(sets["heldout"], task))
-    for name, data in zip(named, pair, strict=True):
-        data.require_examples(f"{name} in {path}")
-    return pair
-
-
-def _plain(path: Path, name: str, value: Any) -> Dataset[Any]:
-    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Tensor) for part in value):
-        if len(value[0]) != len(value[1]):
-            raise InputError(f"{name} in {path} pairs {len(value[0])} inputs with {len(value[1])} labels.")
-        return TensorDataset(value[0], value[1])
-    if isinstance(value, type) or not (hasattr(value, "__getitem__") and hasattr(value, "__len__")):
-        raise InputError(
-            f"{name} in {path} must be an unweave Data, a data set with a length, or a pair of tensors "
-            "(inputs, labels); "
-            "got "
-            f"{'the class ' + value.__name__ if isinstance(value, type) else 'a ' + type(value).__name__}."
-        )
-    return value  # type: ignore[no-any-return]
-
-
-def _labels(path: Path, name: str, examples: Any) -> Tensor:
-    if len(examples) == 0:
-        raise InputError(f"{name} in {path} holds no examples.")
-    if isinstance(examples, TensorDataset) and len(examples.tensors) == 2:
-        raw: Any = examples.tensors[1]
-    else:
-        try:
-            raw = [int(examples[i][1]) for i in range(len(examples))]
-        except Exception as error:  # the data set is the user's own code
-            reason = f"{type(error).__name__}: {error}"
-            raise InputError(
-                f"{name} in {path} must hold pairs (input, label); reading them failed ({reason})."
-            ) from error
-    labels = torch.as_tensor(raw)
-    if labels.is_floating_point() or labels.ndim != 1 or int(labels.min()) < 0:
-        raise InputError(
-            f"labels of {name} in {path} must be whole numbers from 0, one an example; got {labels.dtype} of "
-            "shape "
-            f"{tuple(labels.shape)}. For another task give a Data with its own task."
-        )
-    return labels
-
-
-def _class_names(path: Path, names: Any, train: Data[Any]) -> tuple[str, ...]:
+def _class_names(path: Path, names: Any) -> tuple[str, ...]:
     if (
         isinstance(names, str)
         or not isinstance(names, Sequence)
         or not all(isinstance(name, str) for name in names)
     ):
         raise InputError(f"class_names in {path} must be a list of strings; got {names!r}.")
-    classes = getattr(train.task, "classes", None)
-    if names and classes is not None and len(names) != classes:
-        raise InputError(f"class_names in {path} has {len(names)} names; the data has {classes} classes.")
     if len(set(names)) < len(names):
         raise InputError(f"class_names in {path} repeats a name. Each class needs its own.")
     return tuple(names)
+
+
+def _fitting(path: Path, names: tuple[str, ...], train: Data[Any]) -> tuple[str, ...]:
+    classes = getattr(train.task, "classes", None)
+    if names and classes is not None and len(names) != classes:
+        raise InputError(f"class_names in {path} has {len(names)} names; the data has {classes} classes.")
+    return names
 
 
 def _columns(path: Path, columns: Any, train: Data[Any]) -> dict[str, Sequence[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,9 @@ from .weights import load_weights, nonfinite
 __all__ = ["TransformersRecipe", "is_model_folder", "load_images", "load_model", "save_model_folder"]
 
 
+IMAGES = "AutoModelForImageClassification"
+
+
 @settings
 class TransformersRecipe:
     """Train the architecture of a transformers folder with AdamW; with `prune`, prune it and train on.
@@ -48,6 +51,7 @@ class TransformersRecipe:
         prune: applied once after training.
         recover_epochs: further passes under the mask.
         recover_lr: peak learning rate of these.
+        auto: class of transformers that makes the model.
 
     Raises:
         InputError: if a field would do nothing beside the others.
@@ -64,11 +68,17 @@ class TransformersRecipe:
     prune: Edit[Data[Any]] | None = None
     recover_epochs: Whole = 0
     recover_lr: Positive = 1e-4
+    auto: str = IMAGES
 
     of_own_optimizer: ClassVar[tuple[str, ...]] = ("weight_decay",)
 
     def __post_init__(self) -> None:
         refuse_idle(self, self.of_own_optimizer)
+
+    @property
+    def stepper(self) -> Callable[..., Optimizer]:
+        """What makes the recipe's optimiser: called with (parameters, lr=...)."""
+        return self.optimizer or partial(AdamW, weight_decay=self.weight_decay)
 
     def initial(self, rng: Generator) -> Module:
         """The network before training; the same one for every `rng` if `init_seed` is set."""
@@ -85,14 +95,14 @@ class TransformersRecipe:
     def _supervised(self) -> Supervised:
         return Supervised(
             network=self._network, epochs=self.epochs, lr=self.lr,
-            optimizer=self.optimizer or partial(AdamW, weight_decay=self.weight_decay), sparse=self.sparse,
+            optimizer=self.stepper, sparse=self.sparse,
             prune=self.prune, recover_epochs=self.recover_epochs, recover_lr=self.recover_lr, init_seed=self.init_seed,
         )  # fmt: skip
 
     def _network(self) -> Module:
         config = config_of(Path(self.folder))
         with loading(Path(self.folder)), quiet():
-            auto = transformers_class("AutoModelForImageClassification")
+            auto = transformers_class(self.auto)
             if self.base:
                 made, _ = auto.from_pretrained(
                     self.base, config=config, ignore_mismatched_sizes=True, output_loading_info=True,
@@ -109,7 +119,7 @@ def is_model_folder(path: Path) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
-def load_model(folder: Path) -> Module:
+def load_model(folder: Path, auto_class: str = IMAGES) -> Module:
     """Read an image classifier of transformers (ViT, Swin, ResNet, ConvNeXT, ...) from a local folder.
 
     Stricter than transformers: a weight that is missing, left over, of another shape or not finite is an
@@ -128,7 +138,7 @@ def load_model(folder: Path) -> Module:
     for index in INDEXES:
         if (folder / index).is_file():
             shards_of(folder / index)  # refuses what leads outside the folder
-    auto = transformers_class("AutoModelForImageClassification")
+    auto = transformers_class(auto_class)
     if (folder / "structure.json").exists():
         with loading(folder), quiet(), global_seed(0):
             full = auto.from_config(config, trust_remote_code=False)
@@ -160,6 +170,7 @@ def save_model_folder(
     mask: Mask | None = None,
     structure: Mapping[str, Any] | None = None,
     source: Path | None = None,
+    beside_weights: Sequence[str] = _PROCESSOR_FILES,
 ) -> None:
     """Write a transformers model as a folder that transformers reads, whole or not at all.
 
@@ -170,6 +181,7 @@ def save_model_folder(
         structure: record of removed structure; such a folder is read by `load_model`, not by transformers
             alone.
         source: folder whose image processor is copied; the one the model was read from unless given.
+        beside_weights: names of the files that are copied from there.
 
     Raises:
         InputError: if the model is none of transformers, or not zero where the mask says so.
@@ -190,6 +202,6 @@ def save_model_folder(
             pretrained.save_pretrained(beside)
             if mask is not None:
                 save_mask(mask, beside / "mask.safetensors")
-        for name in _PROCESSOR_FILES:
+        for name in beside_weights:
             if (Path(origin) / name).is_file():
                 shutil.copyfile(Path(origin) / name, beside / name)

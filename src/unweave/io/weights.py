@@ -85,6 +85,18 @@ def find_weights(path: Path) -> Path:
     )
 
 
+def written_here(path: Path) -> bool:
+    """Whether a path is a weights file, or a folder with one, that `save_model` wrote."""
+    file = path / _NAMES[0] if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        return False
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return _KEY in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _companions(weights: Path) -> tuple[Path, Path]:
     prefix = "" if weights.name in (*_NAMES, *INDEXES) else f"{weights.stem}."
     return weights.with_name(f"{prefix}mask.safetensors"), weights.with_name(f"{prefix}structure.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import process_time
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..catalogue import roles_of
 from ..errors import InputError
+from ..fit.named import trained_by
 from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder
@@ -22,10 +23,10 @@ from ..masks.mask import Mask
 from ..parallel import build_models, engine
 from ..random import seeded
 from ..report import tables
-from ..report.comparisons import render_comparison, units_of
+from ..report.comparisons import ALIVE, grouped, render_comparison, units_of
 from ..settings import Count, settings
 from ..statistics import Summary, Trial, summarise
-from ..tasks import accuracy
+from ..tasks import ability
 from ..types import Data, Edit, Recipe, Request
 from ..unlearn.worst_case_forget import Which, WorstCaseForget
 from .deletion import Deletion
@@ -40,16 +41,22 @@ class Compared(Done):
     Attributes:
         trials: by method, then seed; failed ones say why.
         baseline: the method that differences are from.
+        curves: line -> sparsity -> the method that stands there.
+        by: method -> what trains it, in words, where that is known.
     """
 
     trials: tuple[Trial, ...]
     baseline: str
+    curves: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
+    by: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read a finished run."""
         text = (folder / "compare.json").read_text(encoding="utf-8")
-        return cls(folder, tuple(trials_from_json(text)), json.loads(text)["baseline"])
+        told = json.loads(text)
+        curves = {n: {float(s): m for s, m in line.items()} for n, line in told.get("curves", {}).items()}
+        return cls(folder, tuple(trials_from_json(text)), told["baseline"], curves, told.get("by", {}))
 
     @property
     def figures(self) -> dict[str, dict[str, Summary]]:
@@ -67,6 +74,8 @@ class Compared(Done):
 
     def tell(self, out: Console) -> None:
         """Print every figure of every method, and the trials that failed."""
+        for words, names in grouped(self.by).items():
+            out.print(f"{', '.join(names)}: trained by {words}", markup=False)
         table = tables.comparison(self.figures, units_of(self.trials), self.baseline)
         out.print(table, soft_wrap=False)
         for t in self.failed:
@@ -88,6 +97,8 @@ class CompareJob(Deletion):
             "lowest-loss" and "highest-loss" the plain controls beside them. One set for all seeds, chosen at once.
         baseline: differences are from this one; the first method unless given.
         seeds: how many; seed 0 is the first. All methods see the same ones.
+        curves: line -> sparsity -> which of `methods` stands there: the report draws accuracy over sparsity, with every
+            method that stands on no line as a band. See `jobs.curves.along`.
         seed: of what `random` draws.
         engine: "joblib" for the cores of this machine, or "ray" for a Ray cluster.
     """
@@ -97,6 +108,7 @@ class CompareJob(Deletion):
     baseline: str = ""
     seeds: Count = 3
     engine: Literal["joblib", "ray"] = "joblib"
+    curves: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,6 +121,9 @@ class CompareJob(Deletion):
             raise InputError(
                 f"{who}.hardest={self.hardest!r} says which set of a size to forget; give {who}.random, its size."
             )
+        strange = [m for line in self.curves.values() for m in line.values() if m not in self.methods]
+        if strange:
+            raise InputError(f"{who}.curves names {strange[0]!r}, which is none of {who}.methods ({names}).")
         _ = self.work
 
     def _by_random(self, n: int) -> tuple[Tensor, str]:
@@ -158,6 +173,7 @@ class CompareJob(Deletion):
             "methods": {name: work.plan() for name, work in self.work.items()},
             "seeds": list(range(self.seeds)),
             "baseline": self.baseline or next(iter(self.methods)),
+            **({"curves": {n: list(line) for n, line in self.curves.items()}} if self.curves else {}),
             **chosen,
         }
 
@@ -178,16 +194,25 @@ class CompareJob(Deletion):
             with run.stage("compare", "compare.json") as stage:
                 if stage.todo:
                     trials = self._trials(stage.work)
-                    write_text(stage.paths[0], to_json(trials, self.plan()["baseline"]))
+                    write_text(
+                        stage.paths[0],
+                        to_json(trials, self.plan()["baseline"], curves=self.curves, by=self._by()),
+                    )
             found = Compared.read(run.path)
             with run.stage("report", "report.html") as stage:
                 if stage.todo:
                     page = render_comparison(
                         found.trials, found.figures, baseline=found.baseline, subject=self.subject.name,
-                        run=facts_of(run, command),
+                        curves=found.curves, by=found.by,
+                        run=facts_of(run, command, self.subject.notes),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
+
+    def _by(self) -> dict[str, str]:
+        """Method -> the optimiser that trains it, in words; nothing of edits and of loops of the user's own."""
+        recipes = {n: w.recipe for n, w in self.work.items() if isinstance(w, TrainTrial)}
+        return {n: words for n, recipe in recipes.items() if (words := trained_by(recipe))}
 
     def _trials(self, keep: Path) -> list[Trial]:
         seeds = list(range(self.seeds))
@@ -219,10 +244,11 @@ class TrainTrial:
         began = process_time()
         model = self.recipe.build(self.train, rng=seeded(seed)).eval()
         seconds = process_time() - began
+        name, right, unit = ability(model, self.heldout)
         return {
-            "held-out accuracy": (accuracy(model, self.heldout), "%"),
-            "training accuracy": (accuracy(model, self.train), "%"),
-            "weights that live": (100 * Mask.of(model).density(), "%"),
+            f"held-out {name}": (right, unit),
+            f"training {name}": (ability(model, self.train)[1], unit),
+            ALIVE: (100 * Mask.of(model).density(), "%"),
             "processor time of the training": (seconds, "s"),
         }
 
@@ -266,10 +292,11 @@ class EditTrial:
         parts = {
             "forget": self.request.forget, "retain": self.request.retain, "held-out": self.request.heldout
         }  # fmt: skip
-        mine = {name: accuracy(model, data) for name, data in parts.items()}
-        gaps = [abs(mine[name] - accuracy(oracle, data)) for name, data in parts.items()]
+        name, _, unit = ability(model, self.request.heldout)
+        mine = {part: ability(model, data)[1] for part, data in parts.items()}
+        gaps = [abs(mine[part] - ability(oracle, data)[1]) for part, data in parts.items()]
         return {
-            "average gap to retraining": (sum(gaps) / len(gaps), "points"),
-            **{f"{name} accuracy": (value, "%") for name, value in mine.items()},
+            "average gap to retraining": (sum(gaps) / len(gaps), "points" if unit == "%" else unit),
+            **{f"{part} {name}": (value, unit) for part, value in mine.items()},
             "processor time of the edit": (seconds, "s"),
         }

@@ -57,7 +57,8 @@ class Done(ABC):
         return text.getvalue().rstrip()
 
 
-def facts_of(run: RunFolder, command: Sequence[str]) -> dict[str, Any]:
-    """What a report says of how it was made."""
+def facts_of(run: RunFolder, command: Sequence[str], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a report says of how it was made; `notes` are the subject's."""
     facts = {k: run.record[k] for k in ("settings", "seed", "versions", "hardware", "inputs")}
+    facts |= {"notes": " ".join(notes)} if notes else {}
     return {"command": " ".join(command), **facts} if command else facts

@@ -11,7 +11,9 @@ from torch import Generator
 from torch.nn import Module
 
 from ..audit import audit
+from ..errors import InputError
 from ..fit import estimating
+from ..fit.own_loop import OwnLoop
 from ..parallel import cache_folder, default_jobs, parallel_map, single_threaded
 from ..random import seeded
 from ..types import Data, Recipe, Request
@@ -87,3 +89,21 @@ def _trial(recipe: Recipe, data: Data[Any], seed: int) -> tuple[Module, float]:
         began = perf_counter()
         model = recipe.build(data, rng=seeded(seed)).eval()
         return model, perf_counter() - began + cut.seconds
+
+
+def repeating(recipe: Recipe | None, data: Data[Any]) -> list[str]:
+    """Whether a recipe that is a function comes to the same bits by the same seed, as a sentence; [] of others."""
+    if not isinstance(recipe, OwnLoop):
+        return []
+    try:
+        alike = recipe.repeats(data)
+    except InputError as error:
+        return [f"whether the recipe repeats its bits for a seed cannot be told from a few examples: {error}"]
+    if alike:
+        return [
+            "the recipe repeats its bits: two trainings on the first examples by one seed end in equal weights."
+        ]
+    return [
+        "the recipe does not repeat its bits: two trainings on the first examples by one seed differ. Seed what it "
+        "draws with its second argument, or a run that was stopped and cached models cannot be checked."
+    ]

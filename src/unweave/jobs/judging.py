@@ -199,11 +199,12 @@ class Judging(Deletion, ABC):
                 # with the retain set of another request as data, an oracle of one request is a holder of none
                 oracles = build_models(
                     recipe, retain, self.oracle_seeds,
-                    jobs=self.jobs, cache=self.models, label="train oracles",
+                    jobs=self.jobs, cache=self.models, label="train oracles", network=self.subject.architecture,
                 )  # fmt: skip
                 holders = build_models(
                     recipe, self.subject.left.train, self.holder_seeds,
                     jobs=self.jobs, cache=self.models, label="train models that hold the data",
+                    network=self.subject.architecture,
                 )  # fmt: skip
                 cost = training_cost(recipe, retain, self.oracle_seeds, self.models) or {}
             if stage.todo:
@@ -259,7 +260,7 @@ class Judging(Deletion, ABC):
         return {
             "request": self.selected[1],
             "model": self.subject.name,
-            **({"data": "; ".join(self.subject.facts)} if self.subject.facts else {}),
+            **({"notes": " ".join(self.subject.notes)} if self.subject.notes else {}),
             "command": " ".join(command),
             "cost": {
                 "edit": {n: c["cpu_seconds"] for n, c in costs.items()},

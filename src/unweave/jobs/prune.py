@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +12,26 @@ from statistics import median
 from time import perf_counter
 from typing import Any, Self
 
+import torch
 from rich.console import Console
-from torch import Generator
+from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..catalogue import name_of, roles_of
 from ..errors import InputError
 from ..fit import resumable
+from ..fit.recipe import Supervised
 from ..io.content import described
 from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder, Stage
 from ..masks.mask import Mask
 from ..prune import Channel, Global, Magnitude, Prune, shrink
+from ..prune.one_shot import NarrowWarning, narrowed
 from ..report import words
 from ..report.models import render_pruned
-from ..settings import Part, Whole, settings
-from ..tasks import accuracy, evaluating
+from ..settings import Part, Positive, Whole, refuse_idle, settings
+from ..tasks import ability, evaluating
 from ..types import Data, Edit, Recipe, Score
 from .done import Done, facts_of
 from .subject import Subject
@@ -43,16 +47,19 @@ class Pruned(Done):
     Attributes:
         figures: name -> (before, after, unit).
         layers: pruned layer -> % of its weights kept.
+        notes: what is to be known of it, in sentences.
     """
 
     figures: Mapping[str, tuple[float, float, str]]
     layers: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read a finished run."""
         told = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
-        return cls(folder, {n: (b, a, u) for n, (b, a, u) in told["figures"].items()}, told["layers"])
+        figures = {n: (b, a, u) for n, (b, a, u) in told["figures"].items()}
+        return cls(folder, figures, told["layers"], tuple(told.get("notes", ())))
 
     def json(self) -> str:
         """The figures as strict JSON."""
@@ -63,6 +70,8 @@ class Pruned(Done):
         for name, (before, after, unit) in self.figures.items():
             old, new = words.number(before, digits=4), words.number(after, digits=4)
             out.print(f"  {name:24} {old:>12} -> {new:<12} {unit}", markup=False)
+        for note in self.notes:
+            out.print(f"note: {note}", markup=False)
         out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
 
 
@@ -76,7 +85,9 @@ class PruneJob:
         subject: model and data.
         method: how to prune (`Prune(...)`, `SparseGPT()`, ...), or a score, which prunes once over all layers.
         sparsity: share of the weights to remove, in [0, 1); the method's own unless given, 0.9 for a score.
-        recover_epochs: passes of training under the mask afterwards, by the recipe.
+        recover_epochs: passes of training under the mask afterwards, by the recipe; by AdamW and our own loop where it
+            can only train as a whole.
+        recover_lr: peak learning rate of these; the recipe's own unless given, 1e-3 for AdamW.
         shrink: remove dead channels for real, so that the model is smaller.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
         seed: governs the whole run.
@@ -86,6 +97,7 @@ class PruneJob:
     method: Edit[Data[Any]] | Score = Magnitude()
     sparsity: Part | None = None
     recover_epochs: Whole = 0
+    recover_lr: Positive | None = None
     shrink: bool = False
     onnx: bool = False
     seed: int = 0
@@ -101,10 +113,27 @@ class PruneJob:
             self.subject.require_recipe(
                 "no model can be trained", "Define `recipe`, or give the model (--model)."
             )
-        if self.recover_epochs and not hasattr(self.subject.recipe, "train_"):
+        if self.shrink or self.onnx:
+            _ = self._sample
+        if not self.recover_epochs:
+            refuse_idle(self, "recover_lr", when="with recover_epochs=0")
+
+    @property
+    def _sample(self) -> Tensor:
+        """A batch of the one input by which a model is traced.
+
+        Raises:
+            InputError: if the model reads several, or token ids.
+        """
+        heldout, what = self.subject.heldout, "onnx" if self.onnx else "shrink"
+        try:
+            read: Tensor = heldout.task.inputs(next(heldout.batches()))
+        except (InputError, AttributeError) as error:
             raise InputError(
-                "PruneJob.recover_epochs needs a recipe with `train_`, such as unweave.Supervised. Leave it 0."
-            )
+                f"PruneJob.{what} traces a model by its one input tensor; the data of {self.subject.name} give another "
+                "kind. Leave it out: the pruned model is written all the same."
+            ) from error
+        return read
 
     @property
     def edit(self) -> Edit[Data[Any]]:
@@ -120,6 +149,7 @@ class PruneJob:
         return {
             "prune": described(self.edit),
             "recover_epochs": self.recover_epochs,
+            **({} if self.recover_lr is None else {"recover_lr": self.recover_lr}),
             "shrink": self.shrink,
             **({"deleted before": str(self.subject.before)} if self.subject.before.requests else {}),
         }
@@ -144,14 +174,14 @@ class PruneJob:
             if self.onnx:
                 with run.stage("onnx", "model.onnx") as stage:
                     if stage.todo:
-                        example = subject.heldout.task.inputs(next(subject.heldout.batches()))
-                        export_onnx(subject.read(found.model), example, stage.paths[0])
+                        export_onnx(subject.read(found.model), self._sample, stage.paths[0])
             with run.stage("report", "report.html") as stage:
                 if stage.todo:
                     edit = self.edit
                     named = name_of(edit.score if isinstance(edit, Prune) else edit)
                     page = render_pruned(
-                        found.figures, found.layers, method=named, subject=subject.name, run=facts_of(run, command)
+                        found.figures, found.layers, method=named, subject=subject.name,
+                        run=facts_of(run, command, (*subject.notes, *found.notes)),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
@@ -164,29 +194,52 @@ class PruneJob:
 
     def _prune(self, original: Module, stage: Stage) -> None:
         heldout = self.subject.heldout
-        with resumable(stage.work):
+        with resumable(stage.work), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NarrowWarning)  # said below
             pruned = self._pruned(original, stage.rng)
+        notes = [*self._recovered(), *(narrowed(pruned) if self._whole_channels else ())]
         figures = _compared(original, pruned, heldout)
         layers = {n: 100 * float(alive.float().mean()) for n, alive in Mask.of(pruned).keep.items()}
         structure = None
         if self.shrink:
-            small = shrink(pruned, heldout.task.inputs(next(heldout.batches()))[:1])
+            small = shrink(pruned, self._sample[:1])
             figures |= _shrunk(figures, pruned, small.model, heldout)
             pruned, structure = small.model, small.structure
         self.subject.write(pruned, stage.paths[0], structure)
         self.subject.record((), stage.paths[0])
         figures["weights as float32"] = (_mebibytes(original), _mebibytes(pruned), "MiB")
-        write_text(stage.paths[1], json.dumps({"figures": figures, "layers": layers}, indent=1) + "\n")
+        write_text(
+            stage.paths[1],
+            json.dumps({"figures": figures, "layers": layers, "notes": notes}, indent=1) + "\n",
+        )
 
     def _pruned(self, original: Module, rng: Generator) -> Module:
         train, recipe = self.subject.left.train, self.subject.recipe
         pruned = self.edit.apply(original, train, rng=rng)
         if self.recover_epochs:
-            again: Any = recipe
+            again: Any = recipe if hasattr(recipe, "train_") else _ADAMW
             again.train_(
-                pruned, train, epochs=self.recover_epochs, lr=again.recover_lr, rng=rng, hold=Mask.of(pruned)
-            )
+                pruned, train, epochs=self.recover_epochs, lr=self.recover_lr or again.recover_lr, rng=rng,
+                hold=Mask.of(pruned),
+            )  # fmt: skip
         return pruned
+
+    def _recovered(self) -> list[str]:
+        if not self.recover_epochs or hasattr(self.subject.recipe, "train_"):
+            return []
+        lr = self.recover_lr or _ADAMW.recover_lr
+        return [
+            f"recovered by AdamW at a peak learning rate of {lr:g} (cosine) on the task's plain loss for "
+            f"{self.recover_epochs} passes, not as the model was trained: its recipe can hold no mask."
+        ]
+
+    @property
+    def _whole_channels(self) -> bool:
+        return isinstance(getattr(self.edit, "pattern", None), Channel)
+
+
+_ADAMW = Supervised(network=Module, optimizer=torch.optim.AdamW, recover_lr=1e-3)
+"""What recovers a model whose recipe can only train as a whole."""
 
 
 def at_sparsity(method: Any, sparsity: float) -> Any:
@@ -206,8 +259,9 @@ def at_sparsity(method: Any, sparsity: float) -> Any:
 
 
 def _compared(before: Module, after: Module, heldout: Data[Any]) -> Figures:
+    name, was, unit = ability(before, heldout)
     return {
-        "held-out accuracy": (accuracy(before, heldout), accuracy(after, heldout), "%"),
+        f"held-out {name}": (was, ability(after, heldout)[1], unit),
         "non-zero weights": (_alive(before), _alive(after), ""),
         "density under the mask": (Mask.of(before).density(), Mask.of(after).density(), ""),
         "time of one batch": (_latency(before, heldout), _latency(after, heldout), "ms"),

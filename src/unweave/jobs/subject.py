@@ -17,7 +17,7 @@ from torch.nn import Module
 
 from ..embedded.digits import digits
 from ..embedded.nets import mlp
-from ..errors import InputError
+from ..errors import InputError, UnweaveError
 from ..fit import resumable
 from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
@@ -27,12 +27,13 @@ from ..io.identities import By, fingerprints, identities, named, read_key
 from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
 from ..io.steady import require_steady
+from ..io.weights import written_here
 from ..masks.layers import copied, require_plain
 from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..random import seeded
 from ..settings import settings
-from ..tasks import read_labels
+from ..tasks import read_labels, require_readable
 from ..types import Data, Recipe
 
 
@@ -42,7 +43,8 @@ class Folder:
 
     Attributes:
         data: where its images are: imagefolder:PATH, with train and test (or validation) below it;
-            imagefolder:PATH:holdout=SHARE draws what is held out, of a folder without test.
+            imagefolder:PATH:holdout=SHARE draws what is held out, of a folder without test. Or its texts: a .csv or
+            .jsonl file with a column `split`, or a folder with train.csv and test.csv.
         epochs: passes over the data.
         lr: peak learning rate of AdamW.
         base: folder of the pretrained model that training began from; "" began at random weights.
@@ -92,13 +94,14 @@ class Subject:
         model: the trained model, or its weights; None trains it by the recipe.
         name: in a few words, for the report.
         load: weights file or folder -> model; unless given, weights are read into the model or the recipe's network.
+        network: makes an untrained network of the model's architecture, to read weights into that a run wrote.
         save: model, folder, mask -> files; unless given, model.safetensors is written.
         ids: of the training examples; unless given, those of the data set (see `ids_of`), or positions if it has none.
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
         files: name -> what was read, to be hashed.
         key: file of the key under which deletions are recorded; UNWEAVE_KEY or the user's own unless given.
-        facts: how the data were read, as sentences for the report.
+        notes: what is to be told of it, in sentences: how the data were read, what is lost.
     """
 
     train: Data[Any]
@@ -107,13 +110,14 @@ class Subject:
     model: Path | str | Module | None = None
     name: str = "a model at hand"
     load: Callable[[Path], Module] | None = None
+    network: Callable[[], Module] | None = None
     save: Callable[[Module, Path, Mask | None], None] | None = None
     ids: Any = ()
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     key: Path | None = None
-    facts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         given = self.ids is not None and (callable(self.ids) or len(self.ids))
@@ -206,8 +210,53 @@ class Subject:
         return self.recipe
 
     def given(self) -> Module | None:
-        """The trained model in eval mode, a copy; None if it is to be trained by the recipe."""
-        return None if self.model is None else self.opened(self.model)
+        """The trained model in eval mode, a copy; None if it is to be trained by the recipe.
+
+        Raises:
+            InputError: if it cannot answer the held-out data, or what a run writes could not be read back.
+        """
+        if self.model is None:
+            self.require_architecture()
+            return None
+        model = self.opened(self.model)
+        require_readable(model, self.heldout)
+        return model
+
+    @property
+    def architecture(self) -> Callable[[], Module] | None:
+        """What makes a network to read weights into; None if none is known."""
+        if self.network is not None:
+            return self.network
+        if isinstance(self.model, Module):
+            return partial(copied, self.model)
+        if self.load is not None and self.model is not None:
+            return partial(self.load, Path(self.model))
+        initial = getattr(self.recipe, "initial", None)
+        return None if initial is None else partial(initial, seeded(0))
+
+    def require_network(self) -> None:
+        """Refuse an untrained network that cannot answer the data, before it is trained; none known passes.
+
+        Raises:
+            InputError: if so.
+        """
+        initial = getattr(self.recipe, "initial", None)
+        make = self.network or (None if initial is None else partial(initial, seeded(0)))
+        if make is not None:
+            require_readable(make(), self.heldout, "the untrained network")
+
+    def require_architecture(self) -> None:
+        """Refuse a recipe of whose network nothing is known, before it trains what could not be read back.
+
+        Raises:
+            InputError: if so, or if that network cannot answer the data.
+        """
+        self.require_network()
+        if self.architecture is None and self.save is None and self.load is None:
+            raise InputError(
+                f"{self.name}: the recipe trains a model, but not which network its weights are read back into. Say "
+                "it as network = Net (a class or function that makes it), or give the trained model (--model)."
+            )
 
     def opened(self, model: Path | str | Module) -> Module:
         """A model of this architecture in eval mode: read from its weights, or a copy of the one at hand."""
@@ -219,18 +268,29 @@ class Subject:
         Raises:
             InputError: if its architecture is not known.
         """
-        if self.load is not None:
+        network = self.architecture
+        if self.load is not None and (self.save is not None or network is None or not written_here(path)):
+            return self._loaded(path)
+        if network is None:
+            raise InputError(
+                f"cannot tell the network of {path}: the recipe has no `initial(rng)`. Say it as network = Net, or "
+                "define load(path)."
+            )
+        return load_into(network(), path).eval()
+
+    def _loaded(self, path: Path) -> Module:
+        assert self.load is not None
+        try:
             loaded = self.load(path).eval()
             require_plain(loaded)
             return loaded
-        if isinstance(self.model, Module):
-            return load_into(self.model, path).eval()
-        initial = getattr(self.recipe, "initial", None)
-        if initial is None:
+        except UnweaveError as error:
+            if self.save is not None or not written_here(path):
+                raise
             raise InputError(
-                f"cannot tell the network of {path}: the recipe has no `initial(rng)`. Define load(path)."
-            )
-        return load_into(initial(seeded(0)), path).eval()
+                f"{self.name}: its load(path) cannot read {path}, which unweave wrote ({error}). Say which network it "
+                "is of as network = Net."
+            ) from error
 
     def write(self, model: Module, folder: Path, structure: Mapping[str, Any] | None = None) -> None:
         """Write a model with its mask, and the record of what was removed from its structure."""
@@ -246,6 +306,7 @@ class Subject:
             if stage.todo:
                 with resumable(stage.work):
                     model = single_threaded(lambda rng: recipe.build(self.train, rng=rng), stage.rng)
+                require_readable(model, self.heldout, "the model that the recipe trained")
                 self.write(model, stage.paths[0])
         return self.read(stage.paths[0])
 
@@ -299,24 +360,51 @@ def _project(path: Path) -> Subject:
 
     project = load_project(path)
     return Subject(
-        name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
+        name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe,
+        load=None if project.load is None else project.model,
+        network=project.network, notes=project.notes,
         class_names=project.class_names, columns=project.columns, files={"project": path},
     )  # fmt: skip
 
 
 def _folder(path: Path, how: Folder) -> Subject:
     from ..io.images import load_images
+    from ..io.text_folder import is_text_data
     from ..io.transformers_folder import TransformersRecipe, load_model, save_model_folder
 
     if not how.data:
-        raise InputError(f"{path} is a model folder; its images are missing. Give --data imagefolder:PATH.")
+        raise InputError(
+            f"{path} is a model folder; its data are missing. Give --data imagefolder:PATH for a classifier of images, "
+            "--data texts.csv for one of texts."
+        )
+    if is_text_data(how.data):
+        return _texts(path, how)
     images = load_images(how.data, path)
     recipe = TransformersRecipe(
         folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed
     )
     return Subject(
-        name=f"{path} on {how.data.partition(':')[2]} ({images.facts[0]})", facts=images.facts,
+        name=f"{path} on {how.data.partition(':')[2]} ({images.facts[0]})", notes=images.facts,
         train=images.train, heldout=images.heldout, recipe=recipe,
         load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
         ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
+    )  # fmt: skip
+
+
+def _texts(path: Path, how: Folder) -> Subject:
+    from ..io.text_folder import TEXTS, load_texts, tokenizer_files
+    from ..io.transformers_folder import TransformersRecipe, load_model, save_model_folder
+
+    texts = load_texts(how.data, path)
+    recipe = TransformersRecipe(
+        folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed, auto=TEXTS
+    )
+    return Subject(
+        name=f"{path} on {how.data}", train=texts.train, heldout=texts.heldout, recipe=recipe,
+        load=partial(load_model, auto_class=TEXTS),
+        save=lambda model, to, mask: save_model_folder(
+            model, to, mask=mask, source=path, beside_weights=tokenizer_files(path)
+        ),
+        ids=texts.ids, class_names=texts.class_names, columns=texts.columns, notes=texts.notes, model=path,
+        files={"checkpoint": path, **texts.files},
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from ..fit import recording, resumable
+from ..fit import Fit, recording, resumable
 from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
@@ -19,7 +19,7 @@ from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..report.models import render_trained, value_text
 from ..settings import settings
-from ..tasks import accuracy
+from ..tasks import ability, require_readable
 from ..types import Recipe
 from .done import Done, facts_of
 from .subject import Subject
@@ -33,18 +33,20 @@ class Trained(Done):
         figures: name -> (value, unit).
         layers: sparse layer -> % of its weights that live.
         losses: mean loss of each step's batch, in order.
+        by: what trained it, in words: optimiser, what it wraps, learning rate, steps; one a stretch of training.
     """
 
     figures: Mapping[str, tuple[float, str]]
     layers: Mapping[str, float]
     losses: Sequence[float]
+    by: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read a finished run."""
         told = json.loads((folder / "train.json").read_text(encoding="utf-8"))
         figures = {name: (value, unit) for name, (value, unit) in told["figures"].items()}
-        return cls(folder, figures, told["layers"], told["losses"])
+        return cls(folder, figures, told["layers"], told["losses"], tuple(told.get("by", ())))
 
     def json(self) -> str:
         """The figures as strict JSON."""
@@ -52,6 +54,8 @@ class Trained(Done):
 
     def tell(self, out: Console) -> None:
         """Print every figure."""
+        for stretch in self.by:
+            out.print(f"trained by {stretch}", markup=False)
         for name, (value, unit) in self.figures.items():
             out.print(f"  {name:20} {value_text(value):>10} {unit}", markup=False)
         out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
@@ -88,6 +92,7 @@ class TrainJob:
             out: run folder; see `RunFolder`.
             command: as the user typed it.
         """
+        self.subject.require_network()
         inputs = self.subject.inputs()
         with RunFolder.open(
             Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
@@ -100,7 +105,7 @@ class TrainJob:
                 if stage.todo:
                     page = render_trained(
                         found.figures, found.layers, found.losses, subject=self.subject.name,
-                        run=facts_of(run, command),
+                        run=facts_of(run, command, (*self.subject.notes, *(f"Trained by {b}." for b in found.by))),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
@@ -110,18 +115,31 @@ class TrainJob:
         began = perf_counter()
         with resumable(stage.work), recording() as fits:
             model = single_threaded(lambda rng: recipe.build(subject.left.train, rng=rng), stage.rng).eval()
+        require_readable(model, subject.heldout, "the model that the recipe trained")
         mask = Mask.of(model)
+        name, on_train, unit = ability(model, subject.left.train)
+        on_heldout = ability(model, subject.heldout)[1]
         figures = {
-            "training accuracy": [accuracy(model, subject.left.train), "%"],
-            "held-out accuracy": [accuracy(model, subject.heldout), "%"],
+            f"training {name}": [on_train, unit],
+            f"held-out {name}": [on_heldout, unit],
             "weights that live": [100 * mask.density(), "%"],
-            "optimiser steps": [sum(f.steps for f in fits), "steps"],
-            "calls of the loss": [sum(f.calls for f in fits), "calls"],
+            **_counts(fits),
             "time of this start": [perf_counter() - began, "s"],
         }
         layers = {n: 100 * float(alive.float().mean()) for n, alive in mask.keep.items()}
         subject.write(model, stage.paths[0])
         subject.record((), stage.paths[0])
         losses = [loss for f in fits for loss in f.losses]
-        told = {"figures": figures, "layers": layers, "losses": losses}
+        by = [f"{f.by}, {f.steps:,} steps" for f in fits]
+        told = {"figures": figures, "layers": layers, "losses": losses, "by": by}
         write_text(stage.paths[1], json.dumps(told) + "\n")
+
+
+def _counts(fits: Sequence[Fit]) -> dict[str, list[Any]]:
+    """Steps and calls; nothing where a loop of the user's own trained, which counts nothing."""
+    if not fits:
+        return {}
+    return {
+        "optimiser steps": [sum(f.steps for f in fits), "steps"],
+        "calls of the loss": [sum(f.calls for f in fits), "calls"],
+    }

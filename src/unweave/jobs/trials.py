@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..errors import UnweaveError
 from ..io.files import strict_json, write_text
@@ -45,10 +46,22 @@ def run_trials(
     return sorted(done, key=lambda t: (order[t.method], seeds.index(t.seed)))
 
 
-def to_json(trials: Sequence[Trial], baseline: str) -> str:
-    """Trials and what they say together, as strict JSON."""
+def to_json(
+    trials: Sequence[Trial],
+    baseline: str,
+    *,
+    curves: Mapping[str, Mapping[float, str]] | None = None,
+    by: Mapping[str, str] | None = None,
+) -> str:
+    """Trials and what they say together, as strict JSON; `curves` and `by` as in `Compared`."""
     told = {f: {n: asdict(s) for n, s in rows.items()} for f, rows in summarise(trials, baseline).items()}
-    return strict_json({"baseline": baseline, "trials": [asdict(t) for t in trials], "figures": told})
+    more: dict[str, Any] = {"by": dict(by)} if by else {}
+    more |= (
+        {"curves": {n: {f"{s:g}": m for s, m in line.items()} for n, line in curves.items()}}
+        if curves
+        else {}
+    )
+    return strict_json({"baseline": baseline, **more, "trials": [asdict(t) for t in trials], "figures": told})
 
 
 def trials_from_json(text: str) -> list[Trial]:

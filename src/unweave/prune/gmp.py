@@ -105,8 +105,17 @@ class GMP:
     def begin(
         self, model: Module, data: Data[Any], *, steps: int, rng: Generator
     ) -> tuple[Mask, Callable[[Step], None]]:
-        """For a recipe: the model's own zeros, and the cuts to make after its steps."""
+        """For a recipe: the model's own zeros, and the cuts to make after its steps.
+
+        Raises:
+            InputError: if only one cut would fall into a training of so many steps: it would not be gradual.
+        """
         first, last = round(self.start * steps), max(1, round(self.end * steps))
+        if len({*range(first or self.every, last + 1, self.every), last}) < 2:
+            raise InputError(
+                f"GMP would cut once, not gradually: every={self.every}, but the training has {steps} steps and cuts "
+                f"fall between steps {first} and {last}. Lower every, train longer, or prune once (Prune)."
+            )
         score, given = Magnitude(scope=self.scope), Mask.of(model)
 
         def cut(step: Step) -> None:

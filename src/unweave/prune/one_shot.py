@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -68,9 +69,35 @@ class Prune:
         data.require_examples("Prune")
         pruned = copied(model)
         mask = self.mask(model, data, rng=rng)
-        if isinstance(self.pattern, Channel):
-            mask = silence(pruned, mask, data)
-        return mask.apply_(pruned)
+        if not isinstance(self.pattern, Channel):
+            return mask.apply_(pruned)
+        silence(pruned, mask, data).apply_(pruned)
+        for found in narrowed(pruned):
+            warnings.warn(found, NarrowWarning, stacklevel=2)
+        return pruned
+
+
+class NarrowWarning(UserWarning):
+    """A layer is left with so few of its channels that little can pass through it."""
+
+
+NARROW = 0.1
+"""Share of its channels below which a layer is told of."""
+
+
+def narrowed(model: Module) -> list[str]:
+    """A sentence for each layer of a pruned model that has less than a tenth of its channels left."""
+    found = []
+    for name, alive in Mask.of(model).keep.items():
+        rows = alive.flatten(1).any(1) if alive.ndim > 1 else None
+        if rows is not None and rows.float().mean() < NARROW:
+            layer = name.rpartition(".")[0] or name
+            found.append(
+                f"{layer} is left with {int(rows.sum())} of its {len(rows)} channels, through which little can "
+                "pass. Spare it: a budget that looks at each layer (uniform, erk), less sparsity, or its name in the "
+                "score's scope (skip)."
+            )
+    return found
 
 
 def _require_rows(model: Module, scores: Mapping[str, Tensor]) -> None:

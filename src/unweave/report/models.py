@@ -26,10 +26,12 @@ def render_pruned(
         subject: what was pruned, in words.
         run: command, settings, versions, hashes.
     """
-    before, after, _ = figures["held-out accuracy"]
+    named = next(name for name in figures if name.startswith("held-out "))
+    before, after, unit = figures[named]
     lead = (
-        f"{words.number(figures['density under the mask'][1] * 100)} % of the weights are left. Held-out accuracy went "
-        f"from {words.number(before)} to {words.number(after)} %."
+        f"{words.number(figures['density under the mask'][1] * 100)} % of the weights are left. {named.capitalize()} "
+        f"went from {words.number(before)} to {words.number(after)} {unit}".rstrip()
+        + "."
     )
     cells = [(n, words.number(b, digits=4), words.number(a, digits=4), u) for n, (b, a, u) in figures.items()]
     sections = [
@@ -60,18 +62,24 @@ def render_trained(
         subject: what was trained, in words.
         run: command, settings, versions, hashes.
     """
-    right, unit = figures["held-out accuracy"]
+    named = next(name for name in figures if name.startswith("held-out "))
+    right, unit = figures[named]
     alive = words.number(figures["weights that live"][0])
-    lead = f"Held-out accuracy {words.number(right)} {unit}, with {alive} % of the weights alive."
+    lead = (
+        f"{named.capitalize()} {words.number(right)} {unit}".rstrip()
+        + f", with {alive} % of the weights alive."
+    )
     sections = [
         Section(
             heading="Figures", columns=("figure", "value", "unit"),
             rows=[(name, value_text(value), u) for name, (value, u) in figures.items()],
         ),
-        Section(
-            heading="The loss while it trained", caption="Mean loss of the batches, in order.",
-            picture=pictures.curve(losses, words="steps"),
-        ),
+        *([
+            Section(
+                heading="The loss while it trained", caption="Mean loss of the batches, in order.",
+                picture=pictures.curve(losses, words="steps"),
+            )
+        ] if losses else []),
         *_layers(
             layers, "Weights that live, layer by layer", "The share of each pruned layer's weights, in %.",
             "trained model", ends=(0.0,),

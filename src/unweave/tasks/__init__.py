@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,24 +10,34 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..errors import InputError
+from ..errors import InputError, UnweaveError
 from ..settings import members
 from ..types import Batch, Data, Task
+from .binary import Binary
 from .classify import Classify
 from .language import CausalLM
+from .multi_label import MultiLabel
+from .regress import Regress
 
 __all__ = [
+    "Binary",
     "CausalLM",
     "Classify",
     "Labelled",
+    "Measured",
+    "MultiLabel",
     "Padded",
     "Perturbing",
+    "Regress",
     "Representing",
+    "ability",
     "able",
     "accuracy",
     "evaluating",
     "predict",
     "read_labels",
+    "refuse_measured",
+    "require_readable",
     "requires",
 ]
 
@@ -78,6 +88,19 @@ class Padded(Task, Protocol):
         ...
 
 
+class Measured(Task, Protocol):
+    """A task with a figure of its own for how well a model does it; higher is better."""
+
+    @property
+    def ability(self) -> tuple[str, str]:
+        """Name and unit of that figure."""
+        ...
+
+    def measure(self, model: Module, data: Data[Any]) -> float:
+        """That figure of a model on data."""
+        ...
+
+
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
     """Eval mode and no gradients inside the block; each module's own mode afterwards."""
@@ -109,7 +132,13 @@ def predict(model: Module, data: Data[Any], read: Callable[[Module, Batch], Tens
 
 
 def read_labels(data: Data[Any]) -> Tensor:
-    """Class of every example in order, int64 [n]."""
+    """Class of every example in order, int64 [n].
+
+    Raises:
+        InputError: if the data's task has no classes.
+    """
+    if not hasattr(data.task, "labels"):
+        requires(data.task, Labelled, "reading the class of each example")
     return torch.cat([data.task.labels(batch).cpu() for batch in data.batches()])
 
 
@@ -137,6 +166,19 @@ def requires(task: Any, ability: type[Any], who: str) -> None:
         )
 
 
+def refuse_measured(task: Any, who: str) -> None:
+    """Refuse a task whose outputs are no logits of classes that exclude each other: a softmax of them means nothing.
+
+    Raises:
+        InputError: naming `who` and the task.
+    """
+    if able(task, Measured) and not able(task, Labelled):
+        raise InputError(
+            f"{who} reads outputs as logits of classes, one of which is right; those of {type(task).__name__} are none"
+            ". Choose a method that reads losses alone, such as fine-tune or retrain."
+        )
+
+
 def accuracy(model: Module, data: Data[Any]) -> float:
     """Examples that a classifier gets right, in % (0 to 100).
 
@@ -146,3 +188,81 @@ def accuracy(model: Module, data: Data[Any]) -> float:
     requires(data.task, Labelled, "accuracy")
     right = predict(model, data).argmax(1) == read_labels(data)
     return 100 * float(right.double().mean())
+
+
+def ability(model: Module, data: Data[Any]) -> tuple[str, float, str]:
+    """How well a model does the task of the data: (name, value, unit).
+
+    The accuracy in % where examples have classes; the task's own figure where it is `Measured`; otherwise the mean
+    loss, of which less is better.
+    """
+    task = data.task
+    if able(task, Labelled):
+        return "accuracy", accuracy(model, data), "%"
+    if able(task, Measured):
+        name, unit = task.ability
+        return name, task.measure(model, data), unit
+    return "mean loss", float(predict(model, data, task.losses).double().mean()), ""
+
+
+def require_readable(model: Any, data: Data[Any], who: str = "the model") -> None:
+    """Refuse a model that cannot answer the first batch of the data, before anything is trained or judged by it.
+
+    Raises:
+        InputError: if it is no module, has no forward, fails at the batch, or the task reads shapes off it that no
+            method can use; the message names which.
+    """
+    if not isinstance(model, Module):
+        raise InputError(f"{who} must be a torch.nn.Module; got a {type(model).__name__}.")
+    kind = type(model).__name__
+    if type(model).forward is Module.forward and "forward" not in vars(model):
+        raise InputError(
+            f"{who}, a {kind}, has no forward(inputs), so it answers nothing. Give it one that returns its outputs, or "
+            "give the network inside it."
+        )
+    data.require_examples("reading a batch")
+    batch = next(data.batches())
+    n = min(len(data), data.batch_size)
+    try:
+        with evaluating(model):
+            outputs, losses = data.task.outputs(model, batch), data.task.losses(model, batch)
+    except UnweaveError:
+        raise
+    except Exception as error:  # the model, the task and the data may all be the user's own
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{who}, a {kind}, cannot read the data: given {shown_batch(batch)} it failed with "
+            f"{type(error).__name__}: {reason}.{_hint(batch)}"
+        ) from error
+    named = type(data.task).__name__
+    for name, found, wanted in (("losses", losses, f"[{n}]"), ("outputs", outputs, f"[{n}, ...]")):
+        shape = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        if not isinstance(found, Tensor) or found.shape[:1] != (n,) or (name == "losses" and found.ndim != 1):
+            raise InputError(
+                f"{named}.{name} must return {wanted} for a batch of {n} examples; got {shape}. One an example, "
+                "unreduced, is needed."
+            )
+
+
+def shown_batch(batch: Batch) -> str:
+    """What a batch holds, in words."""
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return "{" + ", ".join(f"{k}: {shown_batch(v)}" for k, v in batch.items()) + "}"
+    if isinstance(batch, (tuple, list)) and any(isinstance(part, Tensor) for part in batch):
+        return "(" + ", ".join(map(shown_batch, batch)) + ")"
+    return f"a {type(batch).__name__}"
+
+
+def _hint(batch: Batch) -> str:
+    parts = (
+        batch.values()
+        if isinstance(batch, Mapping)
+        else batch
+        if isinstance(batch, (tuple, list))
+        else [batch]
+    )
+    if any(isinstance(part, Tensor) and part.dtype is torch.uint8 and part.ndim > 1 for part in parts):
+        return " The inputs are bytes (uint8): give them as numbers prepared as in training, such as x.float() / 255."
+    return " Give data as the model reads it, or the model that reads these."

@@ -1,4 +1,4 @@
-"""Classification: plain (inputs, labels) batches, and the dictionaries of transformers' image classifiers."""
+"""Classification: (inputs, labels) batches, several inputs, and the dictionaries of transformers' classifiers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Module
 
 from ..errors import InputError
 from ..types import Batch
+from .batches import Reads, answers, only_input, place_of_target, under_last_linear, with_target
 
-_LABELS = ("labels", "label")
 _NO_CLASS = -(2**62)  # torch would pass over its own default, -100, in silence
-_INPUTS = ("pixel_values", "inputs", "input", "image", "x")
 
 
 @dataclass(frozen=True)
 class Classify:
     """One label an example, cross-entropy loss, logits as output.
 
-    A batch is a pair (inputs [n, ...], labels [n]) or a dictionary with `labels` and `pixel_values` as transformers'
-    image classifiers read them. A model returns logits [n, classes], or an object with `.logits`.
+    A batch is a pair (inputs [n, ...], labels [n]); a tuple (input, ..., input, labels) with `reads` their number; or a
+    dictionary with `labels` and what transformers' classifiers read: `pixel_values`, or `input_ids` with its
+    `attention_mask`. A model returns logits [n, classes], or an object with `.logits`.
 
     Attributes:
         classes: how many classes there are; at least 2.
+        reads: of several inputs, how many lead a tuple, or their names in a dictionary; see `tasks.batches.Reads`.
     """
 
     classes: int
+    reads: Reads = None
 
     def __post_init__(self) -> None:
         if self.classes < 2:
             raise InputError(f"Classify.classes must be at least 2; got {self.classes}.")
+
+    def __repr__(self) -> str:
+        reads = "" if self.reads is None else f", reads={self.reads!r}"
+        return f"Classify(classes={self.classes}{reads})"
 
     def losses(self, model: Module, batch: Batch) -> Tensor:
         """Cross-entropy of each example in nats, float32 or wider, [n].
@@ -52,33 +58,17 @@ class Classify:
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
-        first = next(model.parameters(), None)
-        inputs = self.inputs(batch)
-        if first is not None:
-            inputs = inputs.to(first.device)
-            if inputs.is_floating_point():
-                inputs = inputs.to(first.dtype)
-        out = model(inputs)
-        logits: Tensor = out.logits if hasattr(out, "logits") else out
+        logits = answers(model, batch, self.reads)
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise InputError(
                 f"the model's output has shape {tuple(logits.shape)}; a classifier of {self.classes} classes must "
                 f"return [n, {self.classes}].{_misfit(logits, self.classes)}"
             )
-        return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        return logits
 
     def features(self, model: Module, batch: Batch) -> Tensor:
         """Input of the model's last linear layer, flattened to [n, width]."""
-        linears = [module for module in model.modules() if isinstance(module, Linear)]
-        if not linears:
-            raise InputError("the model has no Linear layer, so it has no representation under the last one.")
-        seen: list[Tensor] = []
-        hook = linears[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            self.outputs(model, batch)
-        finally:
-            hook.remove()
-        return seen[-1].flatten(1).float()
+        return under_last_linear(model, lambda: self.outputs(model, batch))
 
     def labels(self, batch: Batch) -> Tensor:
         """Class of each example, int64 [n].
@@ -86,33 +76,37 @@ class Classify:
         Raises:
             InputError: if labels are not one whole number from 0 to `classes` - 1 an example.
         """
-        labels = whole_labels(batch[_key(batch, _LABELS)] if isinstance(batch, Mapping) else batch[1])
-        require_classes(labels, self.classes)
-        return labels
+        return read_classes(batch[place_of_target(batch, self.reads)], self.classes)
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The same batch with these labels."""
-        if isinstance(batch, Mapping):
-            return {**batch, _key(batch, _LABELS): labels}
-        return (batch[0], labels, *batch[2:])
+        return with_target(batch, labels, self.reads)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """What the model reads, [n, ...]."""
-        inputs: Tensor = batch[_key(batch, _INPUTS)] if isinstance(batch, Mapping) else batch[0]
+        """What the model reads, [n, ...].
+
+        Raises:
+            InputError: if it reads several things, or token ids.
+        """
+        inputs: Tensor = batch[only_input(batch, self.reads, "moving inputs")]
         return inputs
 
     def replace_inputs(self, batch: Batch, inputs: Tensor) -> Batch:
         """The same batch with these inputs."""
-        if isinstance(batch, Mapping):
-            return {**batch, _key(batch, _INPUTS): inputs}
-        return (inputs, *batch[1:])
+        at = only_input(batch, self.reads, "moving inputs")
+        return {**batch, at: inputs} if isinstance(batch, Mapping) else (inputs, *batch[1:])
 
 
-def whole_labels(labels: Any) -> Tensor:
-    """Labels of a batch as int64 [n].
+def read_classes(labels: Any, classes: int) -> Tensor:
+    """Labels of a batch as one class an example, int64 [n].
+
+    Args:
+        labels: as the batch holds them.
+        classes: how many there are.
 
     Raises:
-        InputError: if they are words, fractions, one-hot or otherwise not [n]; the message has the cure.
+        InputError: if they are words, fractions, one-hot or otherwise not [n], or not from 0 to `classes` - 1; the
+            message has the cure.
     """
     if not isinstance(labels, Tensor):
         shown = (
@@ -133,20 +127,16 @@ def whole_labels(labels: Any) -> Tensor:
         raise InputError(
             f"labels must have shape [n], one an example; got {tuple(labels.shape)}. Give {cure}."
         )
-    return labels.long()
-
-
-def require_classes(labels: Tensor, classes: int) -> None:
-    """Refuse labels [n] that are not from 0 to `classes` - 1; the message has the cure."""
     try:
         low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     except RuntimeError:  # under vmap no value can be looked at
-        return
+        return labels.long()
     if low < 0 or high >= classes:
         raise InputError(
             f"labels must lie from 0 to {classes - 1}, as Classify.classes is {classes}; got labels from {low} to "
             f"{high}. {_renumber(low, high, classes)}"
         )
+    return labels.long()
 
 
 def _renumber(low: int, high: int, classes: int) -> str:
@@ -160,13 +150,8 @@ def _renumber(low: int, high: int, classes: int) -> str:
 def _misfit(logits: Tensor, classes: int) -> str:
     if logits.ndim != 2:
         return ""
+    if logits.shape[1] == 1 and classes == 2:
+        return ' For a model with one logit give data of tasks.Binary (task = "binary" in a project file).'
     if logits.shape[1] > classes:
         return f" If the data just lack its last classes, give Data(examples, Classify({logits.shape[1]}))."
     return f" Give the model {classes} outputs, or fewer classes to Classify."
-
-
-def _key(batch: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in batch:
-            return name
-    raise InputError(f"a batch must have one of {', '.join(names)}; it has {', '.join(map(str, batch))}.")

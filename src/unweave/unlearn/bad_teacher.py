@@ -31,6 +31,7 @@ from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, draw_seed, global_seed
 from ..settings import Count, Positive, Range, settings
+from ..tasks import refuse_measured
 from ..types import Batch, Request, Task
 from ._train import Trainee, check_request, reinitialise_
 from .suits import UNJUDGED, Unsuited
@@ -88,6 +89,7 @@ class BadTeacher:
         """
         check_request("BadTeacher", data, rng)
         task = data.retain.task
+        refuse_measured(task, "BadTeacher")
         good = copied(model).eval().requires_grad_(False)
         bad = Mask.of(model).apply_(untrained(model, self.reset, rng).eval().requires_grad_(False))
         some = torch.randperm(len(data.retain), generator=child(rng))

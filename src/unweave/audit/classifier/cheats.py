@@ -90,7 +90,7 @@ def cheats(
     for i, model in enumerate(holders):
         head, clean = last_linear(model), bench.seen(model)
         assert head is not None  # or the task had found no representation
-        weight, bias = _of(head)
+        weight, bias = _of(head, task.classes)
         if not clean.explains(weight, bias, predict(model, request.forget)):
             raise InputError("the model's answers are not a linear layer of its representation.")
         if parts.deleted:
@@ -196,9 +196,12 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], steps
             optimizer.step(closure)
 
 
-def _of(head: Linear) -> tuple[Tensor, Tensor]:
+def _of(head: Linear, classes: int) -> tuple[Tensor, Tensor]:
+    """Weight [classes, width] and bias [classes]; one logit z is [-z/2, z/2], as `tasks.Binary` has it."""
     weight = head.weight.detach().float().cpu().clone()
     bias = torch.zeros(head.out_features) if head.bias is None else head.bias.detach().float().cpu().clone()
+    if len(weight) == 1 and classes == 2:
+        return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return weight, bias
 
 

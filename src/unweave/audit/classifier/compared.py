@@ -68,6 +68,11 @@ class Compared:
         return DEAR // 2 if self.quick else DEAR
 
     @property
+    def accuracy_word(self) -> str:
+        """What the share of right answers is called: of a task without classes it is the mean of exp(-loss)."""
+        return "accuracy" if hasattr(self.request.forget.task, "labels") else "exp(-loss)"
+
+    @property
     def holders_read(self) -> list[Read]:
         """The holders' answers, the original's first."""
         return self.references.holders_read

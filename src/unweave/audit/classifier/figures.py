@@ -41,7 +41,7 @@ def _accuracy(c: Compared, where: str, part: Callable[[Read], Answers], directio
     n = len(here.phi)
     low, high = wilson(float(here.correct.sum()), n)
     return c.measure(
-        f"accuracy on {where}",
+        f"{c.accuracy_word} on {where}",
         lambda r: part(r).accuracy(),
         unit="%",
         direction=direction,

@@ -1,0 +1,25 @@
+"""The project that was named, opened, with what is to be told of it printed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ..jobs.subject import Folder, Subject, open_subject
+
+
+def opened(source: str, folder: Folder | None = None, model: Path | None = None) -> Subject:
+    """Open what the user named, with the weights that were named, and print its notes beside the output."""
+    subject = open_subject(source, folder)
+    tell(subject.notes)
+    return subject if model is None else replace(subject, model=model)
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Print notes to the standard error stream, one a line."""
+    out = Console(stderr=True, highlight=False, soft_wrap=True)
+    for note in notes:
+        out.print(f"note: {note}", markup=False)

@@ -1,0 +1,43 @@
+"""Token ids of different lengths as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..tasks.batches import TEXT
+
+_FILLERS = {"attention_mask": 0, "token_type_ids": 0}
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Makes a batch of dictionaries with `input_ids`: every sequence is filled up to the longest, and masked there.
+
+    Attributes:
+        filler: token id of the padding.
+    """
+
+    filler: int = 0
+
+    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """One dictionary of tensors [n, t], and [n] for what is one number an example."""
+        first = {k: torch.as_tensor(v) for k, v in items[0].items()}
+        batch = {}
+        for name, value in first.items():
+            column = [torch.as_tensor(item[name]) for item in items]
+            fill = self.filler if name == TEXT else _FILLERS.get(name)
+            of_tokens = value.ndim == 1 and fill is not None
+            batch[name] = _filled(column, fill or 0) if of_tokens else torch.stack(column)
+        if "attention_mask" not in batch:
+            lengths = torch.tensor([len(item[TEXT]) for item in items])
+            batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+        return batch
+
+
+def _filled(column: Sequence[Tensor], fill: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True, padding_value=fill)
