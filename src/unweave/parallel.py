@@ -22,16 +22,18 @@ from typing import Any, Literal, TypeVar
 
 import joblib
 import torch
-from filelock import FileLock
 from joblib.parallel import LokyBackend, get_active_backend
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Generator
 from torch.nn import Module
 
-from .errors import require
+from .errors import StorageError, require
 from .fit import resumable
 from .io.content import PROJECT_PREFIX, UnstableError, describe, fingerprint
-from .io.files import sha256, sweep_dead_partials, write_text, written_beside
+from .io.files import sha256, sweep_dead_partials, write_tensors, write_text
+from .io.model_cache import Lineage, entry_in_use, note_entry
+from .io.sealed import cache_home
 from .progress import progress
 from .random import seeded
 from .types import Data, Recipe
@@ -105,6 +107,7 @@ def build_models(
     jobs: int | None = None,
     cache: Path | None = None,
     label: str = "train",
+    lineage: Lineage | None = None,
 ) -> list[Module]:
     """Train one model a seed by `recipe` on `data`.
 
@@ -116,6 +119,8 @@ def build_models(
         cache: folder of finished models, found again by the content of the data, the recipe and the seed. A killed
             run goes on inside the training it was killed in.
         label: shown beside the progress bar.
+        lineage: which examples of which data set `data` are, noted with what is kept, so that models of data that
+            are deleted later can be found.
 
     Returns:
         One model a seed, in eval mode, in order.
@@ -127,12 +132,15 @@ def build_models(
     except UnstableError as error:
         warnings.warn(f"models are not cached, but trained each time: {error}", stacklevel=2)
         return build_models(recipe, data, seeds, jobs=jobs, label=label)
-    return parallel_map(partial(_build_cached, recipe, data, folder), seeds, jobs=jobs, label=label)
+    models = parallel_map(partial(_build_cached, recipe, data, folder), seeds, jobs=jobs, label=label)
+    if seeds and hasattr(recipe, "initial"):
+        note_entry(folder, _in_words(recipe), len(data), lineage)
+    return models
 
 
 def default_cache() -> Path:
     """Where finished models are kept: UNWEAVE_CACHE, or ~/.cache/unweave."""
-    return Path(os.environ.get("UNWEAVE_CACHE", "~/.cache/unweave")) / "models"
+    return cache_home() / "models"
 
 
 def cache_folder(recipe: Recipe, data: Data[Any], cache: Path) -> Path:
@@ -153,7 +161,9 @@ def training_cost(
     except UnstableError:
         return None
     records = [_recorded(f) for seed in seeds if (f := folder / f"{seed}.json").exists()]
-    timed = [r for r in records if "cpu_seconds" in r]
+    timed = [
+        r for r in records if all(isinstance(r.get(k), (int, float)) for k in ("seconds", "cpu_seconds"))
+    ]
     return {k: sum(r[k] for r in timed) / len(timed) for k in ("seconds", "cpu_seconds")} if timed else None
 
 
@@ -165,41 +175,62 @@ def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> M
     initial = getattr(recipe, "initial", None)
     if initial is None:
         return _build(recipe, data, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{seed}.lock"):  # of requests at once, one trains and the others wait for it
-        return _cached(recipe, data, folder, seed, initial)
+    with entry_in_use(folder, seed):
+        found = _kept(folder, seed, initial)
+        return found if found is not None else _trained(recipe, data, folder, seed)
 
 
-def _cached(
-    recipe: Recipe, data: Data[Any], folder: Path, seed: int, initial: Callable[[Generator], Module]
-) -> Module:
+def _kept(folder: Path, seed: int, initial: Callable[[Generator], Module]) -> Module | None:
+    """A finished model, if it is there, whole, and of this recipe's network."""
     kept, record = folder / f"{seed}.safetensors", folder / f"{seed}.json"
     sweep_dead_partials(folder, f"{seed}.")
-    unfinished = folder / f"{seed}.unfinished"
-    if kept.exists() and record.exists():
-        if sha256(kept) == _recorded(record).get("sha256"):
-            model: Module = initial(seeded(seed))
-            model.load_state_dict(load_file(kept))
-            shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have come just before its removal
-            return model.eval()
+    if not (kept.exists() and record.exists()):
+        return None
+    if sha256(kept) != _recorded(record).get("sha256"):
         warnings.warn(f"{kept} does not match its SHA-256 and is trained anew.", stacklevel=2)
+        return None
+    model: Module = initial(seeded(seed))
+    try:
+        model.load_state_dict(load_file(kept))
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"{kept} is not of this recipe's network ({reason}) and is trained anew.", stacklevel=2)
+        return None
+    shutil.rmtree(
+        folder / f"{seed}.unfinished", ignore_errors=True
+    )  # a kill may have come just before its removal
+    return model.eval()
+
+
+def _trained(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> Module:
+    unfinished = folder / f"{seed}.unfinished"
     resumed = any(unfinished.glob("*"))
     began, began_cpu = perf_counter(), process_time()
-    with resumable(unfinished):
-        model = _build(recipe, data, seed)
-    seconds, cpu_seconds = perf_counter() - began, process_time() - began_cpu
-    with written_beside(kept) as beside:
-        save_file({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}, beside)
-    times = {} if resumed else {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
-    write_text(record, json.dumps({"sha256": sha256(kept), **times}) + "\n")
+    try:
+        with resumable(unfinished):
+            model = _build(recipe, data, seed)
+        seconds, cpu_seconds = perf_counter() - began, process_time() - began_cpu
+        kept = folder / f"{seed}.safetensors"
+        write_tensors(kept, {name: t.contiguous().clone() for name, t in model.state_dict().items()})
+        times = {} if resumed else {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
+        write_text(folder / f"{seed}.json", json.dumps({"sha256": sha256(kept), **times}) + "\n")
+    except StorageError:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a full disk, every byte counts
+        raise
     shutil.rmtree(unfinished, ignore_errors=True)
     return model
+
+
+def _in_words(recipe: Recipe) -> str:
+    fields = getattr(recipe, "__dataclass_fields__", {})
+    plain = {n: v for n in fields if isinstance(v := getattr(recipe, n), (int, float, str)) and v != ""}
+    return f"{type(recipe).__name__}({', '.join(f'{n}={v}' for n, v in plain.items())})"
 
 
 def _recorded(record: Path) -> dict[str, Any]:
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",
     "cite": "the papers behind a run or a method, as BibTeX",
+    "cache": "the trained models that are kept between runs: what they take, what they hold, remove them",
     "doctor": "check this machine's packages, and say how to mend what is broken",
 }
 

@@ -47,6 +47,35 @@ def named_run(command: str, plan: Any, *more: Any) -> Path:
     return Path("runs") / f"{command}-{digest[:8]}"
 
 
+PRIVATE = {"--ids": "FILE", "--where": "COLUMN=VALUE"}
+"""Flags whose value tells who asked -> what stands for it in a run's record and reports."""
+
+
+def typed(command: str, argv: Sequence[str]) -> list[str]:
+    """The command as it was typed, without what tells whose data were deleted.
+
+    Example:
+        >>> typed("forget", ["project.py", "--where", "owner=ann", "--ids=ann.txt", "--seed", "1"])
+        ['unweave', 'forget', 'project.py', '--where', 'owner=VALUE', '--ids=FILE', '--seed', '1']
+    """
+    told, flag = ["unweave", command], ""
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if flag:
+            told.append(_instead(flag, argument))
+        elif equals and name in PRIVATE:
+            told.append(f"{name}={_instead(name, value)}")
+        else:
+            told.append(argument)
+        flag = argument if argument in PRIVATE else ""
+    return told
+
+
+def _instead(flag: str, value: str) -> str:
+    column, equals, _ = value.partition("=")
+    return f"{column}=VALUE" if flag == "--where" and equals else PRIVATE[flag]
+
+
 def show(done: Done, as_json: bool) -> None:
     """Print what came out of a job."""
     if as_json:

@@ -17,7 +17,7 @@ from ..unlearn.worst_case_forget import Which
 from ._flags import with_methods
 from ._named import unlearner
 from ._optimizers import torch_optimizer
-from ._parse import named_methods, named_run, parse, show
+from ._parse import named_methods, named_run, parse, show, typed
 from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
 from ._selection import selected
 
@@ -92,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"--methods needs two or more different methods; got {' '.join(asked.methods)}.")
     job = _job(asked, open_subject(asked.project, Folder(data=asked.data)), unlearners)
     at = asked.out or named_run("compare", job.plan(), asked.project, asked.seed)
-    done = job.run(at, command=["unweave", "compare", *argv])
+    done = job.run(at, command=typed("compare", argv))
     show(done, asked.json)
     return 3 if done.failed else 0
 

@@ -52,6 +52,8 @@ class AuditJob(Judging):
         for model in (original, edited):
             require_answers(model, self.request)
         with self.opened(out, command) as run, progress(f"{out}", 3) as bar:
+            if (settled := self.settled(run, bar, [], command)) is not None:
+                return settled
             return self.judged(run, bar, original, {self.method: edited}, {}, command)
 
     def estimate(self) -> dict[str, float]:

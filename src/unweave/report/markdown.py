@@ -12,7 +12,13 @@ from .page import Section
 from .sections import evidence
 
 
-def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequence[Rates] = ()) -> str:
+def render_markdown(
+    audits: Sequence[Audit],
+    run: Mapping[str, Any],
+    published: Sequence[Rates] = (),
+    *,
+    more: Sequence[Section] = (),
+) -> str:
     """The report as Markdown; arguments as in `render_html`.
 
     Raises:
@@ -37,6 +43,8 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     if published and first.kind == "classifier" and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
     lines += ["", "## Caveats and limits", "", *(f"- {_plain(c)}" for c in words.caveats(first)), ""]
+    for part in more:
+        lines += _table(part) or [f"## {part.heading}", "", part.caption, ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
         placed = first.kind == "classifier"
