@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from unweave import Data, Supervised
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
 from unweave.io.content import UnstableError, describe, described, fingerprint
+from unweave.io.source import helpers_of
 from unweave.tasks import Classify
 
 PROJECT = """
@@ -158,6 +160,162 @@ def test_a_description_in_words_names_classes_fields_and_calls() -> None:
     assert told["network"]["call"].startswith("mlp ")
     assert described({"a": (torch.tensor([1.0]), None)}) == described({"a": [torch.tensor([1.0]), None]})
     assert described(torch.tensor([1.0])) != described(torch.tensor([2.0]))
+
+
+LAZY = """
+class Own:
+    def build(self, data, *, rng):
+        from pack.inner import deep
+        return deep.WIDTH
+"""
+
+
+def test_a_module_that_is_imported_only_when_it_runs_counts_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pack" / "inner").mkdir(parents=True)
+    for name, text in (
+        ("project.py", LAZY), ("pack/__init__.py", ""), ("pack/inner/__init__.py", "from ..side import *\n"),
+        ("pack/inner/deep.py", "WIDTH = 1\n"), ("pack/side.py", "x = 1\n"), ("pack/apart.py", "x = 1\n"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+    found = helpers_of(tmp_path / "project.py")
+    names = ("pack", "pack.inner", "pack.inner.deep", "pack.side")
+    assert set(found) == {f"module {name}" for name in names}
+    assert found["module pack.side"] == tmp_path.resolve() / "pack" / "side.py"
+    project = ModuleType("unweave_project_lazy")
+    project.__file__ = str(tmp_path / "project.py")
+    monkeypatch.setitem(sys.modules, project.__name__, project)
+    exec(compile(LAZY, project.__file__, "exec"), project.__dict__)
+    before = describe(project.Own())
+    (tmp_path / "pack" / "apart.py").write_text("x = 2\n")
+    assert describe(project.Own()) == before
+    (tmp_path / "pack" / "inner" / "deep.py").write_text("WIDTH = 2\n")
+    assert describe(project.Own()) != before
+
+
+def test_a_projects_helpers_are_found_by_reading(project: Path) -> None:
+    (project / "helper.py").write_text("import third\n" + HELPER)
+    (project / "third.py").write_text("import json, torch\n")
+    assert helpers_of(project / "project.py") == {
+        f"module {name}": project.resolve() / f"{name}.py" for name in ("helper", "other", "third")
+    }
+
+
+def test_folders_count_by_their_contents_and_not_by_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place / "base").mkdir(parents=True)
+        (tmp_path / place / "base" / "config.json").write_text("{}")
+    for named in (Path("base"), "base", "./base"):
+        monkeypatch.chdir(tmp_path / "a")
+        first = describe([named])
+        monkeypatch.chdir(tmp_path / "b")
+        assert describe([named]) == first
+        (tmp_path / "b" / "base" / "config.json").write_text('{"layers": 2}')
+        assert describe([named]) != first
+        (tmp_path / "b" / "base" / "config.json").write_text("{}")
+    assert describe(Path("absent")) != first
+    absent = describe(Path("absent"))
+    monkeypatch.chdir(tmp_path / "a")
+    assert describe(Path("absent")) != absent  # the same words name another place
+    (tmp_path / "a" / "train" / "cats").mkdir(parents=True)
+    before = describe(["train"])
+    (tmp_path / "a" / "train" / "cats" / "1.txt").write_text("x")
+    assert describe(["train"]) == before  # a word
+
+
+def test_arrays_and_modules_count_by_all_their_bytes() -> None:
+    long = torch.zeros(5000)
+    other = long.clone()
+    other[2500] = 1.0
+    assert (
+        len(
+            {
+                describe([x])
+                for x in (long, other, long.numpy(), other.numpy(), long.view(50, 100), long.int())
+            }
+        )
+        == 6
+    )
+    assert described({"a": long.numpy()}) != described({"a": other.numpy()})
+    named = Data([{"x": long.numpy()}], Classify(2), 1, collate=lambda rows: rows[0])  # type: ignore[arg-type]
+    changed = Data([{"x": other.numpy()}], Classify(2), 1, collate=lambda rows: rows[0])  # type: ignore[arg-type]
+    assert fingerprint(named) != fingerprint(changed)
+
+    class Scaled(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.by = by
+            self.register_buffer("shift", torch.zeros(1), persistent=False)
+
+    first, second = Scaled(1.0), Scaled(2.0)
+    assert describe(first) == describe(Scaled(1.0)) != describe(second)
+    second.by = 1.0
+    second.get_buffer("shift")[0] = 1.0
+    assert describe(first) != describe(second)
+
+
+def test_what_a_function_reads_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads() -> Any:
+        return SETTING
+
+    before = describe(reads)
+    monkeypatch.setitem(globals(), "SETTING", 4)
+    assert describe(reads) != before
+
+    def keyword(k: int) -> Any:
+        def inner(*, width: int = k) -> int:
+            return width
+
+        return inner
+
+    def local(k: int) -> Any:
+        class Own:
+            def build(self) -> int:
+                return k
+
+        return Own()
+
+    for make in (keyword, local):
+        assert describe(make(1)) == describe(make(1)) != describe(make(2))
+
+
+SETTING = 3
+
+
+class Slotted:
+    __slots__ = ("width",)
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+
+def test_objects_of_every_make_count_by_what_they_hold() -> None:
+    from collections import OrderedDict, deque
+    from enum import Enum
+    from fractions import Fraction
+
+    class Kind(Enum):
+        a = 1
+        b = 2
+
+    pairs: list[tuple[Any, Any]] = [
+        (Slotted(1), Slotted(2)), (deque([1]), deque([2])), (Kind.a, Kind.b), (Fraction(1, 2), Fraction(1, 3)),
+        (torch.relu, torch.sigmoid), (torch.float16, torch.float32), ({1: 2}, {"1": 2}), ((1, 2), [1, 2]),
+        ({"a", "b"}, {"a", "c"}), (b"a", "a"), (1, True), (1, 1.0), (slice(3), slice(4)), (nn.ReLU, nn.Tanh),
+        (OrderedDict(a=1, b=2), OrderedDict(b=2, a=1)), (torch.device("cpu"), torch.device("meta")),
+    ]  # fmt: skip
+    for one, other in pairs:
+        assert describe([one]) == describe([one]) != describe([other]), one
+    shared = [1, 2]
+    assert describe([shared, shared]) == describe(
+        [[1, 2], [1, 2]]
+    )  # equal is enough: it need not be the same
+    around: list[Any] = [1]
+    around.append(around)
+    assert describe(around) == describe(around)
 
 
 def test_what_cannot_be_told_is_refused_by_its_place() -> None:

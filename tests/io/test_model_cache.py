@@ -32,7 +32,6 @@ def entry(cache: Path, name: str, lineage: Lineage | None, *, models: int = 2, u
         (folder).mkdir(parents=True, exist_ok=True)
         (folder / f"{seed}.safetensors").write_bytes(b"w" * 100)
         (folder / f"{seed}.json").write_text("{}")
-        (folder / f"{seed}.lock").touch()
     for seed in range(models, models + unfinished):
         (folder / f"{seed}.unfinished").mkdir(parents=True)
         (folder / f"{seed}.unfinished" / "fit-0001.safetensors").write_bytes(b"c" * 50)
@@ -109,7 +108,12 @@ def test_what_a_living_process_holds_stays_and_a_killed_one_holds_nothing(tmp_pa
     with entry_in_use(folder, 1, wait=False) as mine:
         assert not mine
     assert remove(entries(tmp_path)[0])[1] == [1]
-    assert sorted(p.name for p in folder.iterdir()) == ["1.json", "1.lock", "1.safetensors", "about.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "1.json",
+        "1.lock",
+        "1.safetensors",
+        "about.json",
+    ]
     holder.kill()
     holder.wait()
     holder.stdout.close()

@@ -105,7 +105,7 @@ def test_a_model_that_another_process_uses_is_kept_and_said(tmp_path: Path) -> N
     (entry,) = (h for h in held(done.folder).values() if h["place"] == str(holders))
     assert not entry["removed"]
     assert entry["kept"] == "kept: 1 in use by another process"
-    assert sorted(p.name for p in holders.glob("77.*")) == ["77.lock", "77.unfinished"]
+    assert sorted(p.name for p in holders.glob("77.*")) == ["77.unfinished"]
     assert not list(holders.glob("*.safetensors"))
 
 

@@ -207,7 +207,7 @@ def alive(process: int) -> bool:
 def file_lock(file: Path, *, wait: bool) -> Iterator[bool]:
     """Hold a lock file for this process, its folder made if absent. The lock ends with the process, however it ends.
 
-    Whoever holds it may remove the file: those who wait notice, and make another.
+    The file is removed at the end: those who wait for it notice, and make another.
 
     Yields:
         Whether it is held; False only without `wait`, if another holds it.
@@ -235,6 +235,7 @@ def file_lock(file: Path, *, wait: bool) -> Iterator[bool]:
     try:
         yield True
     finally:
+        file.unlink(missing_ok=True)
         os.close(handle)
 
 

@@ -1,7 +1,7 @@
 """The folder of trained models: what lies in it, which of it holds data that were deleted since, and removing it.
 
 Models of one recipe on one data set share a folder: SEED.safetensors with SEED.json beside it, SEED.unfinished while
-it is trained, SEED.lock held by whoever trains or reads it, and about.json, which says in words what they are.
+it is trained, SEED.lock while someone trains or reads it, and about.json, which says in words what they are.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def entry_in_use(folder: Path, seed: int, *, wait: bool = True) -> Iterator[bool
 def note_entry(folder: Path, recipe: str, examples: int, lineage: Lineage | None) -> None:
     """Write down what an entry is, unless that stands there, and that it was used now."""
     about = folder / ABOUT
+    sweep_dead_partials(folder, ABOUT)
     told = _read(about)
     if told.get("examples") != examples or (lineage is not None and "base" not in told):
         made_of = {} if lineage is None else {
@@ -155,14 +156,11 @@ def remove(entry: Entry, *, unfinished_only: bool = False, dry_run: bool = False
             freed += sum(map(_size, parts))
             if dry_run:
                 continue
-            sweep_dead_partials(entry.folder, f"{seed}.")
             for part in parts:
                 shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-            if not (entry.folder / f"{seed}.safetensors").exists():
-                (entry.folder / f"{seed}.lock").unlink(
-                    missing_ok=True
-                )  # who waits for it notices, and makes another
-    if {p.name for p in entry.folder.iterdir()} <= {ABOUT}:
+    if not dry_run:
+        sweep_dead_partials(entry.folder, "")
+    if not dry_run and {p.name for p in entry.folder.iterdir()} <= {ABOUT}:
         (entry.folder / ABOUT).unlink(missing_ok=True)
         with suppress(OSError):  # another process has begun in it
             entry.folder.rmdir()

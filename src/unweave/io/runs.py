@@ -275,9 +275,8 @@ def locked(folder: Path) -> Iterator[None]:
         StorageError: if it cannot be made.
     """
     with ExitStack() as stack:
-        file = folder / _LOCK
         try:
-            mine = stack.enter_context(file_lock(file, wait=False))
+            mine = stack.enter_context(file_lock(folder / _LOCK, wait=False))
         except OSError as error:
             raise StorageError(
                 f"{folder} cannot be used for a run ({error.strerror}). Mend that or give another one."
@@ -287,7 +286,6 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)
             stack.close()
             with suppress(OSError):
                 folder.rmdir()  # succeeds only if nothing was written into it

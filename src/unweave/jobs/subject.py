@@ -192,11 +192,12 @@ def embedded() -> Subject:
 
 def _project(path: Path) -> Subject:
     from ..io.project import load_project
+    from ..io.source import helpers_of
 
     project = load_project(path)
     return Subject(
         name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe, load=project.model,
-        class_names=project.class_names, columns=project.columns, files={"project": path},
+        class_names=project.class_names, columns=project.columns, files={"project": path, **helpers_of(path)},
         ids=getattr(project.train.examples, "ids", ()),
     )  # fmt: skip
 

@@ -47,15 +47,7 @@ def render_markdown(
         lines += _table(part) or [f"## {part.heading}", "", part.caption, ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
-        placed = first.kind == "classifier"
-        position = " position (0 trained on it, 1 retrained) |" * placed
-        lines += ["## Methods compared", "", f"| method | verdict |{position} edit |"]
-        lines.append(f"| --- | --- |{' --- |' * placed} --- |")
-        for audit in audits:
-            took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
-            where = f" {words.place(audit.verdict.position)} |" * placed
-            lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
-        lines += ["", *(f"- {_plain(a.method)}: {_plain(a.verdict.why)}" for a in audits[1:]), ""]
+        lines += _compared(audits, edits)
     elif verdict.position is not None:
         lines += [
             "Position between models trained on the data (0) and retrained ones (1): "
@@ -78,6 +70,18 @@ def render_markdown(
     if rest:
         lines += ["| | |", "| --- | --- |", *(f"| {_plain(k)} | {_plain(v)} |" for k, v in rest), ""]
     return "\n".join(lines)
+
+
+def _compared(audits: Sequence[Audit], edits: Mapping[str, float]) -> list[str]:
+    placed = audits[0].kind == "classifier"
+    position = " position (0 trained on it, 1 retrained) |" * placed
+    lines = ["## Methods compared", "", f"| method | verdict |{position} edit |"]
+    lines.append(f"| --- | --- |{' --- |' * placed} --- |")
+    for audit in audits:
+        took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
+        where = f" {words.place(audit.verdict.position)} |" * placed
+        lines.append(f"| {_plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
+    return [*lines, "", *(f"- {_plain(a.method)}: {_plain(a.verdict.why)}" for a in audits[1:]), ""]
 
 
 def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:
