@@ -6,16 +6,14 @@ joblib runs them, one thread each, so that the bits do not depend on how many ru
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal, TypeVar
@@ -61,18 +59,61 @@ def parallel_map(
                 results.append(single_threaded(work, item))
                 bar.advance()
             return results
-        # workers elsewhere than below this process (Ray, Dask) have a parent of their own
-        parent = os.getpid() if isinstance(get_active_backend()[0], LokyBackend) else None
-        calls = (joblib.delayed(_in_worker)(work, item, parent) for item in items)
+        calls = (joblib.delayed(_in_worker)(work, item) for item in items)
         if not get_active_backend()[0].supports_return_generator:  # Ray's
             gathered: list[B] = joblib.Parallel(n_jobs=jobs, batch_size=1)(calls)
             bar.advance(len(items))
             return gathered
         results = []
-        for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
-            results.append(result)
-            bar.advance()
+        with _ending_with_this_process():
+            for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
+                results.append(result)
+                bar.advance()
         return results
+
+
+@contextmanager
+def _ending_with_this_process() -> Iterator[None]:
+    """Workers of this machine end with this process, however it ends, from before their first task on.
+
+    Workers elsewhere than below this process (Ray, Dask) have a parent of their own.
+    """
+    active = get_active_backend()[0]
+    if not isinstance(active, LokyBackend):
+        yield
+        return
+    given = {**getattr(active, "backend_kwargs", {}), "initializer": _tie(), "initargs": (os.getpid(),)}
+    with joblib.parallel_config(backend="loky", **given):
+        yield
+
+
+@cache
+def _tie() -> Callable[[int], None]:
+    """What a worker does first: the same object each time, so that workers are used again.
+
+    It is sent by value, so that it runs before anything of this package, and torch with it, is imported.
+    """
+
+    def tie(parent: int) -> None:
+        import ctypes
+        import os
+        import signal
+        import sys
+        from threading import Thread
+        from time import sleep
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                sleep(0.5)
+            os._exit(1)
+
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(
+                1, signal.SIGKILL
+            )  # at once; but not on other systems, nor if it is dead by now
+        Thread(target=watch, daemon=True).start()
+
+    return tie
 
 
 @contextmanager
@@ -245,17 +286,7 @@ def single_threaded(work: Callable[[A], B], item: A) -> B:
         torch.set_num_threads(threads)
 
 
-def _in_worker(work: Callable[[A], B], item: A, parent: int | None) -> B:
-    if parent is not None:
-        _die_with(parent)
+def _in_worker(work: Callable[[A], B], item: A) -> B:
     os.environ["UNWEAVE_PROGRESS"] = "0"
     torch.set_num_threads(1)
     return work(item)
-
-
-def _die_with(parent: int) -> None:
-    # A worker that outlived a killed run would go on writing into a folder that the resumed run now owns.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # killed before we asked
-            os._exit(1)
