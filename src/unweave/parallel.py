@@ -26,12 +26,13 @@ from safetensors.torch import load_file
 from torch import Generator
 from torch.nn import Module
 
-from .errors import StorageError, require
+from .errors import NonFiniteError, StorageError, require
 from .fit import resumable
 from .io.content import PROJECT_PREFIX, UnstableError, describe, fingerprint
 from .io.files import sha256, sweep_dead_partials, write_tensors, write_text
 from .io.model_cache import Lineage, entry_in_use, note_entry
 from .io.sealed import cache_home
+from .io.weights import nonfinite
 from .progress import progress
 from .random import seeded
 from .types import Data, Recipe
@@ -209,7 +210,13 @@ def training_cost(
 
 
 def _build(recipe: Recipe, data: Data[Any], seed: int) -> Module:
-    return recipe.build(data, rng=seeded(seed)).eval()
+    try:
+        model = recipe.build(data, rng=seeded(seed)).eval()
+    except NonFiniteError as error:
+        raise NonFiniteError(f"the model that the recipe trains with seed {seed}: {error}") from error
+    if bad := nonfinite(dict(model.named_parameters())):
+        raise NonFiniteError(f"the model that the recipe trained with seed {seed} holds {bad}.")
+    return model
 
 
 def _build_cached(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> Module:

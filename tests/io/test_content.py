@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 from unweave import Data, Supervised
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
+from unweave.errors import InputError
 from unweave.io.content import UnstableError, describe, described, fingerprint
 from unweave.io.source import helpers_of
 from unweave.tasks import Classify
@@ -325,3 +327,21 @@ def test_what_cannot_be_told_is_refused_by_its_place() -> None:
 
     with pytest.raises(UnstableError, match=r"^recipe\.rng, a Generator, has no description"):
         describe(Own(torch.Generator()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_data_that_are_not_finite_are_refused_with_side_and_first_examples(value: float) -> None:
+    x = torch.zeros(30, 2)
+    data = of_tensors(x, torch.arange(30) % 2, classes=2, batch_size=4)
+    assert fingerprint(data, "training") == fingerprint(data)
+    x[[3, 9, 10, 11, 20, 29], 1] = value
+    told = r"^training data: 6 of 30 examples hold NaN or infinity, at position 3, 9, 10, 11, 20 \.\.\. \(from 0\)"
+    with pytest.raises(InputError, match=told):
+        fingerprint(data, "training")
+    fingerprint(data)
+    rows = [{"a": np.array([0.0, value if i == 2 else 1.0]), "b": "x"} for i in range(5)]
+    named = Data(rows, Classify(2), 1, collate=lambda found: np.stack([row["a"] for row in found]))  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match="held-out data: 1 of 5 example holds NaN or infinity, at position 2 "
+    ):
+        fingerprint(named, "held-out")

@@ -33,10 +33,15 @@ class UnstableError(InputError):
     """Something has no description that another process would find again, so nothing can be cached under it."""
 
 
-def fingerprint(data: Data[Any]) -> str:
+def fingerprint(data: Data[Any], side: str = "") -> str:
     """SHA-256 of all examples in order, with the task and batch size.
 
+    Args:
+        data: read once.
+        side: what the data are called ("training", "held-out") where NaN or infinity in them is to be refused.
+
     Raises:
+        InputError: if `side` is given and an example holds NaN or infinity; it names the first of them.
         UnstableError: if the task, or something in a batch, has no description that another process would find again.
     """
     task = (
@@ -62,9 +67,30 @@ def fingerprint(data: Data[Any]) -> str:
         else:
             digest.update(describe(node, "example").encode())
 
-    for batch in data.batches():
+    lost: list[int] = []
+    for i, batch in enumerate(data.batches()):
         feed(batch)
+        lost += [i * data.batch_size + row for row in sorted(_not_finite(batch))] if side else []
+    if lost:
+        many = "example holds" if len(lost) == 1 else "examples hold"
+        raise InputError(
+            f"{side} data: {len(lost):,} of {len(data):,} {many} NaN or infinity, at position "
+            f"{', '.join(map(str, lost[:5]))}{' ...' if len(lost) > 5 else ''} (from 0). Mend or leave out what is not "
+            "finite."
+        )
     return digest.hexdigest()
+
+
+def _not_finite(node: Any) -> set[int]:
+    """Rows of a batch that hold NaN or infinity."""
+    if isinstance(node, np.ndarray) and node.dtype.kind == "f":
+        node = torch.from_numpy(np.ascontiguousarray(node))
+    if isinstance(node, Tensor) and node.is_floating_point():
+        lost = ~node.isfinite()
+        rows = lost.reshape(len(lost) if lost.dim() else 1, -1).any(1)
+        return set(rows.nonzero()[:, 0].tolist()) if bool(rows.any()) else set()
+    parts = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    return set().union(*map(_not_finite, parts))
 
 
 def described(thing: Any) -> Any:

@@ -123,7 +123,7 @@ class ForgetJob(Judging):
                 bar.advance()
             else:
                 original = given
-            require_answers(original, self.request)  # before anything is trained
+            require_answers(original, self.request, "the original model")  # before anything is trained
             edited: dict[str, list[Module]] = {}
             costs: dict[str, dict[str, float]] = {}
             for i, (name, edit) in enumerate(self.work.items()):

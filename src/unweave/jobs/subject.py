@@ -90,7 +90,8 @@ class Subject:
         if self.model is not None:
             found["model"] = hashable(self.model)
         return {
-            **found, "training data": fingerprint(self.train), "held-out data": fingerprint(self.heldout)
+            **found, "training data": fingerprint(self.train, "training"),
+            "held-out data": fingerprint(self.heldout, "held-out"),
         }  # fmt: skip
 
     def require_recipe(self, what: str, cure: str = "Define `recipe`.") -> Recipe:
