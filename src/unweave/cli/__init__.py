@@ -10,6 +10,8 @@ from importlib import import_module
 
 from rich.console import Console
 
+from ._plain import make_printable
+
 COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
     "erase": "take concepts out of a text-to-image pipeline, and look at what it draws",
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 2 on wrong use or unusable input, 3 if an audit did not find that the model forgot,
         130 if interrupted (the run can be resumed), 1 (with a traceback) on a bug of ours.
     """
+    make_printable()
     arguments = [
         *(sys.argv[1:] if argv is None else argv)
     ]  # the command module `list` hides the builtin here

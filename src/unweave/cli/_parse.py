@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import tyro
 
 from ..jobs.done import Done
+from ._plain import write_json
 
 
 def parse(options: type[Any], argv: Sequence[str], *, command: str, example: str) -> Any:
@@ -79,7 +79,7 @@ def _instead(flag: str, value: str) -> str:
 def show(done: Done, as_json: bool) -> None:
     """Print what came out of a job."""
     if as_json:
-        sys.stdout.write(done.json())
+        write_json(done.json())
     else:
         done.show()
 

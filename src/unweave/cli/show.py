@@ -27,6 +27,7 @@ from ..jobs.prune import Pruned
 from ..jobs.train import Trained
 from ..report.audits import from_json
 from ._parse import parse
+from ._plain import write_json
 
 WRITTEN: dict[str, type[Done]] = {
     "compare.json": Compared,
@@ -67,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     name = next((n for n in WRITTEN if n in written), None)
     report = asked.folder / "report.md"
     if asked.json and name is not None:
-        sys.stdout.write((asked.folder / name).read_text(encoding="utf-8"))
+        write_json((asked.folder / name).read_text(encoding="utf-8"))
     elif "report.md" not in written:
         _read(asked.folder, str(name)).show()
     elif sys.stdout.isatty():
