@@ -125,3 +125,12 @@ def test_the_users_own_file_is_listed_and_never_removed(tmp_path: Path) -> None:
     assert done.audits[1].verdict.outcome != "forgotten"
     assert not (done.folder / "compared" / "fine-tune").exists()
     assert "yours to remove" in (done.folder / "report.md").read_text()
+
+
+def test_a_cache_that_cannot_be_written_stops_no_run_that_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNWEAVE_CACHE", "/proc/nowhere")
+    with pytest.warns(UserWarning, match="the cache will not know what was deleted: /proc/nowhere"):
+        done = job(oracles=0, holders=0).run(tmp_path / "run")
+    assert done.page.is_file()

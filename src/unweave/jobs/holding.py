@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..audit.result import Audit
+from ..errors import StorageError
 from ..io.files import in_bytes, strict_json
 from ..io.model_cache import Lineage, entries, note_deletion, remove
 from ..io.runs import RunFolder
@@ -73,8 +75,10 @@ def still_held(
             for folder in folders
             if (run.path / folder).exists()
         ]
-    if len(asked.without):
+    try:
         note_deletion(cache, name, asked)
+    except StorageError as error:
+        warnings.warn(f"the cache will not know what was deleted: {error}", stacklevel=2)
     for entry in entries(cache, asked):
         if "asked" in entry.holds and (entry.models or entry.unfinished):
             told = [f"{len(entry.models)} finished" * bool(entry.models)]
