@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.contract import world
+from tests.faults import disk_full_at
 from unweave import Supervised
 from unweave.embedded.nets import mlp
+from unweave.errors import StorageError
 from unweave.io.content import described, fingerprint
+from unweave.io.files import sha256
 from unweave.parallel import build_models, cache_folder, parallel_map, training_cost
 
 RECIPE = Supervised(network=partial(mlp, 8, 12, 3), epochs=2, lr=0.1)
@@ -152,3 +158,99 @@ def test_requests_at_once_share_a_cache(tmp_path: Path) -> None:
         build_models(RECIPE, train, range(2), jobs=1),
         build_models(RECIPE, train, range(2), jobs=1, cache=tmp_path),
     )
+
+
+_LARGE = """
+import torch
+from functools import partial
+from unweave.parallel import parallel_map
+def work(big, item):
+    import time
+    time.sleep(60)
+parallel_map(partial(work, torch.zeros(4_000_000)), range(4), jobs=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("after", [0.0, 0.4, 1.5])
+def test_workers_end_with_a_parent_that_is_killed_before_their_first_task(
+    tmp_path: Path, after: float
+) -> None:
+    (tmp_path / "run.py").write_text(_LARGE)
+    run = subprocess.Popen([sys.executable, str(tmp_path / "run.py")], start_new_session=True)
+    end = time.monotonic() + 60
+    while len(_session(run.pid)) < 3:
+        assert run.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(after)
+    run.kill()
+    run.wait()
+    end = time.monotonic() + 10
+    while (left := _session(run.pid)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not left
+
+
+def _session(leader: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (
+                (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else ["Z"]
+            )
+        except OSError:
+            continue
+        if fields[0] != "Z" and int(fields[3]) == leader:
+            found.append(int(entry.name))
+    return found
+
+
+def test_workers_are_used_again(tmp_path: Path) -> None:
+    first, second = ({*parallel_map(_process, range(4), jobs=2)} for _ in range(2))
+    assert second <= first
+    assert os.getpid() not in first
+
+
+def _process(_: int) -> int:
+    time.sleep(0.1)
+    return os.getpid()
+
+
+@pytest.mark.parametrize(
+    "record", ["", "[]", "[" * 100_000, '{"seconds": 1}', '{"cpu_seconds": 1, "seconds": "x"}', "null"]
+)
+def test_a_damaged_record_is_no_traceback_and_trains_anew(tmp_path: Path, record: str) -> None:
+    train, _ = world.points()
+    (model,) = build_models(RECIPE, train, [0], jobs=1, cache=tmp_path)
+    folder = cache_folder(RECIPE, train, tmp_path)
+    (folder / "0.json").write_text(record)
+    assert training_cost(RECIPE, train, [0], tmp_path) is None
+    with pytest.warns(UserWarning, match="does not match its SHA-256"):
+        assert_same(build_models(RECIPE, train, [0], jobs=1, cache=tmp_path), [model])
+
+
+def test_a_model_of_another_network_is_trained_anew_and_said(tmp_path: Path) -> None:
+    train, _ = world.points()
+    (model,) = build_models(RECIPE, train, [0], jobs=1, cache=tmp_path)
+    folder = cache_folder(RECIPE, train, tmp_path)
+    for other in ({"0.weight": torch.zeros(3)}, {name: t[:1] for name, t in model.state_dict().items()}):
+        save_file(other, folder / "0.safetensors")
+        (folder / "0.json").write_text(json.dumps({"sha256": sha256(folder / "0.safetensors")}))
+        with pytest.warns(UserWarning, match="is not of this recipe's network .* trained anew"):
+            assert_same(build_models(RECIPE, train, [0], jobs=1, cache=tmp_path), [model])
+
+
+def test_a_disk_that_is_full_leaves_no_part_in_the_cache_and_names_the_bytes(tmp_path: Path) -> None:
+    train, _ = world.points()
+    with disk_full_at(None) as counter:
+        build_models(RECIPE, train, [0], jobs=1, cache=tmp_path / "whole")
+    for call in range(1, counter.seen + 1):
+        with disk_full_at(call), pytest.raises(StorageError) as caught:
+            build_models(RECIPE, train, [0], jobs=1, cache=tmp_path / str(call))
+        if "safetensors" in str(caught.value):
+            assert re.search(r"[\d.,]+ (bytes|KiB) are needed, [\d.,]+ \wiB are free", str(caught.value))
+        left = [p.name for p in (tmp_path / str(call)).rglob("*") if p.is_file()]
+        assert not [name for name in left if name not in ("0.safetensors", "0.json", "about.json")], call
+        assert not list((tmp_path / str(call)).rglob("*.unfinished")), call

@@ -6,32 +6,33 @@ joblib runs them, one thread each, so that the bits do not depend on how many ru
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Literal, TypeVar
 
 import joblib
 import torch
-from filelock import FileLock
 from joblib.parallel import LokyBackend, get_active_backend
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Generator
 from torch.nn import Module
 
-from .errors import require
+from .errors import NonFiniteError, StorageError, require
 from .fit import resumable
 from .io.content import PROJECT_PREFIX, UnstableError, describe, fingerprint
-from .io.files import sha256, sweep_dead_partials, write_text, written_beside
+from .io.files import sha256, sweep_dead_partials, write_tensors, write_text
+from .io.model_cache import Lineage, entry_in_use, note_entry
+from .io.sealed import cache_home
+from .io.weights import nonfinite
 from .progress import progress
 from .random import seeded
 from .types import Data, Recipe
@@ -59,18 +60,61 @@ def parallel_map(
                 results.append(single_threaded(work, item))
                 bar.advance()
             return results
-        # workers elsewhere than below this process (Ray, Dask) have a parent of their own
-        parent = os.getpid() if isinstance(get_active_backend()[0], LokyBackend) else None
-        calls = (joblib.delayed(_in_worker)(work, item, parent) for item in items)
+        calls = (joblib.delayed(_in_worker)(work, item) for item in items)
         if not get_active_backend()[0].supports_return_generator:  # Ray's
             gathered: list[B] = joblib.Parallel(n_jobs=jobs, batch_size=1)(calls)
             bar.advance(len(items))
             return gathered
         results = []
-        for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
-            results.append(result)
-            bar.advance()
+        with _ending_with_this_process():
+            for result in joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(calls):
+                results.append(result)
+                bar.advance()
         return results
+
+
+@contextmanager
+def _ending_with_this_process() -> Iterator[None]:
+    """Workers of this machine end with this process, however it ends, from before their first task on.
+
+    Workers elsewhere than below this process (Ray, Dask) have a parent of their own.
+    """
+    active = get_active_backend()[0]
+    if not isinstance(active, LokyBackend):
+        yield
+        return
+    given = {**getattr(active, "backend_kwargs", {}), "initializer": _tie(), "initargs": (os.getpid(),)}
+    with joblib.parallel_config(backend="loky", **given):
+        yield
+
+
+@cache
+def _tie() -> Callable[[int], None]:
+    """What a worker does first: the same object each time, so that workers are used again.
+
+    It is sent by value, so that it runs before anything of this package, and torch with it, is imported.
+    """
+
+    def tie(parent: int) -> None:
+        import ctypes
+        import os
+        import signal
+        import sys
+        from threading import Thread
+        from time import sleep
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                sleep(0.5)
+            os._exit(1)
+
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(
+                1, signal.SIGKILL
+            )  # at once; but not on other systems, nor if it is dead by now
+        Thread(target=watch, daemon=True).start()
+
+    return tie
 
 
 @contextmanager
@@ -106,6 +150,7 @@ def build_models(
     cache: Path | None = None,
     label: str = "train",
     network: Callable[[], Module] | None = None,
+    lineage: Lineage | None = None,
 ) -> list[Module]:
     """Train one model a seed by `recipe` on `data`.
 
@@ -119,6 +164,8 @@ def build_models(
             run goes on inside the training it was killed in.
         label: shown beside the progress bar.
         network: makes a network to load cached weights into; the recipe's `initial` unless given.
+        lineage: which examples of which data set `data` are, noted with what is kept, so that models of data that
+            are deleted later can be found.
 
     Returns:
         One model a seed, in eval mode, in order.
@@ -130,12 +177,17 @@ def build_models(
     except UnstableError as error:
         warnings.warn(f"models are not cached, but trained each time: {error}", stacklevel=2)
         return build_models(recipe, data, seeds, jobs=jobs, label=label)
-    return parallel_map(partial(_build_cached, recipe, data, folder, network), seeds, jobs=jobs, label=label)
+    models = parallel_map(
+        partial(_build_cached, recipe, data, folder, network), seeds, jobs=jobs, label=label
+    )
+    if seeds and (network is not None or hasattr(recipe, "initial")):
+        note_entry(folder, _in_words(recipe), len(data), lineage)
+    return models
 
 
 def default_cache() -> Path:
     """Where finished models are kept: UNWEAVE_CACHE, or ~/.cache/unweave."""
-    return Path(os.environ.get("UNWEAVE_CACHE", "~/.cache/unweave")) / "models"
+    return cache_home() / "models"
 
 
 def cache_folder(recipe: Recipe, data: Data[Any], cache: Path) -> Path:
@@ -156,12 +208,20 @@ def training_cost(
     except UnstableError:
         return None
     records = [_recorded(f) for seed in seeds if (f := folder / f"{seed}.json").exists()]
-    timed = [r for r in records if "cpu_seconds" in r]
+    timed = [
+        r for r in records if all(isinstance(r.get(k), (int, float)) for k in ("seconds", "cpu_seconds"))
+    ]
     return {k: sum(r[k] for r in timed) / len(timed) for k in ("seconds", "cpu_seconds")} if timed else None
 
 
 def _build(recipe: Recipe, data: Data[Any], seed: int) -> Module:
-    return recipe.build(data, rng=seeded(seed)).eval()
+    try:
+        model = recipe.build(data, rng=seeded(seed)).eval()
+    except NonFiniteError as error:
+        raise NonFiniteError(f"the model that the recipe trains with seed {seed}: {error}") from error
+    if bad := nonfinite(dict(model.named_parameters())):
+        raise NonFiniteError(f"the model that the recipe trained with seed {seed} holds {bad}.")
+    return model
 
 
 def _build_cached(
@@ -170,41 +230,62 @@ def _build_cached(
     initial = getattr(recipe, "initial", None) if network is None else lambda _: network()
     if initial is None:
         return _build(recipe, data, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{seed}.lock"):  # of requests at once, one trains and the others wait for it
-        return _cached(recipe, data, folder, seed, initial)
+    with entry_in_use(folder, seed):
+        found = _kept(folder, seed, initial)
+        return found if found is not None else _trained(recipe, data, folder, seed)
 
 
-def _cached(
-    recipe: Recipe, data: Data[Any], folder: Path, seed: int, initial: Callable[[Generator], Module]
-) -> Module:
+def _kept(folder: Path, seed: int, initial: Callable[[Generator], Module]) -> Module | None:
+    """A finished model, if it is there, whole, and of this recipe's network."""
     kept, record = folder / f"{seed}.safetensors", folder / f"{seed}.json"
     sweep_dead_partials(folder, f"{seed}.")
-    unfinished = folder / f"{seed}.unfinished"
-    if kept.exists() and record.exists():
-        if sha256(kept) == _recorded(record).get("sha256"):
-            model: Module = initial(seeded(seed))
-            model.load_state_dict(load_file(kept))
-            shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have come just before its removal
-            return model.eval()
+    if not (kept.exists() and record.exists()):
+        return None
+    if sha256(kept) != _recorded(record).get("sha256"):
         warnings.warn(f"{kept} does not match its SHA-256 and is trained anew.", stacklevel=2)
+        return None
+    model: Module = initial(seeded(seed))
+    try:
+        model.load_state_dict(load_file(kept))
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"{kept} is not of this recipe's network ({reason}) and is trained anew.", stacklevel=2)
+        return None
+    shutil.rmtree(
+        folder / f"{seed}.unfinished", ignore_errors=True
+    )  # a kill may have come just before its removal
+    return model.eval()
+
+
+def _trained(recipe: Recipe, data: Data[Any], folder: Path, seed: int) -> Module:
+    unfinished = folder / f"{seed}.unfinished"
     resumed = any(unfinished.glob("*"))
     began, began_cpu = perf_counter(), process_time()
-    with resumable(unfinished):
-        model = _build(recipe, data, seed)
-    seconds, cpu_seconds = perf_counter() - began, process_time() - began_cpu
-    with written_beside(kept) as beside:
-        save_file({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}, beside)
-    times = {} if resumed else {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
-    write_text(record, json.dumps({"sha256": sha256(kept), **times}) + "\n")
+    try:
+        with resumable(unfinished):
+            model = _build(recipe, data, seed)
+        seconds, cpu_seconds = perf_counter() - began, process_time() - began_cpu
+        kept = folder / f"{seed}.safetensors"
+        write_tensors(kept, {name: t.contiguous().clone() for name, t in model.state_dict().items()})
+        times = {} if resumed else {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
+        write_text(folder / f"{seed}.json", json.dumps({"sha256": sha256(kept), **times}) + "\n")
+    except StorageError:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a full disk, every byte counts
+        raise
     shutil.rmtree(unfinished, ignore_errors=True)
     return model
+
+
+def _in_words(recipe: Recipe) -> str:
+    fields = getattr(recipe, "__dataclass_fields__", {})
+    plain = {n: v for n in fields if isinstance(v := getattr(recipe, n), (int, float, str)) and v != ""}
+    return f"{type(recipe).__name__}({', '.join(f'{n}={v}' for n, v in plain.items())})"
 
 
 def _recorded(record: Path) -> dict[str, Any]:
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -219,17 +300,7 @@ def single_threaded(work: Callable[[A], B], item: A) -> B:
         torch.set_num_threads(threads)
 
 
-def _in_worker(work: Callable[[A], B], item: A, parent: int | None) -> B:
-    if parent is not None:
-        _die_with(parent)
+def _in_worker(work: Callable[[A], B], item: A) -> B:
     os.environ["UNWEAVE_PROGRESS"] = "0"
     torch.set_num_threads(1)
     return work(item)
-
-
-def _die_with(parent: int) -> None:
-    # A worker that outlived a killed run would go on writing into a folder that the resumed run now owns.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # killed before we asked
-            os._exit(1)

@@ -57,7 +57,12 @@ class Data(Generic[T]):
             raise InputError(f"Data.batch_size must be at least 1; got {self.batch_size}.")
 
     def __len__(self) -> int:
-        return len(self.examples)  # type: ignore[arg-type]
+        try:
+            return len(self.examples)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"Data.examples, a {type(self.examples).__name__}, must have a length: a whole number ({error})."
+            ) from error
 
     @property
     def steps(self) -> int:

@@ -160,7 +160,7 @@ def test_forget_writes_a_whole_run(folder: Path) -> None:
         cwd=folder,
     )
     assert done.returncode in (0, 3), done.stderr
-    assert "30 of 150 training examples, ids from delete.txt" in done.stdout
+    assert "30 of 150 training examples, by their ids" in done.stdout
     run = folder / "run"
     assert {p.name for p in run.iterdir()} >= {"run.json", "model", "audit.json", "report.html", "report.md"}
     record = json.loads((run / "run.json").read_text())

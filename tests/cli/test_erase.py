@@ -59,9 +59,9 @@ def test_writes_a_pipeline_an_audit_and_a_page(here: Path, capsys: pytest.Captur
     assert printed.startswith(report.partition("## Concept by concept")[0].rstrip())
     assert main(("show", "run")) == 0
     assert capsys.readouterr().out == report
-    (here / "run" / "report.md").unlink()  # as runs were before they had one
-    assert main(("show", "run")) == 0
-    assert capsys.readouterr().out.startswith("Not erased. ")
+    (here / "run" / "report.md").unlink()
+    assert main(("show", "run")) == 2
+    assert "report.md is gone" in capsys.readouterr().err
     (here / "run" / "report.md").write_text(report)
     assert (here / "run" / "run.json").read_bytes() == before
 

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli.projects import make_project
 from tests.faults import contents, damages, disk_full_at, partials
@@ -87,6 +88,29 @@ def test_a_pickle_that_would_run_code_is_refused(folder: Path, capsys: pytest.Ca
     assert main(["forget", "project.py", "--model", "model.pt", *REQUEST[4:], "fine-tune"]) == 2
     assert_one_line(capsys)
     assert not (folder / "canary").exists()
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, {"0.weight": torch.zeros(3)}, [1, 2]])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_plain_pickle_is_called_one(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: object, protocol: int
+) -> None:
+    (folder / "model.pt").write_bytes(pickle.dumps(content, protocol=protocol))
+    assert main(["forget", "project.py", "--model", "model.pt", *REQUEST[4:], "fine-tune"]) == 2
+    told = assert_one_line(capsys)
+    assert "plain pickle" in told or "would run torch" in told
+
+
+@pytest.mark.parametrize("length", ["-3", "3.5", "None"])
+def test_a_data_set_without_a_usable_length_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], length: str
+) -> None:
+    text = (folder / "project.py").read_text()
+    (folder / "project.py").write_text(
+        f"{text}\nclass Bad:\n    def __len__(self): return {length}\ntrain = Bad()\n"
+    )
+    assert main([*REQUEST, "fine-tune"]) == 2
+    assert "length" in assert_one_line(capsys)
 
 
 def test_a_training_that_diverges_stops_with_one_line(

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import hmac
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,9 @@ from torch.utils.data import Dataset
 
 from unweave import Data
 from unweave.embedded.digits import of_tensors
-from unweave.errors import InputError, IntegrityError, StorageError
+from unweave.errors import InputError
 from unweave.io.content import UnstableError, digest_of
-from unweave.io.identities import fingerprints, identities, key_file, named, read_key, require_key
+from unweave.io.identities import fingerprints, identities, named, require_key
 from unweave.tasks import Classify
 
 
@@ -80,40 +78,6 @@ def test_fingerprints_are_keyed() -> None:
     assert b"k" * 32 not in bytes.fromhex(named(b"k" * 32))
 
 
-def _read(file: Path, found: Any) -> None:
-    found.put(read_key(file))
-
-
-def test_a_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
-    file = tmp_path / "deep" / "key"
-    context = multiprocessing.get_context("fork")
-    found = context.Queue()
-    at_once = [context.Process(target=_read, args=(file, found)) for _ in range(6)]
-    for process in at_once:
-        process.start()
-    keys = {found.get(timeout=60) for _ in at_once}
-    for process in at_once:
-        process.join()
-    assert keys == {file.read_bytes()}
-    assert len(file.read_bytes()) == 32
-    assert file.stat().st_mode & 0o077 == 0
-    assert [p.name for p in file.parent.iterdir()] == ["key"]
-
-
-def test_where_the_key_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNWEAVE_KEY", str(tmp_path / "mine"))
-    assert key_file() == tmp_path / "mine"
-    monkeypatch.delenv("UNWEAVE_KEY")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert key_file() == tmp_path / "unweave" / "deletions.key"
-
-
-def test_no_key(tmp_path: Path) -> None:
-    (tmp_path / "short").write_bytes(b"x")
-    with pytest.raises(IntegrityError, match="holds 1 bytes, but a key has 32"):
-        read_key(tmp_path / "short")
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="UNWEAVE_KEY"):
-        read_key(tmp_path / "file" / "key")
+def test_another_key() -> None:
     with pytest.raises(InputError, match="under the key abc, and the key here is"):
         require_key("abc", b"x" * 32, "the model")

@@ -42,7 +42,14 @@ def test_forgets_a_class_of_a_model_at_hand(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["holders"] == 3
     assert record["command"] == []
-    assert list(record["stages"]) == ["edit mine", "edit fine-tune", "reference", "audit", "report"]
+    assert list(record["stages"]) == [
+        "edit mine",
+        "edit fine-tune",
+        "reference",
+        "audit",
+        "holders",
+        "report",
+    ]
     assert (tmp_path / "run" / "compared" / "fine-tune" / "model.safetensors").is_file()
     written = (tmp_path / "run" / "run.json").read_bytes()
     assert job.run(tmp_path / "run") == done
@@ -134,7 +141,7 @@ def test_an_estimate_counts_rounds_of_processes_and_what_is_not_yet_there(
     [
         ({"classes": ["birch"]}, range(1, 150, 3), "50 of 150 training examples, all of class birch"),
         ({"classes": (2,)}, range(2, 150, 3), "all of class 2"),
-        ({"where": "owner=3"}, range(30, 40), "10 of 150 training examples, all with owner = 3"),
+        ({"where": "owner=3"}, range(30, 40), "10 of 150 training examples, all with one value of owner"),
         ({"ids": [7, 3]}, (3, 7), "by their ids"),
         ({"positions": [9, 2]}, (2, 9), "by their positions"),
         ({"positions": torch.tensor([4])}, (4,), "1 of 150"),

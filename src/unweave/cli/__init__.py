@@ -10,6 +10,8 @@ from importlib import import_module
 
 from rich.console import Console
 
+from ._plain import make_printable
+
 COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
     "ledger": "deletion requests one after another: due dates, every model concerned, evidence",
@@ -21,6 +23,7 @@ COMMANDS = {
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",
     "cite": "the papers behind a run or a method, as BibTeX",
+    "cache": "the trained models that are kept between runs: what they take, what they hold, remove them",
     "doctor": "check this machine's packages, and say how to mend what is broken",
 }
 
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 2 on wrong use or unusable input, 3 if an audit did not find that the model forgot,
         130 if interrupted (the run can be resumed), 1 (with a traceback) on a bug of ours.
     """
+    make_printable()
     arguments = [
         *(sys.argv[1:] if argv is None else argv)
     ]  # the command module `list` hides the builtin here

@@ -14,7 +14,7 @@ from ..jobs.exact import EMBEDDED, as_recorded, dense
 from ..jobs.forget_exact import ForgetExactJob, source_of
 from ..jobs.subject import Folder, Subject, open_subject
 from ..unlearn.exact.folder import is_exact, read_record
-from ._parse import named_methods, named_run, parse, show
+from ._parse import named_methods, named_run, parse, show, typed
 
 EXAMPLE = """  unweave forget runs/train-1a2b3c4d --ids delete.txt
   unweave forget runs/train-1a2b3c4d --random 10 --retrain dead --purge
@@ -78,7 +78,7 @@ def forget_exact(folder: Path, argv: Sequence[str]) -> int:
     at = asked.out or named_run(
         "forget", job.plan(), asked.project, asked.model, asked.seed, folder.resolve()
     )
-    done = job.run(at, command=["unweave", "forget", *argv])
+    done = job.run(at, command=typed("forget", argv))
     show(done, asked.json)
     return 3 if done.identical is False else 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from ..jobs.done import Done
+from ._plain import write_json
 
 
 def parse(options: type[Any], argv: Sequence[str], *, command: str, example: str) -> Any:
@@ -48,10 +48,39 @@ def named_run(command: str, plan: Any, *more: Any) -> Path:
     return Path("runs") / f"{command}-{digest[:8]}"
 
 
+PRIVATE = {"--ids": "FILE", "--where": "COLUMN=VALUE"}
+"""Flags whose value tells who asked -> what stands for it in a run's record and reports."""
+
+
+def typed(command: str, argv: Sequence[str]) -> list[str]:
+    """The command as it was typed, without what tells whose data were deleted.
+
+    Example:
+        >>> typed("forget", ["project.py", "--where", "owner=ann", "--ids=ann.txt", "--seed", "1"])
+        ['unweave', 'forget', 'project.py', '--where', 'owner=VALUE', '--ids=FILE', '--seed', '1']
+    """
+    told, flag = ["unweave", command], ""
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if flag:
+            told.append(_instead(flag, argument))
+        elif equals and name in PRIVATE:
+            told.append(f"{name}={_instead(name, value)}")
+        else:
+            told.append(argument)
+        flag = argument if argument in PRIVATE else ""
+    return told
+
+
+def _instead(flag: str, value: str) -> str:
+    column, equals, _ = value.partition("=")
+    return f"{column}=VALUE" if flag == "--where" and equals else PRIVATE[flag]
+
+
 def show(done: Done, as_json: bool) -> None:
     """Print what came out of a job."""
     if as_json:
-        sys.stdout.write(done.json())
+        write_json(done.json())
     else:
         done.show()
 

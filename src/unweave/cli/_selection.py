@@ -17,7 +17,7 @@ from ..jobs.estimate import repeating
 from ..jobs.judging import Judging
 from ..jobs.subject import Folder, Subject
 from ._opened import opened, tell
-from ._parse import named_run, show
+from ._parse import named_run, show, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,10 @@ class Selection:
         classes: classes to delete, by name or number.
         where: delete examples whose column has this value: COLUMN=VALUE.
         random: delete this many examples drawn at random, to try things out.
+        name: what the request is called in the run and its reports, which name neither ids nor the value in --where;
+            "request-" and part of a hash under your key unless given.
+        purge: after the verdict, remove what this run and the cache keep of models that were trained on the deleted
+            data: they are listed in the report. Your own files, such as --model, are listed and never removed.
         oracles: models to retrain without the data, to compare with; 0 gives no verdict.
         holders: models to retrain with the data, to know how much models differ by chance.
         seed: governs the whole run.
@@ -52,6 +56,8 @@ class Selection:
     classes: tuple[str, ...] = ()
     where: str = ""
     random: int | None = None
+    name: str = ""
+    purge: bool = False
     oracles: int = 8
     holders: Annotated[int, tyro.conf.arg(aliases=["--held"])] = 8  # its former name
     seed: int = 0
@@ -77,12 +83,13 @@ def selected(asked: Any, subject: Subject, *, needed: bool = True) -> dict[str, 
                 "nothing to forget was named. Give --ids FILE, --classes NAME, --where COLUMN=VALUE or --random N."
             )
         ways["random"] = len(subject.train) // 5
+    ways["name"] = getattr(asked, "name", "")
     return {**ways, "subject": subject, "seed": asked.seed, "jobs": asked.jobs or None, "cache": asked.cache}
 
 
 def judged(asked: Any, subject: Subject) -> dict[str, Any]:
     """The fields of a `Judging`."""
-    more = {name: getattr(asked, name) for name in ("oracles", "holders", "quick")}
+    more = {name: getattr(asked, name) for name in ("oracles", "holders", "quick", "purge")}
     return {**selected(asked, subject), **more}
 
 
@@ -92,7 +99,7 @@ def carry_out(job: Judging, asked: Any, command: str, argv: Sequence[str]) -> in
         tell(repeating(job.subject.recipe, job.subject.train))
         return _show_estimate(job.estimate(), asked.json)
     at = asked.out or named_run(command, job.plan(), asked.project, asked.seed, asked.model)
-    done = job.run(at, command=["unweave", command, *argv])
+    done = job.run(at, command=typed(command, argv))
     show(done, asked.json)
     return 0 if done.audits[0].verdict.outcome == "forgotten" else 3
 

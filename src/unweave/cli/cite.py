@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
         try:
             settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
             found: list[Method] = chain_methods(settings["methods"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{record} is not the record of an unweave run. Give a run folder or a method's name."
             ) from error

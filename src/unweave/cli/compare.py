@@ -15,7 +15,7 @@ from ..unlearn.worst_case_forget import Which
 from ._compared import compared, unlearns
 from ._flags import with_methods
 from ._opened import opened
-from ._parse import named_methods, named_run, parse, show
+from ._parse import named_methods, named_run, parse, show, typed
 from ._recipes import OWN, with_training_options
 
 EXAMPLE = """  unweave compare
@@ -91,6 +91,6 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"--methods needs two or more different methods; got {' '.join(asked.methods)}.")
     job = compared(asked, opened(asked.project, Folder(data=asked.data)), unlearners)
     at = asked.out or named_run("compare", job.plan(), asked.project, asked.seed)
-    done = job.run(at, command=["unweave", "compare", *argv])
+    done = job.run(at, command=typed("compare", argv))
     show(done, asked.json)
     return 3 if done.failed else 0

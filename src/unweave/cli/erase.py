@@ -15,7 +15,7 @@ from ..jobs.erase import EraseJob
 from ..jobs.pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from ._flags import with_methods
 from ._named import eraser, make
-from ._parse import named_methods, named_run, parse, show
+from ._parse import named_methods, named_run, parse, show, typed
 
 EXAMPLE = """  unweave erase
   unweave erase ./pipeline --concepts "golf ball, church" --preserve parachute --method fia --out runs/erased
@@ -105,7 +105,7 @@ def run(argv: Sequence[str]) -> int:
         guidance=asked.guidance, seed=asked.seed,
     )  # fmt: skip
     at = asked.out or named_run("erase", job.plan(), asked.pipeline, asked.seed)
-    done = job.run(at, command=["unweave", "erase", *argv])
+    done = job.run(at, command=typed("erase", argv))
     show(done, asked.json)
     return 0 if done.audits[0].passed else 3
 

@@ -12,7 +12,7 @@ import tyro
 from ..jobs.prune import PruneJob
 from ..jobs.subject import Folder
 from ._flags import with_methods
-from ._parse import named_methods, named_run, parse, show
+from ._parse import named_methods, named_run, parse, show, typed
 from ._pruners import PRUNING, pruner
 from ._selection import subject_of
 
@@ -74,5 +74,5 @@ def run(argv: Sequence[str]) -> int:
         shrink=asked.shrink, onnx=asked.onnx, seed=asked.seed,
     )  # fmt: skip
     at = asked.out or named_run("prune", job.plan(), asked.project, job.subject.model, asked.seed)
-    show(job.run(at, command=["unweave", "prune", *argv]), asked.json)
+    show(job.run(at, command=typed("prune", argv)), asked.json)
     return 0

@@ -13,7 +13,7 @@ from ..jobs.subject import Folder
 from ..jobs.train import TrainJob
 from ._exact import refuse_idle_exact, train_exact, with_exact_options
 from ._opened import opened
-from ._parse import named_methods, named_run, parse, show
+from ._parse import named_methods, named_run, parse, show, typed
 from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
 
 EXAMPLE = """  unweave train
@@ -87,5 +87,5 @@ def run(argv: Sequence[str]) -> int:
     recipe = changed(recipe, **{name: value for name, value in given.items() if value is not None})
     job = TrainJob(subject=replace(subject, recipe=recipe), seed=asked.seed)
     at = asked.out or named_run("train", job.plan(), asked.project, asked.seed)
-    show(job.run(at, command=["unweave", "train", *argv]), asked.json)
+    show(job.run(at, command=typed("train", argv)), asked.json)
     return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -26,10 +26,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import TensorDataset
 
 from ..erase.concepts import Concepts
-from ..errors import InputError, require
+from ..errors import InputError, IntegrityError, require
 from ..fit import Loop, Step, fit_, resumable
-from ..io.files import written_beside
+from ..io.files import file_lock, sweep_dead_partials
+from ..io.nested import load_nested, save_nested
 from ..io.pipeline_folder import load_pipeline, save_pipeline
+from ..io.sealed import cache_home
 from ..models.text_to_image import TextToImage
 from ..random import global_seed, seeded
 from ..settings import Count, Positive, Whole, settings
@@ -55,7 +57,7 @@ LENGTH = 10
 
 def cache_folder() -> Path:
     """Where trained worlds and judges are kept: in $UNWEAVE_CACHE, or ~/.cache/unweave."""
-    return Path(os.environ.get("UNWEAVE_CACHE", "~/.cache/unweave")).expanduser() / "testbed"
+    return cache_home() / "testbed"
 
 
 _WORDS = (
@@ -204,14 +206,13 @@ class DrawnDigits:
             device: to put it on; it is trained on the CPU.
         """
         folder = (cache or cache_folder()) / self.name
-        if not (folder / "model_index.json").exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = folder.with_name(f"{folder.name}.unfinished")
-            with resumable(unfinished):
-                save_pipeline(self.build(), folder)
-            for file in unfinished.iterdir():
-                file.unlink()
-            unfinished.rmdir()
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        with file_lock(folder.with_name(f"{folder.name}.lock"), wait=True):
+            sweep_dead_partials(folder.parent, folder.name)
+            if not (folder / "model_index.json").exists():
+                with resumable(unfinished):
+                    save_pipeline(self.build(), folder)
+            shutil.rmtree(unfinished, ignore_errors=True)
         return load_pipeline(folder, device=device)
 
 
@@ -300,38 +301,17 @@ class Judge(Module):
 
 def judge(seed: int = 0, *, cache: Path | None = None) -> Judge:
     """A trained judge, from the cache if it is there; else trained in about ten seconds and kept."""
-    from safetensors.torch import load_file, save_file
-
-    path = (cache or cache_folder()) / f"judge-{seed}-v{_VERSION}.safetensors"
+    path = (cache or cache_folder()) / f"judge-{seed}-v{_VERSION}.state.safetensors"
     with global_seed(seed):
         made = Judge()
     (images, labels), (test_images, test_labels) = _images()
-    if path.exists():
-        made.load_state_dict(load_file(path))
-    else:
-        both = torch.cat([images, -images])
-        style = torch.arange(2).repeat_interleave(len(images))
-        data = Data(TensorDataset(both, labels.repeat(2), style), _Steps(), 64)
-
-        def error(model: Module, batch: Any) -> Tensor:
-            x, digit, which = batch
-            shift = torch.randint(-1, 2, (2,)).tolist()
-            moved = torch.roll(x, shift, (2, 3)) if torch.rand(()) < 0.3 else x
-            named, styled = model(moved + 0.1 * torch.randn_like(x))
-            return F.cross_entropy(named, digit, label_smoothing=0.05) + F.cross_entropy(styled, which)
-
-        fit_(
-            made,
-            data,
-            error,
-            Adam(made.parameters(), lr=1e-3),
-            epochs=20,
-            rng=seeded(seed),
-            loop=Loop(label="judge"),
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(path) as beside:
-            save_file({k: v.contiguous() for k, v in made.state_dict().items()}, beside)
+    with file_lock(path.with_suffix(".lock"), wait=True):
+        sweep_dead_partials(path.parent, path.name)
+        try:
+            made.load_state_dict(load_nested(path))
+        except (FileNotFoundError, IntegrityError):
+            _taught(made, images, labels, seed)
+            save_nested(made.state_dict(), path)
     made.eval()
     with torch.no_grad():
         named, styled = made(torch.cat([test_images, -test_images]))
@@ -339,6 +319,23 @@ def judge(seed: int = 0, *, cache: Path | None = None) -> Judge:
     which = torch.arange(2).repeat_interleave(len(test_images))
     made.style_accuracy = 100 * float((styled.argmax(1) == which).float().mean())
     return made
+
+
+def _taught(made: Judge, images: Tensor, labels: Tensor, seed: int) -> None:
+    data = Data(
+        TensorDataset(torch.cat([images, -images]), labels.repeat(2), torch.arange(2).repeat_interleave(len(images))),
+        _Steps(), 64,
+    )  # fmt: skip
+
+    def error(model: Module, batch: Any) -> Tensor:
+        x, digit, which = batch
+        shift = torch.randint(-1, 2, (2,)).tolist()
+        moved = torch.roll(x, shift, (2, 3)) if torch.rand(()) < 0.3 else x
+        named, styled = model(moved + 0.1 * torch.randn_like(x))
+        return F.cross_entropy(named, digit, label_smoothing=0.05) + F.cross_entropy(styled, which)
+
+    optimizer, loop = Adam(made.parameters(), lr=1e-3), Loop(label="judge")
+    fit_(made, data, error, optimizer, epochs=20, rng=seeded(seed), loop=loop)
 
 
 def real_images(

@@ -21,7 +21,7 @@ from torch.nn import Module
 from ..errors import InputError, IntegrityError, NonFiniteError, UnweaveError
 from ..masks.layers import copied
 from ..masks.mask import Mask
-from .files import sha256, written_together
+from .files import bytes_of, sha256, written_together
 from .fitting import fitting
 from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import load_mask, save_mask
@@ -74,7 +74,7 @@ def save_model(
     paths += [mask_file] if mask is not None else []
     paths += [structure_file] if structure is not None else []
     gone = tuple(p for p in (mask_file, structure_file) if p not in paths)
-    with written_together(*paths, gone=gone) as besides:
+    with written_together(*paths, gone=gone, needs=bytes_of(tensors)) as besides:
         beside = dict(zip(paths, besides, strict=True))
         if mask is not None:
             save_mask(mask, beside[mask_file])

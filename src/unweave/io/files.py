@@ -41,22 +41,24 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_together(*paths: Path, gone: tuple[Path, ...] = ()) -> Iterator[tuple[Path, ...]]:
+def written_together(*paths: Path, gone: tuple[Path, ...] = (), needs: int = 0) -> Iterator[tuple[Path, ...]]:
     """Like `written_beside` for files of one folder that belong together: all are replaced, or none.
 
     Args:
         paths: to write; each must have been written at its temporary path when the block ends.
         gone: files to remove once the others are in place.
+        needs: bytes that will be written, to be named where there is no room; 0 where that is not known.
 
     Raises:
         StorageError: if one cannot be written; then all old files are still there.
     """
     folder = paths[0].parent
-    besides = tuple(_hidden(path) for path in paths)
-    former = {path: _hidden(path, ".former") for path in paths if path.exists()} if len(paths) > 1 else {}
+    room = _hidden(paths[0])  # a folder, so that what a library leaves in it at a kill is swept with it
+    besides = tuple(room / path.name for path in paths)
+    former = {path: room / f"{path.name}.former" for path in paths if path.exists()} if len(paths) > 1 else {}
     replaced: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        room.mkdir(parents=True, exist_ok=True)
         yield besides
         for beside in besides:
             _sync(beside)
@@ -74,11 +76,10 @@ def written_together(*paths: Path, gone: tuple[Path, ...] = ()) -> Iterator[tupl
                 else:
                     path.unlink(missing_ok=True)
         if isinstance(error, (OSError, SafetensorError)) and not isinstance(error, StorageError):
-            raise _unwritten(paths[0], error) from error
+            raise _unwritten(paths[0], error, needs) from error
         raise
     finally:
-        for leftover in (*besides, *former.values()):
-            leftover.unlink(missing_ok=True)
+        shutil.rmtree(room, ignore_errors=True)
     for path in gone:
         path.unlink(missing_ok=True)
 
@@ -127,14 +128,21 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write one safetensors file, whole or not at all; tensors must not share storage.
 
     Raises:
         StorageError: if it cannot be written; the old file is still there.
     """
-    with written_beside(path) as beside:
-        save_file(dict(tensors), beside, metadata=dict(metadata))
+    with written_together(path, needs=bytes_of(tensors)) as (beside,):
+        save_file(dict(tensors), beside, metadata=None if metadata is None else dict(metadata))
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """What tensors take in a file or in memory."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def sweep_partials(folder: Path) -> list[Path]:
@@ -144,10 +152,7 @@ def sweep_partials(folder: Path) -> list[Path]:
     """
     orphans = sorted(folder.rglob(f".*{_PARTIAL}"))
     for orphan in orphans:
-        if orphan.is_dir() and not orphan.is_symlink():
-            shutil.rmtree(orphan, ignore_errors=True)
-        else:
-            orphan.unlink(missing_ok=True)
+        _remove(orphan)
     return orphans
 
 
@@ -158,11 +163,37 @@ def sweep_dead_partials(folder: Path, start: str) -> None:
     """
     for orphan in folder.glob(f".{start}*{_PARTIAL}"):
         writer = orphan.name.removesuffix(_PARTIAL).removesuffix(".former").rpartition(".")[2]
-        if writer.isdigit() and not _alive(int(writer)):
-            orphan.unlink(missing_ok=True)
+        if writer.isdigit() and not alive(int(writer)):
+            _remove(orphan)
 
 
-def _alive(process: int) -> bool:
+def _remove(orphan: Path) -> None:
+    if orphan.is_dir() and not orphan.is_symlink():
+        shutil.rmtree(orphan, ignore_errors=True)
+    else:
+        orphan.unlink(missing_ok=True)
+
+
+def in_bytes(count: int) -> str:
+    """A size a person would say.
+
+    Example:
+        >>> [in_bytes(n) for n in (0, 1, 1023, 1024, 5_452_595, 3_221_225_472)]
+        ['0 bytes', '1 byte', '1,023 bytes', '1.0 KiB', '5.2 MiB', '3.0 GiB']
+    """
+    if count < 1024:
+        return f"{count:,} byte{'s' * (count != 1)}"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:,.1f} {' KMGT'[power]}iB"
+
+
+def _free(path: Path) -> int:
+    folder = next(p for p in path.absolute().parents if p.exists())
+    return shutil.disk_usage(folder).free
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this machine with this number is there."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -170,6 +201,49 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextmanager
+def file_lock(file: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock file for this process, its folder made if absent. The lock ends with the process, however it ends.
+
+    The file is removed at the end: those who wait for it notice, and make another.
+
+    Yields:
+        Whether it is held; False only without `wait`, if another holds it.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    import fcntl
+
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the folder was removed between the two
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(handle)
+            yield False
+            return
+        if _same_file(handle, file):
+            break
+        os.close(handle)
+    try:
+        yield True
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _same_file(handle: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(file))
+    except FileNotFoundError:
+        return False
 
 
 def sha256(path: Path) -> str:
@@ -186,8 +260,10 @@ def sha256_of(path: Path) -> str:
     if path.is_file():
         return sha256(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.endswith(_PARTIAL)):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        inner = file.relative_to(path)
+        if not any(part.endswith(_PARTIAL) for part in inner.parts):
+            digest.update(f"{inner.as_posix()}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -203,10 +279,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _unwritten(path: Path, error: Exception) -> StorageError:
+def _unwritten(path: Path, error: Exception, needs: int = 0) -> StorageError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    size = f"; {in_bytes(needs)} are needed, {in_bytes(_free(path))} are free" if needs else ""
     return StorageError(
-        f"{path} could not be written ({reason}). No part-written file was left; mend that and run again."
+        f"{path} could not be written ({reason}{size}). No part-written file was left; mend that and run again."
     )
 
 

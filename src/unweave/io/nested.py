@@ -33,8 +33,9 @@ def split(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
     def walk(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
-            tensors[path] = node.detach().contiguous().cpu()
-            return {"kind": "tensor", "at": path}
+            plain = node.detach().resolve_conj().resolve_neg().contiguous().cpu()
+            tensors[path] = torch.view_as_real(plain) if plain.is_complex() else plain
+            return {"kind": "complex" if plain.is_complex() else "tensor", "at": path}
         if isinstance(node, Mapping):
             items = [
                 [walk(k, f"{path}.k{i}"), walk(v, f"{path}.{k}")] for i, (k, v) in enumerate(node.items())
@@ -59,6 +60,8 @@ def join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
     kind = skeleton["kind"]
     if kind == "tensor":
         return tensors[skeleton["at"]]
+    if kind == "complex":  # safetensors knows but one such dtype
+        return torch.view_as_complex(tensors[skeleton["at"]])
     if kind == "dict":
         return {join(k, tensors): join(v, tensors) for k, v in skeleton["items"]}
     return _KINDS[kind](join(v, tensors) for v in skeleton["items"])

@@ -68,6 +68,8 @@ def _check_form(path: Path, record: Mapping[str, Any]) -> None:
             _inside(path, name)
             if not isinstance(digest, str):
                 raise ValueError("a result has no hash")
+    for name in record.get("discarded", ()):
+        _inside(path, name)
 
 
 def _refuse_other(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Generator
 
 from ..errors import InputError, IntegrityError, StorageError
 from ..random import seeded
-from .files import sha256, sweep_partials, write_text
+from .files import file_lock, sha256, sweep_partials, write_text
 from .run_record import (
     _FORMAT,
     _LOCK,
@@ -195,12 +194,37 @@ class RunFolder:
         self._write()
         self._sweep()
 
+    def finished(self, name: str) -> bool:
+        """Whether a stage has ended."""
+        return name in self.record["stages"] and self.record["stages"][name]["state"] == "finished"
+
+    def undo(self, *names: str) -> None:
+        """Take stages as not begun, so that they are made anew."""
+        for name in names:
+            self.record["stages"].pop(name, None)
+        self._write()
+
+    def discard(self, made: str) -> None:
+        """Remove a stage's result for good; the run's record says so, and no longer asks for it."""
+        gone = _inside(self.path, made)
+        for stage in self.record["stages"].values():
+            stage["artefacts"] = {
+                name: digest
+                for name, digest in stage["artefacts"].items()
+                if gone not in (self.path / name, *(self.path / name).parents)
+            }
+        self.record["discarded"] = sorted({*self.record.get("discarded", ()), made})
+        self._write()
+        _remove(gone)
+
     def seconds(self, name: str) -> float | None:
         """Wall time of a finished stage's last start; None before it is finished."""
         taken: float | None = self.record["times"]["stages"].get(name, {}).get("seconds")
         return taken
 
     def _sweep(self) -> None:
+        for made in self.record.get("discarded", ()):  # a kill may have come just before
+            _remove(_inside(self.path, made))
         unfinished = {
             _file_name(name) for name, entry in self.record["stages"].items() if entry["state"] != "finished"
         }
@@ -250,41 +274,21 @@ def locked(folder: Path) -> Iterator[None]:
         InputError: if another process holds it.
         StorageError: if it cannot be made.
     """
-    import fcntl
-
-    file = folder / _LOCK
-    while True:
+    with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            mine = stack.enter_context(file_lock(folder / _LOCK, wait=False))
         except OSError as error:
             raise StorageError(
                 f"{folder} cannot be used for a run ({error.strerror}). Mend that or give another one."
             ) from error
+        if not mine:
+            raise InputError(f"another run is using {folder}. Wait for it to end, or give another folder.")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise InputError(
-                f"another run is using {folder}. Wait for it to end, or give another folder."
-            ) from error
-        if _same_file(handle, file):  # else its holder removed it between our opening and locking it
-            break
-        os.close(handle)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        os.close(handle)
-        with suppress(OSError):
-            folder.rmdir()  # succeeds only if nothing was written into it
-
-
-def _same_file(handle: int, file: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(file))
-    except FileNotFoundError:
-        return False
+            yield
+        finally:
+            stack.close()
+            with suppress(OSError):
+                folder.rmdir()  # succeeds only if nothing was written into it
 
 
 def _files(path: Path) -> list[Path]:

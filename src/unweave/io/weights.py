@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -159,10 +160,18 @@ def _checked(record: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return record
 
 
+def _is_bare_pickle(file: Path) -> bool:
+    """Whether a file begins as a pickle does, and not as torch's own old format, whose magic number comes first."""
+    with open(file, "rb") as opened:
+        head = opened.read(16)
+    return head[:1] == b"\x80" and not head.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19")
+
+
 def _read_pickled(weights: Path) -> list[Held]:
     try:
         _check_sums(weights)
-        with torch.serialization.safe_globals(_figures()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_figures()):
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             content = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises nearly every type on bytes that are not a checkpoint
         code = re.search(r"(?:GLOBAL|[Uu]nsupported class|function) ([\w.]+\.\w+)", str(error))
@@ -170,6 +179,11 @@ def _read_pickled(weights: Path) -> list[Held]:
             raise IntegrityError(
                 f"{weights} holds more than tensors and would run {code[1]} when read, so it was not read. "
                 "Where you trust it, write torch.save(model.state_dict()) or safetensors there and give that."
+            ) from error
+        if _is_bare_pickle(weights):
+            raise IntegrityError(
+                f"{weights} is a plain pickle that torch.save did not write, so it was not read: reading one can run "
+                "code. Write torch.save(model.state_dict()) or safetensors there and give that."
             ) from error
         raise IntegrityError(
             f"{weights} is not a whole torch checkpoint ({_short(error)}). Copy or download it again."

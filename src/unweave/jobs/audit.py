@@ -49,9 +49,11 @@ class AuditJob(Judging):
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Audited:
         """Run every stage, or go on with a run that was stopped, to the same bits."""
         original, edited = self._models()
-        for model in (original, edited):
-            require_answers(model, self.request)
         with self.opened(out, command) as run, progress(f"{out}", 3) as bar:
+            if (settled := self.settled(run, bar, [], command)) is not None:
+                return settled
+            for who, model in (("the original model", original), ("the edited model", edited)):
+                require_answers(model, self.request, who)
             return self.judged(run, bar, original, {self.method: edited}, {}, command)
 
     def estimate(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import process_time
@@ -16,9 +16,11 @@ from torch import Tensor
 from ..catalogue import roles_of
 from ..errors import InputError
 from ..fit.named import trained_by
-from ..io.content import described
+from ..io.content import described, fingerprint
 from ..io.files import write_text
+from ..io.model_cache import Lineage
 from ..io.runs import RunFolder
+from ..io.sealed import token
 from ..masks.mask import Mask
 from ..parallel import build_models, engine
 from ..random import seeded
@@ -269,15 +271,19 @@ class EditTrial:
         return {
             "edit": described(self.edit),
             "recipe": described(self.recipe),
-            "positions": described(self.positions),
+            "positions": token(self.positions.numpy().tobytes()),
         }
 
     def prepare(self, seeds: Sequence[int], jobs: int | None) -> None:
         """Train the models of every seed, with and without the data, into the cache."""
-        for data, label in (
-            (self.train, "train the models"), (self.request.retain, "retrain without the data")
-        ):  # fmt: skip
-            build_models(self.recipe, data, seeds, jobs=jobs, cache=self.cache, label=label)
+        whole = Lineage(fingerprint(self.train), len(self.train))
+        for data, made_of, label in (
+            (self.train, whole, "train the models"),
+            (self.request.retain, replace(whole, without=self.positions), "retrain without the data"),
+        ):
+            build_models(
+                self.recipe, data, seeds, jobs=jobs, cache=self.cache, label=label, lineage=made_of
+            )  # fmt: skip
 
     def __call__(self, seed: int) -> Figures:
         """Edit and measure."""

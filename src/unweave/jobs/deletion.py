@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..io.requests import by_classes, by_ids, by_value, read_ids
+from ..io.sealed import token
 from ..parallel import default_cache
 from ..random import seeded
 from ..settings import Count, settings
@@ -36,6 +37,8 @@ class Deletion:
         seed: governs the whole run.
         jobs: processes that train at once; all cores unless given.
         cache: folder of trained models, shared between runs; UNWEAVE_CACHE or ~/.cache/unweave unless given.
+        name: what the request is called in every file of the run, which has neither ids nor the value they were found
+            by; "request-" and part of a hash under your key unless given.
     """
 
     subject: Subject
@@ -47,6 +50,7 @@ class Deletion:
     seed: int = 0
     jobs: Count | None = None
     cache: Path | str | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if len(self.named) > 1:
@@ -97,13 +101,25 @@ class Deletion:
             )
         positions = positions[~again].sort().values
         told = f"{len(positions):,} of {len(self.subject.left.train):,} training examples, {words}"
+        if self.named[0] in ("ids", "where", "positions") or self.name:
+            told = f"{self.name or _called(positions)}: {told}"
         more = [f"{int(again.sum()):,} that were named are deleted already"] if again.any() else []
         return positions, "; ".join([told, *more, *([str(before)] if before.requests else [])])
+
+    @property
+    def called(self) -> str:
+        """The request's name."""
+        return self.name or _called(self.selected[0])
+
+    @property
+    def hashed(self) -> str:
+        """Hash of the positions under the user's key: a plain one of few examples is found by trying them all."""
+        return token(self.selected[0].numpy().tobytes())
 
     def _by_ids(self, n: int) -> tuple[Tensor, str]:
         known = self.subject.ids if len(self.subject.ids) else range(n)
         if isinstance(self.ids, (str, Path)):
-            return by_ids(read_ids(Path(self.ids)), known), f"ids from {Path(self.ids).name}"
+            return by_ids(read_ids(Path(self.ids)), known), "by their ids"
         assert self.ids is not None
         return by_ids(self.ids, known), "by their ids"
 
@@ -120,7 +136,7 @@ class Deletion:
             raise InputError(
                 f"{type(self).__name__}.where must be COLUMN=VALUE; got {self.where!r}. Columns: {columns}."
             )
-        return by_value(column, value, self.subject.columns), f"all with {column} = {value}"
+        return by_value(column, value, self.subject.columns), f"all with one value of {column}"
 
     def _by_random(self, n: int) -> tuple[Tensor, str]:
         count = self.random or 0
@@ -144,3 +160,7 @@ class Deletion:
                 "mask.nonzero()."
             )
         return positions.long(), "by their positions"
+
+
+def _called(positions: Tensor) -> str:
+    return f"request-{token(positions.numpy().tobytes())[:8]}"

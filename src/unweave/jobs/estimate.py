@@ -32,6 +32,7 @@ def estimate(job: Judging, edits: Mapping[str, Apply | None]) -> dict[str, float
     Returns:
         Stage in words -> seconds. What is in the cache already costs nothing.
     """
+    job.subject.inputs()  # refuses data that cannot be trained on
     request = job.request
     seconds: dict[str, float] = {}
     with estimating() as cut:

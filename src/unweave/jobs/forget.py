@@ -26,7 +26,7 @@ from ..settings import Count, settings
 from ..types import Edit, Request
 from .choice import Choice, choose_for, doubt
 from .estimate import estimate
-from .judging import Audited, Judging
+from .judging import Audited, Judging, slug
 
 
 class UnsuitedWarning(UserWarning):
@@ -116,17 +116,19 @@ class ForgetJob(Judging):
         given = subject.given()  # read before the folder is touched: a damaged file leaves no trace
         steps = 3 + len(self.work) + (given is None)
         with self.opened(out, command) as run, progress(f"{out}", steps) as bar:
+            if (settled := self.settled(run, bar, list(self.work), command)) is not None:
+                return settled
             if given is None:
                 original = subject.trained(run, subject.require_recipe("no model can be trained"))
                 bar.advance()
             else:
                 original = given
-            require_answers(original, self.request)  # before anything is trained
+            require_answers(original, self.request, "the original model")  # before anything is trained
             edited: dict[str, list[Module]] = {}
             costs: dict[str, dict[str, float]] = {}
             for i, (name, edit) in enumerate(self.work.items()):
-                folder = "model" if i == 0 else f"compared/{_slug(name)}"
-                with run.stage(f"edit {name}", folder, f"costs/{_slug(name)}.json") as stage:
+                folder = "model" if i == 0 else f"compared/{slug(name)}"
+                with run.stage(f"edit {name}", folder, f"costs/{slug(name)}.json") as stage:
                     if stage.todo:
                         self._edit(edit, original, stage)
                 edited[name] = [subject.read(stage.paths[0])]
@@ -135,7 +137,7 @@ class ForgetJob(Judging):
             references = self.references(run)
             for name, edit in self.work.items():
                 for i in range(1, self.several):
-                    with run.stage(f"edit {name} {i}", f"several/{_slug(name)}-{i}") as stage:
+                    with run.stage(f"edit {name} {i}", f"several/{slug(name)}-{i}") as stage:
                         if stage.todo:
                             self._write(edit, references.holders[i - 1], stage)
                     edited[name].append(subject.read(stage.paths[0]))
@@ -161,7 +163,3 @@ class ForgetJob(Judging):
 
 def _apply(edit: Edit[Any], model: Module, request: Request[Any], rng: Generator) -> Module:
     return edit.apply(model, request, rng=rng)
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)

@@ -17,6 +17,7 @@ from ..io.content import describe, described
 from ..io.files import write_text
 from ..io.requests import read_ids
 from ..io.runs import RunFolder, Stage
+from ..io.sealed import token
 from ..parallel import single_threaded
 from ..report.exact import markdown_exact, render_exact
 from ..settings import settings
@@ -131,8 +132,8 @@ class ForgetExactJob:
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON; a run goes on only under the same plan."""
         return {
-            "request": describe(sorted(self.wanted)), "retrain": self.retrain or "", "proof": self.proof,
-            "purge": self.purge, "recipe": described(self.subject.recipe),
+            "request": token(describe(sorted(self.wanted)).encode()), "retrain": self.retrain or "",
+            "proof": self.proof, "recipe": described(self.subject.recipe),
         }  # fmt: skip
 
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> ForgottenExactly:
@@ -164,13 +165,13 @@ class ForgetExactJob:
             with run.stage("prove", "proof.json") as stage:
                 if stage.todo:
                     self._prove(stage, run.path)
-            found = ForgottenExactly.read(run.path)
-            with run.stage("report", *REPORTS) as stage:
-                if stage.todo:
-                    self._report(stage, found, record, facts_of(run, command))
-            if self.purge:
+            if self.purge and ForgottenExactly.read(run.path).elsewhere:
                 left = opened(run.path / "model", record["method"], self.subject)
                 update_exact_(left, self.source, log=tuple(read_record(run.path / "model")["log"]))
+                run.undo("report")
+            with run.stage("report", *REPORTS) as stage:
+                if stage.todo:
+                    self._report(stage, ForgottenExactly.read(run.path), record, facts_of(run, command))
         return ForgottenExactly.read(run.path)
 
     def _forget(self, stage: Stage, service: Service, retrain: Retrain, record: Mapping[str, Any]) -> None:
@@ -242,7 +243,7 @@ class ForgetExactJob:
     ) -> None:
         title = {True: "Forgotten exactly", None: "Switched off, not compared", False: "Not the same bits"}
         limits = limits_of(record["settings"]["pretrained_on"])
-        if found.elsewhere and not self.purge:
+        if found.elsewhere:
             limits.insert(0, _still(found.elsewhere))
         tables = {"Stage files that saw the deleted data": [("file",), *((name,) for name in found.removed)]}
         told = (

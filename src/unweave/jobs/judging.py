@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from rich.console import Console
 from torch.nn import Module
 
@@ -22,6 +22,7 @@ from ..audit.result import Audit, Rows
 from ..errors import InputError
 from ..io.content import described
 from ..io.files import write_text
+from ..io.model_cache import Lineage
 from ..io.runs import RunFolder
 from ..parallel import build_models, training_cost
 from ..progress import Bar, progress
@@ -30,6 +31,7 @@ from ..report import tables
 from ..report.audits import from_json, render_html, render_markdown, to_json
 from ..report.card import audit_card, library_of
 from ..settings import Whole, settings
+from . import holding
 from .deletion import Deletion
 from .done import Done
 
@@ -87,11 +89,14 @@ class Judging(Deletion, ABC):
         oracles: models to retrain without the data, to compare with; 0 gives no verdict.
         holders: models to retrain with the data, to know how much models differ by chance.
         quick: spend less on the figures that train something (relearning) or draw samples; the verdict stays the same.
+        purge: after the verdict, whatever it is, remove what this run and the cache keep of models that were trained
+            on the deleted data. Files of your own are listed, never removed.
     """
 
     oracles: Whole = 8
     holders: Whole = 8
     quick: bool = False
+    purge: bool = False
 
     @property
     def several(self) -> int:
@@ -141,10 +146,8 @@ class Judging(Deletion, ABC):
 
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON; a run goes on only under the same plan."""
-        positions, wording = self.selected
         return {
-            "recipe": described(self.subject.recipe), "request": wording,
-            "positions": hashlib.sha256(positions.numpy().tobytes()).hexdigest(),
+            "recipe": described(self.subject.recipe), "request": self.selected[1], "positions": self.hashed,
             "oracles": self.oracles, "holders": self.holders, "quick": self.quick,
         }  # fmt: skip
 
@@ -175,18 +178,59 @@ class Judging(Deletion, ABC):
             if stage.todo:
                 audits = self._audits(original, edited, costs, references)
                 write_text(stage.paths[0], to_json(audits))
-            found = from_json(stage.paths[0].read_text(encoding="utf-8"))
         bar.advance()
+        return self.concluded(run, bar, costs, references.cost, command)
+
+    def concluded(
+        self,
+        run: RunFolder,
+        bar: Bar,
+        costs: Mapping[str, Mapping[str, float]],
+        retrain: Mapping[str, float],
+        command: Sequence[str],
+    ) -> Audited:
+        """What follows the verdict: say what still holds the data, remove it if asked, report."""
+        found = from_json((run.path / FILES["audit"]).read_text(encoding="utf-8"))
+        if self.purge and run.finished("holders"):
+            held = holding.from_json((run.path / holding.HOLDERS).read_text(encoding="utf-8"))
+            if any(h.ours and not h.removed for h in held):
+                run.undo("holders", "report")
+        with run.stage("holders", holding.HOLDERS) as stage:
+            if stage.todo:
+                held = holding.still_held(
+                    run, found, self.subject.model, self.models, self._lineage(run), self.called
+                )  # fmt: skip
+                held = holding.purged(run, held, self.models) if self.purge else held
+                write_text(stage.paths[0], holding.to_json(held))
+            held = holding.from_json(stage.paths[0].read_text(encoding="utf-8"))
         card = ["model/README.md"] if (run.path / "model").is_dir() else []
         with run.stage("report", FILES["html"], FILES["markdown"], *card) as stage:
             if stage.todo:
                 for path in stage.paths[2:]:
                     write_text(path, self._card(found[0], path.parent))
-                told = self._told(run, costs, references.cost, command)
-                write_text(stage.paths[0], render_html(found, told, published()))
-                write_text(stage.paths[1], render_markdown(found, told, published()))
+                told = self._told(run, costs, retrain, command)
+                more = [holding.section(held)]
+                write_text(stage.paths[0], render_html(found, told, published(), more=more))
+                write_text(stage.paths[1], render_markdown(found, told, published(), more=more))
         bar.advance()
         return Audited(run.path, found)
+
+    def settled(
+        self, run: RunFolder, bar: Bar, names: Sequence[str], command: Sequence[str]
+    ) -> Audited | None:
+        """What a run whose audit had ended came to, without its models, which may have been removed since."""
+        if not run.finished("audit"):
+            return None
+        found = {n: run.path / "costs" / f"{slug(n)}.json" for n in (*names, "retrain")}
+        costs = {n: json.loads(f.read_text(encoding="utf-8")) for n, f in found.items() if f.is_file()}
+        retrain = costs.pop("retrain", {})
+        return self.concluded(run, bar, costs, retrain, command)
+
+    def _lineage(self, run: RunFolder) -> Lineage:
+        """The training data without what this request and earlier ones delete."""
+        base = run.record["inputs"]["training data"]
+        before = torch.tensor(self.subject.before.positions, dtype=torch.int64)
+        return Lineage(base, len(self.subject.train), torch.cat([self.selected[0], before]).sort().values)
 
     def references(self, run: RunFolder) -> References:
         """The stage that trains what to compare with."""
@@ -197,14 +241,17 @@ class Judging(Deletion, ABC):
         with run.stage("reference", "costs/retrain.json") as stage:
             if recipe is not None and (self.oracles or self.holders):
                 # with the retain set of another request as data, an oracle of one request is a holder of none
+                without = self._lineage(run)
+                before = torch.tensor(self.subject.before.positions, dtype=torch.int64)
+                whole = Lineage(without.base, without.size, before)
                 oracles = build_models(
                     recipe, retain, self.oracle_seeds,
                     jobs=self.jobs, cache=self.models, label="train oracles", network=self.subject.architecture,
+                    lineage=without,
                 )  # fmt: skip
                 holders = build_models(
-                    recipe, self.subject.left.train, self.holder_seeds,
-                    jobs=self.jobs, cache=self.models, label="train models that hold the data",
-                    network=self.subject.architecture,
+                    recipe, self.subject.left.train, self.holder_seeds, jobs=self.jobs, cache=self.models,
+                    label="train models that hold the data", network=self.subject.architecture, lineage=whole,
                 )  # fmt: skip
                 cost = training_cost(recipe, retain, self.oracle_seeds, self.models) or {}
             if stage.todo:
@@ -278,6 +325,11 @@ class Judging(Deletion, ABC):
                 if t["seconds"] is not None
             },
         }
+
+
+def slug(name: str) -> str:
+    """A method's name as part of a file's."""
+    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def _seconds(cost: Mapping[str, float] | None, retrain: Mapping[str, float]) -> dict[str, float] | None:

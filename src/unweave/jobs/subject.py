@@ -23,9 +23,10 @@ from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
 from ..io.deleted import WITNESSES, Deleted, find, read_deleted
-from ..io.identities import By, fingerprints, identities, named, read_key
+from ..io.identities import By, fingerprints, identities, named
 from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
+from ..io.sealed import key as read_key
 from ..io.steady import require_steady
 from ..io.weights import written_here
 from ..masks.layers import copied, require_plain
@@ -196,7 +197,8 @@ class Subject:
         if self.model is not None:
             found["model"] = hashable(self.model)
         return {
-            **found, "training data": fingerprint(self.train), "held-out data": fingerprint(self.heldout)
+            **found, "training data": fingerprint(self.train, "training"),
+            "held-out data": fingerprint(self.heldout, "held-out"),
         }  # fmt: skip
 
     def require_recipe(self, what: str, cure: str = "Define `recipe`.") -> Recipe:
@@ -357,13 +359,14 @@ def embedded() -> Subject:
 
 def _project(path: Path) -> Subject:
     from ..io.project import load_project
+    from ..io.source import helpers_of
 
     project = load_project(path)
     return Subject(
         name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe,
         load=None if project.load is None else project.model,
-        network=project.network, notes=project.notes,
-        class_names=project.class_names, columns=project.columns, files={"project": path},
+        network=project.network, notes=project.notes, class_names=project.class_names, columns=project.columns,
+        files={"project": path, **helpers_of(path)},
     )  # fmt: skip
 
 

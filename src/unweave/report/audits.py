@@ -11,7 +11,7 @@ from typing import Any
 from ..audit.result import Audit, Rates
 from . import pictures, words
 from .markdown import render_markdown
-from .page import template
+from .page import Section, template
 from .sections import Images, evidence, tables
 from .stored import from_json, to_json
 
@@ -24,6 +24,7 @@ def render_html(
     published: Sequence[Rates] = (),
     *,
     drawn: Images | None = None,
+    more: Sequence[Section] = (),
 ) -> str:
     """The report as one self-contained page.
 
@@ -35,6 +36,7 @@ def render_html(
         published: error rates of the verdict on models that took no part in setting it.
         drawn: for pipelines, column ("before", a method, "retrained") -> concept -> its images [n, channels,
             height, width], about -1 to 1.
+        more: parts that follow the limits.
 
     Returns:
         HTML. All text from the arguments is escaped.
@@ -54,6 +56,7 @@ def render_html(
         evidence=evidence(audits, run, drawn or {}),
         tables=tables(first),
         run=run,
+        more=more,
         details=words.flat({k: v for k, v in run.items() if k not in ("request", "command")}),
         glossary=words.GLOSSARY[first.kind],
         words=words,

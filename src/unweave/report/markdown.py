@@ -12,7 +12,13 @@ from .page import Section
 from .sections import evidence
 
 
-def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: Sequence[Rates] = ()) -> str:
+def render_markdown(
+    audits: Sequence[Audit],
+    run: Mapping[str, Any],
+    published: Sequence[Rates] = (),
+    *,
+    more: Sequence[Section] = (),
+) -> str:
     """The report as Markdown; arguments as in `render_html`.
 
     Raises:
@@ -37,17 +43,11 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     if published and first.kind == "classifier" and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
     lines += ["", "## Caveats and limits", "", *(f"- {plain(c)}" for c in words.caveats(first)), ""]
+    for part in more:
+        lines += _table(part) or [f"## {part.heading}", "", part.caption, ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
-        placed = first.kind == "classifier"
-        position = " position (0 trained on it, 1 retrained) |" * placed
-        lines += ["## Methods compared", "", f"| method | verdict |{position} edit |"]
-        lines.append(f"| --- | --- |{' --- |' * placed} --- |")
-        for audit in audits:
-            took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
-            where = f" {words.place(audit.verdict.position)} |" * placed
-            lines.append(f"| {plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
-        lines += ["", *(f"- {plain(a.method)}: {plain(a.verdict.why)}" for a in audits[1:]), ""]
+        lines += _compared(audits, edits)
     elif verdict.position is not None:
         lines += [
             "Position between models trained on the data (0) and retrained ones (1): "
@@ -70,6 +70,18 @@ def render_markdown(audits: Sequence[Audit], run: Mapping[str, Any], published: 
     if rest:
         lines += ["| | |", "| --- | --- |", *(f"| {plain(k)} | {plain(v)} |" for k, v in rest), ""]
     return "\n".join(lines)
+
+
+def _compared(audits: Sequence[Audit], edits: Mapping[str, float]) -> list[str]:
+    placed = audits[0].kind == "classifier"
+    position = " position (0 trained on it, 1 retrained) |" * placed
+    lines = ["## Methods compared", "", f"| method | verdict |{position} edit |"]
+    lines.append(f"| --- | --- |{' --- |' * placed} --- |")
+    for audit in audits:
+        took = words.seconds(edits[audit.method]) if audit.method in edits else "–"
+        where = f" {words.place(audit.verdict.position)} |" * placed
+        lines.append(f"| {plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
+    return [*lines, "", *(f"- {plain(a.method)}: {plain(a.verdict.why)}" for a in audits[1:]), ""]
 
 
 def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:

@@ -52,11 +52,13 @@ class Read:
     margins: Floats | None = None
 
     @classmethod
-    def of(cls, model: Module, request: Request[Any], parts: Parts, seed: int = 0) -> Read:
-        """Read `model` over every part; it is left unchanged."""
+    def of(
+        cls, model: Module, request: Request[Any], parts: Parts, seed: int = 0, who: str = "the model"
+    ) -> Read:
+        """Read `model`, which an error calls `who`, over every part; it is left unchanged."""
+        named = {"forget": request.forget, "retained": request.retain, "held-out": request.heldout}
         forget, retain, heldout = (
-            Answers.of(model, data, parts.deleted)
-            for data in (request.forget, request.retain, request.heldout)
+            Answers.of(model, data, parts.deleted, f"{who}, {name} examples") for name, data in named.items()
         )
         gone = None if parts.gone is None else heldout.at(~parts.stays)
         under = margins(model, request, parts, seed)
@@ -102,19 +104,20 @@ class References:
     oracles: Sequence[Module]
     seed: int
 
-    def look(self, model: Module) -> Read:
-        """One model's answers."""
-        return Read.of(model, self.request, self.parts, self.seed)
+    def look(self, model: Module, who: str = "the model") -> Read:
+        """One model's answers; an error calls it `who`."""
+        return Read.of(model, self.request, self.parts, self.seed, who)
 
     @cached_property
     def holders_read(self) -> list[Read]:
         """The holders' answers, the original's first."""
-        return [self.look(model) for model in self.holders]
+        names = ["the original", *(f"model {i} that holds the data" for i in range(1, len(self.holders)))]
+        return [self.look(model, name) for model, name in zip(self.holders, names, strict=True)]
 
     @cached_property
     def oracles_read(self) -> list[Read]:
         """The oracles' answers."""
-        return [self.look(model) for model in self.oracles]
+        return [self.look(model, f"retrained model {i}") for i, model in enumerate(self.oracles, 1)]
 
     @property
     def rulers(self) -> bool:

@@ -57,7 +57,7 @@ class Auditor:
     ) -> Auditor:
         """Take what to compare with; arguments as in `audit`."""
         small = _reduced(request, child(rng))
-        require_answers(original, small)
+        require_answers(original, small, "the original model")
         everyone = [original, *(model for model in holders if model is not original)]
         references = References(small, Parts.of(small), everyone, list(oracles), draw_seed(rng))
         return cls(references, quick)
@@ -72,9 +72,7 @@ class Auditor:
         """Judge one edited model, or the mean of several; see `audit`."""
         several = _listed(edited)
         r, first = self.references, several[0]
-        for model in several:
-            require_answers(model, r.request)
-        read = [r.look(model) for model in several]
+        read = [r.look(model, f"the edited model ({method or 'edited'})") for model in several]
         decision, readings = self._decided(several, read)
         compared = Compared(r, first, read[0], self.quick)
         gauge = memory_gauge(compared)

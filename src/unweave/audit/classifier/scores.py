@@ -76,12 +76,20 @@ class Answers:
     deleted: Floats | None = None
 
     @classmethod
-    def of(cls, model: Module, data: Data[Any], deleted: Sequence[int] = ()) -> Answers:
-        """Read `model` once over `data`, in eval mode; `deleted` are the classes that the request deletes."""
+    def of(
+        cls, model: Module, data: Data[Any], deleted: Sequence[int] = (), who: str = "the model"
+    ) -> Answers:
+        """Read `model` once over `data`, in eval mode; `deleted` are the classes that the request deletes.
+
+        Raises:
+            InputError: naming `who`, if an answer is NaN.
+        """
         if not hasattr(data.task, "labels"):
             phi = confidence(model, data)
             return cls(phi, np.full(len(phi), np.nan), 1 / (1 + np.exp(-phi)))
-        return cls.from_logits(predict(model, data), read_labels(data), deleted)
+        logits = predict(model, data)
+        _require_numbers(logits, who)
+        return cls.from_logits(logits, read_labels(data), deleted)
 
     @classmethod
     def from_logits(cls, logits: Tensor, labels: Tensor, deleted: Sequence[int] = ()) -> Answers:
@@ -110,23 +118,26 @@ class Answers:
         return 100 * float(self.correct.mean())
 
 
-def require_answers(model: Module, request: Request[Any]) -> None:
-    """Refuse a request to whose examples a model has no answer, as where one of them holds NaN.
+def require_answers(model: Module, request: Request[Any], who: str = "the model") -> None:
+    """Refuse a model that has no answer to some example, as where one of them or a weight holds NaN.
 
     Raises:
-        InputError: naming the part, how many, and the first.
+        InputError: naming the model, the part, how many, and the first.
     """
     parts = {"forget": request.forget, "retained": request.retain, "held-out": request.heldout}
     for name, data in parts.items():
-        if not hasattr(data.task, "labels"):
-            continue
-        lost = predict(model, data).flatten(1).isnan().any(1)
-        if lost.any():
-            raise InputError(
-                f"{name} examples: the model's answer to {int(lost.sum())} of {len(data)} is NaN, not a number; the "
-                f"first is number {int(lost.nonzero()[0])} of them, from 0. Look for NaN or infinity in the data, or "
-                "in the model's weights."
-            )
+        if hasattr(data.task, "labels"):
+            _require_numbers(predict(model, data), f"{who}, {name} examples")
+
+
+def _require_numbers(answers: Tensor, who: str) -> None:
+    lost = answers.flatten(1).isnan().any(1)
+    if lost.any():
+        raise InputError(
+            f"{who}: the answer to {int(lost.sum())} of {len(answers)} is NaN, not a number; the first is number "
+            f"{int(lost.nonzero()[0])} of them, from 0. Look for NaN or infinity in the data, or in the model's "
+            "weights."
+        )
 
 
 def _cut(phi: Tensor) -> Floats:

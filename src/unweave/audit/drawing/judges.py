@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +80,7 @@ class ClassifierJudge:
 
         model: Any = load_model(folder).eval()
         self._model = model
-        settings = folder / "preprocessor_config.json"
-        read = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        size = read.get("size", {}).get("height") or getattr(model.config, "image_size", 224)
-        self._size = int(size if isinstance(size, int) else size[0])
-        self._mean = torch.tensor(read.get("image_mean", [0.5])).view(1, -1, 1, 1)
-        self._std = torch.tensor(read.get("image_std", [0.5])).view(1, -1, 1, 1)
+        self._size, self._scale, self._mean, self._std = _preparation(folder, model.config)
         labels = [model.config.id2label[i] for i in range(len(model.config.id2label))]
         self._task = Classify(len(labels))
         asked = {c.lower(): c for c in (*concepts.labels, *concepts.preserve)}
@@ -111,13 +105,41 @@ class ClassifierJudge:
         return self._task.features(self._model, (self._ready(images), torch.zeros(len(images))))
 
     def _ready(self, images: Tensor) -> Tensor:
-        grown = torch.nn.functional.interpolate(
-            images.float(), size=(self._size, self._size), mode="bilinear"
-        )
+        grown = torch.nn.functional.interpolate(images.float(), size=self._size, mode="bilinear")
         channels = self._model.config.num_channels
         if grown.shape[1] != channels:
             grown = grown.mean(1, keepdim=True).expand(-1, channels, -1, -1)
-        return (grown.clamp(-1, 1) / 2 + 0.5 - self._mean) / self._std
+        return ((grown.clamp(-1, 1) / 2 + 0.5) * self._scale - self._mean) / self._std
+
+
+def _preparation(folder: Path, config: Any) -> tuple[tuple[int, int], float, Tensor, Tensor]:
+    """Height and width, scale of pixels from 0 to 1, mean and deviation that the classifier's images had."""
+    from ...io.images import _PROCESSOR_FILES, _processor
+    from ...io.loading import loading
+
+    side, half = getattr(config, "image_size", 224), torch.full((1, 1, 1, 1), 0.5)
+    default = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1]))
+    if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+        return default, 1.0, half, half
+    read = _processor(folder)
+    with loading(folder / "preprocessor_config.json"):
+        cropped = getattr(read, "do_center_crop", False) and getattr(read, "crop_size", None)
+        given = dict(read.crop_size if cropped else getattr(read, "size", None) or {})
+        edge = given.get("shortest_edge")
+        size = (int(given.get("height") or edge or default[0]), int(given.get("width") or edge or default[1]))
+        scale = 255.0 * float(read.rescale_factor) if getattr(read, "do_rescale", True) else 255.0
+        shape = (1, -1, 1, 1)
+        moved = getattr(read, "do_normalize", True)
+        mean = torch.tensor(read.image_mean if moved else [0.0], dtype=torch.float32).reshape(shape)
+        std = torch.tensor(read.image_std if moved else [1.0], dtype=torch.float32).reshape(shape)
+        fits = all(t.shape[1] in (1, config.num_channels) and bool(t.isfinite().all()) for t in (mean, std))
+        if not (
+            fits and bool((std > 0).all()) and 0 < scale < float("inf") and all(0 < n <= 4096 for n in size)
+        ):
+            raise ValueError(
+                f"size {size}, mean {mean.flatten().tolist()}, deviation {std.flatten().tolist()}"
+            )
+    return size, scale, mean, std
 
 
 def _asked(label: str, asked: dict[str, str]) -> str:

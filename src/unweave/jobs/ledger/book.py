@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from ...errors import InputError, IntegrityError
 from ...io.content import UnstableError
-from ...io.identities import fingerprints, named, read_key
+from ...io.identities import fingerprints, named
+from ...io.sealed import key as read_key
 from ...settings import Count, Whole, settings
 from ..deletion import Deletion
 from ..subject import Subject
