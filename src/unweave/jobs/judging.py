@@ -32,6 +32,7 @@ from ..report.audits import from_json, render_html, render_markdown, to_json
 from ..report.card import audit_card, library_of
 from ..settings import Whole, settings
 from . import holding
+from .advice import advised
 from .deletion import Deletion
 from .done import Done
 
@@ -274,7 +275,8 @@ class Judging(Deletion, ABC):
         with progress("audit", len(edited)) as bar:
             for name, model in edited.items():
                 seconds = _seconds(costs.get(name), references.cost)
-                audits.append(self._named(auditor.audit(model, method=name, seconds=seconds)))
+                found = self._named(auditor.audit(model, method=name, seconds=seconds))
+                audits.append(advised(found, self.request, self.subject.recipe, original, seconds))
                 bar.advance()
         return audits
 
