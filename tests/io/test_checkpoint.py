@@ -184,6 +184,14 @@ def test_a_flipped_bit_in_our_file_is_caught(tmp_path: Path) -> None:
             load_into(_model(), path)
 
 
+def test_a_record_whose_name_is_damaged_still_seals(tmp_path: Path) -> None:
+    path = save_model(_model(), tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"unweave.model", b"unweave.-odel")[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="the name of its record is damaged"):
+        load_into(_model(1), path)
+
+
 def test_a_flipped_bit_in_a_zip_checkpoint_is_caught(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     model = nn.Linear(64, 64)

@@ -131,7 +131,10 @@ def _read_safetensors(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] 
     try:
         with safe_open(weights, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            text = (file.metadata() or {}).get(_KEY)
+            told = file.metadata() or {}
+        text = told.get(_KEY)
+        if text is None and any("aliases" in value or "sha256" in value for value in told.values()):
+            raise ValueError("the name of its record is damaged")
         record = None if text is None else _checked(json.loads(text), tensors)
     except (
         SafetensorError,
