@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import cos, pi
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_the_cosine_falls_from_the_rate_to_nothing(index: int) -> None:
 class Fixed:
     """An exchange's settings, for a method made by hand."""
 
-    budget, scope, every, until = Uniform(0.5), Scope(), 4, 0.5
+    budget, scope, every, usual, until = Uniform(0.5), Scope(), 4, 100, 0.5
 
 
 def exchanged(step: Step, died: list[list[bool]], grown: list[list[bool]], **kinds: Any) -> Step:
@@ -246,3 +247,16 @@ def test_no_generator_is_refused() -> None:
     for method in (StaticMask(), *METHODS.values()):
         with pytest.raises(InputError, match="rng must be a torch.Generator"):
             method.begin(world.network(), world.points()[0], steps=STEPS, rng=None)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1000, 100), (134, 100), (133, 9), (28, 2), (3, 1)])
+def test_the_usual_interval_shortens_with_the_training(steps: int, every: int) -> None:
+    due = []
+    exchange = Exchange(RigL(), drop=lambda at: {}, grow=lambda at, dropped: {})
+    object.__setattr__(exchange, "_change_", lambda at: due.append(at.step.index) or 1)
+    change = exchange.after(steps, 0)
+    for index in range(1, steps + 1):
+        change(SimpleNamespace(index=index))  # type: ignore[arg-type]
+    assert due == list(range(every, int(0.75 * steps) + 1, every))
+    with pytest.raises(InputError, match="would never exchange a weight: every=100"):
+        Exchange(RigL(every=100), drop=lambda at: {}, grow=lambda at, dropped: {}).after(133, 0)

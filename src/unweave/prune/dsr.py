@@ -33,7 +33,8 @@ class DSR:
     Attributes:
         budget: how many weights live, and where at first; the model's own mask is kept if it is sparse already.
         rate: share of all living weights exchanged.
-        every: steps between two exchanges.
+        every: steps between two exchanges; unless given, 100, or a tenth of the steps in which weights are
+            exchanged where those are fewer than 100.
         until: share of the training with exchanges.
         scope: which weights.
     """
@@ -42,10 +43,11 @@ class DSR:
     rate: Annotated[
         float, Range(above=0, at_most=1, why="It is the share of all living weights exchanged.")
     ] = 0.1
-    every: Count = 100
+    every: Count | None = None
     until: SomeShare = 0.75
     scope: Scope = Scope()
 
+    usual: ClassVar[int] = 100
     paper: ClassVar[Paper] = Paper(
         "Parameter Efficient Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization",
         "Mostafa, Wang", "ICML", 2019, "1902.05967",

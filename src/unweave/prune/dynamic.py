@@ -96,7 +96,9 @@ class Exchanging(Protocol):
     @property
     def scope(self) -> Scope: ...  # noqa: D102
     @property
-    def every(self) -> int: ...  # noqa: D102
+    def every(self) -> int | None: ...  # noqa: D102
+    @property
+    def usual(self) -> int: ...  # noqa: D102
     @property
     def until(self) -> float: ...  # noqa: D102
 
@@ -132,7 +134,9 @@ class Exchange:
         Raises:
             InputError: if no exchange would fall into the training; the function, if the first one moves no weight.
         """
-        who, every, last = type(self.of).__name__, self.of.every, self.of.until * steps
+        who, last = type(self.of).__name__, self.of.until * steps
+        usual = self.of.usual if last >= self.of.usual else max(1, int(last // 10))
+        every = self.of.every or usual
         if every > last:
             raise InputError(
                 f"{who} would never exchange a weight: every={every}, but the training has {steps} steps and exchanges "

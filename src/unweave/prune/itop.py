@@ -67,7 +67,8 @@ class ITOP:
         grow: "random" is SET, "gradient" RigL.
         budget: how many weights live, and where.
         rate: share of a layer's living weights exchanged at first.
-        every: steps between two exchanges.
+        every: steps between two exchanges; unless given, 200, or a tenth of the steps in which weights are
+            exchanged where those are fewer than 200.
         until: share of the training with exchanges.
         scope: which weights.
         explored: notes which weights were ever alive; read its `rate` after the training. It is not part of a
@@ -79,11 +80,12 @@ class ITOP:
     rate: Annotated[
         float, Range(above=0, at_most=1, why="It is the share of living weights exchanged at first.")
     ] = 0.5
-    every: Count = 200
+    every: Count | None = None
     until: SomeShare = 1.0
     scope: Scope = Scope()
     explored: Explored | None = field(default=None, compare=False)
 
+    usual: ClassVar[int] = 200
     paper: ClassVar[Paper] = Paper(
         "Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse Training",
         "Liu, Yin, Mocanu, Pechenizkiy", "ICML", 2021, "2102.02887",

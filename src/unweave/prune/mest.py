@@ -38,7 +38,9 @@ class MEST:
         ratio: share of all of a layer's weights exchanged: the paper has 0.02 for "em" and 0.05 for "em&s".
             It halves at `halve` and ends at `until`.
         influence: lambda, the weight of the gradient's size in what is dropped; above 0 an exchange costs a pass more.
-        every: steps between two exchanges (the paper: 5 epochs).
+        every: steps between two exchanges (the paper: 5 epochs); unless given, 100, or a tenth of the steps in which
+            weights are
+            exchanged where those are fewer than 100.
         halve: share of the training after which the ratio is half.
         until: share of the training after which nothing is exchanged.
         scope: which weights.
@@ -50,11 +52,12 @@ class MEST:
         float, Range(above=0, below=1, why="It is the share of a layer's weights exchanged.")
     ] = 0.02
     influence: NonNegative = 0.0
-    every: Count = 100
+    every: Count | None = None
     halve: SomeShare = 0.5625
     until: SomeShare = 0.75
     scope: Scope = Scope()
 
+    usual: ClassVar[int] = 100
     paper: ClassVar[Paper] = Paper(
         "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge",
         "Yuan, Ma, Niu, Li, Kong, Liu, Gong, Zhan, He, Jin, Wang, Qin, Wang", "NeurIPS", 2021, "2110.14032",

@@ -30,7 +30,8 @@ class RigL:
     Attributes:
         budget: how many weights live, and where; the model's own mask is kept if it is sparse already.
         rate: share of a layer's living weights exchanged at first (zeta).
-        every: steps between two exchanges (dT).
+        every: steps between two exchanges (dT); unless given, 100, or a tenth of the steps in which weights are
+            exchanged where those are fewer than 100.
         until: share of the training with exchanges (T_end).
         scope: which weights.
     """
@@ -39,10 +40,11 @@ class RigL:
     rate: Annotated[
         float, Range(above=0, at_most=1, why="It is the share of living weights exchanged at first.")
     ] = 0.3
-    every: Count = 100
+    every: Count | None = None
     until: SomeShare = 0.75
     scope: Scope = Scope()
 
+    usual: ClassVar[int] = 100
     paper: ClassVar[Paper] = Paper(
         "Rigging the Lottery: Making All Tickets Winners", "Evci, Gale, Menick, Castro, Elsen", "ICML", 2020,
         "1911.11134",

@@ -29,7 +29,9 @@ class SET:
     Attributes:
         budget: how many weights live, and where; the model's own mask is kept if it is sparse already.
         rate: share of a layer's living weights exchanged at the first exchange.
-        every: steps between two exchanges (the paper: an epoch).
+        every: steps between two exchanges (the paper: an epoch); unless given, 100, or a tenth of the steps in which
+            weights are
+            exchanged where those are fewer than 100.
         until: share of the training with exchanges.
         decay: "cosine" lets the share fall to zero at the end; "constant" keeps it, as the paper does.
         scope: which weights.
@@ -39,11 +41,12 @@ class SET:
     rate: Annotated[
         float, Range(above=0, at_most=1, why="It is the share of living weights exchanged at first.")
     ] = 0.3
-    every: Count = 100
+    every: Count | None = None
     until: SomeShare = 0.75
     decay: Literal["cosine", "constant"] = "cosine"
     scope: Scope = Scope()
 
+    usual: ClassVar[int] = 100
     paper: ClassVar[Paper] = Paper(
         "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network science",
         "Mocanu, Mocanu, Stone, Nguyen, Gibescu, Liotta", "Nature Communications", 2018, "1707.04780",
