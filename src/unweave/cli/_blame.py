@@ -12,6 +12,8 @@ _OURS = Path(__file__).resolve().parent.parent
 _INSTALLED = tuple(
     Path(p).resolve() for p in {sysconfig.get_path(k) for k in ("stdlib", "purelib", "platlib")}
 )
+_BY_VALUE = "<dynamic-code>"
+"""What workers show in the place of a project file's name: its code came to them pickled."""
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
@@ -24,7 +26,9 @@ def in_users_code(error: BaseException) -> str:
     last = None
     for file, line in (*_frames(error), *_told(error)):
         path = Path(file)
-        if path.is_absolute() and not _under(path, (*_INSTALLED, _OURS)):
+        if file == _BY_VALUE:
+            last = f"the project file, line {line}"
+        elif path.is_absolute() and not _under(path, (*_INSTALLED, _OURS)):
             last = f"{path.name}, line {line}"
         elif _under(path, (_OURS,)):
             last = None
