@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -192,9 +194,14 @@ recipe = Own()
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_of_ours_below_the_users_code_is_ours(tmp_path: Path) -> None:
+def test_an_error_of_ours_below_the_users_code_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = compile("def call(f):\n    f()\n", str(tmp_path / "mine.py"), "exec")
     space: dict[str, Any] = {}
+    project = ModuleType("unweave_project_mine")
+    project.__file__ = str(tmp_path / "project.py")
+    monkeypatch.setitem(sys.modules, project.__name__, project)
     exec(code, space)
 
     with pytest.raises((TypeError, RuntimeError, ValueError), match=".") as caught:

@@ -37,7 +37,9 @@ PLAIN = SimpleNamespace(base="", sparsity=None)
 def test_another_optimiser_takes_over_the_recipes_own_settings() -> None:
     made = trained_with(RECIPE, "sam", PLAIN)
     assert made.optimizer.func is SAM
-    assert made.optimizer.keywords == {"base": SGD, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0}
+    own = made.optimizer.keywords["base"]
+    assert own.func is SGD
+    assert own.keywords == {"momentum": 0.8, "nesterov": True, "weight_decay": 0.0}
     fresh = Supervised(network=RECIPE.network)
     assert (made.momentum, made.weight_decay) == (fresh.momentum, fresh.weight_decay)
 
@@ -45,7 +47,7 @@ def test_another_optimiser_takes_over_the_recipes_own_settings() -> None:
 def test_without_momentum_there_is_no_nesterov() -> None:
     make = optimizer(SAM, None, replace(RECIPE, momentum=0.0), "")
     assert make is not None
-    assert make.keywords["nesterov"] is False  # type: ignore[attr-defined]
+    assert make.keywords["base"].keywords["nesterov"] is False  # type: ignore[attr-defined]
     other = optimizer(SAM, None, RECIPE, "adamw")
     assert other is not None
     assert other.keywords == {"base": AdamW, "weight_decay": 0.0}  # type: ignore[attr-defined]

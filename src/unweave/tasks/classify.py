@@ -50,7 +50,13 @@ class Classify:
         """
         logits = self.outputs(model, batch)
         labels = self.labels(batch).to(logits.device)
-        return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+        try:
+            return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+        except IndexError as error:
+            raise InputError(
+                f"labels must lie from 0 to {self.classes - 1}, as Classify.classes is {self.classes}. Count classes "
+                "from 0, or give Classify more classes."
+            ) from error
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
@@ -123,7 +129,11 @@ def read_classes(labels: Any, classes: int) -> Tensor:
         raise InputError(
             f"labels must have shape [n], one an example; got {tuple(labels.shape)}. Give {cure}."
         )
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+    try:
+        lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    except RuntimeError:  # inside torch.func, where no value can be read; `losses` says it then
+        return labels.long()
+    if lowest < 0 or highest >= classes:
         raise InputError(
             f"labels must lie from 0 to {classes - 1}, as Classify.classes is {classes}; got labels from "
             f"{labels.min()} to {labels.max()}. {_renumber(labels, classes)}"
