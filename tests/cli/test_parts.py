@@ -14,7 +14,6 @@ from torch.optim import SGD, AdamW
 
 from unweave import Supervised
 from unweave.cli import COMMANDS, doctor, main
-from unweave.cli import compare as comparing
 from unweave.cli._fields import field_prose
 from unweave.cli._named import unlearner
 from unweave.cli._optimizers import optimizer
@@ -124,6 +123,7 @@ class Job:
     """Stands for a job that ends with an outcome."""
 
     outcome: str
+    subject = SimpleNamespace(recipe=None, train=None)
 
     def plan(self) -> dict[str, Any]:
         return {}
@@ -167,7 +167,7 @@ def test_a_failed_trial_shows_in_the_exit_code(
     failed: Any, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done = SimpleNamespace(failed=failed, show=lambda: None)
-    monkeypatch.setattr(comparing.CompareJob, "run", lambda *_, **__: done)
+    monkeypatch.setattr(CompareJob, "run", lambda *_, **__: done)
     assert main(("compare", "--methods", "recipe", "sgd", "--seeds", "1", "--out", str(tmp_path))) == code
 
 
