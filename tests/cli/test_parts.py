@@ -24,6 +24,7 @@ from unweave.cli._selection import carry_out, selected
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.jobs import embedded
+from unweave.jobs.compare import CompareJob
 from unweave.masks.scope import Scope
 from unweave.optim import SAM
 from unweave.prune import GMP, NM, Channel, Global, Prune, Uniform
