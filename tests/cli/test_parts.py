@@ -14,7 +14,6 @@ from torch.optim import SGD, AdamW
 
 from unweave import Supervised
 from unweave.cli import COMMANDS, doctor, main
-from unweave.cli import compare as comparing
 from unweave.cli._fields import field_prose
 from unweave.cli._named import unlearner
 from unweave.cli._optimizers import optimizer
@@ -25,6 +24,7 @@ from unweave.cli._selection import carry_out, selected
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.jobs import embedded
+from unweave.jobs.compare import CompareJob
 from unweave.masks.scope import Scope
 from unweave.optim import SAM
 from unweave.prune import GMP, NM, Channel, Global, Prune, Uniform
@@ -37,7 +37,9 @@ PLAIN = SimpleNamespace(base="", sparsity=None)
 def test_another_optimiser_takes_over_the_recipes_own_settings() -> None:
     made = trained_with(RECIPE, "sam", PLAIN)
     assert made.optimizer.func is SAM
-    assert made.optimizer.keywords == {"base": SGD, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0}
+    own = made.optimizer.keywords["base"]
+    assert own.func is SGD
+    assert own.keywords == {"momentum": 0.8, "nesterov": True, "weight_decay": 0.0}
     fresh = Supervised(network=RECIPE.network)
     assert (made.momentum, made.weight_decay) == (fresh.momentum, fresh.weight_decay)
 
@@ -45,7 +47,7 @@ def test_another_optimiser_takes_over_the_recipes_own_settings() -> None:
 def test_without_momentum_there_is_no_nesterov() -> None:
     make = optimizer(SAM, None, replace(RECIPE, momentum=0.0), "")
     assert make is not None
-    assert make.keywords["nesterov"] is False  # type: ignore[attr-defined]
+    assert make.keywords["base"].keywords["nesterov"] is False  # type: ignore[attr-defined]
     other = optimizer(SAM, None, RECIPE, "adamw")
     assert other is not None
     assert other.keywords == {"base": AdamW, "weight_decay": 0.0}  # type: ignore[attr-defined]
@@ -122,6 +124,7 @@ class Job:
     """Stands for a job that ends with an outcome."""
 
     outcome: str
+    subject = SimpleNamespace(recipe=None, train=None)
 
     def plan(self) -> dict[str, Any]:
         return {}
@@ -165,7 +168,7 @@ def test_a_failed_trial_shows_in_the_exit_code(
     failed: Any, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done = SimpleNamespace(failed=failed, show=lambda: None)
-    monkeypatch.setattr(comparing.CompareJob, "run", lambda *_, **__: done)
+    monkeypatch.setattr(CompareJob, "run", lambda *_, **__: done)
     assert main(("compare", "--methods", "recipe", "sgd", "--seeds", "1", "--out", str(tmp_path))) == code
 
 

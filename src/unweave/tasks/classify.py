@@ -54,7 +54,13 @@ class Classify:
             raise InputError(
                 f"a batch has {len(labels)} labels, and the model answers with {len(logits)} rows. Give each one."
             )
-        return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+        try:
+            return F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+        except IndexError as error:  # inside torch.func, where `labels` cannot be looked at before
+            raise InputError(
+                f"labels must lie from 0 to {self.classes - 1}, as Classify.classes is {self.classes}. Count classes "
+                "from 0, or give Classify more classes."
+            ) from error
 
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, classes]."""
@@ -129,7 +135,7 @@ def read_classes(labels: Any, classes: int) -> Tensor:
         )
     try:
         low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    except RuntimeError:  # under vmap no value can be looked at
+    except RuntimeError:  # inside torch.func, where no value can be looked at; `losses` says it then
         return labels.long()
     if low < 0 or high >= classes:
         raise InputError(
