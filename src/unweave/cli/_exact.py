@@ -13,7 +13,7 @@ from ..jobs.subject import Folder, open_subject
 from ..unlearn import S3T, SISA
 from ._flags import key_of, options_of, with_groups
 from ._named import build
-from ._parse import named_methods, named_run, show, typed
+from ._parse import carried_out, named_methods
 from ._recipes import OWN, changed
 
 
@@ -47,8 +47,7 @@ def train_exact(asked: Any, argv: Sequence[str]) -> int:
     job = ExactJob(
         subject=subject, method=method, by=asked.by, source=asked.project or EMBEDDED, seed=asked.seed
     )
-    at = asked.out or named_run("train", job.plan(), asked.project, asked.seed)
-    show(job.run(at, command=typed("train", argv)), asked.json)
+    carried_out(job, asked, "train", argv, asked.project, asked.seed)
     return 0
 
 

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from ..jobs.done import Done
+from ..jobs.tracking import tracked
 from ._plain import write_json
 
 
@@ -75,6 +76,17 @@ def typed(command: str, argv: Sequence[str]) -> list[str]:
 def _instead(flag: str, value: str) -> str:
     column, equals, _ = value.partition("=")
     return f"{column}=VALUE" if flag == "--where" and equals else PRIVATE[flag]
+
+
+def carried_out(job: Any, asked: Any, command: str, argv: Sequence[str], *more: Any) -> Any:
+    """Run a job in the folder that was named, or that its plan and `more` name; tell the tracker, and print."""
+    at = asked.out or named_run(command, job.plan(), *more)
+    with tracked(asked.tracker, at, job.plan()) as tracking:
+        done = job.run(at, command=typed(command, argv))
+        if tracking is not None:
+            tracking.tell(done)
+    show(done, asked.json)
+    return done
 
 
 def show(done: Done, as_json: bool) -> None:

@@ -16,8 +16,9 @@ from ..jobs.deletion import WAYS
 from ..jobs.estimate import repeating
 from ..jobs.judging import Judging
 from ..jobs.subject import Folder, Subject
+from ..jobs.tracking import Tracker
 from ._opened import opened, tell
-from ._parse import named_run, show, typed
+from ._parse import carried_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Selection:
             unless given.
         quick: spend less on the figures that train something (relearning) or draw samples; the verdict stays the same.
         dry_run: print how long it would take, and write nothing.
+        tracker: also tell an experiment tracker: settings, the loss at every step, the figures at the end.
         json: print the audit as JSON.
     """
 
@@ -66,6 +68,7 @@ class Selection:
     out: Path | None = None
     quick: bool = False
     dry_run: bool = False
+    tracker: Tracker | None = None
     json: bool = False
 
 
@@ -98,9 +101,7 @@ def carry_out(job: Judging, asked: Any, command: str, argv: Sequence[str]) -> in
     if asked.dry_run:
         tell(repeating(job.subject.recipe, job.subject.train))
         return _show_estimate(job.estimate(), asked.json)
-    at = asked.out or named_run(command, job.plan(), asked.project, asked.seed, asked.model)
-    done = job.run(at, command=typed(command, argv))
-    show(done, asked.json)
+    done = carried_out(job, asked, command, argv, asked.project, asked.seed, asked.model)
     return 0 if done.audits[0].verdict.outcome == "forgotten" else 3
 
 

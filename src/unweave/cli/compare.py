@@ -11,11 +11,12 @@ import tyro
 
 from ..errors import InputError
 from ..jobs.subject import Folder
+from ..jobs.tracking import Tracker
 from ..unlearn.worst_case_forget import Which
 from ._compared import compared, unlearns
 from ._flags import with_methods
 from ._opened import opened
-from ._parse import named_methods, named_run, parse, show, typed
+from ._parse import carried_out, named_methods, parse
 from ._recipes import OWN, with_training_options
 
 EXAMPLE = """  unweave compare
@@ -56,6 +57,7 @@ class Compare:
         engine: "joblib" for the cores of this machine, or "ray" for a Ray cluster.
         cache: folder of trained models, shared with `unweave forget`; UNWEAVE_CACHE or ~/.cache/unweave unless given.
         out: folder of the run; the same command on it goes on where it was stopped. Named by the settings unless given.
+        tracker: also tell an experiment tracker: settings, the loss at every step, the figures at the end.
         json: print the figures as JSON.
     """
 
@@ -77,6 +79,7 @@ class Compare:
     engine: Literal["joblib", "ray"] = "joblib"
     cache: Path | None = None
     out: Path | None = None
+    tracker: Tracker | None = None
     json: bool = False
 
 
@@ -90,7 +93,5 @@ def run(argv: Sequence[str]) -> int:
     if len(set(asked.methods)) < len(asked.methods):
         raise InputError(f"--methods needs two or more different methods; got {' '.join(asked.methods)}.")
     job = compared(asked, opened(asked.project, Folder(data=asked.data)), unlearners)
-    at = asked.out or named_run("compare", job.plan(), asked.project, asked.seed)
-    done = job.run(at, command=typed("compare", argv))
-    show(done, asked.json)
+    done = carried_out(job, asked, "compare", argv, asked.project, asked.seed)
     return 3 if done.failed else 0

@@ -13,9 +13,10 @@ from ..catalogue import Method
 from ..erase import Concepts, SoftVector, TokenSearch, UnlearnDiffAtk, templates_of
 from ..jobs.erase import EraseJob
 from ..jobs.pipelines import PipelineSubject, embedded_pipeline, open_pipeline
+from ..jobs.tracking import Tracker
 from ._flags import with_methods
 from ._named import eraser, make
-from ._parse import named_methods, named_run, parse, show, typed
+from ._parse import carried_out, named_methods, parse
 
 EXAMPLE = """  unweave erase
   unweave erase ./pipeline --concepts "golf ball, church" --preserve parachute --method fia --out runs/erased
@@ -64,6 +65,7 @@ class Erase:
         device: that the pipelines work on: cpu, cuda, mps.
         seed: governs the whole run.
         out: folder of the run, where the same command goes on; named by the settings unless given.
+        tracker: also tell an experiment tracker: settings, the loss at every step, the figures at the end.
         json: print the audit as JSON.
     """
 
@@ -86,6 +88,7 @@ class Erase:
     device: str = "cpu"
     seed: int = 0
     out: Path | None = None
+    tracker: Tracker | None = None
     json: bool = False
 
 
@@ -104,10 +107,7 @@ def run(argv: Sequence[str]) -> int:
         attack_prompts=asked.attack_prompts, images=asked.images, at_once=asked.images_at_once, steps=asked.steps,
         guidance=asked.guidance, seed=asked.seed,
     )  # fmt: skip
-    at = asked.out or named_run("erase", job.plan(), asked.pipeline, asked.seed)
-    done = job.run(at, command=typed("erase", argv))
-    show(done, asked.json)
-    return 0 if done.audits[0].passed else 3
+    return 0 if carried_out(job, asked, "erase", argv, asked.pipeline, asked.seed).audits[0].passed else 3
 
 
 def _subject(asked: Any) -> PipelineSubject:

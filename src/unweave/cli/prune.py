@@ -11,8 +11,9 @@ import tyro
 
 from ..jobs.prune import PruneJob
 from ..jobs.subject import Folder
+from ..jobs.tracking import Tracker
 from ._flags import with_methods
-from ._parse import named_methods, named_run, parse, show, typed
+from ._parse import carried_out, named_methods, parse
 from ._pruners import PRUNING, pruner
 from ._selection import subject_of
 
@@ -45,6 +46,7 @@ class Prune:
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
             unless given.
+        tracker: also tell an experiment tracker: settings, the loss at every step, the figures at the end.
         json: print JSON.
     """
 
@@ -61,6 +63,7 @@ class Prune:
     onnx: bool = False
     seed: int = 0
     out: Path | None = None
+    tracker: Tracker | None = None
     json: bool = False
 
 
@@ -73,6 +76,5 @@ def run(argv: Sequence[str]) -> int:
         subject=subject_of(asked), method=edit, recover_epochs=asked.recover_epochs, recover_lr=asked.recover_lr,
         shrink=asked.shrink, onnx=asked.onnx, seed=asked.seed,
     )  # fmt: skip
-    at = asked.out or named_run("prune", job.plan(), asked.project, job.subject.model, asked.seed)
-    show(job.run(at, command=typed("prune", argv)), asked.json)
+    carried_out(job, asked, "prune", argv, asked.project, job.subject.model, asked.seed)
     return 0

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import tyro
 
 from ..jobs.subject import Folder
+from ..jobs.tracking import Tracker
 from ..jobs.train import TrainJob
 from ._exact import refuse_idle_exact, train_exact, with_exact_options
 from ._opened import opened
-from ._parse import named_methods, named_run, parse, show, typed
+from ._parse import carried_out, named_methods, parse
 from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
 
 EXAMPLE = """  unweave train
@@ -51,6 +52,7 @@ class Train:
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
             unless given.
+        tracker: also tell an experiment tracker: settings, the loss at every step, the figures at the end.
         json: print the figures as JSON.
     """
 
@@ -68,6 +70,7 @@ class Train:
     by: str = ""
     seed: int = 0
     out: Path | None = None
+    tracker: Tracker | None = None
     json: bool = False
 
 
@@ -86,6 +89,5 @@ def run(argv: Sequence[str]) -> int:
     given = {"epochs": asked.epochs, "lr": asked.lr}
     recipe = changed(recipe, **{name: value for name, value in given.items() if value is not None})
     job = TrainJob(subject=replace(subject, recipe=recipe), seed=asked.seed)
-    at = asked.out or named_run("train", job.plan(), asked.project, asked.seed)
-    show(job.run(at, command=typed("train", argv)), asked.json)
+    carried_out(job, asked, "train", argv, asked.project, asked.seed)
     return 0
