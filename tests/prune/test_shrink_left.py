@@ -170,7 +170,9 @@ def test_a_model_that_cannot_be_traced_is_refused_with_the_reason_or_cut_where_i
     torch.manual_seed(0)
     x = torch.randn(4, 6)
     plain = halved(Opaque(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 6))), spare=("out", "inner.1"))
-    with pytest.raises(InputError, match=r"inner\.0: torch-pruning could not trace the model .*no graph here"):
+    with pytest.raises(
+        InputError, match=r"inner\.0: torch-pruning could not trace the model .*no graph here"
+    ):
         shrink(plain, x)
     gated = Opaque(Gated(nn.SiLU())).eval()
     gated.inner.gate.weight.data[:4] = 0

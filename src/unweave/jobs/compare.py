@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder
-from ..masks.mask import Mask
+from ..masks.scope import share_kept
 from ..parallel import build_models, engine
 from ..random import seeded
 from ..report import tables
@@ -222,7 +222,7 @@ class TrainTrial:
         return {
             "held-out accuracy": (accuracy(model, self.heldout), "%"),
             "training accuracy": (accuracy(model, self.train), "%"),
-            "weights that live": (100 * Mask.of(model).density(), "%"),
+            "weights that live": (100 * share_kept(model), "%"),
             "processor time of the training": (seconds, "s"),
         }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ class Subject:
         model: the trained model, or its weights; None trains it by the recipe.
         name: in a few words, for the report.
         load: weights file or folder -> model; unless given, weights are read into the model or the recipe's network.
-        save: model, folder, mask -> files; unless given, model.safetensors is written.
+        save: model, folder, mask -> files; unless given, model.safetensors is written. With a fourth argument, the
+            record of removed structure, shrunk models can be written too.
         ids: of the training examples; positions unless given.
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
@@ -103,7 +105,7 @@ class Subject:
     model: Path | str | Module | None = None
     name: str = "a model at hand"
     load: Callable[[Path], Module] | None = None
-    save: Callable[[Module, Path, Mask | None], None] | None = None
+    save: Callable[..., None] | None = None
     ids: Any = ()
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -214,12 +216,25 @@ class Subject:
         return load_into(initial(seeded(0)), path).eval()
 
     def write(self, model: Module, folder: Path, structure: Mapping[str, Any] | None = None) -> None:
-        """Write a model with its mask, and the record of what was removed from its structure."""
+        """Write a model with its mask, and the record of what was removed from its structure.
+
+        Raises:
+            InputError: if structure was removed, and `save` takes no record of it.
+        """
         mask = Mask.of(model) or None
-        if self.save is not None:
+        if self.save is None:
+            save_model(model, folder, mask=mask, structure=structure)
+        elif structure is None:
             self.save(model, folder, mask)
         else:
-            save_model(model, folder, mask=mask, structure=structure)
+            try:
+                signature(self.save).bind(model, folder, mask, structure)
+            except TypeError as error:
+                raise InputError(
+                    "Subject.save takes no record of removed structure, so a shrunk model cannot be written. Give it a "
+                    "fourth argument, which is None for other models."
+                ) from error
+            self.save(model, folder, mask, structure)
 
     def trained(self, run: RunFolder, recipe: Recipe) -> Module:
         """The model that `recipe` trains on the training data, in a stage of the run, in eval mode."""
@@ -298,6 +313,9 @@ def _folder(path: Path, how: Folder) -> Subject:
     )
     return Subject(
         name=f"{path} on {how.data.partition(':')[2]}", train=images.train, heldout=images.heldout, recipe=recipe,
-        load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
+        load=load_model,
+        save=lambda model, to, mask, structure=None: save_model_folder(
+            model, to, mask=mask, structure=structure, source=path
+        ),
         ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
 from ..masks.mask import Mask
+from ..masks.scope import kept, share_kept
 from ..parallel import single_threaded
 from ..report.models import render_trained, value_text
 from ..settings import settings
@@ -31,7 +32,7 @@ class Trained(Done):
 
     Attributes:
         figures: name -> (value, unit).
-        layers: sparse layer -> % of its weights that live.
+        layers: matrix weight -> % of it that lives, dense ones included; empty for a dense model.
         losses: mean loss of each step's batch, in order.
     """
 
@@ -110,16 +111,17 @@ class TrainJob:
         began = perf_counter()
         with resumable(stage.work), recording() as fits:
             model = single_threaded(lambda rng: recipe.build(subject.left.train, rng=rng), stage.rng).eval()
-        mask = Mask.of(model)
         figures = {
             "training accuracy": [accuracy(model, subject.left.train), "%"],
             "held-out accuracy": [accuracy(model, subject.heldout), "%"],
-            "weights that live": [100 * mask.density(), "%"],
+            "weights that live": [100 * share_kept(model), "%"],
             "optimiser steps": [sum(f.steps for f in fits), "steps"],
             "calls of the loss": [sum(f.calls for f in fits), "calls"],
             "time of this start": [perf_counter() - began, "s"],
         }
-        layers = {n: 100 * float(alive.float().mean()) for n, alive in mask.keep.items()}
+        layers = (
+            {n: 100 * living / total for n, (living, total) in kept(model).items()} if Mask.of(model) else {}
+        )
         subject.write(model, stage.paths[0])
         subject.record((), stage.paths[0])
         losses = [loss for f in fits for loss in f.losses]

@@ -24,6 +24,7 @@ from .paser import PASER, Selected
 from .progressive_gradient_flow import ProgressiveNM
 from .prosparse import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
 from .random_scores import RandomScores
+from .recalibrate import recalibrate_
 from .rigl import RigL
 from .semi_structured import to_semi_structured
 from .set import SET
@@ -82,6 +83,7 @@ __all__ = [
     "WandaPrune",
     "activation_sparsity",
     "kth_largest",
+    "recalibrate_",
     "select",
     "shrink",
     "silence",

@@ -22,7 +22,9 @@ Gone = dict[str, dict[str, set[int]]]
 Coupled = list[tuple[str, str, list[tuple[int, int]]]]
 """What goes with the channels of a layer: (another layer, "in" or "out", [(its index, the channel)])."""
 
-_STEPS = 4  # of the search for one layer, for each edge of the graph; chains of layers and sums take less than one
+_STEPS = (
+    4  # of the search for one layer, for each edge of the graph; chains of layers and sums take less than one
+)
 
 
 def layers(model: Module) -> Iterator[tuple[str, Module]]:
@@ -70,9 +72,7 @@ def gated(model: Module, dead: dict[str, Tensor]) -> tuple[dict[str, Gone], set[
 
 @torch.no_grad()
 def _silent_units(found: FeedForward) -> set[int]:
-    silent = [
-        dead_rows(layer) & (True if layer.bias is None else layer.bias == 0) for layer in found.wide
-    ]
+    silent = [dead_rows(layer) & (True if layer.bias is None else layer.bias == 0) for layer in found.wide]
     zeros = found.down.weight.new_zeros(1, found.down.in_features)
     try:
         still = torch.equal(found.activation(zeros), zeros)
@@ -164,7 +164,9 @@ class Graph:
         if isinstance(layer, TRANSPOSED) or getattr(layer, "groups", 1) > 1:
             return [], "grouped and transposed convolutions are not cut"
         twins = re.sub(r"\d+", "#", name)  # the same layer of another block ends where this one did
-        lost = "its channels run through operations that the search cannot follow to an end, such as attention's"
+        lost = (
+            "its channels run through operations that the search cannot follow to an end, such as attention's"
+        )
         if twins in self._lost:
             return [], lost
         tp, self._steps = self._tp, 0

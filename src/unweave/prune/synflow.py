@@ -17,7 +17,7 @@ from ..errors import NonFiniteError
 from ..masks.budgets import Global, Sparsity
 from ..masks.layers import RUNNING_NORMS, copied
 from ..masks.mask import Mask
-from ..masks.patterns import Pattern, Unstructured, require_rising
+from ..masks.patterns import Pattern, Reduce, Unstructured, require_rising, suited
 from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
@@ -46,6 +46,7 @@ class SynFlow:
 
     scope: Scope = Scope()
 
+    reduce: ClassVar[Reduce] = "sum"
     paper: ClassVar[Paper] = _PAPER
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
@@ -114,7 +115,9 @@ class SynFlowPrune:
             scores = score.score(masked, data)
             for name, alive in mask.keep.items():
                 scores[name].masked_fill_(~alive, -1.0)  # below the weights that live but carry no flow
-            mask = select(scores, self.pattern, Global(1 - (1 - self.sparsity) ** (k / self.iterations)))
+            mask = select(
+                scores, suited(self.pattern, score), Global(1 - (1 - self.sparsity) ** (k / self.iterations))
+            )
             mask.apply_(masked)
         return mask
 
