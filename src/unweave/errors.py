@@ -34,8 +34,8 @@ class MissingExtraError(UnweaveError, ImportError):
     """An optional package is absent or broken."""
 
 
-class LeftDenseWarning(UserWarning):
-    """Weights that were asked to be pruned stay dense, since the pattern does not fit them."""
+class LeftDenseWarning(UnweaveError, UserWarning):
+    """Weights stay dense since the pattern does not fit them; a refusal where warnings are errors."""
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
