@@ -41,13 +41,21 @@ def entries(folder: Path, n: int = 600) -> dict[str, float]:
         plain.execute("INSERT INTO log(body) VALUES (?)", (text,))
         alone.append(perf_counter() - began)
     more = [a - b for a, b in zip(ours, alone, strict=True)]
-    found = {"entry": 1000 * median(ours), "sqlite3 alone": 1000 * median(alone), "added": 1000 * median(more)}
+    found = {
+        "entry": 1000 * median(ours),
+        "sqlite3 alone": 1000 * median(alone),
+        "added": 1000 * median(more),
+    }
     return {**found, "signed": float(bool(ledger.public))}
 
 
 def many(folder: Path, n: int) -> dict[str, float]:
     """Seconds of status and verify with n requests of three examples, and with half of them."""
-    ledger, found, now = Ledger.init(folder / "many"), dict[str, float](), datetime.now(UTC) - timedelta(days=60)
+    ledger, found, now = (
+        Ledger.init(folder / "many"),
+        dict[str, float](),
+        datetime.now(UTC) - timedelta(days=60),
+    )
     for size in (n // 2, n):
         with ledger.log.adding() as add:
             for i in range(ledger.log.count("request"), size):

@@ -34,6 +34,10 @@ class MissingExtraError(UnweaveError, ImportError):
     """An optional package is absent or broken."""
 
 
+class LeftDenseWarning(UnweaveError, UserWarning):
+    """Weights stay dense since the pattern does not fit them; a refusal where warnings are errors."""
+
+
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import an optional module, or say which extra brings it.
 

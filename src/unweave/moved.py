@@ -36,7 +36,7 @@ MODULES = {
     "unweave.recipe": ("unweave.fit.recipe",),
     "unweave.tasks.text_to_image": ("unweave.models.text_to_image",),
     "unweave.workflow": ("unweave.jobs.forget",),
-    "unweave.worlds": ("unweave.jobs.subject", "unweave.tasks"),
+    "unweave.worlds": ("unweave.jobs.subject", "unweave.jobs.opened", "unweave.tasks"),
 }
 """Former module -> where its names are now."""
 NAMES = {"open_world": "open_subject", "World": "Subject"}

@@ -164,7 +164,11 @@ class Edit(Protocol[D]):
 
 
 class Score(Protocol):
-    """Something that says how much each weight matters."""
+    """Something that says how much each weight matters.
+
+    A class attribute `reduce` ("l2", "sum", "mean") names how its scores of one filter are put together, where the
+    pattern `Channel` is not told; "l2" without it.
+    """
 
     def score(self, model: Module, data: Data[Task]) -> dict[str, Tensor]:
         """Parameter name -> scores of that parameter's shape; higher is worth keeping."""

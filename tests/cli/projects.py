@@ -38,7 +38,7 @@ def make_project(folder: Path) -> Path:
     (folder / "project.py").write_text(PROJECT)
     from unweave import seeded
     from unweave.io.checkpoint import save_model
-    from unweave.jobs.subject import open_subject
+    from unweave.jobs.opened import open_subject
 
     subject = open_subject(str(folder / "project.py"))
     threads = torch.get_num_threads()

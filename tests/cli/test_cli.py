@@ -253,7 +253,7 @@ def test_prune_measures_before_and_after(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert figures["density under the mask"][1] == pytest.approx(0.2, abs=0.01)
+    assert figures["matrix weights kept"][1] == pytest.approx(20, abs=1)
     assert (folder / "pruned" / "model" / "model.safetensors").is_file()
 
 

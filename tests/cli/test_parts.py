@@ -72,7 +72,18 @@ def test_the_first_name_of_a_chain_is_outermost() -> None:
 
 def pruning(**given: Any) -> SimpleNamespace:
     asked = {"method": "magnitude", "sparsity": None, "pattern": "unstructured", "budget": "global"}
+    asked |= {"only": (), "skip": (), "least": 0.9}
     return SimpleNamespace(**{**asked, **given})
+
+
+def test_layers_are_chosen_by_name_for_every_kind_of_method() -> None:
+    chosen = {"only": ("encoder.*",), "skip": ("encoder.stem",), "least": 0.5}
+    for method in ("taylor", "gmp", "sparse-gpt", "soft-filter"):
+        made: Any = pruner(pruning(method=method, **chosen))
+        scope = made.score.scope if isinstance(made, Prune) else made.scope
+        assert scope == Scope(**chosen, last=method != "soft-filter"), (
+            method
+        )  # its own: classes are no filters
 
 
 def test_whole_channels_leave_the_classes_alone() -> None:

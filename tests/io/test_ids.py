@@ -17,7 +17,8 @@ from unweave.errors import InputError
 from unweave.io.ids import checked_ids, ids_of
 from unweave.io.requests import by_ids, read_ids
 from unweave.jobs.deletion import Deletion
-from unweave.jobs.subject import Subject, open_subject
+from unweave.jobs.opened import open_subject
+from unweave.jobs.subject import Subject
 from unweave.tasks import Classify
 from unweave.types import Data
 

@@ -77,6 +77,50 @@ def test_a_language_model_pruned_and_repaired_runs_in_onnx_runtime(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "whisper"])
+def test_a_model_of_several_inputs_keeps_their_names(tmp_path: Path, kind: str) -> None:
+    t = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    ids = torch.randint(3, 60, (3, 8))
+    if kind == "bert":
+        small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        model = t.BertForSequenceClassification(t.BertConfig(vocab_size=64, **small)).eval()
+        mask = torch.ones_like(ids)
+        mask[1, 5:] = 0
+        inputs = {"input_ids": ids, "attention_mask": mask}
+    else:
+        config = t.WhisperConfig(
+            vocab_size=64, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, num_mel_bins=8,
+            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_source_positions=20, pad_token_id=0,
+            max_target_positions=20, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        )  # fmt: skip
+        model = t.WhisperForConditionalGeneration(config).eval()
+        inputs = {"input_features": torch.randn(3, 8, 40), "decoder_input_ids": ids}
+    path = export_onnx(model, inputs, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert {entry.name for entry in session.get_inputs()} == inputs.keys()
+    for n in (1, 2):
+        part = {name: value[:n] for name, value in inputs.items()}
+        (found,) = session.run(None, {name: value.numpy() for name, value in part.items()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), model(**part).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({}, "an example input .*, or a dictionary"),
+        ({"ids": [1, 2]}, "got .'ids': 'list'."),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(3, 3)}, "inputs of one batch"),
+        (3, "got int"),
+    ],
+)
+def test_what_is_no_input_is_refused(tmp_path: Path, example: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        export_onnx(Linear(3, 2), example, tmp_path / "x.onnx")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
 def test_the_file_has_the_operators_asked_for(tmp_path: Path) -> None:
     import onnx
 

@@ -15,7 +15,7 @@ from unweave import Data, seeded
 from unweave.errors import InputError
 from unweave.io.text_folder import is_text_data, load_texts, tokenizer_files
 from unweave.jobs import ForgetJob, PruneJob, open_subject
-from unweave.jobs.subject import Folder
+from unweave.jobs.opened import Folder
 from unweave.prune import Channel, Prune
 from unweave.tasks import predict, read_labels
 from unweave.unlearn import Retrain

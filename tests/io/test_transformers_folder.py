@@ -288,16 +288,20 @@ def test_a_script_among_the_images_never_runs(tmp_path: Path, vit: Path) -> None
     assert not (tmp_path / "canary").exists()
 
 
-def test_removed_structure_comes_back(tmp_path: Path, vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import unweave.io.structure as structure_module
+def test_removed_structure_comes_back(tmp_path: Path, vit: Path) -> None:
+    from unweave.io.structure import restructure_
 
-    def narrow_(model: Any, record: dict[str, int]) -> nn.Module:
-        model.classifier = nn.Linear(16, record["classes"])
-        return model
-
-    monkeypatch.setattr(structure_module, "restructure_", narrow_)
-    model = narrow_(load_model(vit), {"classes": 2})
-    save_model_folder(model, tmp_path / "out", structure={"classes": 2})
+    model = load_model(vit)
+    up, down = [m for m in model.modules() if isinstance(m, nn.Linear) and 32 in m.weight.shape][:2]
+    names = {id(m): n for n, m in model.named_modules()}
+    cut = {"of": 32, "kept": list(range(5, 32))}  # in the first block alone, so no configuration can say it
+    structure = {
+        "format": 1,
+        "layers": {names[id(up)]: {"out": cut}, names[id(down)]: {"in": cut}},
+        "biases": [],
+    }
+    restructure_(model, structure)
+    save_model_folder(model, tmp_path / "out", structure=structure)
     assert _bits(load_model(tmp_path / "out")) == _bits(model)
     assert sorted(contents(tmp_path / "out")) == [
         "config.json", "model.safetensors", "preprocessor_config.json", "structure.json",

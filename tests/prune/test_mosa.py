@@ -9,7 +9,7 @@ import torch
 from torch.nn import Linear, Module, ReLU, Sequential
 
 from tests.contract import world
-from unweave import seeded
+from unweave import Data, seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.prune import MoSA
 from unweave.prune.mosa import Adapted, SplitAdapter
@@ -47,8 +47,9 @@ def adapter(pieces: int = 4, width: int = 5, rank: int = 3) -> SplitAdapter:
         torch.manual_seed(0)
         made = SplitAdapter(width, rank, pieces, 1.0, 0.0)
         with torch.no_grad():
-            made.up.copy_(torch.randn_like(made.up) * made.keep)
-            made.bias.copy_(torch.randn_like(made.bias))
+            for up, bias, keep in zip(made.up, made.bias, made.keep, strict=True):
+                up.copy_(torch.randn_like(up) * keep)
+                bias.copy_(torch.randn_like(bias))
     return made
 
 
@@ -65,10 +66,13 @@ def test_merged_is_the_mean_over_all_pieces() -> None:
     made.merge_()
     made.eval()
     torch.testing.assert_close(made(x), torch.stack(each).mean(0))
-    again = made.up.clone()
+    again = made.up[0].clone()
     made.merge_()
-    assert torch.equal(made.up, again)
-    assert made.up.shape == (1, 5, 3)  # the size of the plain adapter
+    assert torch.equal(made.up[0], again)
+    plain = adapter(pieces=1)
+    assert {n: p.shape for n, p in made.named_parameters()} == {
+        n: p.shape for n, p in plain.named_parameters()
+    }
 
 
 def test_training_draws_pieces_and_eval_needs_the_merge() -> None:
@@ -82,14 +86,56 @@ def test_training_draws_pieces_and_eval_needs_the_merge() -> None:
         made(x)
 
 
-def test_only_the_drawn_pieces_own_entries_get_gradients() -> None:
+def test_only_the_drawn_piece_has_gradients_and_only_its_own_entries() -> None:
     made, x = adapter(), torch.randn(7, 5, generator=seeded(0))
     with torch.random.fork_rng():
         torch.manual_seed(1)
         made(x).square().sum().backward()
-    drawn = [k for k in range(4) if made.up.grad[k].any()]
+    drawn = [k for k in range(4) if made.up[k].grad is not None]
     assert len(drawn) == 1
-    assert not made.up.grad[drawn[0]][~made.keep[drawn[0]]].any()
+    assert [k for k in range(4) if made.bias[k].grad is not None] == drawn
+    assert made.up[drawn[0]].grad.any()
+    assert not made.up[drawn[0]].grad[~made.keep[drawn[0]]].any()
+
+
+def test_pieces_that_no_step_draws_keep_their_bits_under_decay_and_momentum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: dict[str, torch.Tensor] = {}
+    ended: dict[str, torch.Tensor] = {}
+
+    class Filled(MoSA):
+        def insert(self, model: Module, data: Data, *, rng: torch.Generator) -> Module:
+            made = super().insert(model, data, rng=rng)
+            for n, p in made.named_parameters():
+                if ".up." in n:
+                    torch.nn.init.ones_(p)
+                    started[n] = p
+            return made
+
+    def merge_(self: SplitAdapter) -> None:
+        ended.update({n: p.detach().clone() for n, p in started.items()})
+        merged(self)
+
+    merged = SplitAdapter.merge_
+    monkeypatch.setattr(SplitAdapter, "merge_", merge_)
+    data = world.points()[0]
+    steps = 2
+    edit = Filled(
+        targets="mlp",
+        head="",
+        pieces=8,
+        rank=6,
+        reg_weight=0.0,
+        dropout=0.0,
+        epochs=1,
+        lr=0.01,
+        weight_decay=0.5,
+    )
+    edit.adapt(Net(), data.subset(range(steps * data.batch_size)), rng=seeded(0))
+    moved = [n for n, p in ended.items() if not torch.equal(p, torch.ones_like(p))]
+    assert 1 <= len(moved) <= steps
+    assert len(ended) == 8
 
 
 def test_weights_of_one_kind_do_not_load_into_the_other() -> None:
@@ -142,7 +188,7 @@ def test_one_piece_without_divergence_is_the_plain_adapter() -> None:
         rng=rng,
         loop=Loop(schedule=warm_cosine(optimizer, 24)),
     )
-    assert torch.equal(plain.mlp.adapter.up, adapted.mlp.adapter.up)
+    assert torch.equal(plain.mlp.adapter.up[0], adapted.mlp.adapter.up[0])
 
 
 def _child(seed: int) -> torch.Generator:

@@ -3,11 +3,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.prune.world import convolutional, images, points, trained
+from tests.prune.world import convolutional, images, points, state, trained
 from unweave import Mask, seeded
-from unweave.errors import EmptyDataError, InputError
+from unweave.errors import EmptyDataError, InputError, LeftDenseWarning
 from unweave.masks.silence import silence
-from unweave.prune import NM, Channel, Global, Magnitude, Prune, RandomScores, Scope, Uniform
+from unweave.prune import (
+    NM,
+    Channel,
+    Global,
+    GraSP,
+    Magnitude,
+    Prune,
+    RandomScores,
+    Scope,
+    Taylor,
+    Uniform,
+    recalibrate_,
+)  # fmt: skip
+from unweave.types import Score
 
 
 def test_dead_weights_are_positive_zero_and_living_ones_keep_their_bits() -> None:
@@ -87,3 +100,44 @@ def test_refuses() -> None:
     model[1].weight.data[0, 0] = float("nan")
     with pytest.raises(InputError, match=r"1\.weight contain NaN"):
         Prune().apply(model, points(), rng=seeded(0))
+
+
+def test_a_layer_that_m_does_not_divide_stays_dense_and_is_named() -> None:
+    model = trained()
+    with pytest.warns(
+        LeftDenseWarning, match=r"NM\(1, 4\) leaves 66.7 % .* dense: 1.weight \(4 does not divide its 6"
+    ):
+        pruned = Prune(pattern=NM(1, 4), budget=Global(0.75)).apply(model, points(), rng=seeded(0))
+    assert torch.equal(pruned[1].weight, model[1].weight)
+    assert bool(((pruned[3].weight != 0).view(3, 4, 4).sum(2) == 1).all())
+    with pytest.raises(InputError, match=r"NM\(1, 7\) fits no weight in scope"):
+        Prune(pattern=NM(1, 7), budget=Global(6 / 7)).apply(model, points(), rng=seeded(0))
+
+
+def test_filters_are_pooled_as_the_score_says() -> None:
+    data, model = points(), trained()
+
+    def living(pattern: Channel, score: Score) -> set[int]:
+        mask = Prune(score=score, pattern=pattern, budget=Uniform(0.5)).mask(model, data, rng=seeded(0))
+        return set(mask.keep["1.weight"].any(1).nonzero().flatten().tolist())
+
+    inner = Scope(last=False)
+    for score in (Taylor(scope=inner), GraSP(scope=inner), Magnitude(scope=inner)):
+        values = score.score(model, data)["1.weight"]
+        summed, squared = values.sum(1), values.square().sum(1)  # GraSP's keep their sign
+        own = squared if isinstance(score, Magnitude) else summed
+        assert living(Channel(), score) == set(own.topk(8).indices.tolist())
+        assert living(Channel("mean"), score) == set(summed.topk(8).indices.tolist())
+        assert living(Channel("l2"), score) == set(squared.topk(8).indices.tolist())
+
+
+def test_recalibrates_on_its_data() -> None:
+    data, model = points(), trained(batch_norm=True)
+    plain = Prune(budget=Global(0.8)).apply(model, data, rng=seeded(0))
+    again = Prune(budget=Global(0.8), recalibrate=True).apply(model, data, rng=seeded(0))
+    expected = state(recalibrate_(plain, data))
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+    assert not torch.equal(again[2].running_var, model[2].running_var)
+    with pytest.raises(InputError, match="no batch normalisation"):
+        Prune(recalibrate=True).apply(trained(), data, rng=seeded(0))

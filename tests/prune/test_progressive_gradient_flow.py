@@ -10,7 +10,7 @@ from torch.nn import Linear, ReLU, Sequential
 
 from tests.contract import world
 from unweave import Mask, fit_, seeded
-from unweave.errors import InputError
+from unweave.errors import InputError, LeftDenseWarning
 from unweave.fit import Loop, resumable
 from unweave.fit.recipe import mean_loss
 from unweave.prune import ProgressiveNM, Scope
@@ -149,9 +149,21 @@ def test_refuses() -> None:
         ProgressiveNM(flow="ste", pull=0.3)
     with pytest.raises(InputError, match='backward=.ste. would do nothing since flow is "sr-ste"'):
         ProgressiveNM(flow="sr-ste", backward="ste")
-    with pytest.raises(InputError, match=r"groups of 16 inputs; .* 0.weight \(8\)"):
-        ProgressiveNM(n=1, m=16, scope=Scope()).apply(net(), data, rng=seeded(0))
-    with pytest.raises(InputError, match="groups of 64"):
+    with pytest.raises(
+        InputError, match=r"NM\(8, 128\) fits no weight .* 0.weight \(128 does not divide its 8"
+    ):
+        ProgressiveNM(n=1, m=16, flow="sdgf-geometric", scope=Scope()).apply(net(), data, rng=seeded(0))
+    with pytest.raises(InputError, match=r"NM\(8, 64\) fits no weight"):
         ProgressiveNM(n=1, m=8, flow="sdgf-geometric", scope=Scope(only=("2",))).apply(
             net(), data, rng=seeded(0)
         )
+
+
+def test_a_layer_that_m_does_not_divide_stays_dense_and_is_named() -> None:
+    data = world.points()[0]
+    with pytest.warns(
+        LeftDenseWarning, match=r"31.4 % of the weights in scope dense: 0.weight \(16 does not divide"
+    ):
+        trained = ProgressiveNM(n=1, m=16, epochs=1, scope=Scope()).apply(net(), data, rng=seeded(0))
+    assert bool((trained[0].weight != 0).all())
+    assert int((trained[2].weight != 0).sum()) == trained[2].weight.numel() // 16

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.contract import world
 from tests.language_world import llama, text
 from unweave import Data, seeded
 from unweave.errors import InputError
-from unweave.prune import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
+from unweave.prune import FATReLU, ProSparse, SparseFeedForward, activation_sparsity, register_fatrelu
 from unweave.prune.prosparse import prosparse as module
 from unweave.prune.prosparse.prosparse import activations, feed_forwards, substitute
 
@@ -167,3 +168,44 @@ def test_refuses() -> None:
     ):
         with pytest.raises(InputError, match=match):
             SparseFeedForward(block.eval())
+
+
+@pytest.mark.parametrize(("kind", "above"), [("Llama", 0.0123), ("Qwen3", 0.0124), ("Mistral", 0.0125)])
+def test_a_saved_model_is_read_again_as_it_computes(tmp_path: Path, kind: str, above: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=8,
+        num_key_value_heads=1, max_position_embeddings=64,
+    )  # fmt: skip
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    ids = torch.randint(3, 64, (2, 12))
+    own = model.config.to_dict()
+    for threshold in (0.0, above):
+        sparse = substitute(model, threshold)
+        sparse.save_pretrained(tmp_path / f"{threshold}")
+        if threshold:
+            with pytest.raises(KeyError, match=r"fatrelu\(0.01\d+\)"):
+                type(model).from_pretrained(tmp_path / f"{threshold}")
+            assert register_fatrelu(threshold) == f"fatrelu({above})"
+        again = type(model).from_pretrained(tmp_path / f"{threshold}").eval()
+        with torch.no_grad():
+            assert torch.equal(again(input_ids=ids).logits, sparse(input_ids=ids).logits)
+            assert not torch.allclose(again(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-6)
+    assert model.config.to_dict() == own
+
+
+def test_a_configuration_that_cannot_say_it_is_told() -> None:
+    transformers = pytest.importorskip("transformers")
+
+    class Odd(transformers.LlamaForCausalLM):  # type: ignore[misc,name-defined]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            for layer in self.model.layers:
+                layer.mlp.act_fn = torch.nn.Tanh()
+
+    config = transformers.LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
+    )
+    with pytest.warns(UserWarning, match="no field of LlamaConfig names the activation"):
+        substitute(Odd(config))

@@ -261,7 +261,7 @@ def test_refuses() -> None:
     ):
         with pytest.raises(InputError, match=match):
             make()
-    with pytest.raises(InputError, match="not a multiple of 5"):
+    with pytest.raises(InputError, match="fits no weight in scope"):
         SparseGPT(pattern=NM(2, 5), block=5).apply(world.model(), data, rng=seeded(0))
 
     class Idle(Module):

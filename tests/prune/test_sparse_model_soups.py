@@ -12,8 +12,8 @@ from tests.prune.world import RECIPE, network, points, trained
 from unweave import Mask, Supervised, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
-from unweave.prune import NM, SparseModelSoup, StaticMask, sparse_model_soups
-from unweave.prune.sparse_model_soups import average, recalibrate_
+from unweave.prune import NM, SparseModelSoup, StaticMask, recalibrate_, sparse_model_soups
+from unweave.prune.sparse_model_soups import average
 from unweave.random import draw_seed
 
 SIZE = 6 * 16 + 16 * 3

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from tests.prune.world import assert_untouched, convolutional, images, points, state
-from unweave import Data, seeded
+from unweave import Data, Mask, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
 from unweave.errors import EmptyDataError, InputError, NonFiniteError
 from unweave.masks import select
-from unweave.prune import NM, Global, SynFlow, SynFlowPrune
+from unweave.prune import NM, Global, Scope, SynFlow, SynFlowPrune
 from unweave.tasks import CausalLM
 
 
@@ -91,3 +91,29 @@ def test_refuses() -> None:
     nn.init.constant_(model[1].weight, 1e308)
     with pytest.raises(NonFiniteError, match="overflows"):
         SynFlow().score(model, points())
+
+
+def test_layers_that_carry_no_flow_are_named_and_can_be_left_out() -> None:
+    class Attends(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value, self.out = (torch.nn.Linear(6, n) for n in (6, 6, 6, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = x[:, None] * torch.eye(6)
+            shares = (self.query(tokens) @ self.key(tokens).transpose(1, 2)).softmax(-1)
+            return self.out((shares @ self.value(tokens)).mean(1))
+
+    torch.manual_seed(0)
+    model, data = Attends(), points()
+    with torch.no_grad():  # all tokens alike under ones: no flow through what weighs them
+        for layer in (model.query, model.key):
+            layer.weight.fill_(0.5)
+    with pytest.raises(
+        InputError, match=r"fully pruned.* Next to no flow goes through query.weight, .*--skip"
+    ):
+        SynFlowPrune(sparsity=0.5, iterations=5).apply(model, data, rng=seeded(0))
+    pruned = SynFlowPrune(sparsity=0.5, iterations=5, scope=Scope(skip=("query", "key"))).apply(
+        model, data, rng=seeded(0)
+    )
+    assert Mask.of(pruned).keep.keys() <= {"value.weight", "out.weight"}

@@ -9,7 +9,7 @@ from typing import Any
 from ..catalogue import find
 from ..errors import InputError
 from ..jobs.exact import EMBEDDED, ExactJob, dense
-from ..jobs.subject import Folder, open_subject
+from ..jobs.opened import Folder, open_subject
 from ..unlearn import S3T, SISA
 from ._flags import key_of, options_of, with_groups
 from ._named import build

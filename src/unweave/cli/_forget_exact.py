@@ -12,7 +12,8 @@ import tyro
 from ..errors import InputError
 from ..jobs.exact import EMBEDDED, as_recorded, dense
 from ..jobs.forget_exact import ForgetExactJob, source_of
-from ..jobs.subject import Folder, Subject, open_subject
+from ..jobs.opened import Folder, open_subject
+from ..jobs.subject import Subject
 from ..unlearn.exact.folder import is_exact, read_record
 from ._parse import named_methods, named_run, parse, show, typed
 

@@ -11,7 +11,7 @@ import tyro
 
 from ..errors import InputError
 from ..jobs.ledger import Ledger
-from ..jobs.subject import Folder
+from ..jobs.opened import Folder
 from ._ledger_begin import named, source
 from ._parse import parse, say
 

@@ -12,7 +12,8 @@ import tyro
 
 from ..io.runs import RunFolder
 from ..jobs.ledger import Ledger, Policy
-from ..jobs.subject import Folder, Subject, open_subject
+from ..jobs.opened import Folder, open_subject
+from ..jobs.subject import Subject
 from ._parse import parse, say
 
 

@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..jobs.deletion import Deletion
 from ..jobs.ledger import Ledger
 from ..jobs.ledger.plan import opened
-from ..jobs.subject import Folder, Subject, open_subject
+from ..jobs.opened import Folder, open_subject
+from ..jobs.subject import Subject
 from ._parse import parse, say
 
 

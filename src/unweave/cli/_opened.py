@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..jobs.subject import Folder, Subject, open_subject
+from ..jobs.opened import Folder, open_subject
+from ..jobs.subject import Subject
 
 
 def opened(source: str, folder: Folder | None = None, model: Path | None = None) -> Subject:

@@ -13,6 +13,7 @@ from ..masks.patterns import NM, Channel, Pattern, Unstructured
 from ..masks.scope import Scope
 from ..prune import Prune
 from ..types import Data, Edit
+from ._fields import default_of
 from ._named import make
 
 BUDGETS: dict[str, Callable[[float], Budget]] = {"global": Global, "uniform": Uniform, "erk": ERK}
@@ -29,9 +30,8 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
     sparsity = 0.9 if asked.sparsity is None else asked.sparsity
     pattern = _pattern(asked.pattern)
     budget = BUDGETS[asked.budget](sparsity)
-    scope = Scope(last=asked.pattern != "channel")  # a whole channel of the last layer is a class
-    here = {"sparsity": sparsity, "budget": budget, "pattern": pattern, "scope": scope}
     method = find(asked.method)
+    here = {"sparsity": sparsity, "budget": budget, "pattern": pattern, "scope": _scope(method, asked)}
     if method.family != "prune" or method.role not in ("Edit", "Score"):
         sparse = method.role == "SparseTraining"
         where = " It trains from the start: use `unweave train --sparse`." if sparse else ""
@@ -40,6 +40,8 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
         )
     fields = {f.name for f in dataclasses.fields(method.cls)}
     built = make(method, asked, {name: value for name, value in here.items() if name in fields})
+    if "scope" not in fields:
+        _refuse_idle(method, {*fields, *PRUNING} - {"scope"}, asked)
     if method.role == "Score":
         return Prune(score=built, pattern=pattern, budget=budget)
     _refuse_idle(method, fields, asked)
@@ -47,12 +49,22 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
     return edit
 
 
+def _scope(method: Method, asked: Any) -> Scope:
+    """The method's own scope, less what the flags leave out; a whole channel of the last layer is a class."""
+    own = next((default_of(f) for f in dataclasses.fields(method.cls) if f.name == "scope"), Scope())
+    return dataclasses.replace(
+        own, only=asked.only, skip=asked.skip, least=asked.least, last=own.last and asked.pattern != "channel"
+    )
+
+
 def _refuse_idle(method: Method, fields: set[str], asked: Any) -> None:
     said = {
         "sparsity": asked.sparsity is not None, "pattern": asked.pattern != "unstructured",
-        "budget": asked.budget != "global",
+        "budget": asked.budget != "global", "only": bool(asked.only), "skip": bool(asked.skip),
+        "least": asked.least != Scope().least,
     }  # fmt: skip
     takes = fields | ({"sparsity"} if "budget" in fields else set())
+    takes |= {"only", "skip", "least"} if "scope" in fields else set()
     idle = [f"--{name}" for name, was in said.items() if was and name not in takes]
     if idle:
         raise InputError(

@@ -15,7 +15,8 @@ from ..errors import InputError
 from ..jobs.deletion import WAYS
 from ..jobs.estimate import repeating
 from ..jobs.judging import Judging
-from ..jobs.subject import Folder, Subject
+from ..jobs.opened import Folder
+from ..jobs.subject import Subject
 from ..jobs.tracking import Tracker
 from ._opened import opened, tell
 from ._parse import carried_out

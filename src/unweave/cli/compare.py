@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from ..errors import InputError
-from ..jobs.subject import Folder
+from ..jobs.opened import Folder
 from ..jobs.tracking import Tracker
 from ..unlearn.worst_case_forget import Which
 from ._compared import compared, unlearns

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..jobs.opened import Folder
 from ..jobs.prune import PruneJob
-from ..jobs.subject import Folder
 from ..jobs.tracking import Tracker
+from ..masks.scope import Scope
 from ._flags import with_methods
 from ._parse import carried_out, named_methods, parse
 from ._pruners import PRUNING, pruner
@@ -20,6 +21,7 @@ from ._selection import subject_of
 EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --model model.safetensors --sparsity 0.95 --recover-epochs 5 --out runs/small
   unweave prune ./vit-checkpoint --data imagefolder:./pets --method wanda --pattern 2:4 --out runs/vit-24
+  unweave prune project.py --pattern channel --skip encoder.stem "decoder.*" --recalibrate --shrink
   unweave prune project.py --method gmp --gmp.epochs 30 --sparsity 0.95
 
 A method adds its flags: add --help. Those that train sparsely from the start: unweave train --help."""
@@ -36,12 +38,16 @@ class Prune:
         method: what says how much a weight matters (magnitude, snip, wanda, ...), or how to prune (gmp, sparse-gpt,
             ...); see `unweave list --family prune`.
         sparsity: share of the weights to remove, in [0, 1); 0.9 unless given. N:M patterns fix it themselves.
-        pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4".
+        pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4" (where M divides the inputs).
         budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
+        only: names of layers or weights, or patterns such as "encoder.*": just these are pruned. All, unless given.
+        skip: the same; these stay dense.
+        least: share of the matrix weights, apart from those named, that must be looked at; or nothing is pruned.
         recover_epochs: epochs of training under the mask afterwards, by the recipe, or by AdamW where the recipe can
             only train as a whole.
         recover_lr: peak learning rate of these; the recipe's own unless given, 1e-3 for AdamW.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
+        recalibrate: measure batch normalisation again on the training data after the pruning.
         shrink: remove dead channels for real, so that the model is smaller (pattern "channel").
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
@@ -57,8 +63,12 @@ class Prune:
     sparsity: float | None = None
     pattern: str = "unstructured"
     budget: Literal["global", "uniform", "erk"] = "global"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    least: float = Scope().least
     recover_epochs: int = 0
     recover_lr: float | None = None
+    recalibrate: bool = False
     shrink: bool = False
     onnx: bool = False
     seed: int = 0
@@ -74,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
     edit = pruner(asked)
     job = PruneJob(
         subject=subject_of(asked), method=edit, recover_epochs=asked.recover_epochs, recover_lr=asked.recover_lr,
-        shrink=asked.shrink, onnx=asked.onnx, seed=asked.seed,
+        shrink=asked.shrink, onnx=asked.onnx, recalibrate=asked.recalibrate, seed=asked.seed,
     )  # fmt: skip
     carried_out(job, asked, "prune", argv, asked.project, job.subject.model, asked.seed)
     return 0

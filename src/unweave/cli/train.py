@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from ..jobs.subject import Folder
+from ..jobs.opened import Folder
 from ..jobs.tracking import Tracker
 from ..jobs.train import TrainJob
 from ._exact import refuse_idle_exact, train_exact, with_exact_options

@@ -64,7 +64,7 @@ def _checked(model: Module, structure: Structure) -> list[tuple[Module, dict[str
         for side, cut in record.items():
             if side not in ("in", "out"):
                 raise InputError(f'the structure of {name} has a side {side!r}; there are "in" and "out".')
-            size, kept = _size(layer, side), cut["kept"]
+            size, kept = size_of(layer, side), cut["kept"]
             if cut["of"] != size or not kept or not all(isinstance(i, int) for i in kept):
                 raise InputError(
                     f"the structure of {name} keeps {len(kept)} of {cut['of']} ({side}); the model's "
@@ -85,7 +85,8 @@ def _checked(model: Module, structure: Structure) -> list[tuple[Module, dict[str
     return plans
 
 
-def _size(layer: Module, side: str) -> int:
+def size_of(layer: Module, side: str) -> int:
+    """How many channels a linear layer, a convolution or a normalisation has on a side, "in" or "out"."""
     if isinstance(layer, RUNNING_NORMS):
         return layer.num_features
     if isinstance(layer, Linear):

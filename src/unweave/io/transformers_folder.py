@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from .loading import config_of, loading, quiet, transformers_class
 from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import save_mask
 from .shards import INDEXES, shards_of
+from .slim_config import slim_config
 from .weights import load_weights, nonfinite
 
 __all__ = ["TransformersRecipe", "is_model_folder", "load_images", "load_model", "save_model_folder"]
@@ -142,7 +144,7 @@ def load_model(folder: Path, auto_class: str = IMAGES) -> Module:
     if (folder / "structure.json").exists():
         with loading(folder), quiet(), global_seed(0):
             full = auto.from_config(config, trust_remote_code=False)
-        return load_into(full, folder)
+        return load_into(full, folder).eval()
     with loading(folder), quiet(), global_seed(0):
         model, info = auto.from_pretrained(
             folder,
@@ -178,8 +180,8 @@ def save_model_folder(
         model: a transformers model.
         folder: replaced if it is there.
         mask: written beside the weights; the model must be zero elsewhere.
-        structure: record of removed structure; such a folder is read by `load_model`, not by transformers
-            alone.
+        structure: record of removed structure. Where numbers of the configuration can say the smaller shape they
+            do, and transformers reads the folder; elsewhere structure.json lies in it, and `load_model` reads it.
         source: folder whose image processor is copied; the one the model was read from unless given.
         beside_weights: names of the files that are copied from there.
 
@@ -194,14 +196,26 @@ def save_model_folder(
     if mask is not None:
         require_zeros(model, mask)
     origin = source if source is not None else Path(str(getattr(model, "name_or_path", "") or "/nonexistent"))
+    slim = None if structure is None else slim_config(model, structure)
     with folder_written_beside(folder) as beside, quiet():
-        if structure is not None:
+        if structure is not None and slim is None:
             pretrained.config.save_pretrained(beside)
             save_model(model, beside, mask=mask, structure=structure)
         else:
-            pretrained.save_pretrained(beside)
+            with _described_by(pretrained, slim):
+                pretrained.save_pretrained(beside)
             if mask is not None:
                 save_mask(mask, beside / "mask.safetensors")
         for name in beside_weights:
             if (Path(origin) / name).is_file():
                 shutil.copyfile(Path(origin) / name, beside / name)
+
+
+@contextmanager
+def _described_by(model: Any, config: Any) -> Iterator[None]:
+    own = model.config
+    model.config = own if config is None else config
+    try:
+        yield
+    finally:
+        model.config = own

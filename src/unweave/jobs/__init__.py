@@ -15,9 +15,10 @@ from .exact import ExactJob, ExactlyTrained, dense
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
+from .opened import Folder, embedded, open_subject
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
-from .subject import Folder, Subject, embedded, open_subject
+from .subject import Subject
 from .train import Trained, TrainJob
 
 __all__ = [

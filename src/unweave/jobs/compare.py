@@ -21,7 +21,7 @@ from ..io.files import write_text
 from ..io.model_cache import Lineage
 from ..io.runs import RunFolder
 from ..io.sealed import token
-from ..masks.mask import Mask
+from ..masks.scope import share_kept
 from ..parallel import build_models, engine
 from ..random import seeded
 from ..report import tables
@@ -250,7 +250,7 @@ class TrainTrial:
         return {
             f"held-out {name}": (right, unit),
             f"training {name}": (ability(model, self.train)[1], unit),
-            ALIVE: (100 * Mask.of(model).density(), "%"),
+            ALIVE: (100 * share_kept(model), "%"),
             "processor time of the training": (seconds, "s"),
         }
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, Self
+from warnings import catch_warnings, simplefilter
 
 import torch
 from rich.console import Console
@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..catalogue import name_of, roles_of
-from ..errors import InputError
+from ..errors import InputError, IntegrityError, LeftDenseWarning
 from ..fit import resumable
 from ..fit.recipe import Supervised
 from ..io.content import described
@@ -26,15 +26,20 @@ from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder, Stage
 from ..masks.mask import Mask
-from ..prune import Channel, Global, Magnitude, Prune, shrink
+from ..masks.scope import kept, share_kept
+from ..prune import Channel, Global, Magnitude, Prune, recalibrate_, shrink
 from ..prune.one_shot import NarrowWarning, narrowed
+from ..prune.recalibrate import require_statistics
 from ..report import words
 from ..report.models import render_pruned
 from ..settings import Part, Positive, Whole, refuse_idle, settings
 from ..tasks import ability, evaluating
 from ..types import Data, Edit, Recipe, Score
+from .coverage import coverage
 from .done import Done, facts_of
 from .subject import Subject
+
+_SAME = 1e-5  # largest difference of outputs that were read back, relative to the largest output
 
 Figures = dict[str, tuple[float, float, str]]
 """Name -> (before, after, unit)."""
@@ -46,20 +51,25 @@ class Pruned(Done):
 
     Attributes:
         figures: name -> (before, after, unit).
-        layers: pruned layer -> % of its weights kept.
-        notes: what is to be known of it, in sentences.
+        layers: matrix weight -> % of it that is kept, those left dense included.
+        notes: sentences on what was looked at and on how the model is read again.
+        left: matrix weight -> why it was left dense.
+        uncut: layer -> why its dead channels could not be removed, or not all of them.
     """
 
     figures: Mapping[str, tuple[float, float, str]]
     layers: Mapping[str, float]
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
+    uncut: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read a finished run."""
         told = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
         figures = {n: (b, a, u) for n, (b, a, u) in told["figures"].items()}
-        return cls(folder, figures, told["layers"], tuple(told.get("notes", ())))
+        more = (told.get("notes", []), told.get("left", {}), told.get("uncut", {}))
+        return cls(folder, figures, told["layers"], *more)
 
     def json(self) -> str:
         """The figures as strict JSON."""
@@ -71,7 +81,10 @@ class Pruned(Done):
             old, new = words.number(before, digits=4), words.number(after, digits=4)
             out.print(f"  {name:24} {old:>12} -> {new:<12} {unit}", markup=False)
         for note in self.notes:
-            out.print(f"note: {note}", markup=False)
+            out.print(note, markup=False)
+        for what, reasons in (("Left dense", self.left), ("Not cut", self.uncut)):
+            for why, names in _by_reason(reasons).items():
+                out.print(f"{what}: {_few(names)} ({why})", markup=False)
         out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
 
 
@@ -90,6 +103,7 @@ class PruneJob:
         recover_lr: peak learning rate of these; the recipe's own unless given, 1e-3 for AdamW.
         shrink: remove dead channels for real, so that the model is smaller.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
+        recalibrate: measure batch normalisation's running statistics again on the training data after the pruning.
         seed: governs the whole run.
     """
 
@@ -100,6 +114,7 @@ class PruneJob:
     recover_lr: Positive | None = None
     shrink: bool = False
     onnx: bool = False
+    recalibrate: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -112,6 +127,10 @@ class PruneJob:
         if self.subject.model is None:
             self.subject.require_recipe(
                 "no model can be trained", "Define `recipe`, or give the model (--model)."
+            )
+        if self.recalibrate and self.recover_epochs:
+            refuse_idle(
+                self, "recalibrate", when="beside recover_epochs: training measures the statistics too"
             )
         if self.shrink or self.onnx:
             _ = self._sample
@@ -151,6 +170,7 @@ class PruneJob:
             "recover_epochs": self.recover_epochs,
             **({} if self.recover_lr is None else {"recover_lr": self.recover_lr}),
             "shrink": self.shrink,
+            **({"recalibrate": True} if self.recalibrate else {}),
             **({"deleted before": str(self.subject.before)} if self.subject.before.requests else {}),
         }
 
@@ -180,8 +200,8 @@ class PruneJob:
                     edit = self.edit
                     named = name_of(edit.score if isinstance(edit, Prune) else edit)
                     page = render_pruned(
-                        found.figures, found.layers, method=named, subject=subject.name,
-                        run=facts_of(run, command, (*subject.notes, *found.notes)),
+                        found.figures, found.layers, notes=(*subject.notes, *found.notes), left=found.left,
+                        uncut=found.uncut, method=named, subject=subject.name, run=facts_of(run, command),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
@@ -194,35 +214,71 @@ class PruneJob:
 
     def _prune(self, original: Module, stage: Stage) -> None:
         heldout = self.subject.heldout
-        with resumable(stage.work), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NarrowWarning)  # said below
-            pruned = self._pruned(original, stage.rng)
-        notes = [*self._recovered(), *(narrowed(pruned) if self._whole_channels else ())]
-        figures = _compared(original, pruned, heldout)
-        layers = {n: 100 * float(alive.float().mean()) for n, alive in Mask.of(pruned).keep.items()}
-        structure = None
+        with resumable(stage.work):
+            pruned, as_pruned = self._pruned(original, stage.rng)
+        told = [*self._recovered(), *(narrowed(pruned) if self._whole_channels else ())]
+        figures = _compared(original, pruned, heldout) | as_pruned
+        looked = coverage(self.edit, original, pruned)
+        layers = {n: 100 * living / total for n, (living, total) in kept(pruned).items()}
+        structure, uncut = None, {}
         if self.shrink:
             small = shrink(pruned, self._sample[:1])
             figures |= _shrunk(figures, pruned, small.model, heldout)
-            pruned, structure = small.model, small.structure
+            pruned, structure, uncut = small.model, small.structure, small.left
         self.subject.write(pruned, stage.paths[0], structure)
         self.subject.record((), stage.paths[0])
+        notes = [*told, str(looked), *self._read_back(pruned, stage.paths[0], structure)]
         figures["weights as float32"] = (_mebibytes(original), _mebibytes(pruned), "MiB")
-        write_text(
-            stage.paths[1],
-            json.dumps({"figures": figures, "layers": layers, "notes": notes}, indent=1) + "\n",
-        )
+        found = {"figures": figures, "layers": layers, "notes": notes, "left": looked.left, "uncut": uncut}
+        write_text(stage.paths[1], json.dumps(found, indent=1) + "\n")
 
-    def _pruned(self, original: Module, rng: Generator) -> Module:
-        train, recipe = self.subject.left.train, self.subject.recipe
-        pruned = self.edit.apply(original, train, rng=rng)
+    def _pruned(self, original: Module, rng: Generator) -> tuple[Module, Figures]:
+        train, heldout = self.subject.left.train, self.subject.heldout
+        with catch_warnings():
+            simplefilter("ignore", LeftDenseWarning)  # the report says both, layer by layer
+            simplefilter("ignore", NarrowWarning)
+            pruned = self.edit.apply(original, train, rng=rng)
+        figures: Figures = {}
+        if self.recalibrate:
+            require_statistics(pruned)
+            name, right, unit = ability(original, heldout)
+            figures[f"held-out {name} before recalibration"] = (right, ability(pruned, heldout)[1], unit)
+            recalibrate_(pruned, train)
         if self.recover_epochs:
+            recipe: Any = self.subject.recipe
             again: Any = recipe if hasattr(recipe, "train_") else _ADAMW
             again.train_(
                 pruned, train, epochs=self.recover_epochs, lr=self.recover_lr or again.recover_lr, rng=rng,
                 hold=Mask.of(pruned),
             )  # fmt: skip
-        return pruned
+        return pruned, figures
+
+    def _read_back(self, model: Module, folder: Path, structure: Mapping[str, Any] | None) -> list[str]:
+        """Read the model that was written and compare its answers with those of the one in memory.
+
+        Raises:
+            IntegrityError: if they differ.
+        """
+        heldout = self.subject.heldout
+        batch = next(heldout.batches())
+        again = self.subject.read(folder)
+        with evaluating(model), evaluating(again):
+            wanted, found = heldout.task.outputs(model, batch), heldout.task.outputs(again, batch)
+        gap = float((wanted - found).abs().max()) / max(1.0, float(wanted.abs().max()))
+        if not gap <= _SAME:
+            raise IntegrityError(
+                f"the model that was written to {folder} answers otherwise than the one in memory: outputs differ by "
+                f"{gap:.2g} of the largest. Do not use it."
+            )
+        notes = ["The model was read back from its folder, and answers as the one in memory."]
+        if structure is not None and (folder / "config.json").exists():
+            notes.append(
+                "Channels are missing unevenly: unweave.io.transformers_folder.load_model reads the folder by its "
+                "structure.json; from_pretrained refuses it."
+                if (folder / "structure.json").exists()
+                else "Its config.json says the smaller widths, so transformers' from_pretrained reads the folder."
+            )
+        return notes
 
     def _recovered(self) -> list[str]:
         if not self.recover_epochs or hasattr(self.subject.recipe, "train_"):
@@ -263,9 +319,20 @@ def _compared(before: Module, after: Module, heldout: Data[Any]) -> Figures:
     return {
         f"held-out {name}": (was, ability(after, heldout)[1], unit),
         "non-zero weights": (_alive(before), _alive(after), ""),
-        "density under the mask": (Mask.of(before).density(), Mask.of(after).density(), ""),
+        "matrix weights kept": (100 * share_kept(before), 100 * share_kept(after), "%"),
         "time of one batch": (_latency(before, heldout), _latency(after, heldout), "ms"),
     }
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        groups.setdefault(why, []).append(name)
+    return groups
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _shrunk(figures: Figures, pruned: Module, small: Module, heldout: Data[Any]) -> Figures:

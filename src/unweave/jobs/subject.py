@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..embedded.digits import digits
-from ..embedded.nets import mlp
 from ..errors import InputError, UnweaveError
 from ..fit import resumable
-from ..fit.recipe import Supervised
 from ..io.checkpoint import load_into, save_model
 from ..io.content import describe, fingerprint
 from ..io.deleted import WITNESSES, Deleted, find, read_deleted
@@ -36,27 +34,6 @@ from ..random import seeded
 from ..settings import settings
 from ..tasks import read_labels, require_readable
 from ..types import Data, Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folder:
-    """How a model in a transformers folder was trained, so that it can be trained again without the forgotten data.
-
-    Attributes:
-        data: where its images are: imagefolder:PATH, with train and test (or validation) below it;
-            imagefolder:PATH:holdout=SHARE draws what is held out, of a folder without test. Or its texts: a .csv or
-            .jsonl file with a column `split`, or a folder with train.csv and test.csv.
-        epochs: passes over the data.
-        lr: peak learning rate of AdamW.
-        base: folder of the pretrained model that training began from; "" began at random weights.
-        init_seed: seed of the random initial weights, where it is known; un-pruning needs it, or `base`.
-    """
-
-    data: str = ""
-    epochs: int = 10
-    lr: float = 3e-4
-    base: str = ""
-    init_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +73,8 @@ class Subject:
         name: in a few words, for the report.
         load: weights file or folder -> model; unless given, weights are read into the model or the recipe's network.
         network: makes an untrained network of the model's architecture, to read weights into that a run wrote.
-        save: model, folder, mask -> files; unless given, model.safetensors is written.
+        save: model, folder, mask -> files; unless given, model.safetensors is written. With a fourth argument, the
+            record of removed structure, shrunk models can be written too.
         ids: of the training examples; unless given, those of the data set (see `ids_of`), or positions if it has none.
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
@@ -112,7 +90,7 @@ class Subject:
     name: str = "a model at hand"
     load: Callable[[Path], Module] | None = None
     network: Callable[[], Module] | None = None
-    save: Callable[[Module, Path, Mask | None], None] | None = None
+    save: Callable[..., None] | None = None
     ids: Any = ()
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -295,12 +273,25 @@ class Subject:
             ) from error
 
     def write(self, model: Module, folder: Path, structure: Mapping[str, Any] | None = None) -> None:
-        """Write a model with its mask, and the record of what was removed from its structure."""
+        """Write a model with its mask, and the record of what was removed from its structure.
+
+        Raises:
+            InputError: if structure was removed, and `save` takes no record of it.
+        """
         mask = Mask.of(model) or None
-        if self.save is not None:
+        if self.save is None:
+            save_model(model, folder, mask=mask, structure=structure)
+        elif structure is None:
             self.save(model, folder, mask)
         else:
-            save_model(model, folder, mask=mask, structure=structure)
+            try:
+                signature(self.save).bind(model, folder, mask, structure)
+            except TypeError as error:
+                raise InputError(
+                    "Subject.save takes no record of removed structure, so a shrunk model cannot be written. Give it a "
+                    "fourth argument, which is None for other models."
+                ) from error
+            self.save(model, folder, mask, structure)
 
     def trained(self, run: RunFolder, recipe: Recipe) -> Module:
         """The model that `recipe` trains on the training data, in a stage of the run, in eval mode."""
@@ -316,98 +307,3 @@ class Subject:
 def hashable(model: Path | str | Module) -> Path | str:
     """What a run records of a model: its file, to be hashed, or the hash of the weights at hand."""
     return describe(model.state_dict()) if isinstance(model, Module) else Path(model)
-
-
-def open_subject(source: str, folder: Folder | None = None) -> Subject:
-    """Open what the user named.
-
-    Args:
-        source: "" for the embedded digits, a .py file, or a transformers image-classification folder.
-        folder: for a transformers folder, its images and how it was trained.
-
-    Raises:
-        InputError: if it is none of these, or incomplete.
-    """
-    if not source:
-        return embedded()
-    path = Path(source)
-    if path.suffix == ".py":
-        return _project(path)
-    if path.is_dir():
-        return _folder(path, folder or Folder())
-    what = "does not exist" if not path.exists() else "is neither a .py file nor a folder"
-    raise InputError(
-        f"{source} {what}. Give a project.py, a transformers image-classification folder, or nothing for the "
-        "embedded digits."
-    )
-
-
-def embedded() -> Subject:
-    """scikit-learn's digits with pixel noise and a pruned two-layer network, all made on the spot."""
-    from ..prune import Global, Prune
-
-    train, heldout = digits()
-    recipe = Supervised(
-        network=partial(mlp, 64, 256, 256, 10), epochs=40, lr=0.05, init_seed=0,
-        prune=Prune(budget=Global(0.9)), recover_epochs=10, recover_lr=0.05,
-    )  # fmt: skip
-    return Subject(
-        name="scikit-learn digits, 90 % sparse two-layer network", train=train, heldout=heldout, recipe=recipe,
-        class_names=tuple(str(i) for i in range(10)), columns={"digit": read_labels(train).tolist()},
-    )  # fmt: skip
-
-
-def _project(path: Path) -> Subject:
-    from ..io.project import load_project
-    from ..io.source import helpers_of
-
-    project = load_project(path)
-    return Subject(
-        name=str(path), train=project.train, heldout=project.heldout, recipe=project.recipe,
-        load=None if project.load is None else project.model,
-        network=project.network, notes=project.notes, class_names=project.class_names, columns=project.columns,
-        files={"project": path, **helpers_of(path)},
-    )  # fmt: skip
-
-
-def _folder(path: Path, how: Folder) -> Subject:
-    from ..io.images import load_images
-    from ..io.text_folder import is_text_data
-    from ..io.transformers_folder import TransformersRecipe, load_model, save_model_folder
-
-    if not how.data:
-        raise InputError(
-            f"{path} is a model folder; its data are missing. Give --data imagefolder:PATH for a classifier of images, "
-            "--data texts.csv for one of texts."
-        )
-    if is_text_data(how.data):
-        return _texts(path, how)
-    images = load_images(how.data, path)
-    recipe = TransformersRecipe(
-        folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed
-    )
-    return Subject(
-        name=f"{path} on {how.data.partition(':')[2]} ({images.facts[0]})", notes=images.facts,
-        train=images.train, heldout=images.heldout, recipe=recipe,
-        load=load_model, save=lambda model, to, mask: save_model_folder(model, to, mask=mask, source=path),
-        ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
-    )  # fmt: skip
-
-
-def _texts(path: Path, how: Folder) -> Subject:
-    from ..io.text_folder import TEXTS, load_texts, tokenizer_files
-    from ..io.transformers_folder import TransformersRecipe, load_model, save_model_folder
-
-    texts = load_texts(how.data, path)
-    recipe = TransformersRecipe(
-        folder=path, epochs=how.epochs, lr=how.lr, base=how.base, init_seed=how.init_seed, auto=TEXTS
-    )
-    return Subject(
-        name=f"{path} on {how.data}", train=texts.train, heldout=texts.heldout, recipe=recipe,
-        load=partial(load_model, auto_class=TEXTS),
-        save=lambda model, to, mask: save_model_folder(
-            model, to, mask=mask, source=path, beside_weights=tokenizer_files(path)
-        ),
-        ids=texts.ids, class_names=texts.class_names, columns=texts.columns, notes=texts.notes, model=path,
-        files={"checkpoint": path, **texts.files},
-    )  # fmt: skip

@@ -16,6 +16,7 @@ from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
 from ..masks.mask import Mask
+from ..masks.scope import kept, share_kept
 from ..parallel import single_threaded
 from ..report.models import render_trained, value_text
 from ..settings import settings
@@ -31,7 +32,7 @@ class Trained(Done):
 
     Attributes:
         figures: name -> (value, unit).
-        layers: sparse layer -> % of its weights that live.
+        layers: matrix weight -> % of it that lives, dense ones included; empty for a dense model.
         losses: mean loss of each step's batch, in order.
         by: what trained it, in words: optimiser, what it wraps, learning rate, steps; one a stretch of training.
     """
@@ -116,17 +117,18 @@ class TrainJob:
         with resumable(stage.work), recording() as fits:
             model = single_threaded(lambda rng: recipe.build(subject.left.train, rng=rng), stage.rng).eval()
         require_readable(model, subject.heldout, "the model that the recipe trained")
-        mask = Mask.of(model)
         name, on_train, unit = ability(model, subject.left.train)
         on_heldout = ability(model, subject.heldout)[1]
         figures = {
             f"training {name}": [on_train, unit],
             f"held-out {name}": [on_heldout, unit],
-            "weights that live": [100 * mask.density(), "%"],
+            "weights that live": [100 * share_kept(model), "%"],
             **_counts(fits),
             "time of this start": [perf_counter() - began, "s"],
         }
-        layers = {n: 100 * float(alive.float().mean()) for n, alive in mask.keep.items()}
+        layers = (
+            {n: 100 * living / total for n, (living, total) in kept(model).items()} if Mask.of(model) else {}
+        )
         subject.write(model, stage.paths[0])
         subject.record((), stage.paths[0])
         losses = [loss for f in fits for loss in f.losses]

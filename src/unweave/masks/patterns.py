@@ -5,14 +5,16 @@ A pattern turns the scores of one weight into scores of its groups, and a choice
 
 from __future__ import annotations
 
-from math import isclose
+import warnings
+from collections.abc import Mapping, Sequence
+from math import isclose, prod
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import InputError
+from ..errors import InputError, LeftDenseWarning
 from ..settings import Count, refuse_idle, settings
 
 Reduce = Literal["l2", "sum", "mean"]
@@ -51,7 +53,7 @@ class NM:
 
     Attributes:
         n: weights that live, from 1 to m - 1.
-        m: weights in a group; must divide the input dimension of every layer.
+        m: weights in a group; layers whose input dimension it does not divide stay dense, see `fitting`.
     """
 
     n: Count = 2
@@ -69,16 +71,21 @@ class NM:
     def __str__(self) -> str:
         return f"NM({self.n}, {self.m})"
 
+    def misfit(self, shape: Sequence[int]) -> str:
+        """Why a weight of this shape cannot be cut into groups; "" if it can."""
+        inputs = shape[1] if len(shape) > 1 else 1
+        return f"{self.m} does not divide its {inputs} inputs" if inputs % self.m else ""
+
     def group(self, name: str, scores: Tensor) -> Tensor:
         """Scores with each group in the last dimension, [..., in / m, m].
 
         Raises:
             InputError: if m does not divide the input dimension.
         """
-        if scores.ndim < 2 or scores.shape[1] % self.m:
+        if self.misfit(scores.shape):
             raise InputError(
-                f"NM({self.n}, {self.m}) needs an input dimension divisible by {self.m}; {name} has shape "
-                f"{tuple(scores.shape)}. Leave it out of the score (skip=...)."
+                f"{self} needs an input dimension divisible by {self.m}; {name} has shape {tuple(scores.shape)}. Leave "
+                "it out of the scope (skip; --skip on the command line)."
             )
         last = scores.movedim(1, -1)
         return last.reshape(*last.shape[:-1], -1, self.m)
@@ -134,15 +141,16 @@ class Channel:
 
     Attributes:
         reduce: score of a filter from those of its weights: "l2", the root of their summed squares; "sum"; or
-            "mean", which does not favour layers with larger filters when the budget is global.
+            "mean", which does not favour layers with larger filters when the budget is global. None is what the score
+            names in its `reduce`, and "l2" for one that names nothing.
     """
 
-    reduce: Reduce = "l2"
+    reduce: Reduce | None = None
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """One score a filter, [out]."""
         rows = scores.flatten(1) if scores.ndim > 1 else scores[:, None]
-        if self.reduce == "l2":
+        if self.reduce in (None, "l2"):
             norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
             return norms
         return rows.sum(1) if self.reduce == "sum" else rows.mean(1)
@@ -151,6 +159,38 @@ class Channel:
         """Every entry takes its filter's fate."""
         whole: Tensor = alive.reshape(len(alive), *(1 for _ in like.shape[1:])).expand(like.shape)
         return whole.clone()
+
+
+def suited(pattern: Pattern, score: Any) -> Pattern:
+    """A pattern that pools scores as they ask for, where it was told nothing: `score.reduce` for `Channel`."""
+    own: Reduce | None = getattr(score, "reduce", None)
+    return Channel(own) if isinstance(pattern, Channel) and pattern.reduce is None and own else pattern
+
+
+def fitting(pattern: Pattern, shapes: Mapping[str, Sequence[int]]) -> set[str]:
+    """Names of the weights that a pattern can be laid over; N:M leaves others dense, with a warning.
+
+    Args:
+        pattern: any; all but `NM` fit every weight.
+        shapes: name -> shape of a weight in scope.
+
+    Raises:
+        InputError: if it fits none of them.
+    """
+    if not isinstance(pattern, NM):
+        return set(shapes)
+    misfits = {name: why for name, shape in shapes.items() if (why := pattern.misfit(shape))}
+    if misfits:
+        told = ", ".join(f"{name} ({why})" for name, why in list(misfits.items())[:5])
+        told += f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
+        if len(misfits) == len(shapes):
+            raise InputError(f"{pattern} fits no weight in scope: {told}. Choose another m.")
+        share = sum(prod(shapes[name]) for name in misfits) / sum(prod(shape) for shape in shapes.values())
+        warnings.warn(
+            f"{pattern} leaves {100 * share:.1f} % of the weights in scope dense: {told}.",
+            LeftDenseWarning, stacklevel=3,
+        )  # fmt: skip
+    return set(shapes) - set(misfits)
 
 
 def refuse_own_sparsity(of: Any, name: str, sparsity: float) -> None:

@@ -27,6 +27,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from ..errors import InputError
 from ..settings import Range, settings
 from .layers import CONVS, NORMS, TRANSPOSED
+from .mask import Mask
 
 ROWS = (Linear, Conv1d, Conv2d, Conv3d)
 """Layers of one weight whose first dimension is the outputs, and whose input a hook can read."""
@@ -118,7 +119,8 @@ class Scope:
         if seen.share < self.least:
             raise InputError(
                 f"only {100 * seen.share:.0f} % of the model's matrix weights would be looked at; {left}{more} would "
-                f"stay dense. Name what is meant (only, skip), or accept it with least={int(100 * seen.share) / 100}."
+                "stay dense. Name what is meant (only, skip; --only, --skip on the command line), or accept it with "
+                f"least={int(100 * seen.share) / 100} (--least)."
             )
         return entries
 
@@ -129,6 +131,10 @@ class Scope:
     def coverage(self, model: Module, kinds: tuple[type[Module], ...] | None = None) -> Coverage:
         """What of the model's matrix weights is in scope, and why the rest is not; refuses nothing."""
         return _covered(self._chosen(model, kinds))
+
+    def covers(self, model: Module) -> set[str]:
+        """Names of the matrix weights that are chosen, those included that are left dense for a reason."""
+        return {w.name for w in self._chosen(model, None)}
 
     def _chosen(self, model: Module, kinds: tuple[type[Module], ...] | None) -> list[Weight]:
         found = list(matrices(model, kinds))
@@ -174,6 +180,25 @@ def matrices(model: Module, kinds: tuple[type[Module], ...] | None = None) -> It
             elif known and kinds is not None and not isinstance(module, kinds):
                 left = f"of a {type(module).__name__}, which is not read"
             yield Weight(name, module, parameter, left)
+
+
+def kept(model: Module) -> dict[str, tuple[int, int]]:
+    """Matrix weight -> (how many of it live, how many it has), those left dense included; by the model's zeros.
+
+    Args:
+        model: pruned or not; see `matrices` for what counts and `Mask.of` for what is read as pruned.
+    """
+    alive = Mask.of(model).keep
+    return {
+        w.name: (int(alive[w.name].sum()) if w.name in alive else w.parameter.numel(), w.parameter.numel())
+        for w in matrices(model)
+    }
+
+
+def share_kept(model: Module) -> float:
+    """Of all matrix weights of a model, those left dense included, the share that lives; 1 if it has none."""
+    counts = kept(model).values()
+    return sum(living for living, _ in counts) / max(1, sum(total for _, total in counts)) if counts else 1.0
 
 
 def rows_first(layer: Module) -> bool:

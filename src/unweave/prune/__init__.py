@@ -22,8 +22,9 @@ from .mosa import MoSA, SplitAdapter
 from .one_shot import Prune
 from .paser import PASER, Selected
 from .progressive_gradient_flow import ProgressiveNM
-from .prosparse import FATReLU, ProSparse, SparseFeedForward, activation_sparsity
+from .prosparse import FATReLU, ProSparse, SparseFeedForward, activation_sparsity, register_fatrelu
 from .random_scores import RandomScores
+from .recalibrate import recalibrate_
 from .rigl import RigL
 from .semi_structured import to_semi_structured
 from .set import SET
@@ -82,6 +83,8 @@ __all__ = [
     "WandaPrune",
     "activation_sparsity",
     "kth_largest",
+    "recalibrate_",
+    "register_fatrelu",
     "select",
     "shrink",
     "silence",

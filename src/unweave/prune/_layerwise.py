@@ -14,6 +14,7 @@ from torch.nn import Conv2d, Linear, Module, ModuleList, Parameter
 
 from ..derivatives import spaced
 from ..errors import InputError
+from ..masks.patterns import Pattern, fitting
 from ..masks.scope import Scope
 from ..progress import progress
 from ..tasks import Padded, evaluating
@@ -24,10 +25,12 @@ Layer = tuple[str, Module, Parameter]
 Visit = Callable[[str, Module, Parameter, Tensor], None]
 """(name, layer, weight, gram): gram [in, in] is the sum of x x^T over all inputs x of the layer, padding left out."""
 
-_UNUSED = "{}: the layer of {} is never called by the model. Leave it out of the scope."
+_UNUSED = "{}: the layer of {} is never called by the model. Leave it out (skip; --skip on the command line)."
 
 
-def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, visit: Visit) -> None:
+def walk(
+    who: str, model: Module, data: Data[Any], examples: int, scope: Scope, pattern: Pattern, visit: Visit
+) -> None:
     """Show `visit` each layer in scope, in the order of the forward pass; it changes the layer's weight in place.
 
     In a model with a list of equal blocks (a transformer), just the layers in the blocks are visited (not embeddings
@@ -40,21 +43,19 @@ def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, 
         model: changed in place by `visit`.
         data: calibration examples.
         examples: how many of them, evenly spaced.
-        scope: which layers: Linear, and Conv2d without groups.
+        scope: which layers: Linear, and Conv2d without groups; others stay dense, as far as its `least` allows.
+        pattern: layers that it does not fit stay dense in any case, with a warning.
         visit: gets each layer once.
 
     Raises:
         EmptyDataError: if there is no example.
-        InputError: if a layer is of another kind, the model never calls it, or what it reads holds padding that
-            cannot be told from text.
+        InputError: if too few of the weights can be visited, the model never calls a layer, or what one reads holds
+            padding that cannot be told from text.
     """
     data.require_examples(who)
-    layers = scope.layers(model, (Linear, Conv2d))
-    for name, layer, _ in layers:
-        if getattr(layer, "groups", 1) > 1:
-            raise InputError(
-                f"{who} takes Linear and ungrouped Conv2d layers; {name} has groups. Leave it out of the scope."
-            )
+    layers = _ungrouped(who, scope.layers(model, (Linear, Conv2d)), scope.least)
+    fit = fitting(pattern, {name: weight.shape for name, _, weight in layers})
+    layers = [entry for entry in layers if entry[0] in fit]
     blocks = list(_blocks(model, layers) or ())
     outside = [entry for entry in layers if not _inside(blocks, [entry])] if blocks else []
     if scope.only and outside:
@@ -83,6 +84,19 @@ def walk(who: str, model: Module, data: Data[Any], examples: int, scope: Scope, 
                 bar.advance()
 
 
+def _ungrouped(who: str, layers: Sequence[Layer], least: float) -> list[Layer]:
+    plain = [entry for entry in layers if getattr(entry[1], "groups", 1) == 1]
+    share = sum(w.numel() for _, _, w in plain) / sum(w.numel() for _, _, w in layers)
+    if not plain or share < least:
+        odd = [name for name, layer, _ in layers if getattr(layer, "groups", 1) > 1]
+        raise InputError(
+            f"{who} takes Linear layers and Conv2d without groups; {', '.join(odd[:5])}"
+            f"{' and more' if len(odd) > 5 else ''}, {100 * (1 - share):.0f} % of the weights, would stay dense. Leave "
+            f"them out (skip; --skip on the command line), or accept it with least={int(100 * share) / 100} (--least)."
+        )
+    return plain
+
+
 def _inside(modules: Sequence[Module], layers: list[Layer]) -> list[Layer]:
     parts = {id(part) for module in modules for part in module.modules()}
     return [entry for entry in layers if id(entry[1]) in parts]
@@ -97,7 +111,8 @@ def _refuse_most_outside(who: str, layers: Sequence[Layer], outside: Sequence[La
         raise InputError(
             f"{who} walks through one list of blocks; {', '.join(name for name, _, _ in dense[:5])}"
             f"{' and more' if len(dense) > 5 else ''}, {100 * left / total:.0f} % of the weights, lie outside it and "
-            "would stay dense. Name what is meant (scope's only), or lower its `least`."
+            "would stay dense. Name what is meant (only; --only on the command line), or accept it with "
+            f"least={int(100 - 100 * left / total) / 100} (--least)."
         )
 
 
@@ -174,7 +189,8 @@ def without_padding(who: str, name: str, layer: Module, inputs: Tensor, present:
     if not isinstance(layer, Linear) or inputs.shape[:-1] not in (present.shape, (present.numel(),)):
         raise InputError(
             f"{who}: some of the batch's {list(present.shape)} positions are padding, which cannot be told from text "
-            f"in what {name} reads, {list(inputs.shape)}. Leave it out of the scope, or give texts of one length."
+            f"in what {name} reads, {list(inputs.shape)}. Leave it out (skip; --skip on the command line), or "
+            "give texts of one length."
         )
     return inputs.flatten(end_dim=-2)[present.flatten().to(inputs.device)]
 

@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from ..derivatives import mean_named_gradient, named_hessian_product, probe, spaced
 from ..errors import InputError
+from ..masks.patterns import Reduce
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..settings import Count, Range, settings
@@ -37,6 +38,7 @@ class GraSP:
     temperature: Annotated[float, Range(above=0, why="The paper uses 200.")] = 200.0
     scope: Scope = Scope()
 
+    reduce: ClassVar[Reduce] = "sum"
     paper: ClassVar[Paper] = Paper(
         "Picking Winning Tickets Before Training by Preserving Gradient Flow",
         "Wang, Zhang, Grosse", "ICLR", 2020,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.nn import Dropout, LayerNorm, Linear, Module, Parameter
+from torch.nn import Dropout, LayerNorm, Linear, Module, Parameter, ParameterList
 from torch.optim import AdamW
 
 from ..errors import InputError
@@ -33,8 +33,8 @@ class MoSA:
     Two passes over a batch draw different pieces; their cross-entropy and the symmetric KL divergence between their
     answers are the loss. Adapters stand beside the layers that `targets` names (in a ViT its feed-forwards, as
     AdaptFormer); only U is split, the down-projection is shared. Masks are cut from a random permutation, so pieces are
-    disjoint and complete even where rank times width is no multiple of n. Weight decay reaches the living entries of
-    the drawn piece alone, since the others have no gradient and are zero.
+    disjoint and complete even where rank times width is no multiple of n. Each piece is a parameter of its own, so that
+    weight decay and the optimiser's memory reach it in the steps that draw it and in no other.
 
     Attributes:
         targets: regular expression on module names; the whole name must match. The layers' input and output must have
@@ -152,6 +152,8 @@ class SplitAdapter(Module):
     eval mode it must have been merged: U is then the mean of the pieces, the expectation of the random adapter.
 
     Attributes:
+        up: U's pieces, each [width, rank]; of each the entries count that `keep` names.
+        bias: one for each piece, [width].
         pieces: n; 1 is the plain adapter.
         merged: whether U is one matrix.
     """
@@ -160,8 +162,8 @@ class SplitAdapter(Module):
     def __init__(self, width: Count, rank: Count, pieces: Count, scale: Positive, dropout: Part) -> None:
         super().__init__()
         self.norm, self.down, self.dropout = LayerNorm(width), Linear(width, rank), Dropout(dropout)
-        self.up = Parameter(torch.zeros(pieces, width, rank))
-        self.bias = Parameter(torch.zeros(pieces, width))
+        self.up = ParameterList(torch.zeros(width, rank) for _ in range(pieces))
+        self.bias = ParameterList(torch.zeros(width) for _ in range(pieces))
         order = torch.randperm(width * rank)
         keep = torch.zeros(pieces, width * rank, dtype=torch.bool)
         for k, part in enumerate(order.tensor_split(pieces)):
@@ -191,9 +193,11 @@ class SplitAdapter(Module):
         """Put the mean of the pieces in their place; not to be undone."""
         if self.merged:
             return
-        self.up = Parameter((self.up * self.keep).mean(0, keepdim=True), self.up.requires_grad)
-        self.bias = Parameter(self.bias.mean(0, keepdim=True), self.bias.requires_grad)
-        self.keep = torch.ones(1, 0, 0, dtype=torch.bool, device=self.up.device)
+        up = torch.stack([piece * keep for piece, keep in zip(self.up, self.keep, strict=True)]).mean(0)
+        bias = torch.stack(list(self.bias)).mean(0)
+        self.up = ParameterList([Parameter(up, self.up[0].requires_grad)])
+        self.bias = ParameterList([Parameter(bias, self.bias[0].requires_grad)])
+        self.keep = torch.ones(1, 0, 0, dtype=torch.bool, device=up.device)
         self.pieces, self.merged = 1, True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..masks.budgets import Budget, Global, PerOutput
 from ..masks.layers import copied
 from ..masks.mask import Mask
-from ..masks.patterns import Channel, Pattern, Unstructured, refuse_own_sparsity
+from ..masks.patterns import Channel, Pattern, Unstructured, fitting, refuse_own_sparsity, suited
 from ..masks.scope import rows_first
 from ..masks.select import select
 from ..masks.silence import silence
@@ -22,6 +22,7 @@ from ..random import draw_seed, global_seed
 from ..settings import settings
 from ..types import Data, Score
 from .magnitude import Magnitude
+from .recalibrate import recalibrate_, require_statistics
 
 
 @settings
@@ -35,12 +36,15 @@ class Prune:
     Attributes:
         score: says how much each weight matters.
         pattern: which weights live or die together.
-        budget: how much of each layer lives; an N:M pattern sets that itself.
+        budget: how much of each layer lives; an N:M pattern sets that itself, and leaves layers dense whose inputs its
+            m does not divide.
+        recalibrate: measure the running statistics of batch normalisation again on the data; see `recalibrate_`.
     """
 
     score: Score = Magnitude()
     pattern: Pattern = Unstructured()
     budget: Budget = Global(0.9)
+    recalibrate: bool = False
 
     paper: ClassVar[Paper] = Magnitude.paper
 
@@ -57,24 +61,29 @@ class Prune:
             scores = self.score.score(model, data)
         if not isinstance(self.pattern, Unstructured) or isinstance(self.budget, PerOutput):
             _require_rows(model, scores)
-        return select(scores, self.pattern, self.budget)
+        fit = fitting(self.pattern, {name: values.shape for name, values in scores.items()})
+        chosen = {name: values for name, values in scores.items() if name in fit}
+        return select(chosen, suited(self.pattern, self.score), self.budget)
 
     def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A pruned copy of `model`: dead weights are +0.0 exactly.
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if a score is NaN, or a layer would lose all its weights.
+            InputError: if a score is NaN, a layer would lose all its weights, or there is no batch normalisation to
+                measure again.
         """
         data.require_examples("Prune")
+        if self.recalibrate:
+            require_statistics(model)
         pruned = copied(model)
         mask = self.mask(model, data, rng=rng)
-        if not isinstance(self.pattern, Channel):
-            return mask.apply_(pruned)
-        silence(pruned, mask, data).apply_(pruned)
-        for found in narrowed(pruned):
+        if isinstance(self.pattern, Channel):
+            mask = silence(pruned, mask, data)
+        mask.apply_(pruned)
+        for found in narrowed(pruned) if isinstance(self.pattern, Channel) else ():
             warnings.warn(found, NarrowWarning, stacklevel=2)
-        return pruned
+        return recalibrate_(pruned, data) if self.recalibrate else pruned
 
 
 class NarrowWarning(UserWarning):
@@ -106,5 +115,5 @@ def _require_rows(model: Module, scores: Mapping[str, Tensor]) -> None:
         raise InputError(
             f"patterns and budgets an output take Linear and Conv layers, whose first dimension is the outputs; "
             f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''} are of another kind. Leave them out of the "
-            "score's scope (skip), or prune single weights."
+            "scope (skip; --skip on the command line), or prune single weights."
         )

@@ -20,6 +20,7 @@ from ..fit import Loop, Step, fit_
 from ..fit.recipe import mean_loss, warm_cosine
 from ..masks.layers import copied
 from ..masks.mask import Mask
+from ..masks.patterns import NM, fitting
 from ..masks.scope import ROWS, Scope
 from ..paper import Paper
 from ..settings import Count, NonNegative, Part, Positive, refuse_idle, settings
@@ -43,7 +44,8 @@ class ProgressiveNM:
 
     Attributes:
         n: weights that live in a group.
-        m: weights in a group, along the input dimension; must divide it in every layer.
+        m: weights in a group, along the input dimension; layers in which it does not divide that (eight times m for
+            "sdgf-geometric") stay dense.
         flow: how pruned weights fade, see above.
         backward: "autodiff" fades gradients with the weights; "ste" does not. For mask decay alone.
         pull: SR-STE's lambda. For "sr-ste" alone.
@@ -85,6 +87,12 @@ class ProgressiveNM:
         if not self.flow.startswith("mdgf"):
             refuse_idle(self, "backward", when=f'since flow is "{self.flow}"')
 
+    @property
+    def pattern(self) -> NM:
+        """The widest groups that the flow goes through, which must divide a layer's inputs."""
+        scale = 8 if self.flow == "sdgf-geometric" else 1
+        return NM(scale * self.n, scale * self.m)
+
     def stage(self, step: int, steps: int) -> tuple[int, int, float]:
         """(n, m, factor of pruned weights) at a step of a training; (0, 0, 1) while it is dense."""
         begin, end = round(self.dense * steps), round((1 - self.finetune) * steps)
@@ -111,7 +119,7 @@ class ProgressiveNM:
 
         Raises:
             EmptyDataError: if `data` is empty.
-            InputError: if a layer's inputs are no multiple of the largest M that the flow goes through.
+            InputError: if the largest M that the flow goes through divides the inputs of no layer.
         """
         data.require_examples("ProgressiveNM")
         trained, given = copied(model), Mask.of(model)
@@ -136,16 +144,12 @@ class ProgressiveNM:
 
     def attach_(self, model: Module, steps: int) -> dict[str, Fading]:
         """Parametrise the weights in scope for a training of so many steps; name of the weight -> its clock."""
-        widest = self.m * (8 if self.flow == "sdgf-geometric" else 1)
         layers = self.scope.layers(model, ROWS)
-        wrong = [f"{name} ({w.shape[1]})" for name, _, w in layers if w.shape[1] % widest]
-        if wrong:
-            raise InputError(
-                f"ProgressiveNM: the flow goes through groups of {widest} inputs; not a multiple of it are the "
-                f"inputs of {', '.join(wrong)}. Leave them out of the scope, or choose another m."
-            )
+        fit = fitting(self.pattern, {name: w.shape for name, _, w in layers})
         clocks = {}
         for name, layer, _ in layers:
+            if name not in fit:
+                continue
             clocks[name] = Fading(self, steps)
             parametrize.register_parametrization(layer, "weight", clocks[name])
         return clocks

@@ -1,13 +1,12 @@
 """Dead channels removed for real: smaller tensors, the same outputs.
 
 Which layers a channel runs through comes from torch-pruning's dependency graph (Fang, Ma, Song, Mi, Wang,
-"DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv 2301.12900); what may go is decided here, from
-exact zeros alone.
+"DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv 2301.12900), and for gated feed-forwards from their
+shapes; what may go is decided here, from exact zeros alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,10 +16,11 @@ from torch import Tensor
 from torch.nn import Linear, Module
 
 from ..errors import InputError, require
-from ..io.structure import restructure_
-from ..masks.layers import CONVS, RUNNING_NORMS, TRANSPOSED, copied
+from ..io.structure import restructure_, size_of
+from ..masks.layers import CONVS, copied
 from ..masks.mask import Mask
 from ..settings import checked
+from ._channels import Gone, Graph, dead_rows, gated, layers
 
 _EQUAL = 1e-4  # largest difference of outputs, relative to the largest output, in float32
 
@@ -70,8 +70,7 @@ def shrink(
         The smaller model, its structure record, and the layers that had to stay as they were, with reasons.
 
     Raises:
-        InputError: if `constants` is neither, there is nothing dead, nothing could be removed, or a constant can
-            neither be folded nor dropped.
+        InputError: if `constants` is neither, there is nothing dead, or nothing could be removed; with the reasons.
         MissingExtraError: if torch-pruning is not installed.
     """
     tp = require("torch_pruning", extra="prune", purpose="removing channels")
@@ -80,17 +79,15 @@ def shrink(
         mask.apply_(whole)
     modes = {name: module.training for name, module in whole.named_modules()}
     whole.eval()
-    graph = _graph(tp, whole, example_inputs)
-    dead = {name: rows for name, layer in _layers(whole) if bool((rows := _dead_rows(layer)).any())}
+    dead = {name: rows for name, layer in layers(whole) if bool((rows := dead_rows(layer)).any())}
     if not dead:
         raise InputError(
             "shrink: no filter is dead, so there is nothing to remove. Prune with the pattern Channel first."
         )
-    parts, left = _removable(tp, graph, whole, dead)
-    smaller = _cut(whole, list(parts.values()), example_inputs, constants)
+    parts, settled = gated(whole, dead)
+    more, left = Graph(tp, whole, example_inputs, _tensor_of).removable(dead, settled)
+    smaller = _smaller(whole, {**parts, **more}, left, example_inputs, constants)
     if smaller is None:
-        smaller = _cut_one_by_one(whole, parts, left, example_inputs, constants)
-    if smaller is None or not parts:
         reasons = "; ".join(f"{name}: {why}" for name, why in left.items())
         raise InputError(f"shrink could remove no channel. {reasons}.")
     for name, module in smaller[0].named_modules():
@@ -98,16 +95,35 @@ def shrink(
     return Shrunk(*smaller, left)
 
 
-Gone = dict[str, dict[str, set[int]]]
-"""Layer -> "in" or "out" -> indices to remove."""
-Coupled = list[tuple[str, str, list[tuple[int, int]]]]
-"""What goes with the channels of a layer: (another layer, "in" or "out", [(its index, the channel)])."""
+Cut = tuple[Module, dict[str, Any]]
+"""The smaller model and its record."""
 
 
-def _cut(
-    whole: Module, parts: list[Gone], inputs: Any, constants: str
-) -> tuple[Module, dict[str, Any]] | None:
-    """The smaller model and its record; None if it does not compute the same."""
+def _smaller(
+    whole: Module, parts: dict[str, Gone], left: dict[str, str], inputs: Any, constants: str
+) -> Cut | None:
+    """The model without all parts; where that fails, without those that can go, the others being `left`.
+
+    Some layers are tied in a way that the graph does not show, as by the heads of an attention.
+    """
+    if not parts:
+        return None
+    whole_cut = _cut(whole, list(parts.values()), inputs, constants)
+    if not isinstance(whole_cut, str):
+        return whole_cut
+    accepted: list[Gone] = []
+    smaller = None
+    for name, part in parts.items():
+        tried = _cut(whole, [*accepted, part], inputs, constants)
+        if isinstance(tried, str):
+            left[name] = tried
+        else:
+            accepted, smaller = [*accepted, part], tried
+    return smaller
+
+
+def _cut(whole: Module, parts: list[Gone], inputs: Any, constants: str) -> Cut | str:
+    """The smaller model and its record; or why these parts cannot go."""
     gone: Gone = {}
     for part in parts:
         for name, sides in part.items():
@@ -115,146 +131,27 @@ def _cut(
                 gone.setdefault(name, {}).setdefault(side, set()).update(indices)
     model = deepcopy(whole)
     before = _outputs(model, inputs)
-    biases = _fold_(model, inputs, gone, constants)
-    structure = {"format": 1, "layers": _record(model, gone), "biases": biases}
-    restructure_(model, {**structure, "biases": []})  # here the biases are made already
     try:
+        biases = _fold_(model, inputs, gone, constants)
+        structure = {"format": 1, "layers": _record(model, gone), "biases": biases}
+        restructure_(model, {**structure, "biases": []})  # here the biases are made already
         after = _outputs(model, inputs)
-    except (RuntimeError, ValueError, IndexError):
-        return None
-    if constants == "drop":
-        return (model, structure) if before.shape == after.shape else None
-    close = before.shape == after.shape and _apart(before, after) <= _EQUAL * max(
-        1.0, float(before.abs().max())
+    except _Fixed as reason:
+        return str(reason)
+    except Exception:  # whatever the model's own code raises at other sizes
+        return "without its dead channels the model does not run"
+    apart = before.shape != after.shape or (
+        constants == "fold" and not _apart(before, after) <= _EQUAL * max(1.0, float(before.abs().max()))
     )
-    return (model, structure) if close else None
+    return "without its dead channels the model computes something else" if apart else (model, structure)
 
 
-def _cut_one_by_one(
-    whole: Module, parts: dict[str, Gone], left: dict[str, str], inputs: Any, constants: str
-) -> tuple[Module, dict[str, Any]] | None:
-    """Where all parts together fail, those that do not; the others go from `parts` to `left`.
-
-    Some layers are tied in a way that the graph does not show, as by the heads of an attention.
-    """
-    accepted: list[Gone] = []
-    smaller = None
-    for name, part in list(parts.items()):
-        tried = _cut(whole, [*accepted, part], inputs, constants)
-        if tried is None:
-            left[name] = "without its dead channels the model computes something else or nothing at all"
-            del parts[name]
-        else:
-            accepted, smaller = [*accepted, part], tried
-    return smaller
+class _Fixed(Exception):  # noqa: N818 - a reason, not an error
+    """Says why channels cannot go."""
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
-
-
-def _graph(tp: Any, model: Module, inputs: Any) -> Any:
-    flags = {p: p.requires_grad for p in model.parameters()}
-    for p in flags:
-        p.requires_grad_(True)  # the graph is read off autograd's
-    try:
-        with torch.enable_grad():
-            return tp.DependencyGraph().build_dependency(
-                model, example_inputs=inputs, output_transform=_tensor_of, verbose=False
-            )
-    except Exception as error:
-        raise InputError(
-            f"shrink: torch-pruning could not trace the model ({type(error).__name__}: {error})."
-        ) from error
-    finally:
-        for p, flag in flags.items():
-            p.requires_grad_(flag)
-
-
-def _layers(model: Module) -> Iterator[tuple[str, Module]]:
-    for name, module in model.named_modules():
-        if isinstance(module, (Linear, *CONVS)):
-            yield name, module
-
-
-def _dead_rows(layer: Any) -> Tensor:
-    rows: Tensor = (layer.weight == 0).flatten(1).all(1)
-    return rows
-
-
-def _removable(
-    tp: Any, graph: Any, model: Module, dead: dict[str, Tensor]
-) -> tuple[dict[str, Gone], dict[str, str]]:
-    """For each layer with dead filters what goes with them, or why they stay."""
-    names = {id(module): name for name, module in model.named_modules()}
-    modules = dict(model.named_modules())
-    parts: dict[str, Gone] = {}
-    left: dict[str, str] = {}
-    for name, rows in dead.items():
-        coupled, why = _coupled(tp, graph, modules[name], rows, names)
-        if why:
-            left[name] = why
-            continue
-        if bool(rows.all()):
-            raise InputError(
-                f"shrink: layer {name} has no living filter left; the model computes a constant."
-            )
-        blocked, candidates = _blocked(coupled, modules, dead), int(rows.sum())
-        if len(blocked) == candidates:
-            left[name] = "the channels it is added to are alive in another layer"
-            continue
-        if blocked:
-            left[name] = f"{len(blocked)} of its dead channels are alive in a layer they are added to"
-        part = parts.setdefault(name, {})
-        for owner, side, pairs in coupled:
-            here = part.setdefault(owner, {}).setdefault(side, set())
-            here.update(index for index, channel in pairs if channel not in blocked)
-    return parts, left
-
-
-def _coupled(tp: Any, graph: Any, layer: Any, rows: Tensor, names: dict[int, str]) -> tuple[Coupled, str]:
-    """What the graph ties to the dead channels of a layer; or why they cannot go."""
-    if isinstance(layer, TRANSPOSED) or getattr(layer, "groups", 1) > 1:
-        return [], "grouped and transposed convolutions are not cut"
-    remove = tp.prune_linear_out_channels if isinstance(layer, Linear) else tp.prune_conv_out_channels
-    coupled: Coupled = []
-    why = ""
-    for item in graph.get_pruning_group(layer, remove, idxs=rows.nonzero().flatten().tolist()):
-        target = item.dep.target.module
-        owner = names.get(id(target))
-        why = _mixing(item, owner) or why
-        if owner is not None and not why:
-            side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-            coupled.append((owner, side, list(zip(item.idxs, item.root_idxs, strict=True))))
-    if not why and not any(side == "in" for _, side, _ in coupled):
-        why = "its channels are the model's output"
-    return coupled, why
-
-
-def _mixing(item: Any, owner: str | None) -> str:
-    """Why channels that run through a node of the graph cannot go; "" if they can."""
-    target = item.dep.target.module
-    if owner is None:
-        operation = item.dep.target.name
-        if "Pad" in operation or "_Slice" in operation or isinstance(target, torch.nn.Parameter):
-            return "its channels run through a padded or sliced shortcut, or are added to a bare parameter"
-        return ""
-    if not isinstance(target, (Linear, *CONVS, *RUNNING_NORMS)):
-        return f"its channels run through {owner} ({type(target).__name__}), which mixes them"
-    if isinstance(target, TRANSPOSED) or getattr(target, "groups", 1) > 1:
-        return f"its channels run through the grouped or transposed convolution {owner}"
-    return ""
-
-
-def _blocked(coupled: Coupled, modules: dict[str, Module], dead: dict[str, Tensor]) -> set[int]:
-    """Channels that are alive in a layer they are added to."""
-    return {
-        channel
-        for owner, side, pairs in coupled
-        if side == "out" and not isinstance(modules[owner], RUNNING_NORMS)
-        for index, channel in pairs
-        if owner not in dead or not bool(dead[owner][index])
-    }
 
 
 def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:
@@ -269,9 +166,11 @@ def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:
             def look(layer: Module, args: tuple[Tensor, ...], name: str = name, at: Tensor = at) -> None:
                 dim = -1 if isinstance(layer, Linear) else 1
                 seen = args[0].detach().movedim(dim, 0).index_select(0, at.to(args[0].device)).flatten(1)
-                if float((seen - seen[:, :1]).abs().max()) > 0:
-                    raise InputError(f"shrink: a channel of {name} that should be constant is not.")
-                emitted[name] = seen[:, 0]
+                bound = _rounding(args[0])
+                if float((seen - seen[:, :1]).abs().max()) > bound:
+                    raise _Fixed(f"what its dead channels send to {name} is not constant")
+                value = seen.double().mean(1).to(seen.dtype)
+                emitted[name] = value.masked_fill(value.abs() <= bound, 0)
 
             hooks.append(modules[name].register_forward_pre_hook(look))
     try:
@@ -291,12 +190,10 @@ def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:
         ):
             if constants == "drop":
                 continue
-            raise InputError(
-                f"shrink: {int(value.count_nonzero())} dead channels still send a constant (a bias, or "
-                "the shift of a batch "
-                f"normalisation) into {name}, a convolution with zero padding, where it cannot be folded "
-                "into a bias "
-                'exactly. Extend the mask with `silence` before training on, or pass constants="drop".'
+            raise _Fixed(
+                f"{int(value.count_nonzero())} dead channels still send a constant (a bias, or the shift of a batch "
+                f"normalisation) into {name}, a convolution with zero padding, where it cannot be folded into a bias "
+                'exactly. Extend the mask with `silence` before training on, or pass constants="drop"'
             )
         at = torch.tensor(sorted(gone[name]["in"]), device=layer.weight.device)
         columns = (
@@ -314,20 +211,19 @@ def _fold_(model: Module, inputs: Any, gone: Gone, constants: str) -> list[str]:
     return biases
 
 
+def _rounding(values: Tensor) -> float:
+    """How far sums of such values may be apart for having been added up in another order."""
+    return 64 * torch.finfo(values.dtype).eps * max(1.0, float(values.detach().abs().max()))
+
+
 def _record(model: Module, gone: Gone) -> dict[str, dict[str, dict[str, Any]]]:
-    modules = dict(model.named_modules())
-    layers: dict[str, dict[str, dict[str, Any]]] = {}
+    record: dict[str, dict[str, dict[str, Any]]] = {}
     for name, sides in gone.items():
-        weight: Any = (
-            modules[name].weight
-            if not isinstance(modules[name], RUNNING_NORMS)
-            else modules[name].running_mean
-        )
         for side, indices in sides.items():
-            size = weight.shape[0 if side == "out" else 1]
+            size = size_of(model.get_submodule(name), side)
             kept = [i for i in range(size) if i not in indices]
-            layers.setdefault(name, {})[side] = {"of": size, "kept": kept}
-    return layers
+            record.setdefault(name, {})[side] = {"of": size, "kept": kept}
+    return record
 
 
 def _outputs(model: Module, inputs: Any) -> Tensor:

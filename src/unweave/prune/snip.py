@@ -15,6 +15,7 @@ from torch.nn import Module
 
 from ..derivatives import mean_named_gradient, probe, spaced
 from ..errors import InputError
+from ..masks.patterns import Reduce
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..settings import Count, settings
@@ -37,6 +38,7 @@ class SNIP:
     examples: Count | None = 128
     scope: Scope = Scope()
 
+    reduce: ClassVar[Reduce] = "sum"
     paper: ClassVar[Paper] = Paper(
         "SNIP: Single-shot Network Pruning based on Connection Sensitivity",
         "Lee, Ajanthan, Torr", "ICLR", 2019,

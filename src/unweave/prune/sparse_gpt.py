@@ -36,7 +36,7 @@ class SparseGPT:
 
     Attributes:
         sparsity: share of each layer's weights to remove; N:M patterns set their own.
-        pattern: single weights, or N:M.
+        pattern: single weights, or N:M; layers whose inputs its m does not divide stay dense.
         examples: calibration examples, evenly spaced through the data (the paper: 128 sequences of 2,048 tokens).
         damping: share of the Hessian's mean diagonal added to its diagonal.
         block: columns whose weights are chosen together.
@@ -67,7 +67,7 @@ class SparseGPT:
 
         Raises:
             EmptyDataError: if there is no example.
-            InputError: if a layer is never called, its width does not fit N:M, or its Hessian cannot be factorised.
+            InputError: if a layer is never called, N:M fits none, or a Hessian cannot be factorised.
         """
         require_generator(rng)
         copy = copied(model)
@@ -75,14 +75,10 @@ class SparseGPT:
         @torch.no_grad()
         def visit(name: str, layer: Module, weight: Parameter, gram: Tensor) -> None:
             matrix = _matrix(weight, self.pattern)
-            if isinstance(self.pattern, NM) and matrix.shape[1] % self.pattern.m:
-                raise InputError(
-                    f"SparseGPT: {name} has {matrix.shape[1]} inputs, not a multiple of {self.pattern.m}. Leave it out."
-                )
             gram = _arranged(gram, weight, self.pattern)
             weight.copy_(_restored(repair(name, matrix, gram, self), weight, self.pattern))
 
-        walk("SparseGPT", copy, data, self.examples, self.scope, visit)
+        walk("SparseGPT", copy, data, self.examples, self.scope, self.pattern, visit)
         return copy
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +22,7 @@ from ..errors import InputError
 from ..fit.batches import set_aside
 from ..fit.recipe import Supervised
 from ..masks.budgets import Global
-from ..masks.layers import BATCH_NORMS, copied
+from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.patterns import Pattern, Unstructured, refuse_own_sparsity
 from ..masks.scope import Scope
@@ -32,9 +31,10 @@ from ..paper import Paper
 from ..parallel import parallel_map
 from ..random import draw_seed, seeded
 from ..settings import Count, Inner, NonNegative, Positive, SomeShare, refuse_idle, settings
-from ..tasks import Labelled, able, accuracy, evaluating, predict
+from ..tasks import Labelled, able, accuracy, predict
 from ..types import Data
 from .magnitude import Magnitude
+from .recalibrate import recalibrate_
 
 
 @settings
@@ -224,30 +224,6 @@ def average(models: Sequence[Module], weights: Sequence[float]) -> Module:
     soup = deepcopy(models[0])
     soup.load_state_dict(mean)
     return soup
-
-
-def recalibrate_(model: Module, data: Data[Any], *, share: float = 1.0) -> Module:
-    """Estimate the running statistics of batch normalisation anew, in place, as plain means over batches.
-
-    Args:
-        model: its other layers run in eval mode.
-        data: read in order.
-        share: of its batches to read, in (0, 1].
-    """
-    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
-    if not norms:
-        return model
-    momenta = [m.momentum for m in norms]
-    with evaluating(model), torch.no_grad():
-        for m in norms:
-            m.reset_running_stats()
-            m.momentum = None
-            m.train()
-        for _, batch in zip(range(ceil(share * data.steps)), data.batches(), strict=False):
-            data.task.outputs(model, batch)
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-    return model
 
 
 def _retrained(

@@ -7,17 +7,18 @@ ones; score |w dR/dw| (eq. 2); density d^(k/n) after iteration k of n (algorithm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from ..errors import NonFiniteError
+from ..errors import InputError, NonFiniteError
 from ..masks.budgets import Global, Sparsity
 from ..masks.layers import RUNNING_NORMS, copied
 from ..masks.mask import Mask
-from ..masks.patterns import Pattern, Unstructured, require_rising
+from ..masks.patterns import Pattern, Reduce, Unstructured, require_rising, suited
 from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
@@ -46,6 +47,7 @@ class SynFlow:
 
     scope: Scope = Scope()
 
+    reduce: ClassVar[Reduce] = "sum"
     paper: ClassVar[Paper] = _PAPER
 
     def score(self, model: Module, data: Data[Any]) -> dict[str, Tensor]:
@@ -106,15 +108,21 @@ class SynFlowPrune:
 
         Raises:
             EmptyDataError: if there is no example to take the shape of.
-            InputError: if a layer would lose all its weights.
+            InputError: if a layer would lose all its weights, naming those that carry no flow.
         """
         score = SynFlow(scope=self.scope)
         masked, mask = copied(model), Mask({})
+        weak: list[str] = []
         for k in range(1, self.iterations + 1):
             scores = score.score(masked, data)
+            weak = _weak(scores) if k == 1 else weak
             for name, alive in mask.keep.items():
                 scores[name].masked_fill_(~alive, -1.0)  # below the weights that live but carry no flow
-            mask = select(scores, self.pattern, Global(1 - (1 - self.sparsity) ** (k / self.iterations)))
+            budget = Global(1 - (1 - self.sparsity) ** (k / self.iterations))
+            try:
+                mask = select(scores, suited(self.pattern, score), budget)
+            except InputError as error:
+                raise InputError(f"SynFlow: {error}{_advice(weak)}") from error
             mask.apply_(masked)
         return mask
 
@@ -127,3 +135,19 @@ class SynFlowPrune:
         """
         require_generator(rng)
         return self.mask(model, data).apply_(copied(model))
+
+
+def _weak(scores: Mapping[str, Tensor]) -> list[str]:
+    """Layers that carry next to none of the flow; without biases and products all carry the same."""
+    flow = {name: float(values.sum()) for name, values in scores.items()}
+    return [name for name, value in flow.items() if value < 1e-3 * max(flow.values())]
+
+
+def _advice(weak: list[str]) -> str:
+    if not weak:
+        return ""
+    more = f" and {len(weak) - 6} more" if len(weak) > 6 else ""
+    return (
+        f" Next to no flow goes through {', '.join(weak[:6])}{more}, as "
+        "through an attention's query and key: leave them out (scope's skip; --skip on the command line)."
+    )

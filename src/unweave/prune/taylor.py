@@ -1,7 +1,7 @@
 """Taylor: the squared first-order estimate of how much the loss changes when a weight is set to zero.
 
 Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019,
-arXiv 1906.10771, eq. 3: I = (g w)^2, here averaged over mini-batches. For filters combine with Channel("sum")
+arXiv 1906.10771, eq. 3: I = (g w)^2, here averaged over mini-batches. Filters are ranked by the sum over their weights
 (eq. 8 sums g w of a group before squaring; summing the squares instead is the paper's own alternative).
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..derivatives import batch_gradients, probe, spaced
+from ..masks.patterns import Reduce
 from ..masks.scope import Scope
 from ..paper import Paper
 from ..settings import Count, settings
@@ -32,6 +33,7 @@ class Taylor:
     examples: Count | None = None
     scope: Scope = Scope()
 
+    reduce: ClassVar[Reduce] = "sum"
     paper: ClassVar[Paper] = Paper(
         "Importance Estimation for Neural Network Pruning",
         "Molchanov, Mallya, Tyree, Frosio, Kautz", "CVPR", 2019,

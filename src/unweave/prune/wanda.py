@@ -83,7 +83,8 @@ class Wanda:
         for name, _, _ in layers:
             if name not in energy:
                 raise InputError(
-                    f"Wanda: the layer of {name} is never called by the model. Leave it out of the scope."
+                    f"Wanda: the layer of {name} is never called by the model. Leave it out of the scope (skip; "
+                    "--skip on the command line)."
                 )
         return {name: weight.detach().abs() * energy[name].sqrt() for name, _, weight in layers}
 
@@ -96,7 +97,7 @@ class WandaPrune:
 
     Attributes:
         sparsity: share of each output's weights to remove; N:M patterns set their own.
-        pattern: single weights, or N:M.
+        pattern: single weights, or N:M; layers whose inputs its m does not divide stay dense.
         examples: calibration examples, evenly spaced through the data.
         scope: which layers; in a transformer, those inside its blocks.
     """
@@ -116,7 +117,7 @@ class WandaPrune:
 
         Raises:
             EmptyDataError: if there is no example.
-            InputError: if a layer is never called, or its width does not fit N:M.
+            InputError: if a layer is never called, or N:M fits none.
         """
         require_generator(rng)
         copy = copied(model)
@@ -127,7 +128,7 @@ class WandaPrune:
             mask = select({name: weight.abs() * norms}, self.pattern, PerOutput(self.sparsity))
             weight.masked_fill_(~mask.keep[name], 0)
 
-        walk("WandaPrune", copy, data, self.examples, self.scope, visit)
+        walk("WandaPrune", copy, data, self.examples, self.scope, self.pattern, visit)
         return copy
 
 

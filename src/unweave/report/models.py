@@ -13,6 +13,9 @@ def render_pruned(
     figures: Mapping[str, tuple[float, float, str]],
     layers: Mapping[str, float],
     *,
+    notes: Sequence[str] = (),
+    left: Mapping[str, str] | None = None,
+    uncut: Mapping[str, str] | None = None,
     method: str,
     subject: str,
     run: Mapping[str, Any],
@@ -20,8 +23,11 @@ def render_pruned(
     """The report on a pruned model as one self-contained page.
 
     Args:
-        figures: name -> (before, after, unit); "held-out accuracy" and "density under the mask" are in the lead.
-        layers: pruned layer -> % of its weights kept.
+        figures: name -> (before, after, unit); "held-out accuracy" and "matrix weights kept" are in the lead.
+        layers: matrix weight -> % of it that is kept, those left dense included.
+        notes: sentences on what was looked at and on how the model is read again.
+        left: matrix weight -> why it was left dense.
+        uncut: layer -> why its dead channels could not be removed.
         method: that pruned it, in words.
         subject: what was pruned, in words.
         run: command, settings, versions, hashes.
@@ -29,20 +35,26 @@ def render_pruned(
     named = next(name for name in figures if name.startswith("held-out "))
     before, after, unit = figures[named]
     lead = (
-        f"{words.number(figures['density under the mask'][1] * 100)} % of the weights are left. {named.capitalize()} "
+        f"{words.number(figures['matrix weights kept'][1])} % of the matrix weights are left. {named.capitalize()} "
         f"went from {words.number(before)} to {words.number(after)} {unit}".rstrip()
         + "."
     )
     cells = [(n, words.number(b, digits=4), words.number(a, digits=4), u) for n, (b, a, u) in figures.items()]
     sections = [
         Section(heading="Before and after", columns=("figure", "before", "after", "unit"), rows=cells),
+        *(
+            Section(heading=heading, columns=("layer", "why"), rows=list(reasons.items()))
+            for heading, reasons in (("Left dense", left), ("Not cut", uncut))
+            if reasons
+        ),
         *_layers(
-            layers, "Weights kept, layer by layer", "The share of each layer's weights that is kept, in %.",
+            layers, "Weights kept, layer by layer",
+            "The share of each matrix weight that is kept, in %, those left dense included.",
             "pruned model", ends=(0.0, 100.0),
         ),
     ]  # fmt: skip
     kicker = f"{method} on {subject}"
-    return render_page("A pruned model", kicker=kicker, lead=[lead], sections=sections, run=run)
+    return render_page("A pruned model", kicker=kicker, lead=[lead, *notes], sections=sections, run=run)
 
 
 def render_trained(
@@ -57,7 +69,7 @@ def render_trained(
 
     Args:
         figures: name -> (value, unit); "held-out accuracy" and "weights that live" are in the lead.
-        layers: sparse layer -> % of its weights that live.
+        layers: matrix weight -> % of it that lives, dense ones included; empty for a dense model.
         losses: mean loss of each step's batch, in order.
         subject: what was trained, in words.
         run: command, settings, versions, hashes.
@@ -67,7 +79,7 @@ def render_trained(
     alive = words.number(figures["weights that live"][0])
     lead = (
         f"{named.capitalize()} {words.number(right)} {unit}".rstrip()
-        + f", with {alive} % of the weights alive."
+        + f", with {alive} % of the matrix weights alive."
     )
     sections = [
         Section(
@@ -81,7 +93,8 @@ def render_trained(
             )
         ] if losses else []),
         *_layers(
-            layers, "Weights that live, layer by layer", "The share of each pruned layer's weights, in %.",
+            layers, "Weights that live, layer by layer",
+            "The share of each matrix weight, in %, those left dense included.",
             "trained model", ends=(0.0,),
         ),
     ]  # fmt: skip

@@ -13,7 +13,8 @@ from ...errors import InputError
 from ...masks.mask import Mask
 from ...types import Edit
 from ...unlearn import Retrain, ShortRetrain
-from ..subject import Folder, Subject, open_subject
+from ..opened import Folder, open_subject
+from ..subject import Subject
 from .book import KEY, Ledger
 from .state import Asked, State, Version, now_utc
 

@@ -25,28 +25,12 @@ from ...masks.layers import copied
 from ...masks.mask import Mask
 from ...paper import Paper
 from ...random import child
-from ...settings import Count, NonNegative, Part, Positive, Share, checked, settings
+from ...settings import Count, NonNegative, Part, Positive, Share, settings
 from ...tasks import CausalLM, evaluating, requires
 from ...tasks.language import IGNORED
 from ...types import Batch, Data
+from .described import FATReLU, describe_
 from .feed_forward import FeedForward, feed_forward
-
-
-class FATReLU(Module):
-    """x where x >= threshold, else exactly 0.
-
-    Args:
-        threshold: 0 is ReLU. In units of the pre-activation.
-    """
-
-    @checked
-    def __init__(self, threshold: NonNegative = 0.0) -> None:
-        super().__init__()
-        self.threshold = threshold
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations of x, of its shape."""
-        return torch.where(x >= self.threshold, x, torch.zeros_like(x))
 
 
 @settings
@@ -56,6 +40,9 @@ class ProSparse:
     The penalty is lambda times the mean, over layers and counted tokens, of ||x1||_1 / d_ff with x1 = relu(gate) * up:
     the authors' weights mean something only in their own reduction, so give `peaks` for yours; a first peak of one
     to five per cent of the language-model loss is a fair start. Padding counts nowhere. A model's own zeros stay zero.
+
+    The result's configuration names its activation, so that transformers reads the saved model as it is: "relu" at
+    threshold 0, "fatrelu(0.01)" above it, which transformers refuses until `register_fatrelu` was called.
 
     Attributes:
         relu: share of the steps that only adapt to ReLU.
@@ -160,9 +147,10 @@ def substitute(model: Module, threshold: float = 0.0) -> Module:
 
 
 def set_threshold_(model: Module, threshold: float) -> Module:
-    """Give every feed-forward a FATReLU with this threshold, in place."""
+    """Give every feed-forward a FATReLU with this threshold, in place, and say so in the model's configuration."""
     for found in feed_forwards(model):
         setattr(found.block, found.name, FATReLU(threshold))
+    describe_(model, threshold)
     return model
 
 
