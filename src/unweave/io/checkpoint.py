@@ -23,6 +23,7 @@ from ..masks.layers import copied
 from ..masks.mask import Mask
 from .files import bytes_of, sha256, written_together
 from .masks import load_mask, save_mask
+from .memory import give_back
 from .weights import (
     _KEY,
     _NAMES,
@@ -108,6 +109,8 @@ def load_into(model: Module, path: Path) -> Module:
     mask = mask_beside(weights)
     if mask is not None:
         require_zeros(loaded, mask, f"{weights} and the mask beside it")
+    del tensors
+    give_back()
     return loaded
 
 
