@@ -132,7 +132,8 @@ def engine(name: Literal["joblib", "ray"]) -> Iterator[None]:
     pickler = require("ray.cloudpickle", extra="ray", purpose="--engine ray")
     for module in [m for name, m in sys.modules.items() if name.startswith(PROJECT_PREFIX)]:
         pickler.register_pickle_by_value(module)
-    with joblib.parallel_config(backend="ray"):
+    # a core a worker: without a claim on one, Ray puts all of them on the first node
+    with joblib.parallel_config(backend="ray", ray_remote_args={"num_cpus": 1}):
         yield
 
 

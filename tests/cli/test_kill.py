@@ -18,7 +18,7 @@ import torch
 from tests.cli.projects import make_project
 from tests.faults import contents, partials
 
-TIMED = ("run.json", "audit.json", "report.html", "report.md")
+TIMED = ("run.json", "audit.json", "report.html", "report.md", "holders.json")  # the last names the folders
 REQUEST = (
     "forget", "project.py", "--model", "model.safetensors", "--random", "30", "--oracles", "4", "--holders", "3",
     "--quick",
@@ -69,6 +69,8 @@ def untimed(folder: Path, run: str) -> dict[str, object]:
     record = json.loads((folder / run / "run.json").read_text())
     files["audit"] = audits
     files["record"] = [record[key] for key in ("settings", "seed", "inputs", "versions")]
+    held = json.loads((folder / run / "holders.json").read_text())
+    files["held"] = [(h["what"], h["ours"], h["removed"]) for h in held]
     files["names"] = sorted(p.name for p in (folder / run).rglob("*"))
     return files
 

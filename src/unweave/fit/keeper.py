@@ -30,7 +30,8 @@ class Keeper:
 
     def hold_(self, hold: Mask | None) -> None:
         """Hold another mask from now on."""
-        self.dead = [(p, ~alive) for _, p, alive in hold.match(self._model)] if hold else []
+        pairs = hold.match(self._model) if hold else []
+        self.dead = [(p, ~alive) for _, p, alive in pairs if not bool(alive.all())]
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:

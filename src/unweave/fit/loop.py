@@ -6,6 +6,7 @@ exact, stops on NaN with the last good state in place, checkpoints, and resumes 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from ..errors import EmptyDataError, InputError
+from ..io.memory import give_back
 from ..masks.mask import Mask
 from ..progress import progress
 from ..random import draw_seed, global_seed
@@ -86,7 +88,7 @@ def fit_(
         loop: clipping, norms, order, schedule, label.
         checkpoint: file for resumable state; if it is there, training goes on from it, to the same bits. Inside
             `resumable(folder)` one is chosen by itself.
-        checkpoint_seconds: least time between two writes of it.
+        checkpoint_seconds: least time between two writes of it; UNWEAVE_CHECKPOINT_SECONDS, where it is set and less.
 
     Returns:
         What was done, as a `Fit`.
@@ -117,6 +119,7 @@ def fit_(
                 keeper=keeper,
                 wide=wide,
             )
+            every = min(checkpoint_seconds, float(os.environ.get("UNWEAVE_CHECKPOINT_SECONDS", "inf")))
             with global_seed(training.seed), progress(loop.label, training.total) as bar:
                 if path is not None and path.exists():
                     training.resume_(path)
@@ -129,9 +132,12 @@ def fit_(
                         bar.advance(note=f"loss {training.loss:.3f}")
                         if estimate is not None and estimate.enough(training.step, training.total):
                             training.stopped = True
-                        training.keep_(path, checkpoint_seconds)
+                        training.keep_(path, every)
                         if training.stopped:
                             break
+                if path is not None:
+                    optimizer.zero_grad(set_to_none=True)  # what is written needs room
+                    give_back()
                 training.keep_(path, 0.0)
     finally:
         optimizer.zero_grad(set_to_none=True)

@@ -25,6 +25,7 @@ from .files import bytes_of, sha256, written_together
 from .fitting import fitting
 from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import load_mask, save_mask
+from .memory import give_back
 from .weights import (
     _KEY,
     _NAMES,
@@ -122,6 +123,8 @@ def load_into(model: Module, path: Path) -> Module:
     mask = mask_beside(weights)
     if mask is not None:
         require_zeros(loaded, mask, f"{weights} and the mask beside it")
+    del tensors
+    give_back()
     return loaded
 
 

@@ -70,8 +70,14 @@ def join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
 def save_nested(tree: Any, path: Path) -> None:
     """Write nested state to one safetensors file, whole or not at all."""
     skeleton, tensors = split(tree)
-    # safetensors refuses shared storage and has no empty file
-    unshared = {name: tensor.clone() for name, tensor in tensors.items()} or {"empty": torch.zeros(0)}
+    # safetensors refuses shared storage and has no empty file; what shares none is written without a copy
+    seen: set[int] = set()
+    unshared: dict[str, Tensor] = {} if tensors else {"empty": torch.zeros(0)}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        shares = storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size()
+        seen.add(storage.data_ptr())
+        unshared[name] = tensor.clone() if shares else tensor
     told = json.dumps(skeleton)
     write_tensors(path, unshared, {"unweave": told, "sha256": _digest(told, unshared)})
 

@@ -18,6 +18,7 @@ from torch import Generator
 from ..errors import InputError, IntegrityError, StorageError
 from ..random import seeded
 from .files import file_lock, sha256, sweep_partials, write_text
+from .memory import give_back
 from .run_record import (
     _FORMAT,
     _LOCK,
@@ -193,6 +194,7 @@ class RunFolder:
         times["seconds"] = round(monotonic() - began, 3)
         self._write()
         self._sweep()
+        give_back()
 
     def finished(self, name: str) -> bool:
         """Whether a stage has ended."""

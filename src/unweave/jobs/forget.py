@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..fit import resumable
 from ..io.content import described
 from ..io.files import write_text
+from ..io.memory import give_back
 from ..io.runs import Stage
 from ..parallel import single_threaded
 from ..progress import progress
@@ -157,6 +158,7 @@ class ForgetJob(Judging):
     def _write(self, edit: Edit[Any], model: Module, stage: Stage) -> None:
         with resumable(stage.work):
             edited = single_threaded(partial(_apply, edit, model, self.request), stage.rng)
+        give_back()
         self.subject.write(edited, stage.paths[0])
         self.subject.record(self.selected[0], stage.paths[0])
 
