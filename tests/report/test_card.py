@@ -46,7 +46,7 @@ def test_the_card_of_the_model_before_is_kept_and_ours_is_not_repeated(tmp_path:
 
 def test_pruned() -> None:
     card = pruned_card(
-        {"accuracy": (90.0, 88.5, "%")}, library="pytorch", method="magnitude", left=["Two layers stay."]
+        {"accuracy": (90.0, 88.5, "%")}, library="pytorch", method="magnitude", notes=["Two layers stay."]
     )
     assert "- pruning" in card
     assert "| accuracy | 90.00 % | 88.50 % |" in card

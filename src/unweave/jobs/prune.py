@@ -30,7 +30,7 @@ from ..masks.scope import kept, share_kept
 from ..prune import Channel, Global, Magnitude, Prune, recalibrate_, shrink
 from ..prune.one_shot import NarrowWarning, narrowed
 from ..prune.recalibrate import require_statistics
-from ..report import words
+from ..report import card, words
 from ..report.models import render_pruned
 from ..settings import Part, Positive, Whole, refuse_idle, settings
 from ..tasks import ability, evaluating
@@ -195,7 +195,7 @@ class PruneJob:
                 with run.stage("onnx", "model.onnx") as stage:
                     if stage.todo:
                         export_onnx(subject.read(found.model), self._sample, stage.paths[0])
-            with run.stage("report", "report.html") as stage:
+            with run.stage("report", "report.html", f"model/{card.FILE}") as stage:
                 if stage.todo:
                     edit = self.edit
                     named = name_of(edit.score if isinstance(edit, Prune) else edit)
@@ -204,7 +204,16 @@ class PruneJob:
                         uncut=found.uncut, method=named, subject=subject.name, run=facts_of(run, command),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
+                    write_text(stage.paths[1], self._card(found, named))
         return found
+
+    def _card(self, found: Pruned, method: str) -> str:
+        subject = self.subject
+        before = None if isinstance(subject.model, Module | None) else Path(subject.model)
+        return card.pruned_card(
+            found.figures, library=card.library_of(found.model), method=method, made=subject.name,
+            notes=(*subject.notes, *found.notes), former=before,
+        )  # fmt: skip
 
     def _dense(self) -> Recipe:
         recipe: Any = self.subject.recipe

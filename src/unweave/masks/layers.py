@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from typing import TypeVar
 
@@ -75,3 +76,26 @@ def copied(model: M) -> M:
             f"this {type(model).__name__} cannot be copied ({' '.join(str(error).split())[:150]}). Keep no tensors "
             "with their graphs in it, beside its parameters."
         ) from error
+
+
+def is_weight(module: nn.Module, own: str) -> bool:
+    """Whether a module's parameter of this name is the matrix weight of a layer of a known kind."""
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return own.startswith("weight")
+    if isinstance(module, nn.MultiheadAttention):
+        return own.endswith("proj_weight")
+    if isinstance(module, (nn.Linear, nn.Bilinear, *CONVS)) or is_conv1d(module):
+        return own == "weight"
+    return own in experts_of(module)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is transformers' transposed linear layer."""
+    conv1d = getattr(sys.modules.get("transformers"), "Conv1D", None)
+    return isinstance(conv1d, type) and isinstance(module, conv1d)
+
+
+def experts_of(module: nn.Module) -> set[str]:
+    """Names of fused experts' weights: two or more parameters [experts, ., .] of one module."""
+    stacks = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim == 3 and p.shape[0] > 1}
+    return set(stacks) if len(stacks) > 1 and len({p.shape[0] for p in stacks.values()}) == 1 else set()

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import Embedding, EmbeddingBag, Module, Parameter
 
 from ..errors import InputError
-from .layers import NORMS
-from .scope import is_weight
+from .layers import NORMS, is_weight
 
 
 @dataclass(frozen=True, eq=False)

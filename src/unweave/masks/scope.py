@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated
 
 from torch.nn import (
-    Bilinear,
     Conv1d,
     Conv2d,
     Conv3d,
@@ -17,16 +15,13 @@ from torch.nn import (
     EmbeddingBag,
     Linear,
     Module,
-    MultiheadAttention,
     Parameter,
-    RNNBase,
-    RNNCellBase,
 )
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..errors import InputError
 from ..settings import Range, settings
-from .layers import CONVS, NORMS, TRANSPOSED
+from .layers import CONVS, NORMS, TRANSPOSED, is_weight
 from .mask import Mask
 
 ROWS = (Linear, Conv1d, Conv2d, Conv3d)
@@ -204,28 +199,6 @@ def share_kept(model: Module) -> float:
 def rows_first(layer: Module) -> bool:
     """Whether the weight's first dimension is the layer's outputs, as patterns of rows take it."""
     return isinstance(layer, ROWS) and not isinstance(layer, TRANSPOSED)
-
-
-def is_weight(module: Module, own: str) -> bool:
-    """Whether a module's parameter of this name is the matrix weight of a layer of a known kind."""
-    if isinstance(module, RNNBase | RNNCellBase):
-        return own.startswith("weight")
-    if isinstance(module, MultiheadAttention):
-        return own.endswith("proj_weight")
-    if isinstance(module, (Linear, Bilinear, *CONVS)) or _is_conv1d(module):
-        return own == "weight"
-    return own in _experts(module)
-
-
-def _is_conv1d(module: Module) -> bool:
-    conv1d = getattr(sys.modules.get("transformers"), "Conv1D", None)
-    return isinstance(conv1d, type) and isinstance(module, conv1d)
-
-
-def _experts(module: Module) -> set[str]:
-    """Names of fused experts' weights: two or more parameters [experts, ., .] of one module."""
-    stacks = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim == 3 and p.shape[0] > 1}
-    return set(stacks) if len(stacks) > 1 and len({p.shape[0] for p in stacks.values()}) == 1 else set()
 
 
 def _unknown(module: Module) -> str:

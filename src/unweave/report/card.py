@@ -66,7 +66,7 @@ def pruned_card(
     library: Library,
     method: str,
     made: str = "",
-    left: Sequence[str] = (),
+    notes: Sequence[str] = (),
     former: Path | None = None,
 ) -> str:
     """The card of a pruned model.
@@ -76,7 +76,7 @@ def pruned_card(
         library: that reads it.
         method: by which weights were chosen.
         made: what the model is, in a few words.
-        left: sentences on what was passed over.
+        notes: sentences on what was passed over, and on how it is read.
         former: folder of the model before; what its card says is kept below ours.
     """
     lines = [f"Pruned by {plain(method)}." + (f" It was {plain(made)}." if made else ""), ""]
@@ -84,7 +84,7 @@ def pruned_card(
     for name, (before, after, unit) in figures.items():
         cells = (f"{words.number(v, digits=4)} {unit}".strip() for v in (before, after))
         lines.append(f"| {plain(name)} | {' | '.join(plain(c) for c in cells)} |")
-    lines += ["", *(f"- {plain(sentence)}" for sentence in left)]
+    lines += ["", *(f"- {plain(sentence)}" for sentence in notes)]
     return _whole("A pruned model", lines, library, ("unweave", "pruning"), former)
 
 
