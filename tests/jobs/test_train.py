@@ -13,8 +13,9 @@ from tests.jobs.subjects import RECIPE, killed_at, subject, untimed
 from unweave import Mask
 from unweave.errors import InputError
 from unweave.jobs import Trained, TrainJob
+from unweave.jobs.compare import TrainTrial
 from unweave.optim import SAM
-from unweave.prune import ERK, RigL
+from unweave.prune import ERK, RigL, Scope, Uniform
 
 SPARSE = replace(
     RECIPE, optimizer=partial(SAM, rho=0.1, momentum=0.9), sparse=RigL(budget=ERK(0.5), every=4), epochs=4
@@ -32,6 +33,21 @@ def test_trains_sparsely_with_another_optimiser(tmp_path: Path) -> None:
     assert Trained.read(tmp_path / "run") == done
     assert "weights that live" in str(done)
     assert "Training of a model at hand" in done.page.read_text()
+
+
+def test_layers_that_stay_dense_count_in_every_figure(tmp_path: Path) -> None:
+    sparse = RigL(budget=Uniform(0.5), every=4, scope=Scope(skip=("3",), least=0.0))
+    recipe = replace(RECIPE, sparse=sparse, epochs=1)
+    done = TrainJob(subject=replace(subject(), recipe=recipe)).run(tmp_path)
+    share = 100 * (96 + 72) / (192 + 72)
+    assert done.layers == {"1.weight": 50.0, "3.weight": 100.0}
+    assert done.figures["weights that live"] == (pytest.approx(share), "%")
+    assert f"with {share:.1f} % of the matrix weights alive" in done.page.read_text()
+    assert TrainTrial(recipe, subject().train, subject().heldout)(0)["weights that live"][0] == pytest.approx(
+        share
+    )
+    dense = TrainJob(subject=replace(subject(), recipe=replace(RECIPE, epochs=1))).run(tmp_path / "dense")
+    assert (dense.figures["weights that live"][0], dense.layers) == (100.0, {})
 
 
 def test_the_model_is_what_the_recipe_makes_in_the_stage(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def _changed(value: Any, cuts: set[tuple[int, int]]) -> Iterator[Any]:
             yield type(value)(kept if v == of else v for v in value)
         elif isinstance(value, int | float) and value:
             ratio = value * kept / of
+            if ratio.is_integer():
+                yield type(value)(ratio)
             yield from (ratio, nextafter(ratio, inf))  # either may give the width, which is rounded down
 
 

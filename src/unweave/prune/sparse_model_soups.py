@@ -24,7 +24,7 @@ from ..fit.recipe import Supervised
 from ..masks.budgets import Global
 from ..masks.layers import copied
 from ..masks.mask import Mask
-from ..masks.patterns import Pattern, Unstructured, refuse_own_sparsity
+from ..masks.patterns import Pattern, Unstructured, fitting, refuse_own_sparsity
 from ..masks.scope import Scope
 from ..masks.select import select
 from ..paper import Paper
@@ -138,6 +138,8 @@ class SparseModelSoup:
         for cycle in range(self.cycles):
             density = (1 - self.sparsity) ** ((cycle + 1) / self.cycles)
             scores = Magnitude(scope=self.scope).score(current, train)
+            fit = fitting(self.pattern, {name: values.shape for name, values in scores.items()})
+            scores = {name: values for name, values in scores.items() if name in fit}
             mask = select(scores, self.pattern, Global(1 - density)) & mask
             mask.apply_(current)
             current = self._mix(self._retrain(current, mask, train, cycle, rng), train, kept)
