@@ -38,8 +38,9 @@ def render_markdown(
     lines += [f"- {symbol} {plain(sentence)}" for symbol, sentence in first.tested]
     if not first.controls:
         lines.append("- No control was run.")
-    known = [(r, True) for r in published] + ([(first.rates, False)] if first.rates else [])
-    lines += _rates(known, first.kind)
+    lines += _rates([(first.rates, False)], first.kind) if first.rates else []
+    lines += [f"- {words.elsewhere(published)}"] if published else []
+    lines += [] if published or first.rates else ["- The error rates of this verdict are not known."]
     if published and first.kind == "classifier" and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
     lines += ["", "## Caveats and limits", "", *(f"- {plain(c)}" for c in words.caveats(first)), ""]
@@ -61,6 +62,13 @@ def render_markdown(
         lines += _table(part)
     for audit in audits:
         lines += _measurements(audit)
+    if published:
+        lines += [
+            "## Error rates on models never seen before",
+            "",
+            *_rates([(r, True) for r in published], first.kind),
+            "",
+        ]
     lines += ["## How it was made", ""]
     if run.get("command"):
         longest = max(map(len, re.findall("`+", str(run["command"]))), default=0)
@@ -95,7 +103,7 @@ def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:
             f"- {plain(rates.source)}: {'; '.join(parts)}; {words.share(rates.inconclusive)} inconclusive, "
             f"{words.share(rates.wrong)} wrong."
         )
-    return lines or ["- The error rates of this verdict are not known."]
+    return lines
 
 
 def _table(part: Section) -> list[str]:

@@ -185,6 +185,18 @@ def error_rates(rates: Rates, *, fresh: bool, kind: Kind = "classifier") -> list
     ]
 
 
+def elsewhere(published: Sequence[Rates]) -> str:
+    """Error rates on models that took no part in setting the threshold, in one sentence."""
+    accepted = [rates.oracles_accepted for rates in published]
+    rejected = [rates.unedited_rejected for rates in published]
+    worlds = f"{len(published)} other settings" if len(published) > 1 else "one other setting"
+    return (
+        f"How often it is right on models never seen before, in {worlds}: "
+        f"{share(min(accepted))} to {share(max(accepted))} of those that are clean passed, "
+        f"{share(min(rejected))} to {share(max(rejected))} of those that are not were rejected."
+    )
+
+
 ONLY_WITH_ORACLES = "These rates hold only with retrained models to compare with; this run had none."
 """Beside published error rates in a report without oracles."""
 
