@@ -13,6 +13,7 @@ import pytest
 from torch.optim import SGD, AdamW
 
 from unweave import Supervised
+from unweave.audit.result import Audit, Verdict
 from unweave.cli import COMMANDS, doctor, main
 from unweave.cli._fields import field_prose
 from unweave.cli._named import unlearner
@@ -23,7 +24,7 @@ from unweave.cli._recipes import trained_with
 from unweave.cli._selection import carry_out, selected
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
-from unweave.jobs import embedded
+from unweave.jobs import Audited, embedded
 from unweave.jobs.compare import CompareJob
 from unweave.masks.scope import Scope
 from unweave.optim import SAM
@@ -130,21 +131,28 @@ def test_the_help_of_a_field_has_all_its_lines() -> None:
     assert field_prose(Settings) == {"first": "begins here and ends there.", "second": "one line."}
 
 
+class Silent(Audited):
+    """Prints nothing."""
+
+    def tell(self, out: Any) -> None: ...
+
+
 @dataclass
 class Job:
     """Stands for a job that ends with an outcome."""
 
-    outcome: str
+    outcome: Any
     subject = SimpleNamespace(recipe=None, train=None)
 
     def plan(self) -> dict[str, Any]:
         return {}
 
     def run(self, out: Path, *, command: Any = ()) -> Any:
-        audits = [
-            SimpleNamespace(verdict=SimpleNamespace(outcome=word)) for word in (self.outcome, "forgotten")
+        found = [
+            Audit(kind="classifier", method=m, verdict=Verdict(outcome=word, reason=""))
+            for m, word in (("first", self.outcome), ("second", "forgotten"))
         ]
-        return SimpleNamespace(audits=audits, json=lambda: "", show=lambda: None)
+        return Silent(out, tuple(found))
 
     def estimate(self) -> dict[str, float]:
         return {"train": 2.0, "audit": 1.5}
@@ -152,7 +160,9 @@ class Job:
 
 @pytest.mark.parametrize(("outcome", "code"), [("forgotten", 0), ("not forgotten", 3), ("inconclusive", 3)])
 def test_the_exit_code_says_whether_the_handed_out_model_forgot(outcome: str, code: int) -> None:
-    asked = SimpleNamespace(dry_run=False, out=Path("x"), json=False)
+    asked = SimpleNamespace(
+        dry_run=False, out=Path("x"), json=False, tracker=None, project="", seed=0, model=None
+    )
     assert carry_out(Job(outcome), asked, "forget", []) == code  # type: ignore[arg-type]
 
 

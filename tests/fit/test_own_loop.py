@@ -103,7 +103,9 @@ def test_what_workers_of_a_loader_read_counts() -> None:
             pass
         return nn.Linear(4, 3)
 
-    OwnLoop(function=parallel).build(DATA, rng=seeded(0))
+    assert isinstance(
+        OwnLoop(function=parallel).build(DATA, rng=seeded(0)), nn.Linear
+    )  # not refused as unread
 
 
 def nothing(train: Any, seed: int) -> Any:

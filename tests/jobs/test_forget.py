@@ -60,7 +60,8 @@ def test_forgets_a_class_of_a_model_at_hand(tmp_path: Path) -> None:
     assert "holders" in json.dumps(scores)
     for name, audit in zip(("mine", "fine-tune"), done.audits, strict=True):
         cost, retrain = (
-            json.loads((tmp_path / "run" / "costs" / f"{of}.json").read_text()) for of in (name, "retrain")
+            json.loads((tmp_path / "run" / of).read_text())
+            for of in (f"costs/{name}.json", "retraining.json")
         )
         assert cost["resumed"] is False
         time = next(m for m in audit.measurements if m.name == "time of the edit")
@@ -238,3 +239,14 @@ def test_what_references_cannot_decide_is_said_before_any_training() -> None:
     assert none.doubts == ()
     whole = ForgetJob(subject=subject(model=True), classes=["ash"], edits={"a": Retrain(recipe=RECIPE)})
     assert whole.doubts == ()
+
+
+def test_a_method_called_retrain_does_not_share_the_file_of_what_retraining_costs(tmp_path: Path) -> None:
+    job = ForgetJob(
+        subject=subject(model=True), positions=[0, 1], edits={"retrain": Retrain(recipe=RECIPE)}, oracles=0, holders=0
+    )  # fmt: skip
+    done = job.run(tmp_path)
+    costs = json.loads((tmp_path / "costs" / "retrain.json").read_text())
+    assert costs["cpu_seconds"] > 0
+    assert json.loads((tmp_path / "retraining.json").read_text()) == {}  # no other model was trained
+    assert job.run(tmp_path).audits == done.audits

@@ -126,7 +126,7 @@ def test_a_function_that_trains_is_recovered_from_by_adamw_and_says_so(tmp_path:
     done = PruneJob(subject=on, sparsity=0.5, recover_epochs=2).run(tmp_path / "run")
     assert done.figures["matrix weights kept"][1] == pytest.approx(50, abs=1)
     assert "AdamW at a peak learning rate of 0.001" in done.notes[0]
-    assert "note: recovered by AdamW" in str(done)
+    assert "recovered by AdamW" in str(done)
     assert Pruned.read(tmp_path / "run") == done
     other = PruneJob(subject=on, sparsity=0.5, recover_epochs=2, recover_lr=0.1).run(tmp_path / "other")
     assert "learning rate of 0.1" in other.notes[0]
@@ -147,7 +147,7 @@ def test_a_layer_cut_to_few_channels_is_named(tmp_path: Path) -> None:
     wide = PruneJob(subject=subject(model=True), method=replace(method, budget=Uniform(0.5))).run(
         tmp_path / "wide"
     )
-    assert wide.notes == ()
+    assert not any("channels" in note for note in wide.notes)
 
 
 def test_what_is_left_dense_is_counted_and_named(tmp_path: Path) -> None:

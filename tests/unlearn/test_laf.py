@@ -245,9 +245,13 @@ def test_only_a_share_of_the_retain_set_is_read_and_repaired_on() -> None:
     taught: set[Any] = set()
 
     class Watching(Classify):
-        def inputs(self, batch: Any) -> Tensor:
+        def features(self, model: nn.Module, batch: Any) -> Tensor:
             seen.update(map(tuple, batch[0].tolist()))
-            return super().inputs(batch)
+            return super().features(model, batch)
+
+        def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+            seen.update(map(tuple, batch[0].tolist()))
+            return super().outputs(model, batch)
 
         def labels(self, batch: Any) -> Tensor:
             taught.update(map(tuple, batch[0].tolist()))

@@ -87,8 +87,8 @@ def selected(asked: Any, subject: Subject, *, needed: bool = True) -> dict[str, 
                 "nothing to forget was named. Give --ids FILE, --classes NAME, --where COLUMN=VALUE or --random N."
             )
         ways["random"] = len(subject.train) // 5
-    ways["name"] = getattr(asked, "name", "")
-    return {**ways, "subject": subject, "seed": asked.seed, "jobs": asked.jobs or None, "cache": asked.cache}
+    told = {"name": getattr(asked, "name", ""), "seed": asked.seed, "jobs": asked.jobs or None}
+    return {**ways, **told, "subject": subject, "cache": asked.cache}
 
 
 def judged(asked: Any, subject: Subject) -> dict[str, Any]:
@@ -102,8 +102,7 @@ def carry_out(job: Judging, asked: Any, command: str, argv: Sequence[str]) -> in
     if asked.dry_run:
         tell(repeating(job.subject.recipe, job.subject.train))
         return _show_estimate(job.estimate(), asked.json)
-    done = carried_out(job, asked, command, argv, asked.project, asked.seed, asked.model)
-    return 0 if done.audits[0].verdict.outcome == "forgotten" else 3
+    return 0 if carried_out(job, asked, command, argv, asked.project, asked.seed, asked.model).passed else 3
 
 
 def _show_estimate(seconds: Mapping[str, float], as_json: bool) -> int:

@@ -37,6 +37,8 @@ from .deletion import Deletion
 from .done import Done
 
 FILES = {"audit": "audit.json", "html": "report.html", "markdown": "report.md"}
+RETRAINING = "retraining.json"
+"""What one retraining costs; not among the costs of the edits, of which one may be called "retrain"."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Audited(Done):
     """
 
     audits: tuple[Audit, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model that is handed out forgot."""
+        return self.audits[0].passed
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -222,9 +229,10 @@ class Judging(Deletion, ABC):
         """What a run whose audit had ended came to, without its models, which may have been removed since."""
         if not run.finished("audit"):
             return None
-        found = {n: run.path / "costs" / f"{slug(n)}.json" for n in (*names, "retrain")}
+        found = {n: run.path / "costs" / f"{slug(n)}.json" for n in names}
+        found[""] = run.path / RETRAINING
         costs = {n: json.loads(f.read_text(encoding="utf-8")) for n, f in found.items() if f.is_file()}
-        retrain = costs.pop("retrain", {})
+        retrain = costs.pop("", {})
         return self.concluded(run, bar, costs, retrain, command)
 
     def _lineage(self, run: RunFolder) -> Lineage:
@@ -239,7 +247,7 @@ class Judging(Deletion, ABC):
         oracles: list[Module] = []
         holders: list[Module] = []
         cost: dict[str, float] = {}
-        with run.stage("reference", "costs/retrain.json") as stage:
+        with run.stage("reference", RETRAINING) as stage:
             if recipe is not None and (self.oracles or self.holders):
                 # with the retain set of another request as data, an oracle of one request is a holder of none
                 without = self._lineage(run)

@@ -40,6 +40,8 @@ def audit_card(
     lines += ["", "### Figures", "", "| measurement | this model | the model before | retrained without it |"]
     lines += ["| --- | --- | --- | --- |"]
     for m in audit.measurements:
+        if m.name.startswith("time "):  # another on each machine, and no fact about the model
+            continue
         before = "–" if m.original is None else words.number(m.original) + words.unit(m)
         cells = (m.name, words.value_text(m), before, words.oracle_text(m))
         lines.append(f"| {' | '.join(map(plain, cells))} |")
@@ -82,6 +84,8 @@ def pruned_card(
     lines = [f"Pruned by {plain(method)}." + (f" It was {plain(made)}." if made else ""), ""]
     lines += ["| measurement | before | after |", "| --- | --- | --- |"]
     for name, (before, after, unit) in figures.items():
+        if name.startswith("time "):
+            continue
         cells = (f"{words.number(v, digits=4)} {unit}".strip() for v in (before, after))
         lines.append(f"| {plain(name)} | {' | '.join(plain(c) for c in cells)} |")
     lines += ["", *(f"- {plain(sentence)}" for sentence in notes)]

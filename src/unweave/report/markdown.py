@@ -69,15 +69,7 @@ def render_markdown(
             *_rates([(r, True) for r in published], first.kind),
             "",
         ]
-    lines += ["## How it was made", ""]
-    if run.get("command"):
-        longest = max(map(len, re.findall("`+", str(run["command"]))), default=0)
-        fence = "`" * max(3, longest + 1)
-        lines += [fence, str(run["command"]).strip(), fence, ""]
-    rest = words.flat({k: v for k, v in run.items() if k not in ("request", "command")})
-    if rest:
-        lines += ["| | |", "| --- | --- |", *(f"| {plain(k)} | {plain(v)} |" for k, v in rest), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_made(run)])
 
 
 def _compared(audits: Sequence[Audit], edits: Mapping[str, float]) -> list[str]:
@@ -90,6 +82,18 @@ def _compared(audits: Sequence[Audit], edits: Mapping[str, float]) -> list[str]:
         where = f" {words.place(audit.verdict.position)} |" * placed
         lines.append(f"| {plain(audit.method)} | {audit.verdict.outcome} |{where} {took} |")
     return [*lines, "", *(f"- {plain(a.method)}: {plain(a.verdict.why)}" for a in audits[1:]), ""]
+
+
+def _made(run: Mapping[str, Any]) -> list[str]:
+    lines = ["## How it was made", ""]
+    if run.get("command"):
+        longest = max(map(len, re.findall("`+", str(run["command"]))), default=0)
+        fence = "`" * max(3, longest + 1)
+        lines += [fence, str(run["command"]).strip(), fence, ""]
+    rest = words.flat({k: v for k, v in run.items() if k not in ("request", "command")})
+    if rest:
+        lines += ["| | |", "| --- | --- |", *(f"| {plain(k)} | {plain(v)} |" for k, v in rest), ""]
+    return lines
 
 
 def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:
