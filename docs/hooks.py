@@ -31,6 +31,8 @@ from claims.pages import FAMILY, card_text, family_names, signed_status  # noqa:
 GUIDE = (
     "guide/which-method.md",
     "guide/deletion-requests.md",
+    "guide/request-after-request.md",
+    "guide/bring-your-own-images.md",
     "guide/bring-your-own-loop.md",
     "guide/bring-your-own-data.md",
     "guide/bring-your-own-text-classifier.md",

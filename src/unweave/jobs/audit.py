@@ -10,6 +10,7 @@ from torch.nn import Module
 
 from ..audit.classifier.scores import require_answers
 from ..errors import InputError
+from ..io.told import told_of
 from ..progress import progress
 from ..settings import settings
 from .estimate import estimate
@@ -41,6 +42,12 @@ class AuditJob(Judging):
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON."""
         return {"methods": [], "edits": {}, **super().plan()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be told of the data and of the models that were read."""
+        edited = () if isinstance(self.edited, Module) else told_of(self.edited)
+        return tuple(dict.fromkeys((*super().notes, *edited)))
 
     def inputs(self) -> dict[str, Path | str]:
         """Name -> file, or hash, of all that is read."""

@@ -122,6 +122,11 @@ class Judging(Deletion, ABC):
         _ = self.request  # refuse a bad request before anything is written
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be told of the data and of the models that were read."""
+        return self.subject.told
+
+    @property
     def foreseen(self) -> str:
         """What the references asked for cannot decide, in words; "" where they can, or none were asked for."""
         if not (self.oracles or self.holders):
@@ -317,7 +322,7 @@ class Judging(Deletion, ABC):
         return {
             "request": self.selected[1],
             "model": self.subject.name,
-            **({"notes": " ".join(self.subject.notes)} if self.subject.notes else {}),
+            **({"notes": " ".join(self.notes)} if self.notes else {}),
             "command": " ".join(command),
             "cost": {
                 "edit": {n: c["cpu_seconds"] for n, c in costs.items()},

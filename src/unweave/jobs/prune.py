@@ -200,7 +200,7 @@ class PruneJob:
                     edit = self.edit
                     named = name_of(edit.score if isinstance(edit, Prune) else edit)
                     page = render_pruned(
-                        found.figures, found.layers, notes=(*subject.notes, *found.notes), left=found.left,
+                        found.figures, found.layers, notes=(*subject.told, *found.notes), left=found.left,
                         uncut=found.uncut, method=named, subject=subject.name, run=facts_of(run, command),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
@@ -212,7 +212,7 @@ class PruneJob:
         before = None if isinstance(subject.model, Module | None) else Path(subject.model)
         return card.pruned_card(
             found.figures, library=card.library_of(found.model), method=method, made=subject.name,
-            notes=(*subject.notes, *found.notes), former=before,
+            notes=(*subject.told, *found.notes), former=before,
         )  # fmt: skip
 
     def _dense(self) -> Recipe:

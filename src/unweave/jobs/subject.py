@@ -26,6 +26,7 @@ from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
 from ..io.sealed import key as read_key
 from ..io.steady import require_steady
+from ..io.told import told_of
 from ..io.weights import written_here
 from ..masks.layers import copied, require_plain
 from ..masks.mask import Mask
@@ -103,6 +104,11 @@ class Subject:
         n = len(self.train)
         ids = checked_ids(self.ids, n, "Subject.ids") if given else ids_of(self.train.examples)
         object.__setattr__(self, "ids", tuple(ids))
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """`notes`, and what had to be interpreted when the model was read, for the report."""
+        return self.notes if isinstance(self.model, Module | None) else (*self.notes, *told_of(self.model))
 
     @cached_property
     def identities(self) -> tuple[By, list[bytes]]:
