@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.nn import Module
 
-from tests.jobs.subjects import subject
+from tests.jobs.subjects import RECIPE, subject
 from unweave.io.told import told_of
 from unweave.jobs import ForgetJob, PruneJob
 from unweave.unlearn import Retrain
