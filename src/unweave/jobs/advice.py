@@ -8,6 +8,7 @@ from typing import Any
 
 from ..audit.result import Audit
 from ..errors import InputError
+from ..report.card import TIMED
 from ..types import Request
 from .choice import choose_for
 
@@ -34,7 +35,7 @@ def advised(
         verdict = replace(verdict, next_step=_next(audit.method, request, recipe, model))
     spent, whole = (seconds or {}).get("edit", 0.0), (seconds or {}).get("retrain", 0.0)
     if whole and spent >= AS_CHEAP * whole and audit.method not in EXACT:
-        told = f"The edit took {spent / whole:.2g} of one retraining: retrain instead, which is exact and as cheap."
+        told = f"{TIMED}{spent / whole:.2g} of one retraining: retrain instead, which is exact and as cheap."
         verdict = replace(verdict, caveats=(*verdict.caveats, told))
     return replace(audit, verdict=verdict)
 

@@ -78,6 +78,8 @@ def still_held(
     try:
         note_deletion(cache, name, asked)
     except StorageError as error:
+        if cache.is_dir():  # there are models in it, perhaps of these data
+            raise
         warnings.warn(f"the cache will not know what was deleted: {error}", stacklevel=2)
     for entry in entries(cache, asked):
         if "asked" in entry.holds and (entry.models or entry.unfinished):
