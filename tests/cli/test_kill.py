@@ -58,7 +58,7 @@ def untimed(folder: Path, run: str) -> dict[str, object]:
     files: dict[str, object] = {
         name: data
         for name, data in contents(folder / run, but=TIMED).items()
-        if not name.startswith("costs/")
+        if not name.startswith(("costs/", "retraining.json"))
     }
     files |= {
         f"cache/{n}": d for n, d in contents(folder / f"cache-{run}").items() if not n.endswith(".json")

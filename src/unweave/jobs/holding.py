@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def still_held(
     try:
         note_deletion(cache, name, asked)
     except StorageError as error:
-        if cache.is_dir():  # there are models in it, perhaps of these data
+        if (
+            cache.is_dir() or getattr(error.__cause__, "errno", None) == ENOSPC
+        ):  # it may hold models of these data
             raise
         warnings.warn(f"the cache will not know what was deleted: {error}", stacklevel=2)
     for entry in entries(cache, asked):

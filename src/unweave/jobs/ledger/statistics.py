@@ -90,7 +90,9 @@ class Report:
                 f"{self.approximate[0]} of {self.approximate[1]} approximate rounds before a whole training"
             )
         if self.superseded:
-            lines.append(f"{self.superseded} earlier versions still hold what was deleted: serve --purge")
+            lines.append(
+                f"{self.superseded} earlier versions still hold what was deleted: serve --purge removes those in here"
+            )
         lines.append(
             f"Entry {self.head['number']:,} is the newest{'' if self.signed else '; entries are not signed'}"
         )
