@@ -8,7 +8,7 @@ import torch
 
 from unweave import Request
 from unweave.audit.result import Audit, ClassifierOutcome, Verdict
-from unweave.jobs.advice import AS_CHEAP, advised
+from unweave.jobs.advice import advised
 
 from .subjects import RECIPE, subject
 
@@ -61,18 +61,3 @@ def test_without_a_recipe(request_: Request[Any]) -> None:
         "no method without one serves so few"
         in advised(audit("not forgotten"), few, None, model).verdict.next_step
     )
-
-
-def test_when_retraining_is_as_cheap(request_: Request[Any]) -> None:
-    model = subject(model=True).model
-    for outcome in ("forgotten", "not forgotten"):
-        dear = advised(
-            audit(outcome), request_, RECIPE, model, {"edit": AS_CHEAP, "retrain": 1.0}
-        ).verdict.caveats  # type: ignore[arg-type]
-        assert dear == ("The edit took 0.8 of one retraining: retrain instead, which is exact and as cheap.",)
-    for seconds in ({"edit": 0.79, "retrain": 1.0}, {"edit": 5.0}, None):
-        assert advised(audit("forgotten"), request_, RECIPE, model, seconds).verdict.caveats == ()
-    dear = advised(
-        audit("forgotten", "retrain"), request_, RECIPE, model, {"edit": 1.0, "retrain": 1.0}
-    ).verdict.caveats
-    assert dear == ()

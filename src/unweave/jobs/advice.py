@@ -1,42 +1,28 @@
-"""What to do next, said beside a verdict: what came nearest for such a request, and when to retrain instead."""
+"""What to do next, said beside a verdict: what came nearest for such a request."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..audit.result import Audit
 from ..errors import InputError
-from ..report.card import TIMED
 from ..types import Request
 from .choice import choose_for
 
-AS_CHEAP = 0.8
-"""Share of a retraining's time from which an edit saves nothing worth its doubts."""
-EXACT = ("retrain", "short-retrain")
-"""Methods that are a retraining themselves."""
 
-
-def advised(
-    audit: Audit, request: Request[Any], recipe: Any, model: Any, seconds: Mapping[str, float] | None = None
-) -> Audit:
-    """The audit with a next step where it lacks one and did not find that the model forgot, and with what time says.
+def advised(audit: Audit, request: Request[Any], recipe: Any, model: Any) -> Audit:
+    """The audit with a next step where it lacks one and did not find that the model forgot.
 
     Args:
         audit: of an edited model.
         request: that it was to serve.
         recipe: how the model was made; None where that is not known.
         model: before the edit.
-        seconds: of the "edit" and of one "retrain", where known.
     """
     verdict = audit.verdict
     if not audit.passed and not verdict.next_step:
         verdict = replace(verdict, next_step=_next(audit.method, request, recipe, model))
-    spent, whole = (seconds or {}).get("edit", 0.0), (seconds or {}).get("retrain", 0.0)
-    if whole and spent >= AS_CHEAP * whole and audit.method not in EXACT:
-        told = f"{TIMED}{spent / whole:.2g} of one retraining: retrain instead, which is exact and as cheap."
-        verdict = replace(verdict, caveats=(*verdict.caveats, told))
     return replace(audit, verdict=verdict)
 
 

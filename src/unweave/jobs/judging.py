@@ -289,7 +289,7 @@ class Judging(Deletion, ABC):
             for name, model in edited.items():
                 seconds = _seconds(costs.get(name), references.cost)
                 found = self._named(auditor.audit(model, method=name, seconds=seconds))
-                audits.append(advised(found, self.request, self.subject.recipe, original, seconds))
+                audits.append(advised(found, self.request, self.subject.recipe, original))
                 bar.advance()
         return audits
 

@@ -13,8 +13,6 @@ from .markdown import plain
 FILE = "README.md"
 MADE = "Made by unweave, which writes this card beside every model that it edits."
 Library = Literal["pytorch", "transformers", "diffusers"]
-TIMED = "The edit took "
-"""How a caveat on time begins: another on each machine, and no fact about the model."""
 STILL = "The model before still holds what was taken out of this one."
 
 
@@ -48,7 +46,7 @@ def audit_card(
         cells = (m.name, words.value_text(m), before, words.oracle_text(m))
         lines.append(f"| {' | '.join(map(plain, cells))} |")
     lines += ["", "### What this does not say", ""]
-    lines += [f"- {plain(c)}" for c in (*words.caveats(audit), STILL) if not c.startswith(TIMED)]
+    lines += [f"- {plain(c)}" for c in (*words.caveats(audit), STILL)]
     kind = {"classifier": "machine-unlearning", "drawing": "concept-erasure"}[audit.kind]
     title = {
         "classifier": "A model that was asked to forget",

@@ -57,7 +57,8 @@ def render_markdown(
         lines.append("")
     if retrain and first.method in edits:
         spent = edits[first.method]
-        lines += [f"The edit took {words.seconds(spent)}, {words.ratio(spent, retrain)}.", ""]
+        instead = words.retrain_instead(first.method, spent, retrain)
+        lines += [f"The edit took {words.seconds(spent)}, {words.ratio(spent, retrain)}.{instead}", ""]
     for part in evidence(audits, run, {}):
         lines += _table(part)
     for audit in audits:

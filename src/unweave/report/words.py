@@ -185,6 +185,13 @@ def error_rates(rates: Rates, *, fresh: bool, kind: Kind = "classifier") -> list
     ]
 
 
+def retrain_instead(method: str, spent: float, retrain: float) -> str:
+    """Where an edit takes four fifths of a retraining or more, and is none itself: that it is not worth its doubts."""
+    if spent < 0.8 * retrain or method in ("retrain", "short-retrain"):
+        return ""
+    return " Retrain instead: that is exact, and as cheap."
+
+
 def elsewhere(published: Sequence[Rates]) -> str:
     """Error rates on models that took no part in setting the threshold, in one sentence."""
     accepted = [rates.oracles_accepted for rates in published]

@@ -91,7 +91,7 @@ class Report:
             )
         if self.superseded:
             lines.append(
-                f"{self.superseded} earlier versions still hold what was deleted: serve --purge removes those in here"
+                f"{self.superseded} earlier versions still hold what was deleted: serve --purge (those in here)"
             )
         lines.append(
             f"Entry {self.head['number']:,} is the newest{'' if self.signed else '; entries are not signed'}"
