@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from math import inf, nextafter
 from typing import Any
@@ -10,56 +10,141 @@ from typing import Any
 import torch
 from torch.nn import Module
 
+from ..random import global_seed
 from .loading import quiet
 
+Pairs = set[tuple[int, int]]
+"""(how many there were, how many are left), of channels, heads and the like."""
 
-def slim_config(model: Any, structure: Mapping[str, Any]) -> Any:
-    """The configuration from which transformers makes a model of this shape; None if no number of it does.
+_TINY = 1e-2  # numbers below are a norm's guard against zero
+
+
+def says(model: Any) -> bool:
+    """Whether a model's own configuration makes a model of its shapes."""
+    return _misfits(model, model.config) == 0
+
+
+def slimmed(model: Any, pairs: Pairs, wrong: Callable[[Module], float]) -> Any:
+    """A model made anew from the configuration that says a cut model's shape; None if no number of it does.
 
     Widths can be told where all layers that share one were cut alike. Numbers that equal a width that was cut (an
-    intermediate size), lists that hold one, and ratios of widths are tried one after the other, and kept where more
-    of the model's shapes come out right; models are made without storage to see that.
+    intermediate size), lists that hold one, and ratios of widths are tried one after the other, also those of parts
+    (of a text model, say), and kept where more of the model's shapes come out right; models are made without storage to
+    see that. Then numbers that change no shape are tried the same way, such as how many heads share a width, by what
+    is still wrong.
 
     Args:
-        model: a transformers model, already smaller; left unchanged.
-        structure: the record of what was removed.
+        model: a transformers model whose tensors are already cut; left unchanged.
+        pairs: what the numbers may have changed from and to.
+        wrong: how much of a model made anew is not as it should be; 0 is right.
     """
-    cuts = {
-        (cut["of"], len(cut["kept"]))
-        for sides in structure.get("layers", {}).values()
-        for cut in sides.values()
-        if cut["of"] != len(cut["kept"])
-    }
     config = deepcopy(model.config)
-    wrong = _misfits(model, config)
-    for name, value in list(config.to_dict().items()):
-        if not wrong:  # nothing more to mend, or no way to tell
+    left = _misfits(model, config)
+    for at, name in _numbers(config):
+        if not left:  # nothing more to mend, or no way to tell
             break
-        for changed in _changed(value, cuts):
-            tried = deepcopy(config)
-            try:
-                setattr(tried, name, changed)
-            except Exception:  # a number that the configuration works out from others, or checks
-                continue
-            left = _misfits(model, tried)
-            if left is not None and left < wrong:
-                config, wrong = tried, left
+        for tried in _tried(config, at, name, pairs):
+            now = _misfits(model, tried)
+            if now is not None and now < left:
+                config, left = tried, now
                 break
-    return config if wrong == 0 else None
+    if left != 0:
+        return None
+    return _silent(model, config, pairs, wrong)
 
 
-def _changed(value: Any, cuts: set[tuple[int, int]]) -> Iterator[Any]:
-    if isinstance(value, bool):
+def _silent(model: Any, config: Any, pairs: Pairs, wrong: Callable[[Module], float]) -> Any:
+    best = _made(model, config)
+    fault = wrong(best) if best is not None else inf
+    for at, name in _numbers(config):
+        if not fault:
+            break
+        for tried in _tried(config, at, name, pairs, tiny=True):
+            if _misfits(model, tried) != 0:
+                continue
+            made = _made(model, tried)
+            now = wrong(made) if made is not None else inf
+            if now < fault:
+                config, best, fault = tried, made, now
+                break
+    return best if fault == 0 else None
+
+
+def _made(model: Any, config: Any) -> Any:
+    """A model of this configuration with the tensors, types and flags of another."""
+    kind: Any = type(model)
+    own = dict(model.named_parameters())
+    try:
+        with quiet(), global_seed(0):
+            made = kind(deepcopy(config))
+        made.to(model.dtype).load_state_dict(model.state_dict())
+    except Exception:  # whatever a model raises at numbers that do not go together
+        return None
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(own[name].requires_grad)
+    if getattr(model, "generation_config", None) is not None:
+        made.generation_config = deepcopy(model.generation_config)
+    return made.to(model.device).eval()
+
+
+def _numbers(config: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(path to a part's configuration, name) of every setting of a configuration and its parts."""
+    here = _part(config, at)
+    for name in list(here.to_dict()):
+        value = getattr(here, name, None)
+        if hasattr(value, "to_dict"):
+            yield from _numbers(config, (*at, name))
+        else:
+            yield at, name
+
+
+def _part(config: Any, at: tuple[str, ...]) -> Any:
+    for name in at:
+        config = getattr(config, name)
+    return config
+
+
+def _tried(
+    config: Any, at: tuple[str, ...], name: str, pairs: Pairs, *, tiny: bool = False
+) -> Iterator[Any]:
+    value = getattr(_part(config, at), name, None)
+    seen: list[Any] = [value]
+    for changed in _changed(value, pairs, tiny):
+        if changed in seen:
+            continue
+        seen.append(changed)
+        tried = deepcopy(config)
+        try:
+            setattr(_part(tried, at), name, changed)
+        except Exception:  # a number that the configuration works out from others, or checks
+            continue
+        yield tried
+
+
+def _changed(value: Any, pairs: Pairs, tiny: bool) -> Iterator[Any]:
+    if isinstance(value, bool) or not value:
         return
-    for of, kept in sorted(cuts):
+    if tiny and isinstance(value, float) and 0 < value < _TINY:
+        yield from (value * of / kept for of, kept in sorted(pairs))
+        return
+    if isinstance(value, list | tuple):
+        for of, kept in sorted(pairs):
+            if of in value:
+                yield type(value)(kept if v == of else v for v in value)
+        whole = dict(sorted(pairs))
+        if any(v in whole for v in value if isinstance(v, int)):
+            yield type(value)(whole.get(v, v) for v in value)
+        return
+    if not isinstance(value, int | float):
+        return
+    for of, kept in sorted(pairs):
         if value == of:
             yield kept
-        elif isinstance(value, list | tuple) and of in value:
-            yield type(value)(kept if v == of else v for v in value)
-        elif isinstance(value, int | float) and value:
-            ratio = value * kept / of
-            if ratio.is_integer():
-                yield type(value)(ratio)
+    for of, kept in sorted(pairs):
+        ratio = value * kept / of
+        if ratio.is_integer():
+            yield type(value)(ratio)
+        elif isinstance(value, float):
             yield from (ratio, nextafter(ratio, inf))  # either may give the width, which is rounded down
 
 
@@ -68,7 +153,7 @@ def _misfits(model: Module, config: Any) -> int | None:
     kind: Any = type(model)
     try:
         with quiet(), torch.device("meta"):
-            made: Module = kind(config)
+            made: Module = kind(deepcopy(config))
     except Exception:  # whatever a model raises at numbers that do not go together
         return None
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
