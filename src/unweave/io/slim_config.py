@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import chain, combinations
 from math import inf, nextafter
 from typing import Any
 
@@ -17,6 +18,7 @@ Pairs = set[tuple[int, int]]
 """(how many there were, how many are left), of channels, heads and the like."""
 
 _TINY = 1e-2  # numbers below are a norm's guard against zero
+_RIGHT, _WRONG = 1e-6, 1e-3  # faults: not worth a further search; that of another model
 
 
 def says(model: Any) -> bool:
@@ -36,30 +38,27 @@ def slimmed(model: Any, pairs: Pairs, wrong: Callable[[Module], float]) -> Any:
     Args:
         model: a transformers model whose tensors are already cut; left unchanged.
         pairs: what the numbers may have changed from and to.
-        wrong: how much of a model made anew is not as it should be; 0 is right.
+        wrong: how much of a model made anew is not as it should be: 0 is right, rounding passes, 1 is a wrong part.
     """
     config = deepcopy(model.config)
-    left = _misfits(model, config)
-    for at, name in _numbers(config):
-        if not left:  # nothing more to mend, or no way to tell
-            break
-        for tried in _tried(config, at, name, pairs):
+    left, before = _misfits(model, config), None
+    while left and left != before:  # a number may only fit after another has changed
+        before = left
+        for tried in chain(_one_changed(config, pairs), _widths_changed(config, pairs)):
             now = _misfits(model, tried)
             if now is not None and now < left:
                 config, left = tried, now
                 break
-    if left != 0:
-        return None
-    return _silent(model, config, pairs, wrong)
+    return None if left != 0 else _silent(model, config, pairs, wrong)
 
 
 def _silent(model: Any, config: Any, pairs: Pairs, wrong: Callable[[Module], float]) -> Any:
+    """The model of a configuration whose shapes are right, after numbers that change none, or none together."""
     best = _made(model, config)
-    fault = wrong(best) if best is not None else inf
-    for at, name in _numbers(config):
-        if not fault:
-            break
-        for tried in _tried(config, at, name, pairs, tiny=True):
+    fault, before = wrong(best) if best is not None else inf, None
+    while fault > _RIGHT and fault != before:
+        before = fault
+        for tried in (*_one_changed(config, pairs, tiny=True), *_two_changed(config, pairs)):
             if _misfits(model, tried) != 0:
                 continue
             made = _made(model, tried)
@@ -67,7 +66,47 @@ def _silent(model: Any, config: Any, pairs: Pairs, wrong: Callable[[Module], flo
             if now < fault:
                 config, best, fault = tried, made, now
                 break
-    return best if fault == 0 else None
+    return best if fault < _WRONG else None
+
+
+def _one_changed(config: Any, pairs: Pairs, *, tiny: bool = False) -> Iterator[Any]:
+    for at, name in _numbers(config):
+        yield from _tried(config, at, name, pairs, tiny=tiny)
+
+
+def _widths_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
+    """Two settings of one part that hold a width changed at once, as of a stem and of the stages after it."""
+    numbers = [(at, n, getattr(_part(config, at), n, None)) for at, n in _numbers(config)]
+    known = {of for of, _ in pairs}
+    holding = [
+        (at, name)
+        for at, name, value in numbers
+        if not isinstance(value, bool | str)
+        and (value in known if isinstance(value, int) else isinstance(value, list | tuple) and known & set(value))
+    ]
+    for (at, one), (other, two) in combinations(holding, 2):
+        if at == other:
+            for first in _tried(config, at, one, pairs):
+                yield from _tried(first, at, two, pairs)
+
+
+def _two_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
+    """Two whole numbers of one part changed by one ratio, as of heads and of their keys and values."""
+    counts = [
+        (at, name, value)
+        for at, name in _numbers(config)
+        if type(value := getattr(_part(config, at), name, None)) is int and value > 1
+    ]
+    for of, kept in sorted(pairs):
+        for (at, one, a), (other, two, b) in combinations(counts, 2):
+            if at == other and a * kept % of == 0 and b * kept % of == 0 and (a == of or b == of):
+                tried = deepcopy(config)
+                try:
+                    setattr(_part(tried, at), one, a * kept // of)
+                    setattr(_part(tried, at), two, b * kept // of)
+                except Exception:  # a number that the configuration checks
+                    continue
+                yield tried
 
 
 def _made(model: Any, config: Any) -> Any:
@@ -128,12 +167,12 @@ def _changed(value: Any, pairs: Pairs, tiny: bool) -> Iterator[Any]:
         yield from (value * of / kept for of, kept in sorted(pairs))
         return
     if isinstance(value, list | tuple):
-        for of, kept in sorted(pairs):
-            if of in value:
-                yield type(value)(kept if v == of else v for v in value)
         whole = dict(sorted(pairs))
         if any(v in whole for v in value if isinstance(v, int)):
             yield type(value)(whole.get(v, v) for v in value)
+        for of, kept in sorted(pairs):
+            if of in value:
+                yield type(value)(kept if v == of else v for v in value)
         return
     if not isinstance(value, int | float):
         return

@@ -20,7 +20,7 @@ from ..masks.mask import Mask
 from ..models.units import Units, find_units
 from ..settings import checked
 from .cutting.dead import dead_filters, dead_units, places_of
-from .cutting.smaller import Cut, Run, cut
+from .cutting.smaller import Cut, Run, cut, is_centred
 
 COUNTED = (
     "a layer normalisation counts its channels, so that without them the outputs change; width=True cuts them all the "
@@ -97,7 +97,7 @@ def shrink(
         units, why = find_units(whole, run), ""
     except Exception as error:  # whatever the model's own code raises
         units, why = Units([], {}), f"the model could not be run ({type(error).__name__}: {error})"
-    dead = dead_units(whole, units)
+    dead = dead_units(whole, units, width=width)
     filters = {name: (dim, rows) for name, dim, rows in dead_filters(whole)}
     if not filters and not any(bool(d.any()) for d in dead):
         raise InputError(
@@ -119,28 +119,32 @@ def _smaller(
     whole: Module, units: Units, parts: dict[int, Tensor], run: Run, constants: str, width: bool
 ) -> tuple[Cut | None, dict[int, str]]:
     """The model without all parts; where that fails, without those that can go, the others with their reasons."""
+    centred = {i for i in parts if is_centred(whole, units.groups[i])}
+    refused = {} if width else dict.fromkeys(centred, COUNTED)
+    parts = {i: dead for i, dead in parts.items() if i not in refused}
     if not parts:
-        return None, {}
-    once = cut(whole, units, parts, run, constants, exact=not width)
+        return None, refused
+    once = cut(whole, units, parts, run, constants, exact=not centred & parts.keys())
     if not isinstance(once, str):
-        return once, {}
-    refused: dict[int, str] = {}
-    smaller: Cut | None = None
+        return once, refused
     taken: dict[int, Tensor] = {}
-    counted = [i for i in parts if units.groups[i].counted]
-    for some in ([i for i in parts if i not in counted], counted):
-        exact = some is not counted or not width
-        together = cut(whole, units, taken | {i: parts[i] for i in some}, run, constants, exact=exact) if some else ""
-        if not isinstance(together, str):
-            smaller, taken = together, taken | {i: parts[i] for i in some}
-            continue
-        for i in some:
-            tried = cut(whole, units, taken | {i: parts[i]}, run, constants, exact=exact)
-            if isinstance(tried, str):
-                refused[i] = COUNTED if i in counted and not width else tried
-            else:
-                smaller, taken = tried, taken | {i: parts[i]}
-    return smaller, refused
+
+    def take(some: list[int]) -> None:
+        more = {i: parts[i] for i in some}
+        exact = not centred & (taken | more).keys()
+        tried = cut(whole, units, taken | more, run, constants, exact=exact, respell=False) if some else ""
+        if not isinstance(tried, str):
+            taken.update(more)
+        elif len(some) == 1:
+            refused[some[0]] = tried
+        elif some:
+            take(some[: len(some) // 2])
+            take(some[len(some) // 2 :])
+
+    take([i for i in parts if i not in centred])
+    take([i for i in parts if i in centred])
+    found = cut(whole, units, taken, run, constants, exact=not centred & taken.keys()) if taken else ""
+    return (None if isinstance(found, str) else found), refused
 
 
 def _left(

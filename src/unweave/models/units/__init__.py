@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .trace import Group, Place, Units, answers, find_units
+from .trace import OUTPUT, Group, Place, Units, answers, find_units
 
-__all__ = ["Group", "Place", "Units", "answers", "find_units"]
+__all__ = ["OUTPUT", "Group", "Place", "Units", "answers", "find_units"]

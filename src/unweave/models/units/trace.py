@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .labels import Fields, Ledger, lean, varying
 from .rules import RULES, Call, pointwise
 
+OUTPUT = "they are the model's output"
+"""Why the units of a last layer stay."""
+
 Place = tuple[str, int]
 """A tensor's name, and one of its dimensions."""
 
@@ -83,7 +86,7 @@ def find_units(model: Module, run: Callable[[Module], Any]) -> Units:
         for module, mode in modes.items():
             module.training = mode
     for tensor in answers(out):
-        trace.ledger.fix(trace.fields(tensor), "they are the model's output")
+        trace.ledger.fix(trace.fields(tensor), OUTPUT)
     return trace.found()
 
 

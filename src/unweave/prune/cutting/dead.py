@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Embedding, Linear, Module
 
 from ...masks.layers import CONVS, TRANSPOSED, is_conv1d
 from ...models.units import Group, Units
@@ -23,16 +23,17 @@ def out_dim(layer: Module) -> int | None:
 
 def dead_filters(model: Module) -> Iterator[tuple[str, int, Tensor]]:
     """(layer, dimension of its weight, which of its outputs have no living weight) where there are such."""
+    shared = {id(p) for m in model.modules() if isinstance(m, Embedding) for p in m.parameters()}
     for name, layer in model.named_modules():
         dim = out_dim(layer)
         weight: Any = getattr(layer, "weight", None)
-        if dim is not None and isinstance(weight, Tensor):
+        if dim is not None and isinstance(weight, Tensor) and id(weight) not in shared:
             dead = (weight == 0).movedim(dim, 0).flatten(1).all(1)
             if bool(dead.any()):
                 yield name, dim, dead
 
 
-def dead_units(model: Module, units: Units) -> list[Tensor]:
+def dead_units(model: Module, units: Units, *, width: bool = False) -> list[Tensor]:
     """For each group which of its units are dead, bool [units]: every matrix that makes them is zero there.
 
     A unit of a gated feed-forward down(act(gate(x)) * up(x)) is dead if its row of `up` is, or its row of `gate` where
@@ -41,13 +42,19 @@ def dead_units(model: Module, units: Units) -> list[Tensor]:
     Args:
         model: in eval mode.
         units: of the model.
+        width: whether frozen tables, such as of positions, may add to dead channels that a normalisation counts.
     """
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     silent = dict(_silent_gates(model))
     found = []
     for group in units.groups:
         dead = torch.ones(len(group), dtype=torch.bool)
-        matrices = [(p, at) for p, at in group.makers.items() if named[p[0]].ndim > 1]
+        follows = width and group.counted
+        matrices = [
+            (place, at)
+            for place, at in group.makers.items()
+            if named[place[0]].ndim > 1 and (named[place[0]].requires_grad or not follows)
+        ]
         for (name, dim), at in matrices:
             zero = (named[name] == 0).movedim(dim, 0).flatten(1).all(1).cpu()
             dead &= zero[at].all(1)

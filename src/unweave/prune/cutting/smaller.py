@@ -38,7 +38,14 @@ class Cut:
 
 
 def cut(
-    whole: Module, units: Units, parts: Mapping[int, Tensor], run: Run, constants: str, *, exact: bool
+    whole: Module,
+    units: Units,
+    parts: Mapping[int, Tensor],
+    run: Run,
+    constants: str,
+    *,
+    exact: bool,
+    respell: bool = True,
 ) -> Cut | str:
     """The model without some units of some groups; or why they cannot go.
 
@@ -49,6 +56,7 @@ def cut(
         run: calls a model.
         constants: as `shrink` takes it.
         exact: whether the outputs must stay equal; otherwise the units that are left must be the same ones.
+        respell: whether a configuration is searched that says the smaller shape.
     """
     gone = _gone(units, parts)
     named = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
@@ -70,11 +78,11 @@ def cut(
     def wrong(made: Module) -> float:
         apart = _apart(before, outputs(made, run))
         fault = sum(_differs(found, wanted[i]) for i, found in _found(made, run, wanted).items())
-        return fault + (0 if not exact or constants == "drop" or apart <= _EQUAL else 0.5)
+        return fault + (min(apart, 0.5) if exact and constants == "fold" else 0.0)
 
-    best = None if biases else _respelled(model, units, parts, cuts, sizes, wrong)
+    best = None if biases or not respell else _respelled(model, units, parts, cuts, sizes, wrong)
     try:
-        best = best or (model if not wrong(model) else None)
+        best = best or (model if wrong(model) <= _EQUAL else None)
         after = outputs(best, run) if best is not None else []
     except Exception:  # whatever the model's own code raises at other sizes
         return "without its dead channels the model does not run"
@@ -141,6 +149,13 @@ def _rescale_(model: Module, group: Group, ratio: float) -> None:
         if scale and not isinstance(owner, RUNNING_NORMS) and all(p.ndim == 1 for p in own.values()):
             with torch.no_grad():
                 own[name.rpartition(".")[2]].mul_(ratio**0.5)
+
+
+def is_centred(model: Module, group: Group) -> bool:
+    """Whether a layer normalisation counts the units, in a mean that their zeros change."""
+    modules = dict(model.named_modules())
+    owners = [modules[name.rpartition(".")[0]] for name, _ in group.makers]
+    return group.counted and any(isinstance(owner, LayerNorm) for owner in owners)
 
 
 def _left(group: Group, dead: Tensor, cuts: Cuts) -> dict[Place, Tensor]:
