@@ -40,16 +40,25 @@ def slimmed(model: Any, pairs: Pairs, wrong: Callable[[Module], float]) -> Any:
         pairs: what the numbers may have changed from and to.
         wrong: how much of a model made anew is not as it should be: 0 is right, rounding passes, 1 is a wrong part.
     """
+    for first, then in ((_one_changed, _widths_changed), (_widths_changed, _one_changed)):
+        config = _shaped(model, pairs, lambda c, a=first, b=then: chain(a(c, pairs), b(c, pairs)))
+        if config is not None:
+            return _silent(model, config, pairs, wrong)
+    return None
+
+
+def _shaped(model: Any, pairs: Pairs, ways: Callable[[Any], Iterator[Any]]) -> Any:
+    """The configuration whose shapes are the model's, by the changes that mend more of them; None without one."""
     config = deepcopy(model.config)
     left, before = _misfits(model, config), None
     while left and left != before:  # a number may only fit after another has changed
         before = left
-        for tried in chain(_one_changed(config, pairs), _widths_changed(config, pairs)):
+        for tried in ways(config):
             now = _misfits(model, tried)
             if now is not None and now < left:
                 config, left = tried, now
                 break
-    return None if left != 0 else _silent(model, config, pairs, wrong)
+    return config if left == 0 else None
 
 
 def _silent(model: Any, config: Any, pairs: Pairs, wrong: Callable[[Module], float]) -> Any:
