@@ -90,6 +90,7 @@ def shrink(
     modes = {name: module.training for name, module in whole.named_modules()}
     whole.eval()
 
+    @torch.no_grad()
     def run(m: Module) -> Any:
         return m(**example_inputs) if isinstance(example_inputs, dict) else m(example_inputs)
 

@@ -478,7 +478,7 @@ RULES: dict[str, Rule] = {
              "cudnn_batch_norm"),
     **_table(looked_up, "embedding index index_select gather"),
     **_table(unlabelled, "new_empty new_zeros new_ones new_full new_empty_strided"),
-    **_table(pointwise, "copy_"),
+    **_table(pointwise, "copy_ _prelu_kernel"),
     **_table(put, "index_add index_add_ index_copy index_copy_"),
 }  # fmt: skip
 """Operation -> its rule; operations that torch calls pointwise have `pointwise`."""
