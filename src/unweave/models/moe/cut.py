@@ -99,16 +99,16 @@ def keep_experts_(model: Module, kept: dict[str, Sequence[int]], moes: Sequence[
 
 def expert_count(model: Any, moe: MoE) -> str | None:
     """The name of the configuration's number of experts, found by trying: None if no number is it."""
-    n = moe.count
-    for name, value in model.config.to_dict().items():
-        if isinstance(value, bool) or value != n:
-            continue
-        made = _made(type(model), deepcopy(model.config), name, n + 1)
-        if made is None:
-            continue
-        there = made.get_submodule(moe.name).named_children()
-        stacks = [len(p) for _, c in there for p in c.parameters(recurse=False) if p.ndim == 3]
-        if stacks and set(stacks) == {n + 1}:
+
+    def there(made: Any) -> int:
+        """Experts of the block in a model as the configuration describes it: pruned blocks may hold fewer."""
+        parts = made.get_submodule(moe.name).named_children() if made is not None else ()
+        return next((len(p) for _, c in parts for p in c.parameters(recurse=False) if p.ndim == 3), 0)
+
+    kind, config = type(model), model.config
+    n = there(_made(kind, deepcopy(config)))
+    for name, value in config.to_dict().items():
+        if not isinstance(value, bool) and value == n > 0 and there(_made(kind, deepcopy(config), name, n + 1)) == n + 1:
             return str(name)
     return None
 
@@ -133,10 +133,11 @@ def _take_numbers_(module: Module, like: Module) -> None:
                 setattr(own, attribute, value)
 
 
-def _made(kind: Any, config: Any, field: str, count: int) -> Any:
-    """A model without storage whose configuration has another number; None if there is none."""
+def _made(kind: Any, config: Any, field: str = "", count: int = 0) -> Any:
+    """A model without storage, one number of whose configuration may be another; None if there is none."""
     try:
-        setattr(config, field, count)
+        if field:
+            setattr(config, field, count)
         with torch.device("meta"):
             return kind(config)
     except Exception:  # whatever a model raises at numbers that do not go together
@@ -147,8 +148,13 @@ def slice_(moe: MoE, kept: Tensor) -> None:
     """Keep these experts of a block's tensors, in place; its counts stay (see `recount_`)."""
     n = moe.count
     for module in (moe.experts, moe.router):
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if tensor.ndim and len(tensor) == n:
-                cut = tensor.detach().index_select(0, kept.to(tensor.device))
-                new = Parameter(cut, tensor.requires_grad) if isinstance(tensor, Parameter) else cut
-                setattr(module, name, new)
+        slice_own_(module, n, kept)
+
+
+def slice_own_(module: Module, n: int, kept: Tensor) -> None:
+    """Keep these entries of each of a module's own tensors that has n, in place."""
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        if tensor.ndim and len(tensor) == n:
+            cut = tensor.detach().index_select(0, kept.to(tensor.device))
+            new = Parameter(cut, tensor.requires_grad) if isinstance(tensor, Parameter) else cut
+            setattr(module, name, new)
