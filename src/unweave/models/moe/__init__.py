@@ -5,6 +5,7 @@ from .cut import expert_count, keep_experts_, require_count
 from .dense import Condensed, Dense, Trimmed
 from .matrices import Layout, Matrices
 from .record import rebuilt_, record_of
+from .tied import Tied, tie_
 from .watch import Routed, present_rows, route_once, watching
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Matrices",
     "MoE",
     "Routed",
+    "Tied",
     "Trimmed",
     "expert_count",
     "experts_in",
@@ -24,5 +26,6 @@ __all__ = [
     "record_of",
     "require_count",
     "route_once",
+    "tie_",
     "watching",
 ]

@@ -113,24 +113,40 @@ def expert_count(model: Any, moe: MoE) -> str | None:
     return None
 
 
-def recount_(model: Module, moe: MoE, count: int, field: str | None) -> None:
-    """Let a block's modules say the new count: the numbers that differ in a model made with it."""
+def recount_(model: Module, moe: MoE, count: int, field: str | None, *, only: Module | None = None) -> None:
+    """Let a block's modules say the new count: the numbers that differ in a model made with it.
+
+    Args:
+        model: holds the block.
+        moe: the block.
+        count: the new one.
+        field: the configuration's number (`expert_count`); None changes nothing.
+        only: the one module of the block to change.
+    """
     if field is None:
         return
     model_config: Any = model.config
     made = _made(type(model), deepcopy(model_config), field, count)
     if made is not None:
-        _take_numbers_(moe.block, made.get_submodule(moe.name))
+        parts = dict(made.get_submodule(moe.name).named_modules())
+        for name, own in moe.block.named_modules():
+            if name in parts and (only is None or own is only):
+                _take_own_numbers_(own, parts[name])
 
 
 def _take_numbers_(module: Module, like: Module) -> None:
     parts = dict(like.named_modules())
     for name, own in module.named_modules():
-        for attribute, value in vars(parts.get(name, own)).items():
-            here = getattr(own, attribute, None)
-            whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (here, value))
-            if whole and here != value and not attribute.startswith("_"):
-                setattr(own, attribute, value)
+        if name in parts:
+            _take_own_numbers_(own, parts[name])
+
+
+def _take_own_numbers_(own: Module, like: Module) -> None:
+    for attribute, value in vars(like).items():
+        here = getattr(own, attribute, None)
+        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (here, value))
+        if whole and here != value and not attribute.startswith("_"):
+            setattr(own, attribute, value)
 
 
 def _made(kind: Any, config: Any, field: str = "", count: int = 0) -> Any:

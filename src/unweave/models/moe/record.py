@@ -13,15 +13,16 @@ from .blocks import MoE, experts_in, moe_layers
 from .cut import expert_count, recount_, slice_
 from .dense import Condensed, Dense, Trimmed, swap_
 from .matrices import Matrices
+from .tied import Tied, tie_
 
-KINDS = ("experts", "condensed", "trimmed")
+KINDS = ("experts", "condensed", "trimmed", "tied")
 
 
 def record_of(model: Module) -> dict[str, Any]:
     """The structure record of a model whose experts were cut, condensed or trimmed; empty if none were.
 
     `{"format": 1, "layers": {}, "experts": {block: {"of": n, "kept": [...]}}, "condensed": {block: {...}},
-    "trimmed": {name: {...}}}`, for `io.structure.restructure_`.
+    "trimmed": {name: {...}}, "tied": {block: {"of": n, "places": [...]}}}`, for `io.structure.restructure_`.
     """
     parts: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
     for name, module in model.named_modules():
@@ -29,6 +30,8 @@ def record_of(model: Module) -> dict[str, Any]:
             parts["condensed"][name] = _described(module)
         elif isinstance(module, Trimmed):
             parts["trimmed"][name] = {"whole": module.whole, "pair": module.pair}
+        elif isinstance(module, Tied):
+            parts["tied"][name.rpartition(".")[0]] = {"of": len(module.places), "places": module.places.tolist()}
         elif experts_in(module) and hasattr(module, "kept"):
             block = name.rpartition(".")[0]
             parts["experts"][block] = {"of": module.of, "kept": list(module.kept)}
@@ -50,14 +53,14 @@ def rebuilt_(model: Module, structure: Mapping[str, Any]) -> Module:
     if not named:
         return model
     moes = {moe.name: moe for moe in moe_layers(model, "the structure record")}
-    for kind in ("experts", "condensed"):
+    for kind in ("experts", "condensed", "tied"):
         for name, entry in structure.get(kind, {}).items():
             # a configuration may say the smaller count already; a condensed block is made whatever the count was
             if name not in moes or (
                 kind == "experts" and moes[name].count not in (entry["of"], len(entry["kept"]))
             ):
                 raise InputError(
-                    f"the structure keeps {len(entry['kept'])} of {entry['of']} experts in {name!r}; the model has "
+                    f"the structure tells of {entry['of']} experts in {name!r}; the model has "
                     f"{moes[name].count if name in moes else 'no experts'} there. It was recorded for another model."
                 )
     field = expert_count(model, next(iter(moes.values())))
@@ -68,9 +71,19 @@ def rebuilt_(model: Module, structure: Mapping[str, Any]) -> Module:
         held.kept, held.of = tuple(entry["kept"]), entry["of"]
     for name, entry in structure.get("condensed", {}).items():
         swap_(model, name, _condensed(moes[name], entry))
+    for name, entry in structure.get("tied", {}).items():
+        tie_(model, moes[name], _clusters(entry["places"]), field)
     for name, entry in structure.get("trimmed", {}).items():
         swap_(model, name, Trimmed(**entry))
     return model
+
+
+def _counts(entry: Mapping[str, Any]) -> tuple[int, ...]:
+    return (entry["of"], len(entry["kept"])) if "kept" in entry else (entry["of"],)
+
+
+def _clusters(places: list[int]) -> list[list[int]]:
+    return [[e for e, place in enumerate(places) if place == i] for i in range(max(places) + 1)]
 
 
 def _shrink_(model: Module, moe: MoE, entry: Mapping[str, Any], field: str | None) -> None:
