@@ -62,7 +62,9 @@ def test_alpha_is_the_mean_weight_where_the_expert_was_chosen() -> None:
     read = moe_layers(model())[0]
     index = torch.tensor([[0, 1], [0, 2], [1, 0]])
     weights = torch.tensor([[0.5, 0.2], [0.3, 0.1], [0.4, 0.1]])
-    seen = Seen(Routed(torch.zeros(3, 16), index, weights), torch.zeros(3, 16), torch.zeros(3, 16), torch.ones(3))
+    seen = Seen(
+        Routed(torch.zeros(3, 16), index, weights), torch.zeros(3, 16), torch.zeros(3, 16), torch.ones(3)
+    )
     found = condensation_weights(read, seen)
     torch.testing.assert_close(found[:3], torch.tensor([0.9 / 3, 0.6 / 2, 0.1]))
     torch.testing.assert_close(found[3:], torch.full((5,), (0.3 + 0.3 + 0.1) / 3))
@@ -138,7 +140,9 @@ def test_memory_decides_how_many_layers_and_fold_changes_nothing() -> None:
     assert sum(p.numel() for p in edited.parameters()) <= 0.8 * total
     assert sum(isinstance(m, Condensed) for m in edited.modules()) == 1
     open_ = CDMoE(k=1, memory=0.8, fold=False).apply(original, data, rng=seeded(0))
-    torch.testing.assert_close(predict(edited, data.subset([0])), predict(open_, data.subset([0])), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        predict(edited, data.subset([0])), predict(open_, data.subset([0])), rtol=1e-4, atol=1e-4
+    )
     assert torch.equal(predict(original, data.subset([0])), before)
     assert {id(p) for p in edited.parameters()}.isdisjoint(id(p) for p in original.parameters())
 
@@ -186,7 +190,10 @@ def test_selectors_rank_as_they_say() -> None:
         for e, w in zip(seen.routed.index[t].tolist(), seen.routed.weights[t], strict=True):
             energy[e] += (w * read.expert(e)(seen.routed.hidden[t])).detach().square().sum()
     assert chosen(selector="l2 energy").kept[read.name] == energy.topk(2).indices.tolist()
-    drawn = {tuple(CDMoE(layers=1, selector="random").choose(original, padded(), rng=seeded(s)).kept[read.name]) for s in (0, 1)}
+    drawn = {
+        tuple(CDMoE(layers=1, selector="random").choose(original, padded(), rng=seeded(s)).kept[read.name])
+        for s in (0, 1)
+    }
     assert len(drawn) == 2
 
 

@@ -26,7 +26,9 @@ def by_hand(model: Any, data: Any) -> dict[str, list[list[tuple[float, torch.Ten
         for t in range(len(routed.hidden)):
             for e, g in zip(routed.index[t].tolist(), routed.weights[t].tolist(), strict=True):
                 x = routed.hidden[t : t + 1]
-                found[read.name][e].append((g, read.expert(e)(x)[0].double(), read.apply_expert(e, x, g)[0].double()))
+                found[read.name][e].append(
+                    (g, read.expert(e)(x)[0].double(), read.apply_expert(e, x, g)[0].double())
+                )
 
     for item in data.examples:
         with watching(moes, see), torch.no_grad():
@@ -54,7 +56,9 @@ def test_scores_are_their_formulas(name: str) -> None:
             torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-6)
     peaks = ExpertPruning(score="max activation").scores(model, data, rng=seeded(0))
     for block, own in peaks.items():
-        least = torch.tensor([max([float(f.abs().max()) for _, f, _ in xs], default=0) for xs in tokens[block]])
+        least = torch.tensor(
+            [max([float(f.abs().max()) for _, f, _ in xs], default=0) for xs in tokens[block]]
+        )
         assert (own >= least - 1e-6).all()
 
 

@@ -27,7 +27,9 @@ def test_clusters_are_scipys_average_linkage() -> None:
     usage = torch.arange(9.0)
     mine = agglomerated(features, usage, 4)
     labels = fcluster(linkage(features.numpy(), "average"), 4, "maxclust")
-    assert {frozenset(c) for c in mine} == {frozenset(np.flatnonzero(labels == i).tolist()) for i in set(labels)}
+    assert {frozenset(c) for c in mine} == {
+        frozenset(np.flatnonzero(labels == i).tolist()) for i in set(labels)
+    }
     assert all(c[0] == max(c) for c in mine)
 
 
@@ -48,11 +50,20 @@ def test_a_merged_layer_is_its_average_under_the_old_router(name: str, tmp_path:
     for t in range(len(index)):
         for e, w in zip(index[t].tolist(), weights[t], strict=True):
             members = [i for i in range(EXPERTS) if tied.places[i] == tied.places[e]]
-            share = usage[members] / usage[members].sum() if usage[members].sum() else torch.ones(len(members)) / len(members)
+            share = (
+                usage[members] / usage[members].sum()
+                if usage[members].sum()
+                else torch.ones(len(members)) / len(members)
+            )
             part = block.expert(e)
             total = {
                 n: sum(s * getattr(block.expert(i), n) for s, i in zip(share, members, strict=True))
-                for n in ("gate", "up", "down", *(("gate_bias", "up_bias", "down_bias") if part.gate_bias is not None else ()))
+                for n in (
+                    "gate",
+                    "up",
+                    "down",
+                    *(("gate_bias", "up_bias", "down_bias") if part.gate_bias is not None else ()),
+                )
             }
             mine[t] += (w * type(part)(unit=part.unit, **total)(x[0].hidden[t : t + 1])[0]).detach()  # type: ignore[arg-type]
     with torch.no_grad():

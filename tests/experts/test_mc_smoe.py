@@ -17,7 +17,11 @@ DATA = text(128)
 
 
 def test_dominants_are_the_most_used_of_all_layers_and_one_in_each() -> None:
-    usage = {"a": torch.tensor([9.0, 8, 7, 6]), "b": torch.tensor([1.0, 2, 1, 0]), "c": torch.tensor([5.0, 0, 6.5, 0])}
+    usage = {
+        "a": torch.tensor([9.0, 8, 7, 6]),
+        "b": torch.tensor([1.0, 2, 1, 0]),
+        "c": torch.tensor([5.0, 0, 6.5, 0]),
+    }
     assert dominants(usage, 6) == {"a": [0, 1, 2, 3], "b": [1], "c": [2]}
     assert dominants(usage, 7) == {"a": [0, 1, 2, 3], "b": [1], "c": [0, 2]}
     assert dominants(usage, 3) == {"a": [0], "b": [1], "c": [2]}

@@ -21,7 +21,9 @@ def losses(model: Any, data: Any, block: str, keep: int) -> dict[tuple[int, ...]
     """By slicing a copy of the model and asking its block, for every set."""
     read = next(m for m in moe_layers(model) if m.name == block)
     x = capture(model, data, read).routed.hidden.reshape(data.steps, -1, 16)
-    ask = lambda m, part: (out if isinstance(out := m(part[None]), torch.Tensor) else out[0]).double().reshape(-1, 16)  # noqa: E731
+    ask = lambda m, part: (
+        (out if isinstance(out := m(part[None]), torch.Tensor) else out[0]).double().reshape(-1, 16)
+    )  # noqa: E731
     found = {}
     for kept in combinations(range(read.count), keep):
         small = deepcopy(model)
@@ -60,7 +62,9 @@ def test_many_experts_are_taken_out_one_at_a_time(monkeypatch: pytest.MonkeyPatc
 
 def test_progressive_reads_what_the_pruned_layers_answer() -> None:
     model, data = moe("mixtral", num_local_experts=5), text(96)
-    plain, chained = (NAEE(experts=2, inputs=i).apply(model, data, rng=seeded(0)) for i in ("layerwise", "progressive"))  # type: ignore[arg-type]
+    plain, chained = (
+        NAEE(experts=2, inputs=i).apply(model, data, rng=seeded(0)) for i in ("layerwise", "progressive")
+    )  # type: ignore[arg-type]
     kept = [[m.experts.kept for m in (layer.mlp for layer in e.model.layers)] for e in (plain, chained)]
     assert kept[0][0] == kept[1][0]
     last = moe_layers(chained)[-1]

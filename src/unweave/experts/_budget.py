@@ -68,7 +68,9 @@ def experts_for(
     """
     sizes = {moe.count for moe in moes}
     if len(sizes) > 1:
-        raise InputError(f"{who} takes blocks of one size; these hold {', '.join(map(str, sorted(sizes)))} experts.")
+        raise InputError(
+            f"{who} takes blocks of one size; these hold {', '.join(map(str, sorted(sizes)))} experts."
+        )
     n, groups = sizes.pop(), groups_of(model)
     if experts is None:
         total = sum(p.numel() for p in model.parameters())
@@ -89,5 +91,7 @@ def experts_for(
         for moe in moes:
             require_count(model, moe, experts, who)
     elif not 1 <= experts <= n:
-        raise InputError(f"{who}.experts must be from 1 to {n}, the experts of {moes[0].name}; got {experts}.")
+        raise InputError(
+            f"{who}.experts must be from 1 to {n}, the experts of {moes[0].name}; got {experts}."
+        )
     return experts

@@ -48,7 +48,9 @@ def aligned(reference: Matrices, part: Matrices) -> Matrices:
         + reference.up.detach().double() @ part.up.detach().double().T
         + reference.down.detach().double().T @ part.down.detach().double()
     )
-    order = torch.tensor(linear_sum_assignment(score.cpu().numpy(), maximize=True)[1], device=part.gate.device)
+    order = torch.tensor(
+        linear_sum_assignment(score.cpu().numpy(), maximize=True)[1], device=part.gate.device
+    )
     biases = {n: None if (b := getattr(part, n)) is None else b[order] for n in ("gate_bias", "up_bias")}
     return replace(part, gate=part.gate[order], up=part.up[order], down=part.down[:, order], **biases)  # type: ignore[arg-type]
 
@@ -62,9 +64,11 @@ def averaged(parts: Sequence[Matrices], weights: Tensor) -> Matrices:
         held = [getattr(p, name) for p in parts]
         if held[0] is None:
             return None
-        total = sum(float(w) * t.detach().to(torch.promote_types(t.dtype, torch.float32)) for w, t in zip(share, held, strict=True))
+        total = sum(
+            float(w) * t.detach().to(torch.promote_types(t.dtype, torch.float32))
+            for w, t in zip(share, held, strict=True)
+        )
         return torch.as_tensor(total).to(held[0].dtype)
 
     names = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
     return replace(parts[0], **{n: mean(n) for n in names})  # type: ignore[arg-type]
-

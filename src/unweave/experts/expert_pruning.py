@@ -166,7 +166,9 @@ def _global_counts(moes: Sequence[MoE], scores: Mapping[str, Tensor], keep: int)
     """How many of each block are among the best of all, each block's own best `top_k` being safe."""
     counts, others = {}, list[tuple[float, str]]()
     for moe in moes:
-        own = (scores[moe.name] / scores[moe.name].sum().clamp(min=1e-30)).sort(descending=True).values.tolist()
+        own = (
+            (scores[moe.name] / scores[moe.name].sum().clamp(min=1e-30)).sort(descending=True).values.tolist()
+        )
         counts[moe.name] = moe.top_k
         others += [(score, moe.name) for score in own[moe.top_k :]]
     budget = keep * len(moes) - sum(counts.values())

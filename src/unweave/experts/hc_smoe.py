@@ -87,6 +87,8 @@ def agglomerated(features: Tensor, usage: Tensor, keep: int) -> list[list[int]]:
     # distances are those of the sums: all are over the same tokens, so the means differ by one factor
     if keep == len(features):
         return [[e] for e in range(keep)]
-    labels = AgglomerativeClustering(keep, metric="euclidean", linkage="average").fit_predict(features.numpy())
+    labels = AgglomerativeClustering(keep, metric="euclidean", linkage="average").fit_predict(
+        features.numpy()
+    )
     members = [[e for e, label in enumerate(labels) if label == i] for i in range(keep)]
     return sorted(sorted(m, key=lambda e: (-float(usage[e]), e)) for m in members)

@@ -79,7 +79,9 @@ class NAEE:
         edited = copied(model)
         moes = moe_layers(edited, "NAEE")
         if groups_of(edited) > 1:
-            raise InputError("NAEE takes single experts out; this router chooses groups first. Take ExpertPruning.")
+            raise InputError(
+                "NAEE takes single experts out; this router chooses groups first. Take ExpertPruning."
+            )
         keep = experts_for("NAEE", edited, moes, self.memory, self.experts)
         kept: dict[str, Sequence[int]] = {}
         with evaluating(edited), progress("choose experts", len(moes)) as bar:
@@ -149,7 +151,9 @@ def best_set(moe: MoE, answers: Answers, keep: int) -> list[int]:
 
 def route_among(moe: MoE, kept: Sequence[int], x: Tensor) -> Routed:
     """How the block's own router, cut down to these experts, routes tokens x [n, H]; indices count within `kept`."""
-    bare = deepcopy(moe.block, {id(part): _Silent() for part in (moe.experts, moe.shared) if part is not None})
+    bare = deepcopy(
+        moe.block, {id(part): _Silent() for part in (moe.experts, moe.shared) if part is not None}
+    )
     places = {id(m): name for name, m in moe.block.named_modules()}
     router, experts = (bare.get_submodule(places[id(part)]) for part in (moe.router, moe.experts))
     small = replace(moe, block=bare, router=router, experts=experts, shared=None)

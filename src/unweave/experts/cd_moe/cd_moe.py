@@ -125,9 +125,13 @@ class CDMoE:
         if isinstance(self.layer_selector, tuple):
             refuse_idle(self, "layers", "memory", when="with a list of layers")
         if self.mode != "SR":
-            refuse_idle(self, "k", "selector", "alpha", when=f"with mode={self.mode!r}: no routed expert is kept")
+            refuse_idle(
+                self, "k", "selector", "alpha", when=f"with mode={self.mode!r}: no routed expert is kept"
+            )
         if self.mode.endswith("trim"):
-            refuse_idle(self, "fold", "recover", when=f"with mode={self.mode!r}: nothing is left to fold or tune")
+            refuse_idle(
+                self, "fold", "recover", when=f"with mode={self.mode!r}: nothing is left to fold or tune"
+            )
         if self.recover == "none":
             refuse_idle(self, "recover_epochs", "recover_lr", "schedule", when='with recover="none"')
 

@@ -72,7 +72,9 @@ def capture(model: Module, data: Data[Any], moe: MoE) -> Seen:
             hook.remove()
     routed, outputs, layers = zip(*parts, strict=True)
     logits = None if routed[0].logits is None else torch.cat([r.logits for r in routed])
-    whole = Routed(*(torch.cat([getattr(r, n) for r in routed]) for n in ("hidden", "index", "weights")), logits)
+    whole = Routed(
+        *(torch.cat([getattr(r, n) for r in routed]) for n in ("hidden", "index", "weights")), logits
+    )
     return Seen(whole, torch.cat(outputs), torch.cat(layers), _to_one(torch.cat(shares)))
 
 
@@ -97,7 +99,9 @@ def last_norm(model: Module, data: Data[Any]) -> Module:
     inner = backbone(model)
     children = [c for c in inner.children()]
     hooks = [
-        c.register_forward_hook(lambda m, _, out: answers.append((m, id(out[0] if isinstance(out, tuple) else out))))
+        c.register_forward_hook(
+            lambda m, _, out: answers.append((m, id(out[0] if isinstance(out, tuple) else out)))
+        )
         for c in children
     ]
     hooks.append(inner.register_forward_hook(lambda _, __, out: told.append(id(out[0]))))

@@ -228,7 +228,11 @@ def _refuse_placed(model: Module, who: str) -> None:
 def _what_instead(model: Module) -> str:
     for name, module in model.named_modules():
         for child in module.children():
-            if experts_in(child) and not experts_in(module) and any(True for _ in module.buffers(recurse=False)):
+            if (
+                experts_in(child)
+                and not experts_in(module)
+                and any(True for _ in module.buffers(recurse=False))
+            ):
                 return f"the experts of {name} were already merged: their router has outputs that share one."
     for name, module in model.named_modules():
         lists = [c for c in module.children() if isinstance(c, ModuleList) and len(c) > 1]

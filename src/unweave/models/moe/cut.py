@@ -108,7 +108,11 @@ def expert_count(model: Any, moe: MoE) -> str | None:
     kind, config = type(model), model.config
     n = there(_made(kind, deepcopy(config)))
     for name, value in config.to_dict().items():
-        if not isinstance(value, bool) and value == n > 0 and there(_made(kind, deepcopy(config), name, n + 1)) == n + 1:
+        if (
+            not isinstance(value, bool)
+            and value == n > 0
+            and there(_made(kind, deepcopy(config), name, n + 1)) == n + 1
+        ):
             return str(name)
     return None
 

@@ -31,7 +31,10 @@ def record_of(model: Module) -> dict[str, Any]:
         elif isinstance(module, Trimmed):
             parts["trimmed"][name] = {"whole": module.whole, "pair": module.pair}
         elif isinstance(module, Tied):
-            parts["tied"][name.rpartition(".")[0]] = {"of": len(module.places), "places": module.places.tolist()}
+            parts["tied"][name.rpartition(".")[0]] = {
+                "of": len(module.places),
+                "places": module.places.tolist(),
+            }
         elif experts_in(module) and hasattr(module, "kept"):
             block = name.rpartition(".")[0]
             parts["experts"][block] = {"of": module.of, "kept": list(module.kept)}
