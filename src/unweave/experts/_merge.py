@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import Module
 
+from ..errors import InputError
 from ..models.moe import Matrices, MoE, expert_count, tie_
 
 Clusters = Sequence[Sequence[int]]
@@ -36,6 +37,19 @@ def merge_(
                 parts = [parts[0], *(aligned(parts[0], part) for part in parts[1:])]
             moe.layout.put_(moe.experts, cluster[0], averaged(parts, weights[moe.name][list(cluster)]))
         tie_(model, moe, clusters[moe.name], field)
+
+
+def refuse_scaled_inputs(moes: Sequence[MoE]) -> None:
+    """Refuse blocks that weigh what experts read.
+
+    Raises:
+        InputError: if there is one.
+    """
+    for moe in moes:
+        if moe.scales_input:
+            raise InputError(
+                f"{moe.name} weighs what its experts read, so weights of two that were merged do not add up. Prune them."
+            )
 
 
 def aligned(reference: Matrices, part: Matrices) -> Matrices:

@@ -29,10 +29,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from ..errors import InputError
 from ..masks.layers import copied
 from ..models.moe import MoE, Routed, keep_experts_, moe_layers
 from ..models.moe.cut import best_experts, groups_of
-from ..errors import InputError
 from ..paper import Paper
 from ..settings import Count, SomeShare, refuse_idle, settings
 from ..types import Data
@@ -86,10 +86,20 @@ class ExpertPruning:
         """
         edited = copied(model)
         moes = moe_layers(edited, "ExpertPruning")
-        keep = experts_for("ExpertPruning", edited, moes, self.memory, self.experts)
+        keep = self.check(edited)
         scores = self.scores(edited, data, rng=rng)
         keep_experts_(edited, self._kept(edited, moes, scores, keep), moes, "ExpertPruning")
         return edited
+
+    def check(self, model: Module) -> int:
+        """How many experts stay in a layer, once that is known to fit; errors as in `apply`."""
+        moes = moe_layers(model, "ExpertPruning")
+        if self.granularity == "global" and groups_of(model) > 1:
+            raise InputError(
+                'ExpertPruning.granularity="global" does not fit a router that chooses groups first, which need '
+                'equal numbers. Take "uniform".'
+            )
+        return experts_for("ExpertPruning", model, moes, self.memory, self.experts)
 
     def scores(self, model: Module, data: Data[Any], *, rng: Generator) -> dict[str, Tensor]:
         """Block -> score of each of its experts [N], float64; higher is worth keeping. Errors as in `apply`."""
@@ -106,11 +116,6 @@ class ExpertPruning:
     ) -> dict[str, Sequence[int]]:
         counts = dict.fromkeys(scores, keep)
         if self.granularity == "global":
-            if groups_of(model) > 1:
-                raise InputError(
-                    'ExpertPruning.granularity="global" does not fit a router that chooses groups first, which need '
-                    'equal numbers. Take "uniform".'
-                )
             counts = _global_counts(moes, scores, keep)
         return {moe.name: best_experts(model, moe, scores[moe.name], counts[moe.name]) for moe in moes}
 

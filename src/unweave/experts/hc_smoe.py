@@ -21,7 +21,7 @@ from ..paper import Paper
 from ..settings import Count, SomeShare, refuse_idle, settings
 from ..types import Data
 from ._budget import calibration, experts_for, show_routing
-from ._merge import merge_
+from ._merge import merge_, refuse_scaled_inputs
 
 
 @settings
@@ -64,7 +64,7 @@ class HCSMoE:
         texts = calibration("HCSMoE", data, self.examples, rng)
         edited = copied(model)
         moes = moe_layers(edited, "HCSMoE")
-        keep = experts_for("HCSMoE", edited, moes, self.memory, self.experts, router=False)
+        keep = self.check(edited)
         usage = {moe.name: torch.zeros(moe.count, dtype=torch.float64) for moe in moes}
         sums = {moe.name: torch.zeros(moe.count, moe.width, dtype=torch.float64) for moe in moes}
 
@@ -78,6 +78,12 @@ class HCSMoE:
         weights = usage if self.merge == "frequency" else {n: torch.ones_like(u) for n, u in usage.items()}
         merge_(edited, moes, clusters, weights, align=False)
         return edited
+
+    def check(self, model: Module) -> int:
+        """How many experts stay in a layer, once that is known to fit; errors as in `apply`."""
+        moes = moe_layers(model, "HCSMoE")
+        refuse_scaled_inputs(moes)
+        return experts_for("HCSMoE", model, moes, self.memory, self.experts, router=False)
 
 
 def agglomerated(features: Tensor, usage: Tensor, keep: int) -> list[list[int]]:

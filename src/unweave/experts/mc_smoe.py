@@ -26,7 +26,7 @@ from ..paper import Paper
 from ..settings import Count, SomeShare, refuse_idle, settings
 from ..types import Data
 from ._budget import calibration, experts_for, show_routing
-from ._merge import merge_
+from ._merge import merge_, refuse_scaled_inputs
 
 
 @settings
@@ -70,7 +70,7 @@ class MCSMoE:
         texts = calibration("MCSMoE", data, self.examples, rng)
         edited = copied(model)
         moes = moe_layers(edited, "MCSMoE")
-        keep = experts_for("MCSMoE", edited, moes, self.memory, self.experts, router=False)
+        keep = self.check(edited)
         usage = {moe.name: torch.zeros(moe.count, dtype=torch.float64) for moe in moes}
         products = {moe.name: torch.zeros(moe.count, moe.count, dtype=torch.float64) for moe in moes}
 
@@ -87,6 +87,12 @@ class MCSMoE:
         clusters = {n: grouped(_cosines_of(products[n]), dominant[n]) for n in usage}
         merge_(edited, moes, clusters, usage, align=self.align)
         return edited
+
+    def check(self, model: Module) -> int:
+        """How many experts stay in a layer, once that is known to fit; errors as in `apply`."""
+        moes = moe_layers(model, "MCSMoE")
+        refuse_scaled_inputs(moes)
+        return experts_for("MCSMoE", model, moes, self.memory, self.experts, router=False)
 
 
 def dominants(usage: Mapping[str, Tensor], budget: int) -> dict[str, list[int]]:

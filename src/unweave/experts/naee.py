@@ -82,7 +82,7 @@ class NAEE:
             raise InputError(
                 "NAEE takes single experts out; this router chooses groups first. Take ExpertPruning."
             )
-        keep = experts_for("NAEE", edited, moes, self.memory, self.experts)
+        keep = self.check(edited)
         kept: dict[str, Sequence[int]] = {}
         with evaluating(edited), progress("choose experts", len(moes)) as bar:
             for moe in moes:
@@ -93,6 +93,15 @@ class NAEE:
         if self.inputs == "layerwise":
             keep_experts_(edited, kept, moes, "NAEE")
         return edited
+
+    def check(self, model: Module) -> int:
+        """How many experts stay in a layer, once that is known to fit; errors as in `apply`."""
+        moes = moe_layers(model, "NAEE")
+        if groups_of(model) > 1:
+            raise InputError(
+                "NAEE takes single experts out; this router chooses groups first. Take ExpertPruning."
+            )
+        return experts_for("NAEE", model, moes, self.memory, self.experts)
 
 
 class Answers:

@@ -147,10 +147,20 @@ class CDMoE:
             EmptyDataError: if there is no text.
             InputError: if there is no such layer, or k, layers or memory ask for more than the model has.
         """
-        choice = self.choose(model, data, rng=rng)
+        return self.carry_out(self.choose(model, data, rng=rng), model, data, rng=rng)
+
+    def check(self, model: Module) -> None:
+        """Refuse what `apply` would refuse of a model, before any text is read; errors as there."""
+        moes = moe_layers(model, "CDMoE")
+        k = self._experts(moes)
+        some = {moe.name: list(range(k)) for moe in moes}
+        self._limits(model, self._ready(model, moes, some, dict.fromkeys(some, torch.ones(k))))
+
+    def carry_out(self, choice: Choice, model: Module, data: Data[Any], *, rng: Generator) -> Module:
+        """A condensed copy of `model` by what was chosen for it; arguments as in `apply`."""
         edited = copied(model)
         for name in choice.order:
-            swap_(edited, name, choice.ready[name])
+            swap_(edited, name, copied(choice.ready[name]))
         if self.recover != "none":
             self._recover_(edited, model, data, rng)
         for module in edited.modules():
@@ -225,28 +235,10 @@ class CDMoE:
         self, model: Module, texts: Data[Any], ready: Mapping[str, Module]
     ) -> tuple[list[str], list[float]]:
         names = list(ready)
+        saved, total = self._limits(model, ready)
         if isinstance(self.layer_selector, tuple):
-            wrong = [i for i in self.layer_selector if i >= len(names)]
-            if wrong or len(set(self.layer_selector)) < len(self.layer_selector) or not self.layer_selector:
-                raise InputError(
-                    f"CDMoE.layer_selector must name different layers from 0 to {len(names) - 1}; got "
-                    f"{self.layer_selector}."
-                )
             order = [names[i] for i in self.layer_selector]
             return order, fixed_order(model, texts, ready, order, self.metric)
-        if self.layers is not None and self.layers > len(names):
-            raise InputError(
-                f"CDMoE.layers must be at most {len(names)}, the mixture-of-experts layers that can be replaced; got "
-                f"{self.layers}."
-            )
-        total = sum(p.numel() for p in model.parameters())
-        saved = {name: _size(model.get_submodule(name)) - _size(new) for name, new in ready.items()}
-        least = (total - sum(max(s, 0) for s in saved.values())) / total
-        if self.layers is None and self.memory < least:
-            raise InputError(
-                f"CDMoE.memory={self.memory:g} cannot be reached: with all {len(names)} layers replaced "
-                f"{least:.3f} of the parameters are left. Ask for more, or keep fewer experts (k)."
-            )
 
         def enough(done: Sequence[str]) -> bool:
             if self.layers is not None:
@@ -255,6 +247,30 @@ class CDMoE:
 
         greedy = self.layer_selector == "greedy"
         return choose_layers(model, texts, ready, enough, greedy=greedy, metric=self.metric)
+
+    def _limits(self, model: Module, ready: Mapping[str, Module]) -> tuple[dict[str, int], int]:
+        """Parameters that each replacement saves, and those of the model, once the settings fit these."""
+        names = list(ready)
+        total = _size(model)
+        saved = {name: _size(model.get_submodule(name)) - _size(new) for name, new in ready.items()}
+        if isinstance(self.layer_selector, tuple):
+            given = self.layer_selector
+            if not given or max(given) >= len(names) or len(set(given)) < len(given):
+                raise InputError(
+                    f"CDMoE.layer_selector must name different layers from 0 to {len(names) - 1}; got {given}."
+                )
+        elif self.layers is not None and self.layers > len(names):
+            raise InputError(
+                f"CDMoE.layers must be at most {len(names)}, the mixture-of-experts layers that can be replaced; got "
+                f"{self.layers}."
+            )
+        least = (total - sum(max(s, 0) for s in saved.values())) / total
+        if self.layers is None and not isinstance(self.layer_selector, tuple) and self.memory < least:
+            raise InputError(
+                f"CDMoE.memory={self.memory:g} cannot be reached: with all {len(names)} layers replaced "
+                f"{least:.3f} of the parameters are left. Ask for more, or keep fewer experts (k)."
+            )
+        return saved, total
 
     def _recover_(self, edited: Module, model: Module, data: Data[Any], rng: Generator) -> None:
         """Tune the matrices of shared and kept experts of condensed layers; all else is frozen."""

@@ -39,7 +39,7 @@ def choose_experts(
     moe: MoE, seen: Seen, alpha: Tensor, k: int, *, selector: Selector = "greedy", metric: Metric = "js",
     norm: Module | None = None, rng: Generator,
 ) -> tuple[list[int], list[float]]:  # fmt: skip
-    """k experts of a block in the order of their choice, and the distance after each.
+    """K experts of a block in the order of their choice, and the distance after each.
 
     Greedy: each time the expert with which the layer's output comes nearest to the original's, all other layers being
     original. Those layers do not change what this one reads, so its input and every expert's output are computed once:
