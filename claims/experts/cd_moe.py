@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.optim import AdamW
 
 from claims.effects import Effect
-from claims.experts._world import DATA, NETWORK, calibration, loss, model, rise
+from claims.experts._world import DATA, NETWORK, RAISED, SEEDS, calibration, loss, model, rise
 from claims.framework import Claim
 from unweave import fit_, seeded
 from unweave.embedded.char_moe import char_texts
@@ -67,6 +67,8 @@ claim = Claim(
             headline=False,
         ),
     ),
+    seeds=SEEDS,
+    note=RAISED,
     settings={"layers": LAYERS, "k": 3, "tuning steps": STEPS, "tuning lr": LR, "calibration windows": 10},
 )
 
@@ -87,7 +89,7 @@ def measure(seed: int) -> dict[str, float]:
 
 def tuned(seed: int) -> dict[str, float]:
     original, (train, _) = model(seed), char_texts()
-    some = train.subset(range(0, 12 * STEPS))
+    some = train.subset(range(0, len(train), len(train) // (12 * STEPS))[: 12 * STEPS])
     choice = CDMoE(layers=LAYERS).choose(original, calibration(), rng=seeded(seed))
     condensed = copied(original)
     for name in choice.order:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from claims.effects import Effect
-from claims.experts._world import DATA, NETWORK, rise
+from claims.experts._world import DATA, NETWORK, RAISED, SEEDS, rise
 from claims.framework import Claim
 from unweave.experts import ExpertPruning, HCSMoE, MCSMoE
 
@@ -26,6 +26,8 @@ claim = Claim(
             "HC-SMoE over REAP", better="hc-smoe", worse="reap", unit="nats", higher=False, headline=False
         ),
     ),
+    seeds=SEEDS,
+    note=RAISED,
     settings={"experts": KEEP, "calibration windows": 10},
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from claims.effects import Effect
-from claims.experts._world import DATA, NETWORK, calibration, loss, model, rise
+from claims.experts._world import DATA, NETWORK, RAISED, SEEDS, calibration, loss, model, rise
 from claims.framework import Claim
 from unweave import seeded
 from unweave.experts import ExpertPruning, MCSMoE
@@ -34,6 +34,8 @@ claim = Claim(
             headline=False,
         ),
     ),
+    seeds=SEEDS,
+    note=RAISED,
     settings={"experts": KEEP, "calibration windows": 10},
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from claims.effects import Effect
-from claims.experts._world import DATA, NETWORK, rise
+from claims.experts._world import DATA, NETWORK, RAISED, SEEDS, rise
 from claims.framework import Claim
 from unweave.experts import NAEE, ExpertPruning
 
@@ -31,6 +31,8 @@ claim = Claim(
             headline=False,
         ),
     ),
+    seeds=SEEDS,
+    note=RAISED,
     settings={"experts": KEEP, "calibration windows": 10},
 )
 

@@ -21,9 +21,11 @@ def losses(model: Any, data: Any, block: str, keep: int) -> dict[tuple[int, ...]
     """By slicing a copy of the model and asking its block, for every set."""
     read = next(m for m in moe_layers(model) if m.name == block)
     x = capture(model, data, read).routed.hidden.reshape(data.steps, -1, 16)
-    ask = lambda m, part: (
-        (out if isinstance(out := m(part[None]), torch.Tensor) else out[0]).double().reshape(-1, 16)
-    )  # noqa: E731
+
+    def ask(block: Any, part: torch.Tensor) -> torch.Tensor:
+        out = block(part[None])
+        return (out if isinstance(out, torch.Tensor) else out[0]).double().reshape(-1, 16)
+
     found = {}
     for kept in combinations(range(read.count), keep):
         small = deepcopy(model)

@@ -37,6 +37,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return where / "model", texts
 
 
+@pytest.mark.slow
 def test_folder_in_folder_out(
     given: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +62,7 @@ def test_folder_in_folder_out(
     assert "read back" in told
 
 
+@pytest.mark.slow
 def test_a_pruned_folder_is_read_by_transformers_alone(given: tuple[Path, Path], tmp_path: Path) -> None:
     import transformers
 
@@ -84,6 +86,7 @@ def test_a_pruned_folder_is_read_by_transformers_alone(given: tuple[Path, Path],
     assert all("experts kept" in told for told in done.layers.values())
 
 
+@pytest.mark.slow
 def test_perplexity_and_active_parameters_are_their_definitions(
     given: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ class CharMoE:
         width: H.
         inner: hidden units of an expert; the shared expert has twice as many.
         steps: optimiser steps; a step reads one batch.
-        lr: peak rate; linear decay to a tenth.
+        lr: peak rate; a linear rise over 50 steps, linear decay to a tenth.
         balance: weight of N sum_e (share of tokens at e) (mean probability of e), averaged over layers.
     """
 
@@ -67,7 +67,7 @@ class CharMoE:
     width: Count = 64
     inner: Count = 32
     steps: Count = 700
-    lr: Positive = 4e-3
+    lr: Positive = 3e-3
     balance: NonNegative = 0.01
 
     def initial(self, rng: Generator) -> Module:
@@ -118,7 +118,7 @@ def _imbalance(moe: MoE, routed: Routed) -> Tensor:
 
 
 def _falling(step: int, *, steps: int) -> float:
-    return max(0.1, 1 - 0.9 * step / steps)
+    return min((step + 1) / min(50, steps), max(0.1, 1 - 0.9 * step / steps))
 
 
 def trained(

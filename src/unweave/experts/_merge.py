@@ -48,7 +48,7 @@ def refuse_scaled_inputs(moes: Sequence[MoE]) -> None:
     for moe in moes:
         if moe.scales_input:
             raise InputError(
-                f"{moe.name} weighs what its experts read, so weights of two that were merged do not add up. Prune them."
+                f"{moe.name} weighs what its experts read, so merged weights do not add up. Prune them instead."
             )
 
 

@@ -163,7 +163,8 @@ class Totals:
         if self.kind == "frequency":
             return self.counts
         if self.kind == "ean ca":
-            return (self.means / self.counts.clamp(min=1)[:, None]).norm(dim=1)
+            sizes: Tensor = (self.means / self.counts.clamp(min=1)[:, None]).norm(dim=1)
+            return sizes
         return self.sums / self.counts.clamp(min=1) if self.kind in ("reap", "ean mean") else self.sums
 
 

@@ -3,7 +3,7 @@
 Lu et al., "Not All Experts are Equal: Efficient Expert Pruning and Skipping for Mixture-of-Experts Large Language
 Models", ACL 2024 (https://arxiv.org/abs/2402.14800); as in the method card moe-pruning-baselines. For every set S of M
 experts the layer is routed anew among S, by the model's own router with the other rows cut off, and S minimises the sum
-over batches of ||Z - Z'||_F in float64, Z being the original answers. Above 12 experts, where sets are too many, experts
+over batches of ||Z - Z'||_F in float64, Z being the original answers. Above 12 experts, where sets are too many, they
 are taken out one at a time, each time the one whose loss is least: our extension.
 
 Every expert's answers are computed once; a set costs one pass of the router alone.
@@ -124,7 +124,7 @@ class Answers:
         """Run the model over the texts."""
         hidden = capture(model, texts, moe).routed.hidden
         size = max(1, -(-len(hidden) // texts.steps))
-        return cls(moe, list(hidden.split(size)))
+        return cls(moe, list(torch.split(hidden, size)))
 
     def loss(self, kept: Sequence[int]) -> float:
         """Sum over batches of ||Z - Z'||_F with these experts alone."""
@@ -151,7 +151,7 @@ def best_set(moe: MoE, answers: Answers, keep: int) -> list[int]:
     if keep == n:
         return list(range(n))
     if n <= MOST:
-        return list(min(combinations(range(n), keep), key=answers.loss))
+        return list(min(combinations(range(n), keep), key=lambda kept: answers.loss(list(kept))))
     left = list(range(n))
     while len(left) > keep:
         left.remove(min(left, key=lambda e: answers.loss([x for x in left if x != e])))

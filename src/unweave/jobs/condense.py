@@ -153,8 +153,8 @@ class CondenseJob:
         held = [i for i in range(len(train)) if i % 10 == 9]
         if not held:
             raise InputError(
-                f"{self.calibration} holds {len(train)} texts; every tenth is held out to measure on, so 10 are needed. "
-                "Give more, or texts to measure on (heldout; --heldout on the command line)."
+                f"{self.calibration} holds {len(train)} texts; every tenth is held out to measure on, so 10 are needed."
+                " Give more, or texts to measure on (heldout; --heldout on the command line)."
             )
         return train.subset([i for i in range(len(train)) if i % 10 != 9]), train.subset(held)
 
@@ -274,7 +274,7 @@ def _became(before: Module, after: Module) -> dict[str, str]:
         else:
             assert new is not None
             tied = next((m for m in new.modules() if isinstance(m, Tied)), None)
-            kept = next((m.kept for m in new.modules() if hasattr(m, "kept")), None)
+            kept: Any = next((m.kept for m in new.modules() if hasattr(m, "kept")), None)
             if tied is not None:
                 told[moe.name] = f"{moe.count} experts merged into {int(tied.places.max()) + 1}"
             elif kept is not None and len(kept) < moe.count:

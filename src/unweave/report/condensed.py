@@ -63,8 +63,8 @@ def render_condensed(
             Section(
                 heading="Layer after layer",
                 picture=pictures.curve(list(steps.values()), words="layers replaced"),
-                caption="Distance of the final hidden state from the original's, as layers are replaced in the order of "
-                f"their choice: {', '.join(steps)}.",
+                caption="Distance of the final hidden state from the original's, as layers are replaced in the "
+                f"order of their choice: {', '.join(steps)}.",
             )  # fmt: skip
         )
     kicker = f"{method} on {subject}"

@@ -92,7 +92,7 @@ class CDMoE:
         alpha: weights of the kept experts; "least squares" is our extension: one ridge solve a layer.
         examples: calibration texts, evenly spaced through the data.
         fold: multiply alpha into the weights.
-        recover: light tuning of the shared and kept experts of the condensed layers: none, language modelling ("lm"), or
+        recover: light tuning of the shared and kept experts of condensed layers: none, language modelling ("lm"), or
             towards the original's predictions ("distil").
         recover_epochs: passes over the data.
         recover_lr: peak rate of AdamW.

@@ -56,7 +56,7 @@ def choose_experts(
         rng: for "random".
     """
     outputs = _outputs(moe, seen.routed.hidden, alpha)
-    read = (lambda h: h) if norm is None else norm
+    read: Callable[[Tensor], Tensor] = torch.nn.Identity() if norm is None else norm
     target = read(seen.layer)
     state = seen.layer - seen.output + moe.apply_shared(seen.routed.hidden)
     chosen: list[int] = []
@@ -94,7 +94,8 @@ def least_squares(moe: MoE, seen: Seen, kept: list[int], alpha: Tensor, ridge: f
     gram = torch.stack([torch.stack([(a * b).sum() for b in answers]) for a in answers])
     right = torch.stack([(a * rest).sum() for a in answers])
     pull = ridge * gram.diagonal().mean() * torch.eye(len(kept), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + pull, right + pull @ alpha.double()).to(alpha)
+    solved: Tensor = torch.linalg.solve(gram + pull, right + pull @ alpha.double()).to(alpha)
+    return solved
 
 
 def _outputs(moe: MoE, x: Tensor, alpha: Tensor) -> Callable[[int], Tensor]:
@@ -115,7 +116,8 @@ def _outputs(moe: MoE, x: Tensor, alpha: Tensor) -> Callable[[int], Tensor]:
 
 def _ranked(moe: MoE, seen: Seen, selector: Selector, rng: Generator) -> list[int]:
     if selector == "random":
-        return torch.randperm(moe.count, generator=rng).tolist()
+        drawn: list[int] = torch.randperm(moe.count, generator=rng).tolist()
+        return drawn
     scores = torch.zeros(moe.count, dtype=torch.float64)
     for e in range(moe.count):
         tokens, weights = seen.routed.of(e)
@@ -124,4 +126,5 @@ def _ranked(moe: MoE, seen: Seen, selector: Selector, rng: Generator) -> list[in
         elif len(tokens):
             answers = moe.apply_expert(e, seen.routed.hidden[tokens], weights)
             scores[e] = answers.double().square().sum().cpu()
-    return scores.sort(descending=True, stable=True).indices.tolist()
+    order: list[int] = scores.sort(descending=True, stable=True).indices.tolist()
+    return order

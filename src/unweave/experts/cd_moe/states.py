@@ -72,9 +72,10 @@ def capture(model: Module, data: Data[Any], moe: MoE) -> Seen:
             hook.remove()
     routed, outputs, layers = zip(*parts, strict=True)
     logits = None if routed[0].logits is None else torch.cat([r.logits for r in routed])
-    whole = Routed(
-        *(torch.cat([getattr(r, n) for r in routed]) for n in ("hidden", "index", "weights")), logits
+    hidden, index, weights = (
+        torch.cat([getattr(r, n) for r in routed]) for n in ("hidden", "index", "weights")
     )
+    whole = Routed(hidden, index, weights, logits)
     return Seen(whole, torch.cat(outputs), torch.cat(layers), _to_one(torch.cat(shares)))
 
 
