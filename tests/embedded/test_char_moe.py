@@ -30,7 +30,10 @@ def test_it_learns_and_the_balance_loss_spreads_tokens() -> None:
     train, held = char_texts(20_000)
     made = {b: CharMoE(steps=25, lr=0.02, balance=b, **TINY).build(train, rng=seeded(0)) for b in (0.0, 1.0)}  # type: ignore[arg-type]
     fresh = CharMoE(**TINY).initial(seeded(0))  # type: ignore[arg-type]
-    loss = {n: float(predict(m, held, held.task.losses).mean()) for n, m in (("fresh", fresh), ("made", made[0.0]))}
+    loss = {
+        n: float(predict(m, held, held.task.losses).mean())
+        for n, m in (("fresh", fresh), ("made", made[0.0]))
+    }
     assert loss["made"] < loss["fresh"] - 0.7
     most = {}
     for balance, model in made.items():
