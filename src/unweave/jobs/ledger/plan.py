@@ -7,12 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from torch.nn import Module
-
 from ...errors import InputError
-from ...masks.mask import Mask
-from ...types import Edit
-from ...unlearn import Retrain, ShortRetrain
 from ..opened import Folder, open_subject
 from ..subject import Subject
 from .book import KEY, Ledger
@@ -140,8 +135,3 @@ def opened(version: Version, ledger: Ledger, subjects: Mapping[str, Subject]) ->
         told: dict[str, Any] = dict(version.source)
         subject = open_subject(told.pop("project"), Folder(**told))
     return replace(subject, model=ledger.models.place(version), key=ledger.folder / KEY)
-
-
-def exact(edit: Edit[Any], model: Module) -> bool:
-    """Whether an edit reads nothing that the model learned: of a pruned one a short retraining takes weight counts."""
-    return isinstance(edit, Retrain) or (isinstance(edit, ShortRetrain) and not Mask.of(model))

@@ -24,12 +24,12 @@ from ...types import Edit, Request
 from ...unlearn import Retrain
 from ...unlearn.suits import SMALL
 from ..choice import choose_for
-from ..forget import ForgetJob
+from ..forget import ForgetJob, exact
 from ..judging import Audited
 from ..subject import Subject
 from .book import Ledger
 from .evidence import write_evidence
-from .plan import Level, Plan, exact, opened, plan
+from .plan import Level, Plan, opened, plan
 from .served import Served, told
 from .state import Version
 
