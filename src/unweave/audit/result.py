@@ -45,8 +45,8 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
             "On the deleted examples, this model answers like models that never saw them.", "✓"
         ),
         "exact": Word(
-            "Exact by construction: this model was trained from initial weights without the deleted examples, and never "
-            "read them.",
+            "Exact by construction: this model was trained from initial weights without the deleted examples, and "
+            "never read them.",
             "✓",
         ),
         "not forgotten": Word(

@@ -154,7 +154,9 @@ class OwnLoop:
         examples, seed = Examples.of(data), draw_seed(rng) % 2**32
         with _seeded_everywhere(seed):
             try:
-                model = self.function(examples, seed, **({} if self.parent is None else {"parent": self.parent}))
+                model = self.function(
+                    examples, seed, **({} if self.parent is None else {"parent": self.parent})
+                )
             except UnweaveError:
                 raise
             except Exception as error:

@@ -134,7 +134,10 @@ class Subject:
         positions = find(record, by, fingerprints(known, key), key, f"{self.model}")
         elsewhere = min(self.kept_out, len(record.gone) - len(positions))
         return Before(
-            requests=record.requests, examples=len(record.gone), positions=tuple(positions), kept_out=elsewhere
+            requests=record.requests,
+            examples=len(record.gone),
+            positions=tuple(positions),
+            kept_out=elsewhere,
         )
 
     @cached_property

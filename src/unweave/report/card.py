@@ -39,7 +39,10 @@ def audit_card(
     ]
     if audit.measurements:
         lines += ["", "### Figures", ""]
-        lines += ["| measurement | this model | the model before | retrained without it |", "| --- | --- | --- | --- |"]
+        lines += [
+            "| measurement | this model | the model before | retrained without it |",
+            "| --- | --- | --- | --- |",
+        ]
     for m in audit.measurements:
         if m.name.startswith("time "):  # another on each machine, and no fact about the model
             continue

@@ -1,8 +1,9 @@
 """An exactly deletable model on disk: one safetensors file a stage, the base, and a record of what saw what.
 
 exact.json names the ids in each slice, the orders, the seed and the sha256 of every file; of examples that were deleted
-it has keyed fingerprints alone. It is the last to be written and the first to be read. Files are found by their stage and their hash alone: no name in the record is ever followed.
-A stage's file holds what it learned of its data, so a deletion removes it.
+it has keyed fingerprints alone. It is the last to be written and the first to be read. Files are found by their stage
+and their hash alone: no name in the record is ever followed. A stage's file holds what it learned of its data, so a
+deletion removes it.
 """
 
 from __future__ import annotations
@@ -223,7 +224,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         if told["sha256"] != _checksum({k: v for k, v in told.items() if k != "sha256"}):
             raise ValueError("its checksum does not match")
         if told["format"] not in _GONE:
-            raise ValueError(f"it has format {told['format']!r}; this version reads {' and '.join(map(str, _GONE))}")
+            raise ValueError(
+                f"it has format {told['format']!r}; this version reads {' and '.join(map(str, _GONE))}"
+            )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{file} is damaged ({error}). Copy it again.") from error
     return dict(told)
