@@ -58,7 +58,7 @@ def serve(argv: Sequence[str]) -> int:
     options = with_methods(ServeOptions, [chain]) if chain else ServeOptions
     asked: Any = parse(options, argv, command="ledger serve", example=example)
     with warnings.catch_warnings():
-        warnings.showwarning = _warn  # type: ignore[assignment]
+        warnings.showwarning = _warn
         done = _job(asked).run(command=["unweave", "ledger", "serve", *argv])
     if asked.json:
         sys.stdout.write(done.json())

@@ -14,13 +14,16 @@ import torch
 from torch import nn
 
 from unweave import OwnLoop, seeded
+from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.io.checkpoint import load_into
 from unweave.jobs import ExactJob, ForgetJob, Subject
 from unweave.jobs.deletion import Deletion
 from unweave.jobs.ledger import Ledger, plan, verify
+from unweave.jobs.ledger.parents import unlike
 from unweave.jobs.ledger.statistics import report
 from unweave.jobs.subject import Before
+from unweave.prune import Global, Prune
 from unweave.unlearn import SISA, Retrain
 from unweave.unlearn.exact.folder import read_record
 
@@ -128,6 +131,23 @@ def test_a_training_function_gets_the_version_of_its_parent_in_use(tmp_path: Pat
     steps = {m["name"]: m["step"] for m in serve(ledger, asked).models}
     assert steps == {"main": "leave", "small": "make anew"}
     assert [Path(step).resolve() for step in STEPS] == [tmp_path / "fewer"]
+
+
+def test_a_pruned_child_whose_recipe_trains_a_dense_one_is_not_made_dense(tmp_path: Path) -> None:
+    ledger, world = with_child(tmp_path)
+    main = load_into(NETWORK(), tmp_path / "model")
+    pruned = Prune(budget=Global(0.5)).apply(main, world["main"].train, rng=seeded(0))
+    world["main"].write(pruned, tmp_path / "pruned")
+    with pytest.raises(InputError, match=r"small is pruned \(.* and its recipe trains a dense model"):
+        ledger.models.add("small", replace(world["main"], model=tmp_path / "pruned"), parent="main")
+    world["small"] = replace(world["small"], model=tmp_path / "pruned")  # a function, which cannot be asked
+    ledger.models.add("small", world["small"], parent="main")
+    ask(ledger, world, 3)
+    found = serve(ledger, world)
+    assert not found.done
+    assert "small was not released: the model is pruned and its recipe made a dense one" in found.waits
+    assert "its recipe made a network of 1,191 weights" in unlike(main, mlp(8, 99, 3))
+    assert unlike(main, NETWORK()) == ""
 
 
 def test_a_child_of_a_withdrawn_parent_is_withdrawn(tmp_path: Path) -> None:

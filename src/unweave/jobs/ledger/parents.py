@@ -8,8 +8,24 @@ from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch.nn import Module
+
+from ...masks.mask import Mask
 from .book import Ledger
 from .state import Version
+
+
+def unlike(old: Module, new: Module) -> str:
+    """In what a model that was made anew is no version of the old one, as the end of a sentence; "" if in nothing."""
+    if bool(Mask.of(old)) and not Mask.of(new):
+        return (
+            "the model is pruned and its recipe made a dense one. Say in the recipe how it is pruned: "
+            "Supervised(prune=Prune(...), recover_epochs=...), or prune in your own function"
+        )
+    counts = [sum(p.numel() for p in m.parameters()) for m in (old, new)]
+    if counts[0] != counts[1]:
+        return f"its recipe made a network of {counts[1]:,} weights and the model has {counts[0]:,}. Mend the recipe"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ..subject import Subject
 from .book import Ledger
 from .evidence import write_evidence
 from .exactly import forget_exactly, write_card
-from .parents import Parent, parent_of, takes_parent, with_parent
+from .parents import Parent, parent_of, takes_parent, unlike, with_parent
 from .plan import Plan, opened, plan
 from .relapse import UNLAPSED, look_again
 from .served import Served, told
@@ -307,6 +307,10 @@ class _Batch:
         return parent_of(self.ledger, version, self.models, self.entries)
 
     def _made(self, version: Version, place: Path, method: str, level: str, why: str, outcome: str) -> None:
+        if method in ("made anew", "retrain") and (why_not := self._unlike(version, place)):
+            self.failed = f"{version.name} was not released: {why_not}."
+            self._tell(version, "edit", method=method, why=why_not)
+            return
         if not self.ledger.state().traceable(version) and level != "E4":
             level = "E1"
         above = self._parent(version)
@@ -315,6 +319,10 @@ class _Batch:
         self.entries.append(("model", told))
         step = "make anew" if method == "made anew" else "edit"
         self._tell(version, step, new=told["digest"], method=method, level=level, outcome=outcome, why=why)
+
+    def _unlike(self, version: Version, place: Path) -> str:
+        subject = self._world(version, [])
+        return unlike(subject.read(self.ledger.models.place(version)), subject.read(place))
 
     def _described(
         self,

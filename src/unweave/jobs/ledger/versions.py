@@ -13,6 +13,7 @@ from ...errors import InputError, IntegrityError
 from ...io.content import UnstableError, describe
 from ...io.files import sha256, sha256_of, written_beside
 from ...io.identities import SIZE
+from ...masks.mask import Mask
 from ...unlearn.exact.folder import is_exact, read_record
 from ..exact import as_recorded, dense
 from ..forget_exact import source_of
@@ -63,6 +64,7 @@ class Models:
                 f"the data of {name} hold {len(deleted)} examples that were deleted, and the version in use does not. "
                 "A new one must be trained without them: take `Ledger.allowed(subject)`, or remove them from the data."
             )
+        self._require_recipe_prunes(name, subject)
         above = parent if parent in ("", "unknown") else self._parent(state, name, parent)
         told = self.described(name, subject, how=how, parent=above, recipients=recipients, source=source)
         number = self.ledger.log.append("model", told).number
@@ -95,6 +97,17 @@ class Models:
             "source": dict(source) if source is not None else None, "recipients": list(recipients),
             "released": released, "why_not": why_not,
         }  # fmt: skip
+
+    def _require_recipe_prunes(self, name: str, subject: Subject) -> None:
+        at = subject.model
+        if not isinstance(at, (str, Path)) or is_exact(Path(at)) or not _dense(subject.recipe):
+            return
+        if mask := Mask.of(subject.read(Path(at))):
+            raise InputError(
+                f"{name} is pruned ({mask.density():.1%} of its weights are kept), and its recipe trains a dense model: it "
+                "could not be made anew without what is deleted. Say in the recipe of its project how it is pruned: "
+                "Supervised(prune=Prune(...), recover_epochs=...)."
+            )
 
     def _parent(self, state: State, name: str, parent: str) -> str:
         if parent == name:
@@ -257,6 +270,13 @@ def digest(subject: Subject, place: Path) -> str:
         told = read_record(place)
         return describe([told["base"], *sorted(stage["sha256"] for stage in told["stages"])])
     return describe(dict(sorted(subject.read(place).state_dict().items())))
+
+
+def _dense(recipe: Any) -> bool:
+    """Whether a recipe could prune, and does not."""
+    return hasattr(recipe, "prune") and all(
+        getattr(recipe, name, None) is None for name in ("prune", "sparse")
+    )
 
 
 def _recipe(subject: Subject) -> str:
