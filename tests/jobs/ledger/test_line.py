@@ -138,7 +138,7 @@ def test_a_pruned_child_whose_recipe_trains_a_dense_one_is_not_made_dense(tmp_pa
     main = load_into(NETWORK(), tmp_path / "model")
     pruned = Prune(budget=Global(0.5)).apply(main, world["main"].train, rng=seeded(0))
     world["main"].write(pruned, tmp_path / "pruned")
-    with pytest.raises(InputError, match=r"small is pruned \(.* and its recipe trains a dense model"):
+    with pytest.raises(InputError, match=r"small is pruned \(.* and its recipe trains a dense one"):
         ledger.models.add("small", replace(world["main"], model=tmp_path / "pruned"), parent="main")
     world["small"] = replace(world["small"], model=tmp_path / "pruned")  # a function, which cannot be asked
     ledger.models.add("small", world["small"], parent="main")
