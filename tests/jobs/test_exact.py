@@ -295,7 +295,7 @@ def test_a_damaged_folder_is_refused(trained: Path, tmp_path: Path) -> None:
 
     source = Path(shutil.copytree(trained, tmp_path / "source"))
     record = source / "model" / "exact.json"
-    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+    record.write_text(record.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(IntegrityError, match="checksum does not match"):
         ForgetExactJob(subject=world(), folder=source, ids=[1]).run(tmp_path / "left")
     with pytest.raises(InputError, match="holds no exactly deletable model"):
