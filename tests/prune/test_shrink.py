@@ -188,7 +188,9 @@ def test_refuses() -> None:
     with pytest.raises(InputError, match="no living filter left"):
         shrink(model, inputs, Mask({"1.weight": torch.zeros(5, 6, dtype=torch.bool)}))
     model[3].weight.data[1] = 0
-    with pytest.raises(InputError, match=r"could remove no channel\. 3: its channels stay: they are the model's output"):
+    with pytest.raises(
+        InputError, match=r"could remove no channel\. 3: its channels stay: they are the model's output"
+    ):
         shrink(model, inputs)
 
 

@@ -11,7 +11,6 @@ from unweave.errors import InputError
 from unweave.prune import shrink
 
 
-
 def halved(model: nn.Module, *, spare: tuple[str, ...] = ()) -> nn.Module:
     """The first half of each layer's filters dead, with their biases."""
     with torch.no_grad():
@@ -184,5 +183,8 @@ def test_heads_and_feed_forwards_of_a_language_model_are_cut(kind: str) -> None:
     assert count_parameters(shrunk.model) < 0.8 * count_parameters(model)
     attention = {name for name, _ in model.named_modules() if name.endswith(("q_proj", "k_proj", "v_proj"))}
     assert attention
-    assert all(shrunk.model.get_submodule(name).out_features < model.get_submodule(name).out_features for name in attention)
+    assert all(
+        shrunk.model.get_submodule(name).out_features < model.get_submodule(name).out_features
+        for name in attention
+    )
     assert shrunk.model.config.num_key_value_heads == 1

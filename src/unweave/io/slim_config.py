@@ -40,20 +40,20 @@ def slimmed(model: Any, pairs: Pairs, wrong: Callable[[Module], float]) -> Any:
         pairs: what the numbers may have changed from and to.
         wrong: how much of a model made anew is not as it should be: 0 is right, rounding passes, 1 is a wrong part.
     """
-    for first, then in ((_one_changed, _widths_changed), (_widths_changed, _one_changed)):
-        config = _shaped(model, pairs, lambda c, a=first, b=then: chain(a(c, pairs), b(c, pairs)))
+    for ways in ((_one_changed, _widths_changed), (_widths_changed, _one_changed)):
+        config = _shaped(model, pairs, ways)
         if config is not None:
             return _silent(model, config, pairs, wrong)
     return None
 
 
-def _shaped(model: Any, pairs: Pairs, ways: Callable[[Any], Iterator[Any]]) -> Any:
+def _shaped(model: Any, pairs: Pairs, ways: tuple[Callable[[Any, Pairs], Iterator[Any]], ...]) -> Any:
     """The configuration whose shapes are the model's, by the changes that mend more of them; None without one."""
     config = deepcopy(model.config)
     left, before = _misfits(model, config), None
     while left and left != before:  # a number may only fit after another has changed
         before = left
-        for tried in ways(config):
+        for tried in chain.from_iterable(way(config, pairs) for way in ways):
             now = _misfits(model, tried)
             if now is not None and now < left:
                 config, left = tried, now
@@ -91,7 +91,11 @@ def _widths_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
         (at, name)
         for at, name, value in numbers
         if not isinstance(value, bool | str)
-        and (value in known if isinstance(value, int) else isinstance(value, list | tuple) and known & set(value))
+        and (
+            value in known
+            if isinstance(value, int)
+            else isinstance(value, list | tuple) and known & set(value)
+        )
     ]
     for (at, one), (other, two) in combinations(holding, 2):
         if at == other:
@@ -152,9 +156,7 @@ def _part(config: Any, at: tuple[str, ...]) -> Any:
     return config
 
 
-def _tried(
-    config: Any, at: tuple[str, ...], name: str, pairs: Pairs, *, tiny: bool = False
-) -> Iterator[Any]:
+def _tried(config: Any, at: tuple[str, ...], name: str, pairs: Pairs, *, tiny: bool = False) -> Iterator[Any]:
     value = getattr(_part(config, at), name, None)
     seen: list[Any] = [value]
     for changed in _changed(value, pairs, tiny):

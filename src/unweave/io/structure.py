@@ -2,8 +2,9 @@
 
 A record is plain JSON, `{"format": 2, "tensors": {tensor: {dimension: {"of": n, "kept": [...]}}}, "biases": [layer,
 ...]}`: of n positions along a dimension the tensor kept those at these indices, and the layers under "biases" gained
-a bias. Loading needs neither the pruned model's class nor any code from the file. Records of format 1, which name
-layers with the sides "in" and "out", are read too.
+a bias. What was done to mixtures of experts is told beside it ("experts", "condensed", "trimmed"; see
+`models.moe.record_of`). Loading needs neither the pruned model's class nor any code from the file. Records of format
+1, which name layers with the sides "in" and "out", are read too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn import Embedding, LayerNorm, Linear, Module, Parameter, PReLU, RMS
 
 from ..errors import InputError
 from ..masks.layers import CONVS, RUNNING_NORMS, TRANSPOSED, is_conv1d
+from ..models.moe import rebuilt_
 
 Structure = Mapping[str, Any]
 Cuts = dict[tuple[str, int], Tensor]
@@ -38,6 +40,7 @@ def restructure_(model: Module, structure: Structure) -> Module:
             untouched.
     """
     cuts, biases = _checked(model, structure)
+    rebuilt_(model, structure)
     cut_(model, cuts)
     for name in biases:
         layer = model.get_submodule(name)
@@ -94,7 +97,11 @@ def record_of(sizes: Mapping[tuple[str, int], int], cuts: Cuts, biases: list[str
 
 
 def _checked(model: Module, structure: Structure) -> tuple[Cuts, list[str]]:
-    key = {1: "layers", 2: "tensors"}.get(structure.get("format", 0)) if isinstance(structure, Mapping) else None
+    key = (
+        {1: "layers", 2: "tensors"}.get(structure.get("format", 0))
+        if isinstance(structure, Mapping)
+        else None
+    )
     if key is None or not isinstance(structure.get(key), Mapping):
         raise InputError("this is not a structure record of format 1 or 2, as `shrink` makes it.")
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -104,8 +111,8 @@ def _checked(model: Module, structure: Structure) -> tuple[Cuts, list[str]]:
         size, kept = named[name].shape[dim], cut["kept"]
         if cut["of"] != size or not kept or not all(isinstance(i, int) for i in kept):
             raise InputError(
-                f"the structure of {label} keeps {len(kept)} of {cut['of']}; the model's has {size}. It was recorded for "
-                "another model."
+                f"the structure of {label} keeps {len(kept)} of {cut['of']}; the model's has {size}. It was "
+                "recorded for another model."
             )
         if sorted(set(kept)) != list(kept) or kept[0] < 0 or kept[-1] >= size:
             raise InputError(
@@ -153,7 +160,7 @@ def _of_layers(model: Module, structure: Structure) -> Iterator[tuple[str, str, 
 
 def _resize_(layer: Any) -> None:
     """Tell a layer the sizes of its tensors."""
-    weight = getattr(layer, "weight", None)
+    weight: Any = getattr(layer, "weight", None)
     if isinstance(layer, Linear):
         layer.out_features, layer.in_features = weight.shape
     elif isinstance(layer, CONVS):
@@ -162,7 +169,8 @@ def _resize_(layer: Any) -> None:
         sides = (weight.shape[0], weight.shape[1] * layer.groups)
         layer.out_channels, layer.in_channels = sides[::-1] if isinstance(layer, TRANSPOSED) else sides
     elif isinstance(layer, RUNNING_NORMS):
-        layer.num_features = len(weight if weight is not None else layer.running_mean)
+        like: Any = layer.running_mean if weight is None else weight
+        layer.num_features = len(like)
     elif isinstance(layer, LayerNorm | RMSNorm):
         layer.normalized_shape = tuple(weight.shape)
     elif isinstance(layer, Embedding):

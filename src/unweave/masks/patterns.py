@@ -168,7 +168,11 @@ class Channel:
 def suited(pattern: Pattern, score: Any) -> Pattern:
     """A pattern that pools scores as they ask for, where it was told nothing: `score.reduce` for `Channel`."""
     own: Reduce | None = getattr(score, "reduce", None)
-    return replace(pattern, reduce=own) if isinstance(pattern, Channel) and pattern.reduce is None and own else pattern
+    return (
+        replace(pattern, reduce=own)
+        if isinstance(pattern, Channel) and pattern.reduce is None and own
+        else pattern
+    )
 
 
 def fitting(pattern: Pattern, shapes: Mapping[str, Sequence[int]]) -> set[str]:

@@ -179,7 +179,9 @@ def matrices(model: Module, kinds: tuple[type[Module], ...] | None = None) -> It
 
 def _head_is_shared(model: Module) -> bool:
     """Whether the last layer's weight is an embedding's."""
-    shared = {id(p) for m in model.modules() if isinstance(m, Embedding | EmbeddingBag) for p in m.parameters()}
+    shared = {
+        id(p) for m in model.modules() if isinstance(m, Embedding | EmbeddingBag) for p in m.parameters()
+    }
     last = [
         id(p)
         for m in model.modules()

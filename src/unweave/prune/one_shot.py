@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from ..masks.budgets import Budget, Global, PerOutput
 from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.patterns import Channel, Pattern, Unstructured, fitting, refuse_own_sparsity, suited
-from ..masks.scope import rows_first
+from ..masks.scope import Scope, rows_first
 from ..masks.select import select
 from ..masks.silence import silence
 from ..paper import Paper
@@ -30,11 +31,11 @@ from .recalibrate import recalibrate_, require_statistics
 class Prune:
     """Zero the lowest-scoring weights, once.
 
-    Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` units are chosen that can
-    be removed: a filter with everything that falls with it, such as the filters of other layers that it is added to, or
-    the other rows of its head. A unit's score is that of all these weights and of those that read it. Biases and
-    normalisations of a dead unit are zeroed too, so that it is silent and `shrink` can remove it. Filters that are tied
-    to a layer out of scope stay; leave the last layer out of the score's scope, for its filters are the classes.
+    Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` units are chosen that
+    can be removed: a filter with everything that falls with it, such as the filters of other layers that it is added
+    to, or the other rows of its head. A unit's score is that of all these weights and of those that read it. Biases
+    and norms of a dead unit are zeroed too, so that it is silent and `shrink` can remove it. Filters that are tied to a
+    layer out of scope stay; leave the last layer out of the score's scope, for its filters are the classes.
 
     Attributes:
         score: says how much each weight matters.
@@ -60,9 +61,10 @@ class Prune:
         Raises:
             InputError: if a score is NaN, or a layer would lose all its weights.
         """
+        in_units = isinstance(self.pattern, Channel) and not isinstance(self.budget, PerOutput)
         with global_seed(draw_seed(rng)):
-            scores = self.score.score(model, data)
-        if isinstance(self.pattern, Channel) and not isinstance(self.budget, PerOutput):
+            scores = (_with_ends(self.score) if in_units else self.score).score(model, data)
+        if in_units:
             return self._of_units(model, data, scores)
         if not isinstance(self.pattern, Unstructured) or isinstance(self.budget, PerOutput):
             _require_rows(model, scores)
@@ -72,7 +74,9 @@ class Prune:
 
     def _of_units(self, model: Module, data: Data[Any], scores: Mapping[str, Tensor]) -> Mask:
         pattern: Any = suited(self.pattern, self.score)
-        found = ranked(model, units_of(model, data), scores, pattern)
+        scope = getattr(self.score, "scope", None)
+        own = scope.covers(model) & scores.keys() if isinstance(scope, Scope) else set(scores)
+        found = ranked(model, units_of(model, data), [name for name in scores if name in own], pattern)
         _require_rows(model, found.alone)
         return choose(model, scores, found, pattern, self.budget)
 
@@ -114,6 +118,16 @@ def narrowed(model: Module) -> list[str]:
                 "score's scope (skip)."
             )
     return found
+
+
+def _with_ends(score: Score) -> Score:
+    """A score of the first and the last layer too, which may read what is chosen from."""
+    scope: Any = getattr(score, "scope", None)
+    if not isinstance(scope, Scope) or not dataclasses.is_dataclass(score):
+        return score
+    wider: Any = dataclasses.replace(score, scope=dataclasses.replace(scope, first=True, last=True))  # type: ignore[type-var]
+    made: Score = wider
+    return made
 
 
 def _require_rows(model: Module, scores: Iterable[str]) -> None:

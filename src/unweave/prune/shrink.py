@@ -60,38 +60,33 @@ def shrink(
     """Remove every dead unit that nothing else needs, and whatever read it.
 
     Units are channels, heads with their keys and values (whole groups where queries share them), inner units of
-    feed-forwards and experts, and the channels of a residual stream, which are dead only if every layer that adds to
-    them is. A filter is dead when all its weights are zero; its channel is then constant: zero if bias and batch
-    normalisation are dead too (see `silence`), and otherwise what they emit. A constant is folded into the bias of the
-    layers that read it, where that is exact; a convolution with zero padding sees it end at the image's border, and
-    is not. Root-mean-square norms are rescaled for the channels that they no longer count. Outputs before and after
-    are compared on the example inputs, in eval mode.
+    feed-forwards and experts, and the channels of a residual stream, dead only if every layer that adds to them is. A
+    filter is dead when all its weights are zero; its channel is then constant: zero if bias and batch normalisation are
+    dead too (see `silence`), else what they emit. A constant is folded into the bias of the layers that read it, where
+    that is exact: not before a convolution with zero padding. Root-mean-square norms are rescaled for the channels that
+    they no longer count. Outputs before and after are compared on the example inputs, in eval mode.
 
     Args:
         model: left unchanged.
-        example_inputs: what the model is called with: a tensor [n, ...], or a dictionary of keyword
-            arguments.
+        example_inputs: what the model is called with: a tensor [n, ...], a dictionary of keyword arguments, or a
+            function that calls it and returns what it answers.
         mask: applied first; None relies on the model's own zeros.
-        constants: "fold" as above; "drop" removes constants that cannot be folded, which changes the outputs:
-            then no comparison is made, and the model should be trained on, or its batch normalisation
-            measured afresh.
+        constants: "fold" as above; "drop" removes constants that cannot be folded, which changes the outputs: then
+            no comparison is made, and the model should be trained on.
         width: whether channels go too that a layer normalisation counts: their zeros were in its mean, so the outputs
-            change (see `Shrunk.apart`) and the model should be trained on. The same heads and units are made sure of.
-
-    Returns:
-        The smaller model, its structure record, and the layers that had to stay as they were, with reasons.
+            change (see `Shrunk.apart`) and the model should be trained on. Which heads and units stay is made sure of.
 
     Raises:
         InputError: if `constants` is neither, there is nothing dead, or nothing could be removed; with the reasons.
     """
-    whole = copied(model)
-    if mask is not None:
-        mask.apply_(whole)
+    whole = copied(model) if mask is None else mask.apply_(copied(model))
     modes = {name: module.training for name, module in whole.named_modules()}
     whole.eval()
 
     @torch.no_grad()
     def run(m: Module) -> Any:
+        if callable(example_inputs):
+            return example_inputs(m)
         return m(**example_inputs) if isinstance(example_inputs, dict) else m(example_inputs)
 
     try:
@@ -102,7 +97,7 @@ def shrink(
     filters = {name: (dim, rows) for name, dim, rows in dead_filters(whole)}
     if not filters and not any(bool(d.any()) for d in dead):
         raise InputError(
-            "shrink: no filter is dead, so there is nothing to remove. Prune with the pattern Channel first."
+            "shrink: no filter is dead: nothing to remove. Prune with the pattern Channel first."
         )
     parts = {i: d for i, d in enumerate(dead) if bool(d.any()) and not bool(d.all())}
     smaller, refused = _smaller(whole, units, parts, run, constants, width)

@@ -53,15 +53,15 @@ class Ledger:
         self.pinned: list[Tensor] = []
 
     def fresh(self, n: int) -> Tensor:
-        """n new labels."""
+        """N new labels."""
         self.size += n
         return torch.arange(self.size - n, self.size)
 
     def join(self, a: Tensor, b: Tensor) -> None:
         """Tie two fields position by position; they broadcast."""
-        left, right = torch.broadcast_tensors(core(a), core(b))
-        if left is not right:
-            self.pairs.append((left.reshape(-1), right.reshape(-1)))
+        left, right = core(a), core(b)
+        shape = (left + right).shape
+        self.pairs.append((left.expand(shape).reshape(-1), right.expand(shape).reshape(-1)))
 
     def merge(self, field: Tensor, dim: int, why: str = "") -> Tensor:
         """Tie all positions along a dimension to one, and return the field that no longer differs there."""

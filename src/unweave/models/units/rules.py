@@ -7,7 +7,7 @@ a rule keep all units that reach them whole, so that a model is never cut wrongl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -176,111 +176,7 @@ def _summed(ledger: Ledger, field: Tensor, dim: int) -> Tensor:
     return field.narrow(dim, 0, 1)
 
 
-def grouped_product(ledger: Ledger, call: Call) -> Fields:
-    """Rows [n, k] each by one of several matrices [e, k, m]: which matrix is no unit."""
-    a, b = call.args[:2]
-    right = []
-    for f in call.fields(b):
-        if 0 in varying(f):
-            f = ledger.merge(f, 0, "they are experts, of which the router chooses")
-        right.append(f[0])
-    first = b[0]
-    one = replace(
-        call,
-        fields=lambda t: right if t is first else call.fields(t),
-        weight=lambda t: call.weight(b if t is first else t),
-    )
-    return product(ledger, one, a, first)
-
-
-def convolved(ledger: Ledger, call: Call) -> Fields:
-    """Channels in by the weight's, channels out from its rows; with one filter a channel both are one."""
-    x, w, bias = call.args[:3]
-    transposed, groups = call.args[6], call.args[8]
-    xs, ws = call.fields(x), call.fields(w)
-    reads, makes = (0, 1) if transposed else (1, 0)
-    for f in xs:
-        ledger.fix([_drop(f, 1)], "they lie along the image, not across its channels")
-    ledger.fix([f for f in ws if set(varying(f)) - {0, 1}], "they lie along the kernel, not across its channels")
-    inner = [_flat(f, 1) for f in xs if 1 in varying(f)]
-    rows = [_flat(f, makes) for f in ws if makes in varying(f)]
-    columns = [_flat(f, reads) for f in ws if reads in varying(f)]
-    if groups == 1:
-        ledger.read += columns
-        for c in columns:
-            if not inner:
-                ledger.fix([c], FIXED)
-            for f in inner:
-                ledger.join(f, c)
-        if not columns:
-            ledger.fix(inner, FIXED)
-    elif groups == x.shape[1] and not transposed and w.shape[0] == groups:
-        for r in rows:
-            if not inner:
-                ledger.fix([r], FIXED)
-            for f in inner:
-                ledger.join(f, r)
-    else:
-        ledger.fix([*inner, *columns, *rows], "they run through a grouped convolution")
-    shape = call.out.shape
-    out = [r.view(1, -1, *[1] * (len(shape) - 2)).expand(shape) for r in rows if len(r) == shape[1]]
-    if bias is not None:
-        for f in call.fields(bias):
-            for r in rows:
-                ledger.join(f, r) if len(r) == len(f) else ledger.fix([f, r], FIXED)
-    return out
-
-
-def _flat(field: Tensor, dim: int) -> Tensor:
-    """Labels along one dimension, [n]."""
-    for d in range(field.ndim - 1, -1, -1):
-        if d != dim:
-            field = field.select(d, 0)
-    return field
-
-
-def _drop(field: Tensor, dim: int) -> Tensor:
-    return field.select(dim, 0)
-
-
-def spatial(ledger: Ledger, call: Call) -> Any:
-    """The last dimensions change their sizes, by pooling, padding or sampling; the channels stay."""
-    first = call.out if isinstance(call.out, Tensor) else call.out[0]
-    fields = []
-    for f in call.fields(call.args[0]):
-        same = [d for d in range(f.ndim) if f.shape[d] == first.shape[d]]
-        for d in varying(f):
-            if d not in same or d > 1:
-                f = ledger.merge(f, d, "they lie along the image, not across its channels")
-        for d in range(f.ndim):
-            if d not in same:
-                f = f.narrow(d, 0, 1)
-        if varying(f):
-            fields.append(f.expand(first.shape))
-    return fields if isinstance(call.out, Tensor) else [fields for _ in call.out]
-
-
-def padded(ledger: Ledger, call: Call) -> Fields:
-    """New positions beside the old: across units they stay for ever, elsewhere they change nothing."""
-    x, widths = call.args[0], call.args[1]
-    fields = []
-    for f in call.fields(x):
-        for k in range(len(widths) // 2):
-            dim, (low, high) = f.ndim - 1 - k, widths[2 * k : 2 * k + 2]
-            if dim not in varying(f):
-                shape = list(f.shape)
-                shape[dim] += low + high
-                f = f.narrow(dim, 0, 1).expand(shape)
-            elif low >= 0 and high >= 0:
-                ends = [_ever(ledger, f, dim, n) for n in (low, high)]
-                f = torch.cat([ends[0], f, ends[1]], dim)
-            else:
-                f = f.narrow(dim, max(0, -low), f.shape[dim] + min(0, low) + min(0, high))
-        fields.append(lean(f))
-    return fields
-
-
-def _ever(ledger: Ledger, like: Tensor, dim: int, n: int) -> Tensor:
+def for_ever(ledger: Ledger, like: Tensor, dim: int, n: int) -> Tensor:
     """Labels of positions that no layer makes."""
     shape = list(like.shape)
     shape[dim] = n
@@ -312,7 +208,7 @@ def joined(ledger: Ledger, call: Call) -> Fields:
         parts = []
         for t, fields in zip(given, along, strict=True):
             if not fields:
-                parts.append(_ever(ledger, t, dim, t.shape[dim]))
+                parts.append(for_ever(ledger, t, dim, t.shape[dim]))
                 continue
             field = fields[0]
             for d in varying(field):
@@ -367,118 +263,6 @@ def over(ledger: Ledger, call: Call) -> Any:
     return fields if isinstance(call.out, Tensor) else [fields for _ in call.out]
 
 
-def halved(ledger: Ledger, call: Call) -> Fields:
-    """GLU: the first half times a function of the second."""
-    x, dim = call.args[0], call.arg(1, "dim", -1)
-    half = x.shape[dim] // 2
-    parts = [
-        (call.out, [lean(f.narrow(dim, at, half)) for f in call.fields(x)]) for at in (0, half)
-    ]
-    return combined(ledger, parts, call.out.shape)
-
-
-def layer_norm(ledger: Ledger, call: Call) -> Any:
-    """Normalisation over the last dimensions: its scale and shift go with the units, which its statistics count."""
-    x, shape = call.args[0], call.args[1]
-    first = call.out if isinstance(call.out, Tensor) else call.out[0]
-    for f in call.fields(x):
-        if set(varying(f)) & set(range(x.ndim - len(shape), x.ndim)):
-            ledger.counted.append(core(f).reshape(-1))
-    own = [t for t in call.args[2:4] if isinstance(t, Tensor)]
-    fields = combined(ledger, [(t, call.fields(t)) for t in (x, *own)], first.shape)
-    return fields if isinstance(call.out, Tensor) else [fields, *([] for _ in call.out[1:])]
-
-
-def batch_norm(ledger: Ledger, call: Call) -> Any:
-    """Normalisation of each channel by itself."""
-    x, first = call.args[0], call.out[0] if isinstance(call.out, tuple | list) else call.out
-    own = [t for t in call.args[1:5] if isinstance(t, Tensor)]
-    tall = [(t.view(-1, *[1] * (x.ndim - 2)), [f.view(-1, *[1] * (x.ndim - 2)) for f in call.fields(t)]) for t in own]  # fmt: skip
-    fields = combined(ledger, [(x, call.fields(x)), *tall], first.shape)
-    return fields if isinstance(call.out, Tensor) else [fields, *([] for _ in call.out[1:])]
-
-
-def looked_up(ledger: Ledger, call: Call) -> Fields:
-    """Rows chosen by numbers: which there are must stay."""
-    if call.name == "embedding":
-        table, at = call.args[0], (call.args[1],)
-        shape = call.out.shape
-        found = []
-        for f in call.fields(table):
-            if 0 in varying(f):
-                ledger.fix([f], "they are rows that are looked up by number")
-            else:
-                ledger.made.append(core(f).reshape(-1))
-                found.append(f[0].expand(shape))
-        return found
-    x = call.args[0]
-    if call.name == "index":
-        dims = [d for d, i in enumerate(call.args[1]) if i is not None]
-        if any(call.args[1][d].dtype == torch.bool for d in dims):
-            width = sum(call.args[1][d].ndim for d in dims)
-            dims = list(range(min(dims), min(dims) + width))
-    else:
-        dims = [call.args[1] % max(1, x.ndim)]
-    found = []
-    for f in call.fields(x):
-        for d in dims:
-            if d in varying(f):
-                f = ledger.merge(f, d, "they are looked up by number")
-        if varying(f):
-            found.append(lean(call.run(f, *call.args[1:], **call.kwargs)))
-    return found
-
-
-def put(ledger: Ledger, call: Call) -> Fields:
-    """Rows written into a tensor at given places."""
-    x, dim, source = call.args[0], call.args[1], call.args[3]
-    dim %= x.ndim
-    for t in (x, source):
-        for f in call.fields(t):
-            if dim in varying(f):
-                ledger.merge(f, dim, "they are written by number")
-    sides = [
-        (t.narrow(dim, 0, 1), [f.narrow(dim, 0, 1) for f in call.fields(t) if dim not in varying(f)])
-        for t in (x, source)
-        if t.shape[dim]
-    ]
-    return [f.expand(call.out.shape) for f in combined(ledger, sides, sides[0][0].shape)] if sides else []
-
-
 def unlabelled(ledger: Ledger, call: Call) -> Fields:
     """A new tensor that only takes the type of another."""
     return []
-
-
-def _table(rule: Rule, names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names.split(), rule)
-
-
-RULES: dict[str, Rule] = {
-    **_table(moved, "view _unsafe_view reshape permute transpose t expand unsqueeze squeeze select slice unbind split "
-             "split_with_sizes chunk unsafe_chunk unsafe_split clone detach alias contiguous _to_copy roll flip repeat "
-             "narrow unfold diagonal lift_fresh zeros_like ones_like empty_like full_like rand_like randn_like bernoulli "
-             "as_strided_ pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle _reshape_alias numpy_T mT"),
-    **_table(contracted, "mm bmm addmm baddbmm mv addmv linear matmul"),
-    **_table(grouped_product, "_grouped_mm"),
-    **_table(convolved, "convolution _convolution"),
-    **_table(spatial, "max_pool1d max_pool2d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-             "_adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d "
-             "upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d "
-             "_upsample_bilinear2d_aa _upsample_bicubic2d_aa upsample_linear1d reflection_pad1d reflection_pad2d "
-             "replication_pad1d replication_pad2d"),
-    **_table(padded, "constant_pad_nd"),
-    **_table(joined, "cat"),
-    **_table(stacked, "stack"),
-    **_table(reduced, "mean sum amax amin max min var std var_mean argmax any all linalg_vector_norm norm prod logsumexp"),
-    **_table(over, "_softmax _log_softmax _safe_softmax softmax log_softmax cumsum cumprod sort topk"),
-    **_table(halved, "glu"),
-    **_table(layer_norm, "native_layer_norm layer_norm rms_norm _fused_rms_norm"),
-    **_table(batch_norm, "native_batch_norm _native_batch_norm_legit_no_training batch_norm _native_batch_norm_legit "
-             "cudnn_batch_norm"),
-    **_table(looked_up, "embedding index index_select gather"),
-    **_table(unlabelled, "new_empty new_zeros new_ones new_full new_empty_strided"),
-    **_table(pointwise, "copy_ _prelu_kernel"),
-    **_table(put, "index_add index_add_ index_copy index_copy_"),
-}  # fmt: skip
-"""Operation -> its rule; operations that torch calls pointwise have `pointwise`."""

@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .labels import Fields, Ledger, lean, varying
-from .rules import RULES, Call, pointwise
+from .rules import Call, pointwise
+from .table import RULES
 
 OUTPUT = "they are the model's output"
 """Why the units of a last layer stay."""
@@ -105,9 +106,9 @@ def answers(out: Any) -> Iterator[Tensor]:
             yield from answers(value)
 
 
-class _Trace(TorchDispatchMode):
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self._fields: dict[int, Fields] = {}
         self._held: list[Any] = []
@@ -159,7 +160,13 @@ class _Trace(TorchDispatchMode):
             return out
         try:
             found = rule(self.ledger, call)
-        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError):  # a call of a form unknown to it
+        except (
+            RuntimeError,
+            IndexError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # a call of a form unknown to it
             for tensor in given:
                 self.ledger.fix(self.fields(tensor), f"they run through a {name} that is not followed")
             return out

@@ -34,11 +34,16 @@ def fold_(
     modules = dict(model.named_modules())
     emitted: dict[str, Tensor] = {}
     hooks = []
-    readers = {}
+    readers: dict[str, Module] = {}
     for (tensor, dim), at in gone.items():
         name, _, own = tensor.rpartition(".")
         layer = modules.get(name)
-        if own == "weight" and layer is not None and dim == _in_dim(layer) and id(layer) not in map(id, readers.values()):
+        if (
+            own == "weight"
+            and layer is not None
+            and dim == _in_dim(layer)
+            and id(layer) not in map(id, readers.values())
+        ):
             readers[name] = layer
             hooks.append(layer.register_forward_pre_hook(_looking(name, layer, at, emitted, constants)))
     try:
@@ -48,7 +53,9 @@ def fold_(
             hook.remove()
     biases = []
     for name, value in emitted.items():
-        if bool(value.any()) and _fold(name, readers[name], gone[_weight(name), _in_dim(readers[name]) or 0], value, constants):
+        if bool(value.any()) and _fold(
+            name, readers[name], gone[_weight(name), _in_dim(readers[name]) or 0], value, constants
+        ):
             biases.append(name)
     return biases
 
@@ -93,7 +100,11 @@ def _fold(name: str, layer: Any, at: Tensor, value: Tensor, constants: str) -> b
             'exactly. Extend the mask with `silence` before training on, or pass constants="drop"'
         )
     weight = layer.weight.detach().movedim(_in_dim(layer) or 0, 0)
-    columns = weight.index_select(0, at.to(weight.device)).flatten(2).sum(2) if weight.ndim > 2 else weight[at.to(weight.device)]
+    columns = (
+        weight.index_select(0, at.to(weight.device)).flatten(2).sum(2)
+        if weight.ndim > 2
+        else weight[at.to(weight.device)]
+    )
     shift = value.to(columns.dtype) @ columns
     if layer.bias is None:
         layer.register_parameter("bias", Parameter(shift, layer.weight.requires_grad))

@@ -91,7 +91,9 @@ def cut(
     return Cut(best, record_of(sizes, cuts, biases), _apart(before, after))
 
 
-def _respelled(model: Any, units: Units, parts: Mapping[int, Tensor], cuts: Cuts, sizes: Any, wrong: Any) -> Any:
+def _respelled(
+    model: Any, units: Units, parts: Mapping[int, Tensor], cuts: Cuts, sizes: Any, wrong: Any
+) -> Any:
     """The model made anew from a configuration that says its shape, if it is one of transformers and there is one."""
     if not hasattr(getattr(model, "config", None), "to_dict"):
         return None
@@ -130,7 +132,7 @@ def _gone(units: Units, parts: Mapping[int, Tensor]) -> dict[Place, Tensor]:
     for i, dead in parts.items():
         for place, at in units.groups[i].places.items():
             gone.setdefault(place, []).append(at[dead].reshape(-1))
-    return {place: torch.cat(some).unique() for place, some in gone.items()}
+    return {place: torch.tensor(sorted(set(torch.cat(some).tolist()))) for place, some in gone.items()}
 
 
 def _rest(size: int, gone: Tensor) -> Tensor:
@@ -167,7 +169,9 @@ def _left(group: Group, dead: Tensor, cuts: Cuts) -> dict[Place, Tensor]:
     return left
 
 
-def _found(made: Module, run: Run, wanted: Mapping[int, dict[Place, Tensor]]) -> dict[int, dict[Place, Tensor]]:
+def _found(
+    made: Module, run: Run, wanted: Mapping[int, dict[Place, Tensor]]
+) -> dict[int, dict[Place, Tensor]]:
     """The same groups of a model made anew."""
     groups: dict[Place, list[Group]] = {}
     for group in find_units(made, run).groups:
@@ -177,11 +181,15 @@ def _found(made: Module, run: Run, wanted: Mapping[int, dict[Place, Tensor]]) ->
     for i, places in wanted.items():
         first = next(iter(places))
         same = [g for g in groups.get(first, []) if g.places.keys() == places.keys()]
-        found[i] = next((g.places for g in same if len(g) == len(places[first])), same[0].places if same else {})
+        found[i] = next(
+            (g.places for g in same if len(g) == len(places[first])), same[0].places if same else {}
+        )
     return found
 
 
 def _differs(found: Mapping[Place, Tensor], wanted: Mapping[Place, Tensor]) -> bool:
     if not found:  # one unit alone is no group
         return len(next(iter(wanted.values()))) > 1
-    return any(found[place].shape != at.shape or not torch.equal(found[place], at) for place, at in wanted.items())
+    return any(
+        found[place].shape != at.shape or not torch.equal(found[place], at) for place, at in wanted.items()
+    )

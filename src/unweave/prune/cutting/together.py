@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -37,10 +37,12 @@ class Ranked:
     Attributes:
         groups: name -> group in scope.
         alone: weights in scope whose outputs are in no group; not those of the model itself, unless nothing else is.
+        scored: all weights in scope.
     """
 
     groups: Mapping[str, Group]
     alone: list[str]
+    scored: Sequence[str]
 
 
 def units_of(model: Module, data: Data[Any]) -> Units:
@@ -52,7 +54,7 @@ def units_of(model: Module, data: Data[Any]) -> Units:
         return Units([], {})
 
 
-def ranked(model: Module, units: Units, scored: Mapping[str, Tensor], pattern: Channel) -> Ranked:
+def ranked(model: Module, units: Units, scored: Sequence[str], pattern: Channel) -> Ranked:
     """What is chosen from: groups whose makers are all scored, and the filters of layers in no group.
 
     Args:
@@ -67,11 +69,11 @@ def ranked(model: Module, units: Units, scored: Mapping[str, Tensor], pattern: C
     for group in units.groups:
         names = {name for name, _ in group.makers} & known
         tied |= names
-        if names and names <= scored.keys() and (pattern.width or not group.counted):
+        if names and names <= set(scored) and (pattern.width or not group.counted):
             groups[places_of(group)] = group
     alone = [name for name in scored if name not in tied]
     inner = [name for name in alone if OUTPUT not in (units.whole.get((name, d)) for d in (0, 1))]
-    return Ranked(groups, inner if inner or groups else alone)
+    return Ranked(groups, inner if inner or groups else alone, scored)
 
 
 def choose(
@@ -84,7 +86,7 @@ def choose(
 
     Args:
         model: left unchanged.
-        scores: of the weights in scope.
+        scores: of the weights in scope, and of others that may read what is chosen.
         found: what is chosen from.
         pattern: how the scores of a unit are pooled.
         budget: how much of each group lives.
@@ -95,8 +97,8 @@ def choose(
         pooled[name] = pattern.group(name, scores[name])
         shapes[name] = scores[name].shape
     if isinstance(budget, ERK):
-        shares = budget.densities(shapes)
-        alive = {}
+        shares = budget.densities(shapes) or {}
+        alive: dict[str, Tensor] = {}
         for name, values in pooled.items():
             alive |= select({name: values}, Unstructured(), Uniform(1 - shares[name])).keep
     else:
@@ -147,8 +149,8 @@ def _floored(name: str, values: Tensor, alive: Tensor) -> Tensor:
     kept = torch.zeros_like(alive)
     kept[values.sort(descending=True, stable=True).indices[:least]] = True
     warnings.warn(
-        f"{name.removesuffix('.weight')} keeps {least} of its {len(values)} channels, not {int(alive.sum())}: the first "
-        "and the last layer keep a tenth.",
+        f"{name.removesuffix('.weight')} keeps {least} of its {len(values)} channels, not {int(alive.sum())}: the "
+        "first and the last layer keep a tenth.",
         NarrowWarning, stacklevel=4,
     )  # fmt: skip
     return kept
@@ -172,6 +174,6 @@ def _mask(
                 continue
             here = keep.setdefault(tensor, torch.ones(parameter.shape, dtype=torch.bool))
             here.index_fill_(dim, at[~alive[name].cpu()].reshape(-1), False)
-    for name in scores:
+    for name in found.scored:
         keep.setdefault(name, torch.ones(scores[name].shape, dtype=torch.bool))
     return Mask(keep)
