@@ -125,7 +125,7 @@ def _with_ends(score: Score) -> Score:
     scope: Any = getattr(score, "scope", None)
     if not isinstance(scope, Scope) or not dataclasses.is_dataclass(score):
         return score
-    wider: Any = dataclasses.replace(score, scope=dataclasses.replace(scope, first=True, last=True))  # type: ignore[type-var]
+    wider: Any = dataclasses.replace(score, scope=dataclasses.replace(scope, first=True, last=True))
     made: Score = wider
     return made
 
