@@ -12,7 +12,7 @@ from torch import Tensor
 pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
 
 from tests.erase.pipelines import CONCEPTS, pipeline
-from unweave.erase import ESD, UCE, Concepts, TokenSearch
+from unweave.erase import ESD, UCE, Concepts, TokenSearch, nearest_words
 from unweave.errors import InputError
 from unweave.io.pipeline_folder import load_pipeline
 from unweave.jobs import Erased, EraseJob, PipelineSubject
@@ -119,9 +119,12 @@ def test_without_an_attack_the_report_says_so(tmp_path: Path) -> None:
     assert any("No attack was tried" in said for said in caveats)
     assert not any("can protect" in said for said in caveats)
     bare = subject(concepts=Concepts(erase=("cat",)))
-    edits = {"uce": UCE(), "esd": ESD(steps=1, sampler_steps=1)}  # which reads nothing to preserve
+    edits = {"uce": UCE(neighbours=0), "near": UCE(neighbours=2), "esd": ESD(steps=1, sampler_steps=1)}  # which reads nothing to preserve
     job = EraseJob(subject=bare, edits=edits, soft=None, images=1, steps=1)
-    told = [said for said in job.run(tmp_path / "bare").audits[0].verdict.caveats if "can protect" in said]
-    assert [said.split()[0] for said in told] == ["uce"]
+    said = job.run(tmp_path / "bare").audits[0].verdict.caveats
+    assert [s.split()[0] for s in said if "can protect" in s] == ["uce"]
+    (kept,) = [s for s in said if "was told nothing to preserve" in s]
+    assert kept.startswith("near ")
+    assert kept.endswith(f"{', '.join(nearest_words(bare.original, bare.concepts, 2))}.")
     assert not (tmp_path / "run" / "attacks.json").exists()
     assert "No attack was tried" in (tmp_path / "run" / "report.md").read_text()

@@ -23,8 +23,10 @@ from ..models.text_to_image import Component, Text, TextToImage, training_only
 from ..progress import progress
 from ..random import draw_seed, global_seed, require_generator
 from ..types import Data
-from .concepts import Concepts, remember_
+from .concepts import Concepts, earlier, remember_
 
+_EARLIER = 4
+"""Images of a guide drawn for each prompt of what was erased earlier."""
 _TRAINED: tuple[Component, ...] = ("denoiser", "text_encoder", "text_encoder_2")
 
 
@@ -155,6 +157,49 @@ def distilled(student: TextToImage, teacher: TextToImage, seen: Noised, asked: T
 def denoised(model: TextToImage, seen: Noised, text: Text) -> Tensor:
     """Ordinary training: mean (model(x, text) - truth)^2, with the prompts `text` by the rows of `seen`."""
     return F.mse_loss(model(seen.x, seen.t, text[seen.rows]), seen.truth)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What was erased from a pipeline before, to be answered as its guide on: a term of every loss that trains.
+
+    Images of the guides are drawn by the pipeline as it came in, and their prompts are the earlier requests' own.
+
+    Attributes:
+        original: the pipeline that came in.
+        prompts: of the earlier concepts; none if there are none, and the term is then 0 and draws nothing.
+        drawn: images of their guides, beside the prompts; None without any.
+    """
+
+    original: TextToImage
+    prompts: tuple[str, ...] = ()
+    drawn: Drawn | None = None
+
+    @classmethod
+    def of(
+        cls, original: TextToImage, data: Concepts, *, steps: int, guidance: float, rng: Generator
+    ) -> Earlier:
+        """Draw images of the guides of what was erased before `data`, `_EARLIER` a prompt."""
+        past = earlier(original, data)
+        if not past:
+            return cls(original)
+        prompts = [p for asked in past for p in asked.prompts(*asked.erase)]
+        guides = [p for asked in past for p in asked.guide_prompts(*asked.erase)]
+        drawn = Drawn.of(
+            original, guides, _EARLIER * len(guides),
+            steps=steps, guidance=guidance, rng=rng, label="draw the guides of what was erased earlier",
+        )  # fmt: skip
+        return cls(original, tuple(prompts), drawn)
+
+    def loss(self, edited: TextToImage, batch_size: int) -> Tensor:
+        """Mean (edited(x, earlier concept) - sg original(x, its guide))^2 over a batch of noised images; 0 without."""
+        if self.drawn is None:
+            return torch.zeros((), device=self.original.device, dtype=self.original.dtype)
+        seen = self.drawn.noised(pick(batch_size, len(self.drawn)), pick(batch_size, self.original.timesteps))
+        with torch.no_grad():
+            goal = self.original(seen.x, seen.t, self.drawn.text[seen.rows])
+        asked = edited.encode([self.prompts[row] for row in seen.rows.tolist()])
+        return F.mse_loss(edited(seen.x, seen.t, asked), goal)
 
 
 def gradient_sums(

@@ -27,7 +27,7 @@ from ..masks.select import select
 from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, settings
-from ._train import Drawn, Noised, denoised, distilled, editing, gradient_sums, pick, train_
+from ._train import Drawn, Earlier, Noised, denoised, distilled, editing, gradient_sums, pick, train_
 from .concepts import Concepts
 
 
@@ -97,6 +97,7 @@ class ConceptSalUn:
                 )
             )  # fmt: skip
             mask = self.mask(original, gone.latents, gone.text, null, rng=rng)
+            held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             teacher = edited if self.teacher == "current" else original
 
             def noised(drawn: Drawn) -> Noised:
@@ -106,7 +107,8 @@ class ConceptSalUn:
 
             def loss() -> Tensor:
                 forget = distilled(edited, teacher, noised(gone), gone.text, other)
-                return forget + self.beta * denoised(edited, noised(stay), stay.text)
+                kept = self.beta * denoised(edited, noised(stay), stay.text)
+                return forget + kept + held.loss(edited, self.batch_size)
 
             weights = list(edited.weights(self.train).values())
             train_(

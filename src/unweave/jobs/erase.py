@@ -234,10 +234,10 @@ class EraseJob:
             earlier=tuple(w for w in before if w not in unknown),
         )  # fmt: skip
         caveats = [
-            f"{name} can protect concepts and was given none (--preserve): neighbours are the first to be lost."
-            for name, edit in self.edits.items()
+            told for name, edit in self.edits.items()
             if not concepts.preserve and "preserve" in needs_of(type(edit))
-        ]
+            for told in [_kept_unasked(name, edited[name])]
+        ]  # fmt: skip
         if not known and judge is not None:
             caveats.append(
                 "No neighbour of the concepts was looked at: the judge does not say which others it knows."
@@ -305,6 +305,14 @@ class EraseJob:
             model, asked, self.subject.judge, each=self.images, seed=self.seed, steps=self.steps,
             guidance=self._guidance, twice=twice, at_once=self.at_once, label=label,
         )  # fmt: skip
+
+
+def _kept_unasked(name: str, edited: TextToImage) -> str:
+    """What a method that can protect concepts kept where none was named."""
+    found = dict.fromkeys(word for entry in edited.erased for word in entry.get("neighbours", ()))
+    if not found:
+        return f"{name} can protect concepts and was given none (--preserve): neighbours are the first to be lost."
+    return f"{name} was told nothing to preserve and kept the words nearest to the concepts: {', '.join(found)}."
 
 
 def _shares(drawn: Drawn, concepts: Sequence[str]) -> dict[str, float]:
