@@ -253,7 +253,10 @@ TRAINED: list[Any] = [
 
 @pytest.mark.parametrize("method", TRAINED, ids=lambda m: type(m).__name__)
 def test_every_trained_eraser_holds_what_was_erased_earlier(method: Any, monkeypatch) -> None:
-    model, asked = pipeline(), Concepts(erase=("cat",), preserve=("dog",), guide="bird", templates=("a photo of a {}", "a {}"))
+    model, asked = (
+        pipeline(),
+        Concepts(erase=("cat",), preserve=("dog",), guide="bird", templates=("a photo of a {}", "a {}")),
+    )
     remember_(model, FIRST, "UCE")
     read: set[str] = set()
     encode = type(model).encode

@@ -198,7 +198,9 @@ def test_where_nothing_is_preserved_the_nearest_words_are() -> None:
     how = UCE(neighbours=3)
     words = nearest_words(model, bare, 3)
     assert 3 <= len(words) <= 6  # three a concept
-    assert not {"cat", "golf", "ball", "photo", "park", "the"} & set(words)  # erased, or part of the templates
+    assert not {"cat", "golf", "ball", "photo", "park", "the"} & set(
+        words
+    )  # erased, or part of the templates
     edited = how.apply(model, bare, rng=seeded(0))
     assert edited.erased[-1]["neighbours"] == list(words)
     named = how.apply(model, replace(bare, preserve=words), rng=seeded(0))
@@ -224,7 +226,9 @@ def test_the_nearest_words_are_chosen_by_a_loop_over_the_vocabulary() -> None:
 
     free = [w for w in WORDS if len(w) > 2 and w not in ("cat", "photo", "the", "park")]
     table = table / table.norm(dim=1, keepdim=True)
-    first = sorted(free, key=lambda w: -float(table[model.tokenizers[0](w).input_ids[0]] @ table[rows["cat"]]))
+    first = sorted(
+        free, key=lambda w: -float(table[model.tokenizers[0](w).input_ids[0]] @ table[rows["cat"]])
+    )
     assert nearest_words(model, asked, 1) == (max(first[:6], key=near),)
     assert nearest_words(model, asked, 40) == tuple(sorted(free, key=near, reverse=True))
     assert nearest_words(model, asked, 0) == ()

@@ -119,7 +119,11 @@ def test_without_an_attack_the_report_says_so(tmp_path: Path) -> None:
     assert any("No attack was tried" in said for said in caveats)
     assert not any("can protect" in said for said in caveats)
     bare = subject(concepts=Concepts(erase=("cat",)))
-    edits = {"uce": UCE(neighbours=0), "near": UCE(neighbours=2), "esd": ESD(steps=1, sampler_steps=1)}  # which reads nothing to preserve
+    edits = {
+        "uce": UCE(neighbours=0),
+        "near": UCE(neighbours=2),
+        "esd": ESD(steps=1, sampler_steps=1),
+    }  # which reads nothing to preserve
     job = EraseJob(subject=bare, edits=edits, soft=None, images=1, steps=1)
     said = job.run(tmp_path / "bare").audits[0].verdict.caveats
     assert [s.split()[0] for s in said if "can protect" in s] == ["uce"]

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..fit import Fit, Loop, Step, fit_
 from ..fit.precision import is_narrow, narrow_, widen_
 from ..masks.mask import Mask
-from ..models.text_to_image import Component, Text, TextToImage, training_only
+from ..models.text_to_image import Component, Text, TextToImage, Weights, training_only
 from ..progress import progress
 from ..random import draw_seed, global_seed, require_generator
 from ..types import Data
@@ -35,6 +35,7 @@ def editing(
     model: TextToImage,
     data: Concepts,
     *parts: Component,
+    only: Weights = "all",
     copies: int = 1,
     who: str,
     rng: Generator,
@@ -45,6 +46,7 @@ def editing(
         model: left unchanged.
         data: what is to be erased.
         parts: that the copies own; the denoiser unless told otherwise.
+        only: of the denoiser's weights, those that the copies own: what will be trained. The others are shared.
         copies: how many.
         who: edits; begins the errors' messages.
         rng: of the edit.
@@ -55,7 +57,8 @@ def editing(
     require_generator(rng)
     data.require_seen(model, who)
     wide = widened(model)
-    edited = [wide.editable(*parts) for _ in range(copies)]
+    names = None if only == "all" else wide.weights(only)
+    edited = [wide.editable(*parts, only=names) for _ in range(copies)]
     yield (wide, *edited)
     for copy in edited:
         narrow_(copy, model)

@@ -72,7 +72,7 @@ class ConceptAblation:
             InputError: if the tokenizer cannot see a concept.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="ConceptAblation", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="ConceptAblation", rng=rng) as (original, edited):
             with torch.no_grad():
                 asked = original.encode(data.prompts(*data.erase))
             anchors = Drawn.of(

@@ -83,7 +83,7 @@ class ConceptSalUn:
                 weight is salient.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="ConceptSalUn", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="ConceptSalUn", rng=rng) as (original, edited):
             olds, news = data.prompts(*data.erase), self._wrong_prompts(data)
             with torch.no_grad():
                 other, null = original.encode(news), original.encode([""])
@@ -130,7 +130,7 @@ class ConceptSalUn:
         Raises:
             InputError: if every gradient is zero.
         """
-        still, drawn = model.editable(), Drawn(model, images, asked)
+        still, drawn = model.editable(only=()), Drawn(model, images, asked)
         weights = still.weights(self.train)
 
         def errors() -> Iterator[Tensor]:
@@ -141,7 +141,7 @@ class ConceptSalUn:
                 yield (seen.truth - answer).square().flatten(1).mean(1).sum()
 
         sums = gradient_sums(still, weights, errors(), who="ConceptSalUn", rng=rng)
-        flat = torch.cat([s.abs().flatten() for s in sums.values()])
+        flat = torch.cat([s.abs_().flatten() for s in sums.values()])
         chosen = select({"all": flat}, budget=Global(1 - self.density)).keep["all"]
         parts = torch.split(chosen, [p.numel() for p in weights.values()])
         moves = {n: part.view_as(p) for (n, p), part in zip(weights.items(), parts, strict=True)}

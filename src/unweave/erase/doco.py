@@ -96,7 +96,7 @@ class DoCo:
                 has no noise level `t_max`.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="DoCo", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="DoCo", rng=rng) as (original, edited):
             if self.t_max >= original.timesteps:
                 raise InputError(
                     f"DoCo.t_max must be below the pipeline's {original.timesteps} noise levels; got {self.t_max}."

@@ -71,7 +71,7 @@ class ESD:
             InputError: if the tokenizer cannot see a concept, or a guide to erase from is empty.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="ESD", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="ESD", rng=rng) as (original, edited):
             if self.erase_from and any(not data.guide_of(c).strip() for c in data.erase):
                 raise InputError(
                     "ESD.erase_from needs a guide for every concept: what it is erased from (--guide)."

@@ -114,7 +114,7 @@ class SculptingMemory:
                 is salient.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="SculptingMemory", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="SculptingMemory", rng=rng) as (original, edited):
             for concept in data.erase:
                 guide = data.guide_of(concept)
                 if not guide.strip() or mentions(guide, concept):
@@ -143,7 +143,7 @@ class SculptingMemory:
         held = Earlier.of(original, whole, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
         weights = edited.weights(self.train)
         optimizer = Sculptor(weights, self._first_mask(edited, weights, gone, rng), lr=self.lr)
-        teacher = edited.editable()
+        teacher = edited.editable(only=weights)
         goals = {"current": edited, "teacher": teacher, "original": original}[self.target]
         forgetting: list[float] = []
 

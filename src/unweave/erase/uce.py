@@ -68,7 +68,7 @@ class UCE:
         data.require_seen(model, "UCE")
         kept = self.kept(model, data)
         change = self.change(model, replace(data, preserve=kept))
-        edited = model.editable()
+        edited = model.editable(only={f"denoiser.{name}.weight" for name in model.linears("cross_kv")})
         with torch.no_grad():
             for layer in edited.linears("cross_kv").values():
                 weight = layer.weight.cpu().double()

@@ -312,7 +312,9 @@ def _kept_unasked(name: str, edited: TextToImage) -> str:
     found = dict.fromkeys(word for entry in edited.erased for word in entry.get("neighbours", ()))
     if not found:
         return f"{name} can protect concepts and was given none (--preserve): neighbours are the first to be lost."
-    return f"{name} was told nothing to preserve and kept the words nearest to the concepts: {', '.join(found)}."
+    return (
+        f"{name} was told nothing to preserve and kept the words nearest to the concepts: {', '.join(found)}."
+    )
 
 
 def _shares(drawn: Drawn, concepts: Sequence[str]) -> dict[str, float]:
