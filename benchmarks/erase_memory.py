@@ -21,7 +21,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from unweave.erase import ESD, FIA, UCE, ConceptAblation, ConceptPrune, ConceptSalUn, Concepts, TextToImage
+from unweave.erase import ESD, FIA, UCE, ConceptAblation, ConceptPrune, Concepts, ConceptSalUn, TextToImage
 from unweave.random import global_seed, seeded
 
 SHORT: dict[str, Any] = {"steps": 2, "sampler_steps": 2, "batch_size": 1}

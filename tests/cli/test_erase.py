@@ -35,6 +35,7 @@ def test_writes_a_pipeline_an_audit_and_a_page(here: Path, capsys: pytest.Captur
     command = (
         "erase", str(folder()), "--concepts", "cat", "--preserve", "dog", "--method", "uce", "--uce.strength", "0.3",
         "--judge", "judge.py", "--images", "1", "--steps", "2", "--soft-vector.steps", "2", "--out", "run", "--json",
+        "--slim", "--dtype", "float32",
     )  # fmt: skip
     assert main(command) == 3  # the judge calls everything a cat
     told = json.loads(capsys.readouterr().out)

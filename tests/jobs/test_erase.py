@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 pytest.importorskip("diffusers", reason="the diffusion extra is not installed")
 
-from tests.erase.pipelines import CONCEPTS, pipeline
+from tests.erase.pipelines import CONCEPTS, folder, pipeline
 from unweave.erase import ESD, UCE, Concepts, TokenSearch, nearest_words
 from unweave.errors import InputError
 from unweave.io.pipeline_folder import load_pipeline
 from unweave.jobs import Erased, EraseJob, PipelineSubject
+from unweave.jobs.pipelines import open_pipeline
 
 
 class Judge:
@@ -132,3 +134,27 @@ def test_without_an_attack_the_report_says_so(tmp_path: Path) -> None:
     assert kept.endswith(f"{', '.join(nearest_words(bare.original, bare.concepts, 2))}.")
     assert not (tmp_path / "run" / "attacks.json").exists()
     assert "No attack was tried" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_pipelines_in_folders_are_read_when_they_are_needed_and_not_before(monkeypatch) -> None:
+    import unweave.jobs.pipelines as module
+
+    read: list[Path] = []
+
+    def load(path: Path, **how: Any) -> Any:
+        read.append(path)
+        return load_pipeline(path, **how)
+
+    monkeypatch.setattr(module, "load_pipeline", load)
+    opened = open_pipeline(
+        folder(), CONCEPTS.only("cat"), oracles=[folder(), folder()], dtype="bfloat16", slim=True
+    )
+    assert (opened.original.dtype, opened.original.vae.use_slicing) == (torch.bfloat16, True)
+    assert (len(read), len(opened.never)) == (1, 2)
+    assert [m.layout for m in opened.never.values()] == ["unet", "unet"]
+    assert len(read) == 3
+    at_hand = subject(oracles=(pipeline("sd"), folder()))
+    assert next(iter(at_hand.never.values())) is at_hand.oracles[0]
+    assert at_hand.inputs()["oracle 1"] == folder()
+    with pytest.raises(InputError, match="no pipeline folder"):
+        open_pipeline(folder(), CONCEPTS, oracles=[Path("nowhere")])

@@ -37,8 +37,8 @@ def nearest_words(model: TextToImage, concepts: Concepts, each: int) -> tuple[st
     """The words of the tokenizer's vocabulary that are nearest to the erased concepts, `each` for every one of them.
 
     Words of one token, letters only, that are neither a form of what is erased (one begins with the other), now or
-    before, nor part of the templates, nor unreadable to another tokenizer. The embeddings of tokens choose some, the text encoder the nearest of
-    these: see `ranked`.
+    before, nor part of the templates, nor unreadable to another tokenizer. The embeddings of tokens choose some, the
+    text encoder the nearest of these: see `ranked`.
     """
     if not each:
         return ()
