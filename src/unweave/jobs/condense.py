@@ -90,8 +90,8 @@ class CondenseJob:
 
     Attributes:
         folder: of the model, with its tokenizer.
-        calibration: texts, .txt or .jsonl (see `read_sequences`); every tenth sequence is held out to measure on, unless
-            `heldout` is given.
+        calibration: texts, .txt or .jsonl (see `read_sequences`); every tenth sequence is held out to measure
+            on, unless `heldout` is given.
         heldout: texts to measure on.
         method: a method of the family experts.
         length: tokens of the longest sequence.
@@ -151,8 +151,8 @@ class CondenseJob:
         held = [i for i in range(len(train)) if i % 10 == 9]
         if not held:
             raise InputError(
-                f"{self.calibration} holds {len(train)} sequences; every tenth is held out to measure on, so 10 are needed."
-                " Give more, or texts to measure on (heldout; --heldout on the command line)."
+                f"{self.calibration} holds {len(train)} sequences; every tenth is held out to measure on, so 10 are "
+                "needed. Give more, or texts to measure on (heldout; --heldout on the command line)."
             )
         return train.subset([i for i in range(len(train)) if i % 10 != 9]), train.subset(held)
 
