@@ -292,7 +292,7 @@ def _read_back(model: Module, folder: Path, heldout: Data[Any]) -> str:
             f"the model written to {folder} answers otherwise than the one in memory. Do not use it."
         )
     how = (
-        'unweave.io.causal_lm.load_causal_lm(folder) reads it by its structure.json; '
+        "unweave.io.causal_lm.load_causal_lm(folder) reads it by its structure.json; "
         "from_pretrained refuses or misreads it."
         if (folder / "structure.json").exists()
         else "its config.json says the new shape, so transformers' from_pretrained reads it."
