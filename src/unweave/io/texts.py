@@ -70,7 +70,13 @@ class Windows(Dataset[dict[str, Tensor]]):
 
 
 def read_sequences(
-    file: Path, tokenizer: Any, length: int, *, stride: int | None = None, batch_size: int = 8
+    file: Path,
+    tokenizer: Any,
+    length: int,
+    *,
+    stride: int | None = None,
+    batch_size: int = 8,
+    prompted: bool = False,
 ) -> Sequences:
     """Read texts with a model's tokenizer, a block or a line at a time.
 
@@ -86,6 +92,7 @@ def read_sequences(
         length: tokens a window, and of the longest sequence.
         stride: tokens from one window's beginning to the next's in running text; `length` unless given.
         batch_size: sequences a batch.
+        prompted: whether each line must have a prompt and an answer.
 
     Raises:
         InputError: if the file cannot be read, or does not hold one window, or one token to predict.
@@ -106,7 +113,7 @@ def read_sequences(
         raise InputError(
             f"stride={stride} would do nothing: each line of {file} is a text of its own. Leave it out, or give a .txt."
         )
-    return _lines(file, tokenizer, length, batch_size)
+    return _lines(file, tokenizer, length, batch_size, prompted)
 
 
 def _running(file: Path, tokenizer: Any, length: int, stride: int, batch_size: int) -> Sequences:
@@ -155,12 +162,16 @@ def _opening(tokenizer: Any) -> list[int]:
     return added[:1] if added[:1] == [tokenizer.bos_token_id] else []
 
 
-def _lines(file: Path, tokenizer: Any, length: int, batch_size: int) -> Sequences:
+def _lines(file: Path, tokenizer: Any, length: int, batch_size: int, prompted: bool) -> Sequences:
     examples: list[dict[str, Tensor]] = []
     rows: list[Mapping[str, str]] = []
     empty = cut = 0
     with quiet():
         for number, row in _rows(file):
+            if prompted and _TEXT in row:
+                raise InputError(
+                    f'{file}, line {number}, must be {{"prompt": ..., "answer": ...}}; it has a text that is not split.'
+                )
             ids, prompt = _encoded(tokenizer, row, f"{file}, line {number}")
             pieces = [ids[:length]] if prompt else [ids[i : i + length] for i in range(0, len(ids), length)]
             cut += len(ids) > length

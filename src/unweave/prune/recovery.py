@@ -1,8 +1,8 @@
 """Recovery: train a pruned model on under its mask, so that what was pruned stays exactly zero.
 
-Three ways: all weights that are left ("full"); a low-rank change of them (Hu et al., "LoRA: Low-Rank Adaptation of Large
-Language Models", ICLR 2022, arXiv 2106.09685), of which only what falls on living weights counts, from the first step
-on, so that merging it back loses nothing; or all weights against the unpruned model's answers instead of the data's
+Three ways: all weights that are left ("full"); a low-rank change of them (Hu et al., "LoRA: Low-Rank Adaptation of
+Large Language Models", ICLR 2022, arXiv 2106.09685), of which only what falls on living weights counts, from the first
+step on, so that merging it back loses nothing; or all weights against the unpruned model's answers instead of the data's
 (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531, section 2).
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -176,9 +175,9 @@ def adapted_(model: Module, alive: Mask, rank: int, alpha: float, rng: Generator
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
     with global_seed(draw_seed(rng)):
         peft.inject_adapter_in_model(config, model)
-    layers = {name: model.get_submodule(name) for name in names}
+    layers: dict[str, Any] = {name: model.get_submodule(name) for name in names}
     try:
-        trained = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
+        trained: list[Tensor] = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
         for name, layer in layers.items():
             mask = alive.keep[f"{name}.weight"].to(next(layer.parameters()).device)
             vars(layer)["forward"] = _masked_forward(layer, mask)

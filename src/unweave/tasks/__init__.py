@@ -210,7 +210,7 @@ def ability(model: Module, data: Data[Any]) -> tuple[str, float, str]:
 
 
 def perplexity(model: Module, data: Data[Any]) -> float:
-    """exp of the mean cross-entropy over all counted tokens of texts, each of the same weight; inf if it overflows.
+    """Exp of the mean cross-entropy over all counted tokens of texts, each of the same weight; inf if it overflows.
 
     Padding, prompts and whatever else is labelled -100 are not counted.
 
