@@ -47,22 +47,22 @@ class Windows(Dataset[dict[str, Tensor]]):
     """Windows of one long text; each predicts the tokens that none before it has.
 
     Args:
-        ids: of the whole text, [n].
+        tokens: ids of the whole text, [n].
         length: tokens a window.
         stride: tokens from one window's beginning to the next's, at most `length`.
     """
 
-    def __init__(self, ids: Tensor, length: int, stride: int) -> None:
-        self.ids, self.length, self.stride = ids, length, stride
+    def __init__(self, tokens: Tensor, length: int, stride: int) -> None:
+        self.tokens, self.length, self.stride = tokens, length, stride
 
     def __len__(self) -> int:
-        return max(0, 1 + (len(self.ids) - self.length) // self.stride)
+        return max(0, 1 + (len(self.tokens) - self.length) // self.stride)
 
     def __getitem__(self, at: int) -> dict[str, Tensor]:
         if not 0 <= at < len(self):
             raise IndexError(at)
         begin = at * self.stride
-        ids = self.ids[begin : begin + self.length].long()
+        ids = self.tokens[begin : begin + self.length].long()
         labels = ids.clone()
         if at:
             labels[: self.length - self.stride] = IGNORED

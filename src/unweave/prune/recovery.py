@@ -2,7 +2,7 @@
 
 Three ways: all weights that are left ("full"); a low-rank change of them (Hu et al., "LoRA: Low-Rank Adaptation of
 Large Language Models", ICLR 2022, arXiv 2106.09685), of which only what falls on living weights counts, from the first
-step on, so that merging it back loses nothing; or all weights against the unpruned model's answers instead of the data's
+step on, so that merging it back loses nothing; or all weights against the unpruned model's answers, not the data's
 (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531, section 2).
 """
 
