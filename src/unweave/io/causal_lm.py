@@ -147,9 +147,17 @@ def _whole(folder: Path) -> Path:
 
 
 def _largest_shard(folder: Path) -> int | None:
-    """Bytes of the largest file that an index in the folder names; None without one."""
+    """Bytes of the tensors in the largest file that an index in the folder names; None without one."""
     index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
-    return None if index is None else max((folder / file).stat().st_size for file in shards_of(index))
+    return None if index is None else max(_bytes_of_tensors(folder / file) for file in shards_of(index))
+
+
+def _bytes_of_tensors(file: Path) -> int:
+    size = file.stat().st_size
+    if file.suffix != ".safetensors":
+        return size
+    with file.open("rb") as opened:  # a header's length in 8 bytes, the header, the tensors
+        return size - 8 - int.from_bytes(opened.read(8), "little")
 
 
 def _require_same(model: Module, again: Module, folder: Path) -> None:

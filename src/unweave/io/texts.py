@@ -237,14 +237,17 @@ def _encoded(tokenizer: Any, row: Mapping[str, str], where: str) -> tuple[list[i
     if getattr(tokenizer, "chat_template", None):
         asked = [{"role": "user", "content": prompt}]
         told = [*asked, {"role": "assistant", "content": answer}]
-        before = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-        whole = tokenizer.apply_chat_template(told, return_dict=False)
-        if whole[: len(before)] != before:
+        given = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template(told, tokenize=False)
+        if not whole.startswith(given):
             raise InputError(
                 f"{where}: by the tokenizer's chat template the prompt does not begin the text, so the answer cannot "
                 'be told from it. Put them together yourself, as {"text": ...}.'
             )
-        return list(whole), len(before)
+        ids, rest = (
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (given, whole[len(given) :])
+        )
+        return [*ids, *rest], len(ids)
     between = "" if prompt[-1:].isspace() or answer[:1].isspace() or not prompt else "\n"
     before = _opening(tokenizer) + tokenizer(prompt + between, add_special_tokens=False)["input_ids"]
     after = tokenizer(answer, add_special_tokens=False)["input_ids"]
