@@ -23,7 +23,9 @@ def tokenizer(chat: bool = False) -> Any:
         vocab_size=VOCABULARY, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
     )
     made.train_from_iterator([SENTENCE * 20, "\n"], trainer)
-    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     found = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
@@ -53,7 +55,11 @@ def model(kind: str = "llama", dtype: torch.dtype = torch.float32) -> Any:
 
 
 def folder(
-    at: Path, kind: str = "llama", dtype: torch.dtype = torch.float32, shard: int | None = None, chat: bool = False
+    at: Path,
+    kind: str = "llama",
+    dtype: torch.dtype = torch.float32,
+    shard: int | None = None,
+    chat: bool = False,
 ) -> Path:
     made = model(kind, dtype)
     made.config.dtype = dtype
@@ -80,7 +86,10 @@ def lines(at: Path, rows: Sequence[Any]) -> Path:
 def prompts(at: Path, count: int = 24) -> Path:
     words = SENTENCE.split()[:9]
     rows = [
-        {"prompt": f"{words[i % 9]} {words[i * 5 % 9]}", "answer": " ".join(words[(i * k) % 9] for k in (2, 3, 4))}
+        {
+            "prompt": f"{words[i % 9]} {words[i * 5 % 9]}",
+            "answer": " ".join(words[(i * k) % 9] for k in (2, 3, 4)),
+        }
         for i in range(1, count + 1)
     ]
     return lines(at, rows)

@@ -28,7 +28,13 @@ def test_what_lies_beside_the_weights_is_kept(
         weight = next(p for n, p in model.named_parameters() if "layers" in n or ".h." in n if p.ndim == 2)
         weight[:, ::2] = 0
     save_causal_lm(model, tmp_path / "out", source=source, mask=Mask.of(model))
-    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE.txt"):
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "LICENSE.txt",
+    ):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes(), name
     again = load_causal_lm(tmp_path / "out")
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
@@ -87,7 +93,10 @@ def test_refuses(tmp_path: Path) -> None:
     source = world.folder(tmp_path / "in")
     config = json.loads((source / "config.json").read_text())
     for changed, message in (
-        ({"architectures": ["LlamaForSequenceClassification"]}, "holds a LlamaForSequenceClassification, which is no"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "holds a LlamaForSequenceClassification, which is no",
+        ),
         ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, "no causal language model"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"are quantised \(gptq\)"),
     ):
@@ -99,3 +108,14 @@ def test_refuses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no transformers model"):
         save_causal_lm(torch.nn.Linear(2, 2), tmp_path / "out", source=source)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_that_the_edit_changed_is_written_anew(tmp_path: Path) -> None:
+    source = world.folder(tmp_path / "in")
+    model = load_causal_lm(source)
+    model.model.layers = model.model.layers[:1]
+    model.config.num_hidden_layers = 1
+    model.config.layer_types = None
+    save_causal_lm(model, tmp_path / "out", source=source)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 1
+    assert len(load_causal_lm(tmp_path / "out").model.layers) == 1

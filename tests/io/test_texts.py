@@ -117,7 +117,9 @@ def test_a_chat_template_puts_prompt_and_answer_together(tmp_path: Path) -> None
     unread = example["labels"] == -100
     assert tok.decode(example["input_ids"][unread]) == f"<s>{row['prompt']}. "
     assert tok.decode(example["input_ids"][~unread]) == f"{row['answer']}</s>"
-    tok.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}dog{% endif %}"
+    tok.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}dog{% endif %}"
+    )
     with pytest.raises(InputError, match="chat template the prompt does not begin the text"):
         read_sequences(tmp_path / "a.jsonl", tok, 32)
 

@@ -26,6 +26,7 @@ _BESIDE = (
     _CONFIG, _GENERATION, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+_OF_READING = {"_name_or_path", "dtype", "transformers_version", "use_cache", "architectures"}
 _TERMS = ("LICENSE", "NOTICE", "USE_POLICY")
 
 
@@ -84,8 +85,8 @@ def save_causal_lm(
 ) -> None:
     """Write an edited causal language model as a folder that transformers reads, whole or not at all.
 
-    Configuration, generation configuration, tokenizer and licence are copied bit for bit from `source`. Weights keep
-    their dtype and ties, and lie in shards no larger than the largest of its own. What was written is read back and
+    Generation configuration, tokenizer and licence are copied bit for bit from `source`, and so is the configuration,
+    unless the edit changed the model's own (its widths, say). Weights keep their dtype and ties, and lie in shards no larger than the largest of its own. What was written is read back and
     compared before the folder takes its place.
 
     Args:
@@ -101,16 +102,26 @@ def save_causal_lm(
         StorageError: if it cannot be written; then the old folder is still there.
     """
     whole, beside_weights = _whole(Path(source)), files_beside(Path(source))
+    shard = _largest_shard(whole)
     if structure is not None:
         names = [name for name in beside_weights if name != _CONFIG]
-        save_model_folder(model, folder, mask=mask, structure=structure, source=whole, beside_weights=names)
+        save_model_folder(
+            model,
+            folder,
+            mask=mask,
+            structure=structure,
+            source=whole,
+            beside_weights=names,
+            largest_file=shard,
+        )
         return
     if not hasattr(model, "save_pretrained"):
         raise InputError(f"a {type(model).__name__} is no transformers model. Write it with save_model.")
     if mask is not None:
         require_zeros(model, mask)
     pretrained: Any = model
-    shard = _largest_shard(whole)
+    if not _same_config(pretrained.config, config_of(whole)):
+        del beside_weights[_CONFIG]
     with folder_written_beside(Path(folder)) as beside:
         with quiet():
             pretrained.save_pretrained(beside, **({} if shard is None else {"max_shard_size": shard}))
@@ -136,6 +147,12 @@ def files_beside(source: Path) -> dict[str, Path]:
             if wanted and at.is_file() and not at.is_symlink():
                 found[at.name] = at
     return found
+
+
+def _same_config(own: Any, former: Any) -> bool:
+    """Whether two configurations describe one model; where it lay and in which dtype it was read is no part of that."""
+    told = ({k: v for k, v in config.to_dict().items() if k not in _OF_READING} for config in (own, former))
+    return bool(next(told) == next(told))
 
 
 def _vocabulary(folder: Path) -> set[str]:

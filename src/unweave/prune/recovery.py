@@ -177,7 +177,9 @@ def adapted_(model: Module, alive: Mask, rank: int, alpha: float, rng: Generator
         peft.inject_adapter_in_model(config, model)
     layers: dict[str, Any] = {name: model.get_submodule(name) for name in names}
     try:
-        trained: list[Tensor] = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
+        trained: list[Tensor] = [
+            p for layer in layers.values() for p in layer.parameters() if p.requires_grad
+        ]
         for name, layer in layers.items():
             mask = alive.keep[f"{name}.weight"].to(next(layer.parameters()).device)
             vars(layer)["forward"] = _masked_forward(layer, mask)
