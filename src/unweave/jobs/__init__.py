@@ -16,6 +16,7 @@ from .exact import ExactJob, ExactlyTrained, dense
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
+from .language import Texts, language_subject
 from .opened import Folder, embedded, open_subject
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
@@ -25,6 +26,6 @@ from .train import Trained, TrainJob
 __all__ = [
     "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "CondenseJob", "CondensedRun", "Done", "EraseJob",
     "Erased", "ExactJob", "ExactlyTrained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly",
-    "PipelineSubject", "PruneJob", "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "dense",
-    "embedded", "embedded_pipeline", "open_pipeline", "open_subject",
+    "PipelineSubject", "PruneJob", "Pruned", "Subject", "Texts", "TrainJob", "Trained", "UnsuitedWarning", "choose",
+    "dense", "embedded", "embedded_pipeline", "language_subject", "open_pipeline", "open_subject",
 ]  # fmt: skip
