@@ -29,7 +29,7 @@ VERBS = {
     "recover": "Solver",
 }
 """The verb of a protocol -> the role of what has it."""
-FAMILIES = ("unlearn", "erase", "prune", "optim", "augment")
+FAMILIES = ("unlearn", "erase", "prune", "optim", "augment", "language")
 
 
 @dataclass(frozen=True)
