@@ -35,5 +35,5 @@ def test_kl_is_over_the_answers_alone() -> None:
 
 
 def test_refuses_a_retain_loss_that_is_not_read() -> None:
-    with pytest.raises(InputError, match="retain_loss would do nothing with alpha=0"):
+    with pytest.raises(InputError, match="retain_loss='kl' would do nothing with alpha=0"):
         GradDiff(alpha=0.0, retain_loss="kl")

@@ -41,7 +41,7 @@ def test_is_ascent_where_beta_is_small_and_weighs_texts_otherwise() -> None:
         s = torch.tensor(ratios, dtype=torch.float64).mul(beta).exp()
         due = ((2 * s / (1 + s))[:, None] * torch.stack(parts)).mean(0)
         found = gradient(caught(NPO(beta=beta, alpha=0.0), start), model)
-        assert float((found - due).norm() / due.norm()) < 1e-10
+        assert float((found - due).norm() / due.norm()) < 1e-6  # norms of the model compute in float32
         cosine = float(torch.cosine_similarity(found, torch.stack(parts).mean(0), dim=0))
         assert cosine > 1 - 1e-6 if beta == 1e-4 else cosine < 1 - 1e-4
 

@@ -14,6 +14,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Generator, Tensor
@@ -257,7 +258,8 @@ def student_of(
         raise InputError(f"{who}.lora: {type(model).__name__} has no linear layer to adapt. Leave lora out.")
     shared = {id(p): Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names)
-    with global_seed(draw_seed(rng)):
+    with global_seed(draw_seed(rng)), catch_warnings():
+        simplefilter("ignore", FutureWarning)  # peft asks for names that transformers has renamed
         wrapped = peft.get_peft_model(deepcopy(model, shared), config)
     adapted: Module = wrapped.get_base_model()
 
