@@ -113,7 +113,10 @@ def gradient(found: dict[str, Any], model: Module) -> Tensor:
     model.zero_grad()
     found["objective"](model, next(found["data"].batches())).backward()
     return torch.cat(
-        [p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten() for p in model.parameters()]
+        [
+            p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten()
+            for p in model.parameters()
+        ]
     )
 
 
