@@ -17,6 +17,7 @@ FAMILY = {
     "unlearn": "Forget data and classes",
     "erase": "Erase concepts",
     "prune": "Prune and train sparsely",
+    "experts": "Condense, prune and merge mixtures of experts",
     "optim": "Optimisers and stabilisers",
     "augment": "Augment",
     "language": "Make language models forget texts",

@@ -250,7 +250,7 @@ def _advised(family: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("family", ["unlearn", "prune", "erase"])
+@pytest.mark.parametrize("family", ["unlearn", "prune", "erase", "experts"])
 def test_every_method_is_in_its_table_of_which_method_once(family) -> None:
     from unweave.catalogue import methods
 
@@ -271,7 +271,7 @@ def test_tables_of_which_method_link_to_the_card_of_the_method_and_tell_what_the
     columns = [
         [row.count("|") for row in part.splitlines()] for part in re.findall(r"(?:^\|.*\n)+", wide, re.M)
     ]
-    assert len(columns) == 3
+    assert len(columns) == 4
     assert all(len(set(part)) == 1 for part in columns)
 
 

@@ -148,6 +148,15 @@ def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
     return {"positions": found.positions, "clusters": found.clusters}
 
 
+def _experts(rng: Generator, method: str, name: str = "qwen3-moe", **settings: Any) -> dict[str, Tensor]:
+    from tests.moe_models import moe, text
+    from unweave import experts
+
+    made = getattr(experts, method)(**settings).apply(moe(name, num_hidden_layers=2), text(160), rng=rng)
+    with torch.no_grad():
+        return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
+
+
 def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
     from tests.contract import world
     from unweave.unlearn import WorstCaseForget
@@ -159,7 +168,7 @@ def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import augment, optim, prune, unlearn
+    from unweave import augment, experts, optim, prune, unlearn
 
     static = partial(_sparse, prune.StaticMask())
     return [
@@ -171,16 +180,38 @@ def _rows() -> list[PlainRow]:
         ),
         # one row a method, in the order of the alphabet
         PlainRow(
+            name="CDMoE",
+            run=partial(_experts, method="CDMoE", layers=1, selector="random"),
+            off=partial(_experts, method="CDMoE", layers=1, k=8, alpha="unconditional mean"),
+            bad=(
+                (lambda: experts.CDMoE(layers=0), "layers must be"),
+                (lambda: experts.CDMoE(layers=1, memory=0.5), "would do nothing"),
+            ),
+        ),
+        PlainRow(
             name="DSR",
             run=partial(_sparse, prune.DSR(every=4)),
             off=static,
             bad=((lambda: prune.DSR(rate=2.0), "rate"),),
         ),
         PlainRow(
+            name="ExpertPruning",
+            run=partial(_experts, method="ExpertPruning", experts=3, score="random"),
+            off=partial(_experts, method="ExpertPruning", experts=8),
+            bad=((lambda: experts.ExpertPruning(memory=0.0), "memory must be"),),
+        ),
+        PlainRow(
             name="ExSSNeT",
             run=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=2)),
             off=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=0)),
             bad=((lambda: prune.ExSSNeT(density=0.0), "density"),),
+        ),
+        PlainRow(
+            name="HCSMoE",
+            run=partial(_experts, method="HCSMoE", experts=3),
+            off=partial(_experts, method="HCSMoE", experts=8),
+            random=False,
+            bad=((lambda: experts.HCSMoE(merge="mean"), "merge must be"),),
         ),
         PlainRow(
             name="IMP",
@@ -193,6 +224,13 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.ITOP(every=4)),
             off=static,
             bad=((lambda: prune.ITOP(every=0), "every"),),
+        ),
+        PlainRow(
+            name="MCSMoE",
+            run=partial(_experts, method="MCSMoE", experts=3),
+            off=partial(_experts, method="MCSMoE", experts=8),
+            random=False,
+            bad=((lambda: experts.MCSMoE(experts=0), "experts must be"),),
         ),
         PlainRow(
             name="MEST",
@@ -215,6 +253,13 @@ def _rows() -> list[PlainRow]:
                     "p must be at least 0 and below 1",
                 ),
             ),
+        ),
+        PlainRow(
+            name="NAEE",
+            run=partial(_experts, method="NAEE", experts=3),
+            off=partial(_experts, method="NAEE", experts=8),
+            random=False,
+            bad=((lambda: experts.NAEE(inputs="chained"), "inputs must be"),),
         ),
         PlainRow(
             name="PASER",

@@ -14,6 +14,7 @@ Kind = Literal["classifier", "drawing", "language"]
 """Kinds of model, one auditor each: classifiers, pipelines that draw what a text asks for, language models."""
 ClassifierOutcome = Literal[
     "forgotten",
+    "exact",
     "not forgotten",
     "partly forgotten",
     "answers only",
@@ -42,6 +43,11 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
     "classifier": {
         "forgotten": Word(
             "On the deleted examples, this model answers like models that never saw them.", "✓"
+        ),
+        "exact": Word(
+            "Exact by construction: this model was trained from initial weights without the deleted examples, and "
+            "never read them.",
+            "✓",
         ),
         "not forgotten": Word(
             "On the deleted examples, this model still answers like models trained on them.", "✕"
@@ -301,7 +307,7 @@ class Audit:
     @property
     def passed(self) -> bool:
         """Whether what was to go is gone."""
-        return self.verdict.outcome in ("forgotten", "erased")
+        return self.verdict.outcome in ("forgotten", "exact", "erased")
 
     @property
     def word(self) -> Word:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .audit import AuditJob
 from .choice import Choice, choose
 from .compare import Compared, CompareJob
+from .condense import CondensedRun, CondenseJob
 from .done import Done
 from .erase import Erased, EraseJob
 from .exact import ExactJob, ExactlyTrained, dense
@@ -22,8 +23,8 @@ from .subject import Subject
 from .train import Trained, TrainJob
 
 __all__ = [
-    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob",
-    "ExactlyTrained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob",
-    "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline",
-    "open_pipeline", "open_subject",
+    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "CondenseJob", "CondensedRun", "Done", "EraseJob",
+    "Erased", "ExactJob", "ExactlyTrained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly",
+    "PipelineSubject", "PruneJob", "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "dense",
+    "embedded", "embedded_pipeline", "open_pipeline", "open_subject",
 ]  # fmt: skip

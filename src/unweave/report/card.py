@@ -35,10 +35,14 @@ def audit_card(
     lines += ["| | |", "| --- | --- |", *(f"| {k} | {plain(v)} |" for k, v in facts.items() if v), ""]
     lines += ["### Why the verdict can, or cannot, be trusted", ""]
     lines += [f"- {symbol} {plain(sentence)}" for symbol, sentence in audit.tested] or [
-        "- No control was run."
+        f"- {words.untested(audit)}"
     ]
-    lines += ["", "### Figures", "", "| measurement | this model | the model before | retrained without it |"]
-    lines += ["| --- | --- | --- | --- |"]
+    if audit.measurements:
+        lines += ["", "### Figures", ""]
+        lines += [
+            "| measurement | this model | the model before | retrained without it |",
+            "| --- | --- | --- | --- |",
+        ]
     for m in audit.measurements:
         if m.name.startswith("time "):  # another on each machine, and no fact about the model
             continue

@@ -37,7 +37,7 @@ def render_markdown(
     ]
     lines += [f"- {symbol} {plain(sentence)}" for symbol, sentence in first.tested]
     if not first.controls:
-        lines.append("- No control was run.")
+        lines.append(f"- {words.untested(first)}")
     lines += _rates([(first.rates, False)], first.kind) if first.rates else []
     lines += [f"- {words.elsewhere(published)}"] if published else []
     lines += [] if published or first.rates else ["- The error rates of this verdict are not known."]

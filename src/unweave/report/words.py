@@ -39,6 +39,7 @@ __all__ = [
     "seconds",
     "share",
     "unit",
+    "untested",
     "value_text",
 ]
 
@@ -226,7 +227,8 @@ ONLY_WITH_ORACLES = "These rates hold only with retrained models to compare with
 def caveats(audit: Audit) -> list[str]:
     """What cannot be concluded from this audit, and from any audit of this kind."""
     found = list(audit.verdict.caveats)
-    if audit.kind != "drawing" and audit.verdict.position is None and not found:
+    exact = audit.verdict.outcome == "exact"
+    if audit.kind != "drawing" and audit.verdict.position is None and not found and not exact:
         found.append(
             "Without retrained models to compare with, it cannot be said whether this model has forgotten."
         )
@@ -236,6 +238,13 @@ def caveats(audit: Audit) -> list[str]:
             f"The verdict got a known case wrong ({', '.join(failed)}); its answer on this model is not used."
         )
     return [*found, *LIMITS[audit.kind]]
+
+
+def untested(audit: Audit) -> str:
+    """What stands where no control was run."""
+    if audit.verdict.outcome == "exact":
+        return "It follows from how the model was made, whatever an audit could tell."
+    return "No control was run."
 
 
 def costs(audits: Sequence[Audit], run: Mapping[str, Any]) -> tuple[dict[str, float], float | None]:
