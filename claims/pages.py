@@ -20,6 +20,7 @@ FAMILY = {
     "experts": "Condense, prune and merge mixtures of experts",
     "optim": "Optimisers and stabilisers",
     "augment": "Augment",
+    "language": "Make language models forget texts",
 }
 """Family -> words for a heading; others are called by their own name."""
 

@@ -29,6 +29,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "unweave": ("unweave", "unweave.types", "unweave.random"),
     "unlearn": ("unweave.unlearn", "unweave.unlearn.exact"),
     "erase": ("unweave.erase",),
+    "language": ("unweave.language",),
     "prune": ("unweave.prune",),
     "experts": ("unweave.experts",),
     "optim": ("unweave.optim",),

@@ -29,7 +29,7 @@ VERBS = {
     "recover": "Solver",
 }
 """The verb of a protocol -> the role of what has it."""
-FAMILIES = ("unlearn", "erase", "prune", "experts", "optim", "augment")
+FAMILIES = ("unlearn", "erase", "language", "prune", "experts", "optim", "augment")
 
 
 @dataclass(frozen=True)

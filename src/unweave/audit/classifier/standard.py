@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import isfinite, log1p, nan
 from typing import Any
@@ -51,6 +52,7 @@ class Readings:
         mask: overlap with the masks of models that hold the data, itself left out, [k].
         heldout: accuracy in % on held-out examples of the classes that stay, [k].
         retain: accuracy in % on retained examples, [k].
+        more: further figures of memory by name, each on a scale where oracles lie high, [k].
     """
 
     answers: Places
@@ -60,6 +62,7 @@ class Readings:
     mask: Floats
     heldout: Floats
     retain: Floats
+    more: Mapping[str, Floats] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.heldout)
@@ -67,16 +70,20 @@ class Readings:
     def at(self, chosen: Any) -> Readings:
         """Some of the models, by an index or mask of numpy's."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        answers = parts.pop("answers")
+        answers, more = parts.pop("answers"), parts.pop("more")
         picked = Places(**{f.name: getattr(answers, f.name)[chosen] for f in fields(answers)})
-        return Readings(picked, **{name: values[chosen] for name, values in parts.items()})
+        further = {name: values[chosen] for name, values in more.items()}
+        return Readings(picked, **{name: values[chosen] for name, values in parts.items()}, more=further)
 
     def mean(self) -> Readings:
         """One model's worth: the mean over all."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        answers = parts.pop("answers")
+        answers, more = parts.pop("answers"), parts.pop("more")
         middle = Places(**{f.name: getattr(answers, f.name).mean(keepdims=True) for f in fields(answers)})
-        return Readings(middle, **{name: values.mean(keepdims=True) for name, values in parts.items()})
+        further = {name: values.mean(keepdims=True) for name, values in more.items()}
+        return Readings(
+            middle, **{name: values.mean(keepdims=True) for name, values in parts.items()}, more=further
+        )
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,7 @@ class Standard:
             (TRACE, -h.trace, -o.trace, 0.005, _way(-h.trace, -o.trace, 0.1), False),
             (RELEARN, np.log1p(h.relearn), np.log1p(o.relearn), 0.005, _half(o.relearn), False),
             (MASK, -h.mask, -o.mask, 0.01, _way(-h.mask, -o.mask, 0.1), False),
+            *((n, h.more[n], o.more[n], 0.005, _way(h.more[n], o.more[n], 0.1), True) for n in h.more),
         )  # fmt: skip
         return tuple(
             Hidden(name, held, never, alpha, cap, left_out, k)
@@ -239,7 +247,10 @@ class Standard:
         found = {
             HEAD: model.hidden[0], TRACE: -model.trace[0], RELEARN: np.log1p(model.relearn[0]), MASK: -model.mask[0],
         }  # fmt: skip
-        return {name: float(value) for name, value in found.items()}
+        return {
+            name: float(value)
+            for name, value in {**found, **{k: v[0] for k, v in model.more.items()}}.items()
+        }
 
     def find(self, model: Readings, *, control: bool = False) -> Finding:
         """The outcome for one model, or for the mean of several, before the controls are looked at.
