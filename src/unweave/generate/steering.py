@@ -39,9 +39,8 @@ def steered(pipe: Any, guidance: Guidance) -> Iterator[list[Rule]]:
         the rules that were made, one a generation, with what they remember.
 
     Raises:
-        InputError: at once if the pipeline has no such parts, or a scale is built into its weights; while drawing
-        if it
-            draws without guidance, or does not ask for both halves at once.
+        InputError: at once if the pipeline has no such parts, or a scale is built into its weights. Later if it draws
+            without guidance, or does not ask for both halves at once.
     """
     denoiser, clock, rules = denoiser_of(pipe), Clock(), list[Rule]()
     predicts(pipe.scheduler)
