@@ -34,6 +34,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "experts": ("unweave.experts",),
     "optim": ("unweave.optim",),
     "augment": ("unweave.augment",),
+    "generate": ("unweave.generate",),
     "jobs": ("unweave.jobs",),
     "audit": ("unweave.audit",),
     "report": (

@@ -27,9 +27,10 @@ VERBS = {
     "objective": "Loss",
     "adapt": "Adapter",
     "recover": "Solver",
+    "guide": "Guider",
 }
 """The verb of a protocol -> the role of what has it."""
-FAMILIES = ("unlearn", "erase", "language", "prune", "experts", "optim", "augment")
+FAMILIES = ("unlearn", "erase", "language", "prune", "experts", "optim", "augment", "generate")
 
 
 @dataclass(frozen=True)
