@@ -19,6 +19,7 @@ FAMILY = {
     "prune": "Prune and train sparsely",
     "optim": "Optimisers and stabilisers",
     "augment": "Augment",
+    "interpret": "Look inside",
 }
 """Family -> words for a heading; others are called by their own name."""
 

@@ -32,6 +32,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "prune": ("unweave.prune",),
     "optim": ("unweave.optim",),
     "augment": ("unweave.augment",),
+    "interpret": ("unweave.interpret",),
     "jobs": ("unweave.jobs",),
     "audit": ("unweave.audit",),
     "report": (

@@ -27,9 +27,11 @@ VERBS = {
     "objective": "Loss",
     "adapt": "Adapter",
     "recover": "Solver",
+    "learn": "Dictionary",
+    "explain": "Attribution",
 }
 """The verb of a protocol -> the role of what has it."""
-FAMILIES = ("unlearn", "erase", "prune", "optim", "augment")
+FAMILIES = ("unlearn", "erase", "prune", "optim", "augment", "interpret")
 
 
 @dataclass(frozen=True)
