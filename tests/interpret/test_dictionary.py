@@ -24,7 +24,7 @@ def held(*tensors: Tensor, batch_size: int = 100) -> Data[None]:  # type: ignore
 def pair(how: Dictionary, k_aux: int = 4, dead_after: int = 50, window: int = 200) -> Learner:
     gate = {"token": "topk", "gate": "gated"}.get(how.ration, "jumprelu")
     sae = SparseAutoencoder(24, how.latents, gate=gate, k=3 if gate == "topk" else None, rng=seeded(5))  # type: ignore[arg-type]
-    learner = Learner(sae, Rules(how, k_aux, dead_after, window))
+    learner = Learner(sae, Rules(how, k_aux, dead_after, window, 100))
     with torch.no_grad():
         for i, p in enumerate(sae.parameters()):
             p.add_(0.1 * torch.randn(p.shape, generator=seeded(i)))
@@ -105,12 +105,27 @@ def test_what_is_remembered_of_batches() -> None:
     learner._remember(codes)
     assert learner.density[:3].tolist() == pytest.approx([0.5, 0.375 + 0.25 * 0.02, 0.375])
     assert learner.silent[:3].tolist() == [0, 0, 50]
-    assert learner.cut.tolist() == [0.5] * 48, "the first smallest kept code"
-    learner._remember(4 * codes)
-    assert learner.cut[0].item() == pytest.approx(0.5 + 0.01 * 1.5)
-    learner.ration[:] = 3
-    learner._remember(codes)
-    assert learner.cut[:3].tolist() == pytest.approx([0.515 + 0.01 * 1.485, 0.515 - 0.01 * 0.015, 0.515])
+
+
+def test_thresholds_are_means_of_the_smallest_kept() -> None:
+    x = world.vectors()[0][:200].double()
+    learner = pair(Dictionary(**SMALL, ration="batch", auxiliary="none"))
+    z = learner.sae.affinities(x).relu().detach()
+    learner.calibrate_([(x[:100],), (x[100:],)])
+    mean = sum(float(z[i : i + 100].flatten().sort(descending=True).values[299]) for i in (0, 100)) / 2
+    assert learner.sae.threshold.tolist() == pytest.approx([mean] * 48, rel=1e-6)
+    learner.ration[:] = 6
+    learner.ration[0] = 12
+    learner.calibrate_([(x[:100],), (x[100:],)])
+    for j, m in ((0, 12), (1, 6), (47, 6)):
+        parts = [z[i : i + 100, j].sort(descending=True).values[:m] for i in (0, 100)]
+        heard = [float(p[p > 0][-1]) for p in parts if (p > 0).any()]
+        assert float(learner.sae.threshold[j]) == pytest.approx(sum(heard) / len(heard), rel=1e-6)
+    learner.calibrate_([(x[:100],)])
+    kept = (learner.sae.encode(x[:100]) > 0).sum(0)
+    assert torch.equal(kept, learner.ration.clamp(max=100).minimum((z[:100] > 0).sum(0))), (
+        "one batch: just what it kept"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +146,7 @@ def unexplained(sae: SparseAutoencoder, x: Tensor) -> float:
 
 def test_training_explains_the_layer_and_keeps_rows_of_norm_one(runs: dict[str, SparseAutoencoder]) -> None:
     x = world.vectors()[0]
-    begun = SparseAutoencoder(24, 48, k=3, rng=seeded(0))
+    begun = SparseAutoencoder(24, 48, k=3, rng=seeded(0)).requires_grad_(False)
     with torch.no_grad():
         begun.b_dec.copy_(geometric_median(x))
     for name, sae in runs.items():
@@ -169,8 +184,8 @@ def test_most_a_token() -> None:
     how = Dictionary(**SMALL, ration="batch", max_per_token=4)
     z = torch.rand(100, 48, generator=seeded(0))
     z[0] += 5
-    free = Rules(replace(how, max_per_token=None), 1, 1, 1).kept(z, z)
-    tame = Rules(how, 1, 1, 1).kept(z, z)
+    free = Rules(replace(how, max_per_token=None), 1, 1, 1, 100).kept(z, z)
+    tame = Rules(how, 1, 1, 1, 100).kept(z, z)
     assert int(free[0].sum()) == 48
     assert int(tame.sum(1).max()) == 4
     assert not bool((tame & ~free).any())

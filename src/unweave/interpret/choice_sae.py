@@ -8,7 +8,8 @@ that are used less than that law expects predict what is left over.
 Decisions. The law rho_r = a / (r + b)^s is fitted to logarithms over the first 90 % of ranks; "mutual, then feature"
 goes over at 85 % of the steps. A latent takes part in the auxiliary loss with weight 1 - observed / expected density, 1
 where it is dead. A batch too small to hear every latent (k b < n) is refused. Afterwards a vector is encoded alone, by
-a threshold: the running mean of the smallest kept code, a latent's own after Feature Choice.
+a threshold: the mean over batches of the smallest kept code, a latent's own after Feature Choice. It is taken of the
+finished autoencoder; a mean that runs along with training, as published code has, lags behind and lets too few through.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Mutual Choice), Feature Choice (arXiv 2411.02124), gradient-scored ones (arXiv 2
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -148,6 +149,7 @@ class Dictionary:
             self.k_aux or max(1, begin[0].shape[1] // 2),
             dead_after,
             self.window or max(1, dead_after // 10),
+            activations.batch_size,
         )
         learner = Learner(self._begin(begin[0], rng), rules).to(begin[0].device)
         optimizer = Adam(learner.parameters(), self.lr or 2e-4 / math.sqrt(self.latents / 2**14))
@@ -175,6 +177,8 @@ class Dictionary:
             loop=Loop(label="sparse autoencoder"),
         )
         learner.release()
+        if learner.sae.gate == "jumprelu":
+            learner.calibrate_(islice(activations.batches(child(rng)), CALIBRATED))
         return learner.sae.requires_grad_(False).eval()
 
     def select(self, sae: SparseAutoencoder, x: Tensor, g: Tensor | None = None) -> Tensor:
@@ -185,7 +189,7 @@ class Dictionary:
             x: activations [b, d].
             g: gradients there, [b, d].
         """
-        rules = Rules(self, 1, 1, 1)
+        rules = Rules(self, 1, 1, 1, len(x))
         if sae.latents < self.k:
             raise InputError(
                 f"these settings keep {self.k} of {sae.latents} latents; k must be at most that."
@@ -228,6 +232,8 @@ class Dictionary:
             )
 
 
+CALIBRATED = 64
+"""Batches, at most, that thresholds are set by once training is over."""
 RANKED_EVERY = 200
 """Steps between two rankings of latents, or a tenth of the training where that is less: at each they would jitter."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,6 @@ from .rations import fit_zipf, per_batch, per_column, per_row, ranks_of, ratione
 if TYPE_CHECKING:
     from .dictionary import Dictionary
 
-THRESHOLD_RATE = 0.01
-"""Of the running mean of the smallest kept code: the published rate of sae-lens."""
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -29,12 +27,14 @@ class Rules:
         k_aux: latents that take part in the auxiliary loss, a vector.
         dead_after: vectors without a code after which a latent is dead.
         window: vectors over which densities are averaged.
+        batch_size: vectors of a whole batch.
     """
 
     how: Dictionary
     k_aux: int
     dead_after: int
     window: int
+    batch_size: int
 
     def scores(self, sae: SparseAutoencoder, z: Tensor, g: Tensor | None) -> Tensor:
         """What entries are ranked by, detached, [b, n]."""
@@ -57,7 +57,7 @@ class Rules:
         if how.ration == "token":
             return per_row(scores, how.k)
         if ration is not None:
-            if len(z) < how.batch_size:  # a last batch has its share of the ration
+            if len(z) < self.batch_size:  # a last batch has its share of the ration
                 ration = rationed(ration, how.k * len(z), least=0)
             kept = per_column(scores, ration)
         else:
@@ -76,14 +76,12 @@ class Learner(Module):
         silent: vectors since each latent was last active, [n].
         ration: vectors of a batch for each latent, [n]; all 0 while there is none.
         expected: density that the Zipf law gives each latent at its rank, [n]; all 0 before it is first fitted.
-        cut: running mean of the smallest code kept, a latent's own where latents are rationed, float64 [n].
     """
 
     density: Tensor
     silent: Tensor
     ration: Tensor
     expected: Tensor
-    cut: Tensor
 
     def __init__(self, sae: SparseAutoencoder, rules: Rules) -> None:
         super().__init__()
@@ -93,7 +91,6 @@ class Learner(Module):
         self.register_buffer("silent", torch.zeros(n, dtype=torch.long))
         self.register_buffer("ration", torch.zeros(n, dtype=torch.long))
         self.register_buffer("expected", torch.zeros(n))
-        self.register_buffer("cut", torch.full((n,), -1.0, dtype=torch.float64))
         self._hook = sae.W_dec.register_hook(self._across)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor, g: Tensor | None = None) -> Tensor:
@@ -155,16 +152,34 @@ class Learner(Module):
         rate = min(1.0, len(codes) / self.rules.window)
         self.density.lerp_(active.to(self.density).mean(0), rate)
         self.silent.add_(len(codes)).masked_fill_(active.any(0), 0)
-        if self.sae.gate != "jumprelu":
-            return
-        lowest = torch.where(active, codes, torch.inf).double()
-        if bool(self.ration.any()):
-            smallest, known = lowest.amin(0), active.any(0)
-        else:
-            smallest, known = lowest.amin().expand_as(self.cut), active.any().expand_as(self.cut)
-        began = known & (self.cut < 0)
-        moved = torch.where(began, smallest, self.cut.lerp(smallest, THRESHOLD_RATE))
-        self.cut.copy_(torch.where(known, moved, self.cut))
+
+    @torch.no_grad()
+    def calibrate_(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        """Set the thresholds by which one vector is encoded alone: the mean over batches of the smallest code kept.
+
+        Of a latent's own where latents are rationed; one that no batch heard keeps silent on what none of them said.
+        """
+        z_max = torch.zeros_like(self.density, dtype=torch.float64)
+        total, count = torch.zeros_like(z_max), torch.zeros_like(z_max)
+        rationed_ = self.ration if bool(self.ration.any()) else None
+        for x, *g in batches:
+            z = self.sae.affinities(x).relu()
+            active = self.rules.kept(z, self.rules.scores(self.sae, z, g[0] if g else None), rationed_) & (
+                z > 0
+            )
+            if self.rules.how.by_gradient:  # alone there is no gradient: as many codes, by themselves
+                active = per_batch(z, int(active.sum())) & (z > 0)
+            lowest = torch.where(active, z, torch.inf).double()
+            smallest = lowest.amin(0) if rationed_ is not None else lowest.amin().expand_as(total)
+            known = smallest.isfinite()
+            total += torch.where(known, smallest, 0.0)
+            count += known
+            z_max = torch.maximum(z_max, z.amax(0).double())
+        found = torch.where(count > 0, total / count.clamp(min=1), z_max)
+        below = torch.nextafter(
+            found.float(), torch.zeros_like(found, dtype=torch.float32)
+        )  # what is kept is above
+        self.sae.get_buffer("threshold").copy_(torch.where(count > 0, below, found.float()))
 
     @torch.no_grad()
     def rank_(self, *, expect: bool, ration: int | None) -> None:
@@ -189,10 +204,8 @@ class Learner(Module):
         rows.div_(rows.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     def release(self) -> None:
-        """Leave the autoencoder as it is to be used: thresholds set, no hook of training left on it."""
+        """Take the hook of training off the autoencoder."""
         self._hook.remove()
-        if self.sae.gate == "jumprelu":
-            self.sae.get_buffer("threshold").copy_(self.cut.clamp(min=0))
 
     def _across(self, gradient: Tensor) -> Tensor:
         """The part of a gradient at right angles to each row: the rest would only change norms, which are fixed."""
