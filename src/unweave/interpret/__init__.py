@@ -10,8 +10,12 @@ from .fidelity import Fidelity, Steering, fidelity, steering
 from .files import load, save
 from .g_sae import GSAE
 from .latents import Latents, top_examples
+from .smdl import SMDL
+from .viewer import Explanation, Viewer, gradient_times_input, occlusion, trace
+from .zero_shot import ZeroShot
 
 __all__ = [
-    "Activations", "ChoiceSAE", "Dictionary", "Fidelity", "GSAE", "Latents", "SparseAutoencoder", "Steering",
-    "fidelity", "load", "save", "steering", "top_examples",
+    "Activations", "ChoiceSAE", "Dictionary", "Explanation", "Fidelity", "GSAE", "Latents", "SMDL", "SparseAutoencoder",
+    "Steering", "Viewer", "ZeroShot", "fidelity", "gradient_times_input", "load", "occlusion", "save", "steering",
+    "top_examples", "trace",
 ]  # fmt: skip
