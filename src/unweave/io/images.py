@@ -209,8 +209,8 @@ def _refuse_misfit(folder: Path, info: Mapping[str, Any]) -> None:
     parts += [f"have another shape at {_few(sorted(wrong))}"] if wrong else []
     if parts:
         raise InputError(
-            f"the weights in {folder} {' and '.join(parts)}. Give the folder of an image classifier as it "
-            "was saved."
+            f"the weights in {folder} {' and '.join(parts)}. Give the folder as its model was "
+            "saved."
         )
 
 

@@ -173,6 +173,7 @@ def save_model_folder(
     structure: Mapping[str, Any] | None = None,
     source: Path | None = None,
     beside_weights: Sequence[str] = _PROCESSOR_FILES,
+    largest_file: int | None = None,
 ) -> None:
     """Write a transformers model as a folder that transformers reads, whole or not at all.
 
@@ -184,6 +185,7 @@ def save_model_folder(
             do, and transformers reads the folder; elsewhere structure.json lies in it, and `load_model` reads it.
         source: folder whose image processor is copied; the one the model was read from unless given.
         beside_weights: names of the files that are copied from there.
+        largest_file: bytes of the largest file of weights, beyond which they are split into several.
 
     Raises:
         InputError: if the model is none of transformers, or not zero where the mask says so.
@@ -203,7 +205,9 @@ def save_model_folder(
             save_model(model, beside, mask=mask, structure=structure)
         else:
             with _described_by(pretrained, slim):
-                pretrained.save_pretrained(beside)
+                pretrained.save_pretrained(
+                    beside, **({} if largest_file is None else {"max_shard_size": largest_file})
+                )
             if mask is not None:
                 save_mask(mask, beside / "mask.safetensors")
         for name in beside_weights:

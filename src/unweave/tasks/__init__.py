@@ -89,7 +89,7 @@ class Padded(Task, Protocol):
 
 
 class Measured(Task, Protocol):
-    """A task with a figure of its own for how well a model does it; higher is better."""
+    """A task with a figure of its own for how well a model does it; higher is better, but for perplexity."""
 
     @property
     def ability(self) -> tuple[str, str]:
