@@ -81,6 +81,10 @@ class ChoiceSAE:
         named = {name: getattr(self, name) for name in vars(self) if name != "allocation"}
         return Dictionary(ration=RATIONS[self.allocation], **named)
 
+    def require(self, model: Module, data: Data[Any], layer: str) -> None:
+        """Refuse, before anything is trained, what `learn` would refuse; see `Dictionary.require`."""
+        self.dictionary().require(model, data, layer)
+
     def learn(self, model: Module, data: Data[Any], layer: str, *, rng: Generator) -> SparseAutoencoder:
         """Train one on a layer's activations, streamed from the model; see `Dictionary.learn`.
 

@@ -133,6 +133,16 @@ class Dictionary:
         """
         return self.fit(self.activations(model, data, layer), rng=rng)
 
+    def require(self, model: Module, data: Data[Any], layer: str) -> None:
+        """Refuse, before anything is trained, what `learn` would refuse.
+
+        Raises:
+            EmptyDataError: if `data` is empty.
+            InputError: as `learn` does.
+        """
+        activations = self.activations(model, data, layer)
+        self._check(activations, next(activations.batches()))
+
     def fit(self, activations: Batches, *, rng: Generator) -> SparseAutoencoder:
         """The same, of any batches (x [b, d],), or (x, g) where gradients are scored by.
 

@@ -68,6 +68,10 @@ class GSAE:
         """These settings as those of any sparse autoencoder."""
         return Dictionary(**{name: getattr(self, name) for name in vars(self)})
 
+    def require(self, model: Module, data: Data[Any], layer: str) -> None:
+        """Refuse, before anything is trained, what `learn` would refuse; see `Dictionary.require`."""
+        self.dictionary().require(model, data, layer)
+
     def learn(self, model: Module, data: Data[Any], layer: str, *, rng: Generator) -> SparseAutoencoder:
         """Train one on a layer's activations and gradients, streamed from the model; see `Dictionary.learn`.
 

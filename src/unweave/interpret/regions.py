@@ -120,7 +120,7 @@ def by_prior(saliency: Tensor, *, side: int = 10, together: int = 4) -> Tensor:
     """
     if together < 1:
         raise InputError(f"by_prior: together must be at least 1; got {together}.")
-    patches = grid(*saliency.shape, side, side)
+    patches = grid(saliency.shape[0], saliency.shape[1], side, side)
     sums = torch.zeros(side * side, dtype=torch.float64).index_add_(
         0, patches.flatten(), saliency.double().flatten().cpu()
     )
@@ -170,7 +170,7 @@ def checked(labels: Tensor, height: int, width: int) -> int:
     m = int(labels.max()) + 1
     if int(labels.min()) < 0 or int((labels.flatten().bincount(minlength=m) > 0).sum()) < m:
         raise InputError(
-            f"regions must be numbered 0 to {m - 1} without a gap; got {labels.unique().tolist()[:8]}."
+            f"regions must be numbered 0 to {m - 1} without a gap; got {torch.unique(labels).tolist()[:8]}."
         )
     if m > MANY:
         tell(f"{m} regions take {m * (m + 1)} forward passes; below {MANY} a search is a matter of minutes.")

@@ -15,6 +15,7 @@ Confidence without a second, evidential network is 1 - entropy / log classes. Of
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -108,15 +109,29 @@ class SMDL:
                 more of them than pixels.
         """
         require_generator(rng)
-        checked_image(image)
-        how = {"fill": self.fill, "prepare": prepare, "batch_size": self.batch_size}
-        if regions is None:
-            whole = Viewer.of(model, image, torch.zeros(image.shape[1:], dtype=torch.long), **how)  # type: ignore[arg-type]
-            regions = self._cut(whole, target)
-        viewer = Viewer.of(model, image, regions, **how)  # type: ignore[arg-type]
-        y = target_of(viewer.ask(torch.ones(1, viewer.m, dtype=torch.bool))[0], target)
+        whole = self._whole(model, image, prepare)
+        y = target_of(whole.ask(torch.ones(1, 1, dtype=torch.bool))[0], target)
+        labels = self._cut(whole, y) if regions is None else regions
+        cut.checked(labels, *image.shape[1:])
+        viewer = replace(whole, regions=labels)
         order, scores = self.search(viewer, y, rng=rng)
         return trace(viewer, order, y, scores)
+
+    def require(
+        self, model: Module, image: Tensor, *, target: int | None = None, prepare: Prepare | None = None
+    ) -> None:
+        """Refuse, before anything is searched, what `explain` would refuse: one or two forward passes.
+
+        Raises:
+            InputError: as `explain` does.
+        """
+        whole = self._whole(model, image, prepare)
+        self._cut(whole, target_of(whole.ask(torch.ones(1, 1, dtype=torch.bool))[0], target))
+
+    def _whole(self, model: Module, image: Tensor, prepare: Prepare | None) -> Viewer:
+        checked_image(image)
+        one = torch.zeros(image.shape[1:], dtype=torch.long)
+        return Viewer.of(model, image, one, fill=self.fill, prepare=prepare, batch_size=self.batch_size)
 
     def search(self, viewer: Viewer, target: int, *, rng: Generator) -> tuple[Tensor, Tensor]:
         """The greedy order [k] and the value F of the set after each step [k].
@@ -169,11 +184,10 @@ class SMDL:
         logs = logits.log_softmax(1)
         return 1 + (logs.exp() * logs).sum(1) / math.log(classes)
 
-    def _cut(self, whole: Viewer, target: int | None) -> Tensor:
+    def _cut(self, whole: Viewer, target: int) -> Tensor:
         height, width = whole.image.shape[1:]
         if self.division == "prior":
-            y = target_of(whole.ask(torch.ones(1, 1, dtype=torch.bool))[0], target)
-            return cut.by_prior(saliency_of(whole, y))
+            return cut.by_prior(saliency_of(whole, target))
         if self.division == "grid":
             return cut.squares(height, width, self.pieces)
         return cut.superpixels(whole.image, self.pieces)
@@ -183,7 +197,8 @@ def _angles(features: Tensor) -> Tensor:
     """Angle between the rows of [m, width] over pi, float64 [m, m]; a row of zeros lies at right angles to all."""
     f = features.double()
     f = f / f.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return (f @ f.T).clamp(-1, 1).arccos() / math.pi
+    angles: Tensor = (f @ f.T).clamp(-1, 1).arccos() / math.pi
+    return angles
 
 
 def _spread(apart: Tensor, keep: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Viewer:
         """
         found = []
         with evaluating(self.model):
-            for part in keep.split(self.batch_size):
+            for part in torch.split(keep, self.batch_size):
                 found.append(self._logits(self.shown(part)).cpu())
         return torch.cat(found)
 
@@ -99,7 +99,7 @@ class Viewer:
             return self.ask(keep)
         found = []
         with evaluating(self.model):
-            for part in keep.split(self.batch_size):
+            for part in torch.split(keep, self.batch_size):
                 images = self.shown(part)
                 found.append(under_last_linear(self.model, lambda x=images: self._logits(x)).cpu())
         return torch.cat(found)
@@ -224,7 +224,7 @@ def trace(
     """
     chosen = torch.as_tensor(order, dtype=torch.long)
     m, k = viewer.m, len(chosen)
-    if k == 0 or len(chosen.unique()) < k or int(chosen.min()) < 0 or int(chosen.max()) >= m:
+    if k == 0 or len(set(chosen.tolist())) < k or int(chosen.min()) < 0 or int(chosen.max()) >= m:
         raise InputError(
             f"an order holds different regions from 0 to {m - 1}, at least one; got {chosen.tolist()[:12]}."
         )

@@ -41,7 +41,7 @@ class ZeroShot(Module):
         self.model = model
         with evaluating(model):
             embedded = _embedding(model.get_text_features(**texts))  # type: ignore[operator]
-            scale = model.logit_scale.exp()  # type: ignore[union-attr,operator]
+            scale = model.logit_scale.exp()  # type: ignore[operator]
             rows = scale * embedded / embedded.norm(dim=-1, keepdim=True)
         self.head = Linear(rows.shape[1], len(rows), bias=False)
         self.head.weight.data = rows.detach().clone()

@@ -12,6 +12,8 @@ from .compare import Compared, CompareJob
 from .done import Done
 from .erase import Erased, EraseJob
 from .exact import ExactJob, ExactlyTrained, dense
+from .explain import Explained, LatentsJob, RegionsJob
+from .explained_folders import open_latents, open_regions
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
@@ -23,7 +25,8 @@ from .train import Trained, TrainJob
 
 __all__ = [
     "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob",
-    "ExactlyTrained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "PipelineSubject", "PruneJob",
-    "Pruned", "Subject", "TrainJob", "Trained", "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline",
-    "open_pipeline", "open_subject",
+    "ExactlyTrained", "Explained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "LatentsJob",
+    "PipelineSubject", "PruneJob", "Pruned", "RegionsJob", "Subject", "TrainJob", "Trained", "UnsuitedWarning",
+    "choose", "dense", "embedded", "embedded_pipeline", "open_latents", "open_pipeline", "open_regions",
+    "open_subject",
 ]  # fmt: skip
