@@ -22,6 +22,7 @@ FAMILY = {
     "augment": "Augment",
     "language": "Make language models forget texts",
     "generate": "Draw",
+    "interpret": "Look inside",
 }
 """Family -> words for a heading; others are called by their own name."""
 

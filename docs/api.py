@@ -35,6 +35,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "optim": ("unweave.optim",),
     "augment": ("unweave.augment",),
     "generate": ("unweave.generate",),
+    "interpret": ("unweave.interpret",),
     "jobs": ("unweave.jobs",),
     "audit": ("unweave.audit",),
     "report": (
