@@ -21,6 +21,8 @@ FAMILY = {
     "optim": "Optimisers and stabilisers",
     "augment": "Augment",
     "language": "Make language models forget texts",
+    "generate": "Draw",
+    "interpret": "Look inside",
 }
 """Family -> words for a heading; others are called by their own name."""
 

@@ -34,6 +34,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "experts": ("unweave.experts",),
     "optim": ("unweave.optim",),
     "augment": ("unweave.augment",),
+    "generate": ("unweave.generate",),
+    "interpret": ("unweave.interpret",),
     "jobs": ("unweave.jobs",),
     "audit": ("unweave.audit",),
     "report": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -35,6 +36,7 @@ __all__ = [
     "able",
     "accuracy",
     "evaluating",
+    "perplexity",
     "predict",
     "read_labels",
     "refuse_measured",
@@ -106,7 +108,7 @@ class Padded(Task, Protocol):
 
 
 class Measured(Task, Protocol):
-    """A task with a figure of its own for how well a model does it; higher is better, but for perplexity."""
+    """A task with a figure of its own for how well a model does it; higher is better."""
 
     @property
     def ability(self) -> tuple[str, str]:
@@ -210,16 +212,37 @@ def accuracy(model: Module, data: Data[Any]) -> float:
 def ability(model: Module, data: Data[Any]) -> tuple[str, float, str]:
     """How well a model does the task of the data: (name, value, unit).
 
-    The accuracy in % where examples have classes; the task's own figure where it is `Measured`; otherwise the mean
-    loss, of which less is better.
+    The accuracy in % where examples have classes; the task's own figure where it is `Measured`; the perplexity of a
+    language model, or otherwise the mean loss, of both of which less is better.
     """
     task = data.task
+    if isinstance(task, CausalLM):
+        return "perplexity", perplexity(model, data), ""
     if able(task, Labelled):
         return "accuracy", accuracy(model, data), "%"
     if able(task, Measured):
         name, unit = task.ability
         return name, task.measure(model, data), unit
     return "mean loss", float(predict(model, data, task.losses).double().mean()), ""
+
+
+def perplexity(model: Module, data: Data[Any]) -> float:
+    """Exp of the mean cross-entropy over all counted tokens of texts, each of the same weight; inf if it overflows.
+
+    Padding, prompts and whatever else is labelled -100 are not counted.
+
+    Raises:
+        InputError: if no token of the data counts.
+    """
+    total, tokens = 0.0, 0
+    with evaluating(model):
+        for batch in data.batches():
+            each, counted = data.task.token_losses(model, batch)
+            total += float((each.double() * counted).sum())
+            tokens += int(counted.sum())
+    if not tokens:
+        raise InputError("perplexity needs a token to predict; the data have none.")
+    return math.exp(total / tokens) if total / tokens < 700 else math.inf
 
 
 def require_readable(model: Any, data: Data[Any], who: str = "the model") -> None:

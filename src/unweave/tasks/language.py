@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,25 +50,6 @@ class CausalLM:
         labels = labels.to(logits.device)
         each = F.cross_entropy(logits.transpose(1, 2), labels.clamp(min=0), reduction="none")
         return each, self.counted(batch).to(logits.device)
-
-    @property
-    def ability(self) -> tuple[str, str]:
-        """Perplexity is how well a model continues texts; lower is better."""
-        return "perplexity", ""
-
-    def measure(self, model: Module, data: Data[CausalLM]) -> float:
-        """Perplexity: exp of the mean cross-entropy over every counted token of the data, each weighing the same."""
-        from . import evaluating
-
-        total, tokens = 0.0, 0
-        with evaluating(model):
-            for batch in data.batches():
-                each, counted = self.token_losses(model, batch)
-                total += float((each.double() * counted).sum())
-                tokens += int(counted.sum())
-        if not tokens:
-            raise InputError("perplexity needs a token to predict; the data have none.")
-        return math.exp(min(total / tokens, 700.0))
 
     def counted(self, batch: Batch) -> Tensor:
         """Which tokens after the first count, bool [n, t - 1]."""
