@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -124,7 +126,10 @@ def test_filters_are_pooled_as_the_score_says() -> None:
 
     inner = Scope(last=False)
     for score in (Taylor(scope=inner), GraSP(scope=inner), Magnitude(scope=inner)):
-        values = score.score(model, data)["1.weight"]
+        every = replace(score, scope=Scope()).score(model, data)
+        values = torch.cat(
+            [every["1.weight"], every["3.weight"].T], 1
+        )  # what makes a unit, and what reads it
         summed, squared = values.sum(1), values.square().sum(1)  # GraSP's keep their sign
         own = squared if isinstance(score, Magnitude) else summed
         assert living(Channel(), score) == set(own.topk(8).indices.tolist())
