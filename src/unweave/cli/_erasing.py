@@ -43,6 +43,8 @@ class Erase:
         dtype: of the pipeline's weights, in which it is written, too; "stored" leaves them as they are.
         slim: take less memory and more time: attention in slices, activations computed again for gradients, the VAE one
             image at a time.
+        output: lora also writes the change as an adapter, in lora beside model, for diffusers' load_lora_weights; for
+            edits of linear layers (train cross or cross_kv) of Stable Diffusion and SDXL.
         seed: governs the whole run.
         out: folder of the run, where the same command goes on; named by the settings unless given.
         tracker: also tell an experiment tracker: settings, the loss at every step, the figures at the end.
@@ -68,6 +70,7 @@ class Erase:
     device: str = "cpu"
     dtype: Precision = "stored"
     slim: bool = False
+    output: Literal["pipeline", "lora"] = "pipeline"
     seed: int = 0
     out: Path | None = None
     tracker: Tracker | None = None

@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     job = EraseJob(
         subject=_subject(asked), edits=edits, in_turn=asked.in_turn, soft=soft, attack=attack,
         attack_prompts=asked.attack_prompts, images=asked.images, at_once=asked.images_at_once, steps=asked.steps,
-        guidance=asked.guidance, seed=asked.seed,
+        guidance=asked.guidance, output=asked.output, seed=asked.seed,
     )  # fmt: skip
     return 0 if carried_out(job, asked, "erase", argv, asked.pipeline, asked.seed).audits[0].passed else 3
 
