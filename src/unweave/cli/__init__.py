@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a model with another optimiser, sparse from the start, or so that it can forget exactly",
     "compare": "several methods over several seeds: means, spreads, paired differences",
     "audit": "judge a model that was edited elsewhere",
+    "explain": "look inside: what a layer's latents speak of, which regions an answer rests on",
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",
     "cite": "the papers behind a run or a method, as BibTeX",

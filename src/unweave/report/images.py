@@ -49,3 +49,36 @@ def _strip(images: Tensor) -> tuple[str, int]:
     image.fromarray(array).save(held, "PNG")
     shown = min(n * (width + 1) * scale, 700)
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}", shown
+
+
+def png(image: Tensor) -> bytes:
+    """A picture [c, h, w] from 0 to 1 as the bytes of a PNG file.
+
+    Raises:
+        MissingExtraError: if Pillow is absent.
+    """
+    pillow = require("PIL.Image", extra="vision", purpose="the report's pictures")
+    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    array = pixels[0].numpy() if len(pixels) == 1 else pixels[:3].permute(1, 2, 0).contiguous().numpy()
+    held = io.BytesIO()
+    pillow.fromarray(array).save(held, "PNG")
+    return held.getvalue()
+
+
+def heat(image: Tensor, saliency: Tensor) -> Tensor:
+    """A picture [c, h, w] in grey under a map [h, w] from 0 to 1 in colour, [3, h, w]."""
+    from matplotlib import colormaps
+
+    coloured = torch.from_numpy(colormaps["inferno"](saliency.cpu().numpy())[..., :3]).permute(2, 0, 1)
+    return 0.4 * image.float().cpu().mean(0, keepdim=True) + 0.6 * coloured.float()
+
+
+def framed(pictures: Mapping[str, Tensor], width: int = 224) -> Markup:
+    """Pictures [c, h, w] from 0 to 1 beside one another, each with its caption."""
+    cells = Markup("").join(
+        Markup('<figure><figcaption>{0}</figcaption><img alt="{0}" src="{1}" width="{2}"></figure>').format(
+            caption, f"data:image/png;base64,{base64.b64encode(png(image)).decode()}", width
+        )
+        for caption, image in pictures.items()
+    )
+    return Markup("<div class=pictures>{}</div>").format(cells)
