@@ -32,7 +32,7 @@ claim = Claim(
     data=f"{WORLD}; unexplained variance of 8,192 held-out activations, each encoded alone, where on average 8 latents are active",
     figures={
         **{f"unexplained, {a}": "% of variance at 8 active latents, lower is better" for a in ARMS},
-        **{f"dead, {a}": "% of latents never active on 80,000 vectors" for a in ARMS},
+        **{f"dead, {a}": "% of latents never active on 60,000 vectors" for a in ARMS},
         **{f"weak, {a}": "% of latents dead or below half of what the fitted law gives their rank" for a in ARMS},
         "rank correlation of active latents and norm, mutual": "100 x Spearman",
     },

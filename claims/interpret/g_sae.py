@@ -6,8 +6,7 @@ import torch
 
 from claims.effects import Effect
 from claims.framework import Claim
-from claims.interpret._world import FIT, LAYER, WORLD, activations, held
-from claims.language_world import texts
+from claims.interpret._world import FIT, LAYER, WORLD, activations, held, texts
 from unweave import seeded
 from unweave.interpret import Dictionary, SparseAutoencoder, fidelity, steering
 
