@@ -191,7 +191,7 @@ def test_imports_with_only_the_core_packages() -> None:
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
         "import unweave, unweave.jobs, unweave.audit, unweave.unlearn, unweave.prune\n"
-        "import unweave.optim, unweave.augment, unweave.erase\n"
+        "import unweave.optim, unweave.augment, unweave.erase, unweave.experts\n"
         "import unweave.cli.forget, unweave.cli.prune\n"
         "from unweave.catalogue import methods; assert methods()"
     )

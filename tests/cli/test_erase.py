@@ -34,7 +34,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_writes_a_pipeline_an_audit_and_a_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = (
         "erase", str(folder()), "--concepts", "cat", "--preserve", "dog", "--method", "uce", "--uce.strength", "0.3",
-        "--judge", "judge.py", "--images", "1", "--steps", "2", "--soft-vector.steps", "2", "--out", "run", "--json",
+        "--judge", "judge.py", "--images", "1", "--steps", "2", "--soft-vector.steps", "2", "--out", "run",
+        "--slim", "--dtype", "float32", "--json",
     )  # fmt: skip
     assert main(command) == 3  # the judge calls everything a cat
     told = json.loads(capsys.readouterr().out)

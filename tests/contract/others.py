@@ -148,6 +148,15 @@ def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
     return {"positions": found.positions, "clusters": found.clusters}
 
 
+def _experts(rng: Generator, method: str, name: str = "qwen3-moe", **settings: Any) -> dict[str, Tensor]:
+    from tests.moe_models import moe, text
+    from unweave import experts
+
+    made = getattr(experts, method)(**settings).apply(moe(name, num_hidden_layers=2), text(160), rng=rng)
+    with torch.no_grad():
+        return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
+
+
 def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
     from tests.contract import world
     from unweave.unlearn import WorstCaseForget
@@ -182,7 +191,7 @@ def _transported(rng: Generator, mass: float = 0.5) -> dict[str, Tensor]:
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import augment, interpret, optim, prune, unlearn
+    from unweave import augment, experts, interpret, optim, prune, unlearn
 
     static = partial(_sparse, prune.StaticMask())
     return [
@@ -207,10 +216,25 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: interpret.ChoiceSAE(latents=2), "k must be at most"),),
         ),
         PlainRow(
+            name="CDMoE",
+            run=partial(_experts, method="CDMoE", layers=1, selector="random"),
+            off=partial(_experts, method="CDMoE", layers=1, k=8, alpha="unconditional mean"),
+            bad=(
+                (lambda: experts.CDMoE(layers=0), "layers must be"),
+                (lambda: experts.CDMoE(layers=1, memory=0.5), "would do nothing"),
+            ),
+        ),
+        PlainRow(
             name="DSR",
             run=partial(_sparse, prune.DSR(every=4)),
             off=static,
             bad=((lambda: prune.DSR(rate=2.0), "rate"),),
+        ),
+        PlainRow(
+            name="ExpertPruning",
+            run=partial(_experts, method="ExpertPruning", experts=3, score="random"),
+            off=partial(_experts, method="ExpertPruning", experts=8),
+            bad=((lambda: experts.ExpertPruning(memory=0.0), "memory must be"),),
         ),
         PlainRow(
             name="ExSSNeT",
@@ -225,6 +249,13 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: interpret.GSAE(beta=0.0), "beta must be"),),
         ),
         PlainRow(
+            name="HCSMoE",
+            run=partial(_experts, method="HCSMoE", experts=3),
+            off=partial(_experts, method="HCSMoE", experts=8),
+            random=False,
+            bad=((lambda: experts.HCSMoE(merge="mean"), "merge must be"),),
+        ),
+        PlainRow(
             name="IMP",
             run=_imp,
             off=partial(_imp, sparsity=0.3),
@@ -235,6 +266,13 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.ITOP(every=4)),
             off=static,
             bad=((lambda: prune.ITOP(every=0), "every"),),
+        ),
+        PlainRow(
+            name="MCSMoE",
+            run=partial(_experts, method="MCSMoE", experts=3),
+            off=partial(_experts, method="MCSMoE", experts=8),
+            random=False,
+            bad=((lambda: experts.MCSMoE(experts=0), "experts must be"),),
         ),
         PlainRow(
             name="MEST",
@@ -257,6 +295,13 @@ def _rows() -> list[PlainRow]:
                     "p must be at least 0 and below 1",
                 ),
             ),
+        ),
+        PlainRow(
+            name="NAEE",
+            run=partial(_experts, method="NAEE", experts=3),
+            off=partial(_experts, method="NAEE", experts=8),
+            random=False,
+            bad=((lambda: experts.NAEE(inputs="chained"), "inputs must be"),),
         ),
         PlainRow(
             name="PASER",

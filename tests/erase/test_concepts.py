@@ -176,3 +176,12 @@ def test_what_was_erased_before_can_be_neither_kept_nor_led_to() -> None:
     with pytest.raises(InputError, match=r"'bird' was erased .* cannot be what others are turned into"):
         Concepts(erase=("cat",), guide="bird").require_seen(model)
     Concepts(erase=("bird",), preserve=("dog",)).require_seen(model)
+
+
+def test_a_guide_that_was_erased_later_hands_on_to_its_own() -> None:
+    model = pipeline()
+    remember_(model, Concepts(erase=("cat", "church"), guide={"cat": "dog", "church": "park"}), "UCE")
+    remember_(model, Concepts(erase=("dog",), guide="bird"), "UCE")
+    assert [[p.guide_of(c) for c in p.erase] for p in earlier(model)] == [["bird", "park"], ["bird"]]
+    now = Concepts(erase=("bird",), guide="road")
+    assert [[p.guide_of(c) for c in p.erase] for p in earlier(model, now)] == [["road", "park"], ["road"]]

@@ -200,13 +200,13 @@ def test_killed_and_resumed_is_as_if_it_was_not(tmp_path: Path) -> None:
     train(tmp_path / "whole")
     forget(tmp_path / "left")
     kills = 0
-    for renaming in (3, 20, 33):
+    for renaming in (3, 27):
         for work, whole in ((train, "whole"), (forget, "left")):
             at = tmp_path / f"{whole}{renaming}"
             kills += killed_at(renaming, lambda work=work, at=at: work(at))  # type: ignore[misc]
             work(at)
             assert contents(at / "model") == contents(tmp_path / whole / "model")
-    assert kills >= 4
+    assert kills >= 3
 
 
 def test_s3t_needs_a_pretrained_model(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_damaged_folder_is_refused(trained: Path, tmp_path: Path) -> None:
 
     source = Path(shutil.copytree(trained, tmp_path / "source"))
     record = source / "model" / "exact.json"
-    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+    record.write_text(record.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(IntegrityError, match="checksum does not match"):
         ForgetExactJob(subject=world(), folder=source, ids=[1]).run(tmp_path / "left")
     with pytest.raises(InputError, match="holds no exactly deletable model"):

@@ -10,10 +10,11 @@ from ..errors import InputError
 from ..types import Measurement
 from .notebook import fragment
 
-Kind = Literal["classifier", "drawing"]
-"""Kinds of model, one auditor each: classifiers, and pipelines that draw what a text asks for."""
+Kind = Literal["classifier", "drawing", "language"]
+"""Kinds of model, one auditor each: classifiers, pipelines that draw what a text asks for, language models."""
 ClassifierOutcome = Literal[
     "forgotten",
+    "exact",
     "not forgotten",
     "partly forgotten",
     "answers only",
@@ -42,6 +43,11 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
     "classifier": {
         "forgotten": Word(
             "On the deleted examples, this model answers like models that never saw them.", "✓"
+        ),
+        "exact": Word(
+            "Exact by construction: this model was trained from initial weights without the deleted examples, and "
+            "never read them.",
+            "✓",
         ),
         "not forgotten": Word(
             "On the deleted examples, this model still answers like models trained on them.", "✕"
@@ -78,6 +84,10 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
         "damaged": Word("This pipeline lost some of what it should have kept.", "■"),
         "inconclusive": Word("The evidence does not decide whether the concepts are gone.", "?"),
     },
+}
+OUTCOMES["language"] = {
+    outcome: Word(word.meaning.replace("example", "text"), word.symbol)
+    for outcome, word in OUTCOMES["classifier"].items()
 }
 """Kind of model -> its outcomes."""
 _SAID = {True: "✓", False: "✕", None: "?"}
@@ -246,7 +256,20 @@ class Samples:
     samples: dict[str, list[float]] = field(repr=False)
 
 
-Panel = Rows | Samples
+@dataclass(frozen=True, kw_only=True)
+class Passages:
+    """Texts side by side: what each model says.
+
+    Attributes:
+        name: "answers": to the prompts of some deleted texts.
+        rows: prompt -> series ("truth", "edited", "original", "oracle") -> text.
+    """
+
+    name: Literal["answers"]
+    rows: dict[str, dict[str, str]] = field(repr=False)
+
+
+Panel = Rows | Samples | Passages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +307,7 @@ class Audit:
     @property
     def passed(self) -> bool:
         """Whether what was to go is gone."""
-        return self.verdict.outcome in ("forgotten", "erased")
+        return self.verdict.outcome in ("forgotten", "exact", "erased")
 
     @property
     def word(self) -> Word:
@@ -306,6 +329,10 @@ class Audit:
     def samples(self, name: str) -> dict[str, list[float]]:
         """Series -> values of a panel; empty where the audit has no such panel."""
         return next((p.samples for p in self.panels if isinstance(p, Samples) and p.name == name), {})
+
+    def passages(self, name: str) -> dict[str, dict[str, str]]:
+        """Prompt -> series -> text of a panel; empty where the audit has no such panel."""
+        return next((p.rows for p in self.panels if isinstance(p, Passages) and p.name == name), {})
 
     def _repr_html_(self) -> str:
         return fragment(self)

@@ -17,6 +17,7 @@ COMMANDS = {
     "ledger": "deletion requests one after another: due dates, every model concerned, evidence",
     "erase": "take concepts out of a text-to-image pipeline, and look at what it draws",
     "prune": "zero or remove the weights a model needs least",
+    "condense": "make a mixture of experts smaller: condense, prune or merge its experts",
     "train": "train a model with another optimiser, sparse from the start, or so that it can forget exactly",
     "compare": "several methods over several seeds: means, spreads, paired differences",
     "audit": "judge a model that was edited elsewhere",

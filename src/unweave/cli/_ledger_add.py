@@ -53,5 +53,7 @@ def add(argv: Sequence[str]) -> int:
         asked.name, subject, how=asked.how, parent=asked.parent, recipients=asked.recipients,
         source=source(asked.project, asked.folder),
     )  # fmt: skip
-    say(f"{version.name} ({version.digest[:12]}, {version.how}) is entry {version.entry}.")
+    late = version.name in {v.name for v in ledger.models.late()}
+    told = f"\nIt holds what was deleted, and is due at once: unweave ledger serve {ledger.folder}" * late
+    say(f"{version.name} ({version.digest[:12]}, {version.how}) is entry {version.entry}.{told}")
     return 0

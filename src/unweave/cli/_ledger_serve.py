@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
+from rich.console import Console
 
 from ..jobs.ledger import Ledger, Plan, ServeJob
 from ..jobs.ledger.plan import STEPS, opened
@@ -55,12 +57,14 @@ def serve(argv: Sequence[str]) -> int:
     chain = named_methods(argv, ("--method",), "")[0]
     options = with_methods(ServeOptions, [chain]) if chain else ServeOptions
     asked: Any = parse(options, argv, command="ledger serve", example=example)
-    done = _job(asked).run(command=["unweave", "ledger", "serve", *argv])
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        done = _job(asked).run(command=["unweave", "ledger", "serve", *argv])
     if asked.json:
         sys.stdout.write(done.json())
     else:
         done.show()
-    return 3 if done.requests and not done.done else 0
+    return 3 if done.models and not done.done else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +102,15 @@ def _first(ledger: Ledger) -> Subject:
     return next(opened(v, ledger, {}) for v in ledger.state().in_use() if v.source is not None)
 
 
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {message}", markup=False)
+
+
 def _told(found: Plan) -> str:
-    if not found.requests:
+    if not found.steps:
         return f"Nothing would be served: {found.waits}."
     lines = [f"{len(found.requests)} requests, {sum(r.examples for r in found.requests):,} examples:"]
+    lines += [f"  {name} is late: it was taken in after a deletion of what it holds" for name in found.late]
     lines += [f"  {r.name}  {r.examples:>7,} examples, due by {r.due:%Y-%m-%d}" for r in found.requests]
     lines += [f"  {version.name}: {STEPS[step]}" for version, step in found.steps]
     lines += [found.retrain + "."] if found.retrain else []

@@ -33,7 +33,7 @@ class StatusOptions:
 
 
 def status(argv: Sequence[str]) -> int:
-    """Print where things stand. Exit code 3 if a request is overdue."""
+    """Print where things stand. Exit code 3 if a request is overdue, or a model in use holds what was deleted."""
     asked: StatusOptions = parse(
         StatusOptions, argv, command="ledger status", example="  unweave ledger status ./deletions"
     )
@@ -42,7 +42,7 @@ def status(argv: Sequence[str]) -> int:
         sys.stdout.write(json.dumps(told.json(), indent=1) + "\n")
     else:
         say(told.text(everything=asked.all))
-    return 3 if told.overdue else 0
+    return 3 if told.overdue or told.late else 0
 
 
 @dataclass(frozen=True, kw_only=True)

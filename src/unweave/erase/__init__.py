@@ -12,6 +12,7 @@ from .concepts import Concepts, earlier, templates_of
 from .doco import DoCo
 from .esd import ESD
 from .fia import FIA, Neurons
+from .neighbours import nearest_words, ranked, reads
 from .sculpting_memory import SculptingMemory
 from .sfd import SFD, draws_in_one_step, one_step
 from .soft_vector import RandomVector, SoftVector
@@ -44,7 +45,10 @@ __all__: list[str] = [
     "UnlearnDiffAtk",
     "draws_in_one_step",
     "earlier",
+    "nearest_words",
     "one_step",
+    "ranked",
+    "reads",
     "templates_of",
     "training_only",
 ]

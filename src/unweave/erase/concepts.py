@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..models.text_to_image import TextToImage
@@ -253,33 +254,51 @@ class Concepts:
 def earlier(model: TextToImage, data: Concepts | None = None) -> tuple[Concepts, ...]:
     """What was erased from a pipeline before, request by request, without what `data` erases again.
 
+    Where a guide was itself erased later, or is by `data`, what led to it leads to that one's guide.
+
     Raises:
         InputError: if its record cannot be read.
     """
     again = set() if data is None else {_plain(c) for c in data.erase}
+    requests = [_past(entry) for entry in model.erased]
     found = []
-    for entry in model.erased:
-        try:
-            past = Concepts(**{**entry["request"], "preserve": ()})
-        except (InputError, LookupError, TypeError) as error:
-            raise InputError(
-                f"the record of what was erased from this pipeline cannot be read ({error}). Take its folder as it was "
-                "written."
-            ) from error
-        left = tuple(c for c in past.erase if _plain(c) not in again)
+    for i, past in enumerate(requests):
+        later = [*requests[i + 1 :], *([] if data is None else [data])]
+        erased_later = again | {_plain(c) for other in requests[i + 1 :] for c in other.erase}
+        left = tuple(c for c in past.erase if _plain(c) not in erased_later)
         if left:
-            found.append(past.only(*left))
-            again |= {_plain(c) for c in left}
+            own = past.only(*left)
+            found.append(replace(own, guide={c: _led(own.guide_of(c), later) for c in left}))
     return tuple(found)
 
 
-def remember_(edited: TextToImage, data: Concepts, method: str) -> None:
-    """Add a request to the record of what was erased from a pipeline."""
+def _past(entry: Mapping[str, Any]) -> Concepts:
+    try:
+        return Concepts(**{**entry["request"], "preserve": ()})
+    except (InputError, LookupError, TypeError) as error:
+        raise InputError(
+            f"the record of what was erased from this pipeline cannot be read ({error}). Take its folder as it was "
+            "written."
+        ) from error
+
+
+def _led(guide: str, later: Sequence[Concepts]) -> str:
+    """Where a guide leads after later requests: to its own guide if one of them erased it."""
+    for asked in later:
+        gone = next((c for c in asked.erase if mentions(guide, c)), None)
+        if gone is not None:
+            guide = asked.guide_of(gone)
+    return guide
+
+
+def remember_(edited: TextToImage, data: Concepts, method: str, neighbours: Sequence[str] = ()) -> None:
+    """Add a request to the record of what was erased from a pipeline, with words that the method itself kept."""
     told = asdict(data)
     guide = data.guide if isinstance(data.guide, str) else dict(data.guide)
     request = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
     request |= {"guide": guide, "synonyms": dict(data.synonyms)}
-    edited.erased = (*edited.erased, {"method": method, "request": request})
+    entry = {"method": method, "request": request} | ({"neighbours": list(neighbours)} if neighbours else {})
+    edited.erased = (*edited.erased, entry)
 
 
 def templates_of(named: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import getclosurevars, signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,21 +105,36 @@ class OwnLoop:
         function: called with the examples to train on, a torch data set in the user's own form (see `Examples`), and a
             whole number from 0 to 2^32 - 1. It returns a torch.nn.Module.
         file: named in messages.
+        parent: model that a function with a parameter `parent` is to begin at, a file or folder; its own default unless
+            given.
 
     Raises:
-        InputError: if the function does not take two arguments.
+        InputError: if the function does not take two arguments, or `parent` is given and it takes none.
     """
 
-    function: Callable[[Any, int], Module]
+    function: Callable[..., Module]
     file: str = ""
+    parent: Path | None = None
 
     def __post_init__(self) -> None:
         try:
             signature(self.function).bind(None, 0)
         except TypeError as error:
+            cure = " Give parent a default: the file of the model that it is made of." * self.takes_parent
             raise InputError(
                 f"{self.where} must take the examples and a seed, as def recipe(train, seed); it does not ({error})."
+                f"{cure}"
             ) from error
+        if self.parent is not None and not self.takes_parent:
+            raise InputError(f"{self.where} takes no parent, so OwnLoop.parent would do nothing.")
+
+    @property
+    def takes_parent(self) -> bool:
+        """Whether the function has a parameter `parent`: it makes its model of another."""
+        try:
+            return "parent" in signature(self.function).parameters
+        except (TypeError, ValueError):  # no function
+            return False
 
     @property
     def where(self) -> str:
@@ -138,7 +154,9 @@ class OwnLoop:
         examples, seed = Examples.of(data), draw_seed(rng) % 2**32
         with _seeded_everywhere(seed):
             try:
-                model = self.function(examples, seed)
+                model = self.function(
+                    examples, seed, **({} if self.parent is None else {"parent": self.parent})
+                )
             except UnweaveError:
                 raise
             except Exception as error:

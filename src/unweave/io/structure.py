@@ -2,7 +2,8 @@
 
 A record is plain JSON, `{"format": 1, "layers": {layer: {"out": {"of": n, "kept": [...]}, "in": {...}}},
 "biases": [layer, ...]}`: of n outputs (inputs) the layer kept those at these indices, and the layers under
-"biases" gained a bias. Loading needs neither the pruned model's class, nor torch-pruning, nor any code from
+"biases" gained a bias. What was done to mixtures of experts is told beside it ("experts", "condensed", "trimmed"; see
+`models.moe.record_of`). Loading needs neither the pruned model's class, nor torch-pruning, nor any code from
 the file.
 """
 
@@ -17,6 +18,7 @@ from torch.nn import Linear, Module, Parameter
 
 from ..errors import InputError
 from ..masks.layers import CONVS, RUNNING_NORMS
+from ..models.moe import rebuilt_
 
 Structure = Mapping[str, Any]
 
@@ -36,6 +38,7 @@ def restructure_(model: Module, structure: Structure) -> Module:
             untouched.
     """
     plans = list(_checked(model, structure))
+    rebuilt_(model, structure)
     for layer, sides in plans:
         _cut_(layer, sides)
     for name in structure.get("biases", []):

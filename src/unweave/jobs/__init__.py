@@ -9,6 +9,7 @@ from __future__ import annotations
 from .audit import AuditJob
 from .choice import Choice, choose
 from .compare import Compared, CompareJob
+from .condense import CondensedRun, CondenseJob
 from .done import Done
 from .erase import Erased, EraseJob
 from .exact import ExactJob, ExactlyTrained, dense
@@ -17,6 +18,7 @@ from .explained_folders import open_latents, open_regions
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .judging import Audited
+from .language import Texts, language_subject
 from .opened import Folder, embedded, open_subject
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
@@ -24,9 +26,9 @@ from .subject import Subject
 from .train import Trained, TrainJob
 
 __all__ = [
-    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "Done", "EraseJob", "Erased", "ExactJob",
-    "ExactlyTrained", "Explained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly", "LatentsJob",
-    "PipelineSubject", "PruneJob", "Pruned", "RegionsJob", "Subject", "TrainJob", "Trained", "UnsuitedWarning",
-    "choose", "dense", "embedded", "embedded_pipeline", "open_latents", "open_pipeline", "open_regions",
-    "open_subject",
+    "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "CondenseJob", "CondensedRun", "Done", "EraseJob",
+    "Erased", "ExactJob", "ExactlyTrained", "Explained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly",
+    "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob", "Subject", "Texts", "TrainJob", "Trained",
+    "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject", "open_latents",
+    "open_pipeline", "open_regions", "open_subject",
 ]  # fmt: skip

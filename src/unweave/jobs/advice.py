@@ -10,6 +10,9 @@ from ..errors import InputError
 from ..types import Request
 from .choice import choose_for
 
+ALONE = "That alone shows it; no audit is needed."
+ONLY_GIVEN = "What a recipe reads beside the examples that it is given is not looked at."
+
 
 def advised(audit: Audit, request: Request[Any], recipe: Any, model: Any) -> Audit:
     """The audit with a next step where it lacks one and did not find that the model forgot.
@@ -23,6 +26,17 @@ def advised(audit: Audit, request: Request[Any], recipe: Any, model: Any) -> Aud
     verdict = audit.verdict
     if not audit.passed and not verdict.next_step:
         verdict = replace(verdict, next_step=_next(audit.method, request, recipe, model))
+    return replace(audit, verdict=verdict)
+
+
+def by_construction(audit: Audit) -> Audit:
+    """The audit of a model that is exact however little its figures decide."""
+    alone = audit.verdict.reason if audit.verdict.position is not None else ""
+    reason = f"The recipe was run again on the retained examples. {ALONE}"
+    told = [f"The audit by itself decides nothing here: {alone}"] if alone else []
+    verdict = replace(
+        audit.verdict, outcome="exact", reason=reason, caveats=(ONLY_GIVEN, *told), next_step=""
+    )
     return replace(audit, verdict=verdict)
 
 

@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..fit import resumable
 from ..io.content import described
 from ..io.files import write_text
-from ..io.pipeline_folder import load_pipeline, save_pipeline
+from ..io.pipeline_folder import save_pipeline
 from ..io.runs import RunFolder, Stage
 from ..report import tables
 from ..report.audits import from_json, render_html, render_markdown, to_json
@@ -32,7 +32,7 @@ from ..report.card import audit_card
 from ..settings import Count, NonNegative, settings
 from ..types import Edit
 from .done import Done, facts_of
-from .pipelines import PipelineSubject
+from .pipelines import PipelineSubject, Shelf
 
 Costs = Mapping[str, Mapping[str, Any]]
 EACH = 4
@@ -172,17 +172,17 @@ class EraseJob:
                     self._report(run, stage, audits, looks, command)
         return Erased.read(Path(out))
 
-    def _edited(self, run: RunFolder) -> tuple[dict[str, TextToImage], Costs]:
-        edited: dict[str, TextToImage] = {}
+    def _edited(self, run: RunFolder) -> tuple[Shelf, Costs]:
+        edited: dict[str, TextToImage | Path] = {}
         costs: dict[str, dict[str, Any]] = {}
         for i, (name, edit) in enumerate(self.edits.items()):
             where = "model" if i == 0 else f"compared/{name}"
             with run.stage(f"edit {name}", where, f"costs/{name}.json") as stage:
                 if stage.todo:
                     self._edit(edit, stage)
-            edited[name] = load_pipeline(stage.paths[0], device=self.subject.original.device)
+            edited[name] = stage.paths[0]
             costs[name] = json.loads(stage.paths[1].read_text(encoding="utf-8"))
-        return edited, costs
+        return Shelf(edited, self.subject.original), costs
 
     def _edit(self, edit: Edit[Concepts], stage: Stage) -> None:
         original, concepts = self.subject.original, self.subject.concepts
@@ -214,7 +214,7 @@ class EraseJob:
                     )  # fmt: skip
                     found = attack_all(
                         attacks, targets, subject.judge, controls=controls,
-                        original=subject.original, edited=edited, oracles=subject.oracles, rng=stage.rng,
+                        original=subject.original, edited=edited, oracles=subject.never.values(), rng=stage.rng,
                     )  # fmt: skip
                 except InputError as error:
                     if self.attack is not None:
@@ -234,10 +234,10 @@ class EraseJob:
             earlier=tuple(w for w in before if w not in unknown),
         )  # fmt: skip
         caveats = [
-            f"{name} can protect concepts and was given none (--preserve): neighbours are the first to be lost."
-            for name, edit in self.edits.items()
+            told for name, edit in self.edits.items()
             if not concepts.preserve and "preserve" in needs_of(type(edit))
-        ]
+            for told in [_kept_unasked(name, edited[name])]
+        ]  # fmt: skip
         if not known and judge is not None:
             caveats.append(
                 "No neighbour of the concepts was looked at: the judge does not say which others it knows."
@@ -248,7 +248,7 @@ class EraseJob:
             )
         return _Looks(
             asked=asked, caveats=caveats, before=self._look(original, asked, "draw with the original", twice=True),
-            never=[self._look(o, asked, "draw with a retrained one") for o in self.subject.oracles],
+            never=[self._look(o, asked, "draw with a retrained one") for o in self.subject.never.values()],
             after={name: self._look(model, asked, f"draw after {name}") for name, model in edited.items()},
         )  # fmt: skip
 
@@ -305,6 +305,16 @@ class EraseJob:
             model, asked, self.subject.judge, each=self.images, seed=self.seed, steps=self.steps,
             guidance=self._guidance, twice=twice, at_once=self.at_once, label=label,
         )  # fmt: skip
+
+
+def _kept_unasked(name: str, edited: TextToImage) -> str:
+    """What a method that can protect concepts kept where none was named."""
+    found = dict.fromkeys(word for entry in edited.erased for word in entry.get("neighbours", ()))
+    if not found:
+        return f"{name} can protect concepts and was given none (--preserve): neighbours are the first to be lost."
+    return (
+        f"{name} was told nothing to preserve and kept the words nearest to the concepts: {', '.join(found)}."
+    )
 
 
 def _shares(drawn: Drawn, concepts: Sequence[str]) -> dict[str, float]:

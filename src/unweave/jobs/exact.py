@@ -198,7 +198,8 @@ def start_of(method: Any, subject: Subject) -> Any:
 
 def opened(folder: Path, kind: str, subject: Subject) -> Service:
     """The service in a folder of this kind, "SISA" or "S3T"."""
-    return open_service(folder, start_of(SISA if kind == "SISA" else S3T, subject), subject.read)
+    start = start_of(SISA if kind == "SISA" else S3T, subject)
+    return open_service(folder, start, subject.read, key=subject.key)
 
 
 def state_figures(service: Service | None, seed: int) -> dict[str, tuple[float, str]]:

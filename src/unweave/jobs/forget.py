@@ -21,10 +21,12 @@ from ..io.content import described
 from ..io.files import write_text
 from ..io.memory import give_back
 from ..io.runs import Stage
+from ..masks.mask import Mask
 from ..parallel import single_threaded
 from ..progress import progress
 from ..settings import Count, settings
 from ..types import Edit, Request
+from ..unlearn import Retrain, ShortRetrain
 from .choice import Choice, choose_for, doubt
 from .estimate import estimate
 from .judging import Audited, Judging, slug
@@ -144,6 +146,10 @@ class ForgetJob(Judging):
                     edited[name].append(subject.read(stage.paths[0]))
             return self.judged(run, bar, original, edited, costs, command, references)
 
+    def exact(self, name: str, original: Module) -> bool:
+        """Whether the method of this name reads nothing that the original learned."""
+        return exact(self.work[name], original)
+
     def estimate(self) -> dict[str, float]:
         """Seconds that `run` would take, by stage."""
         return estimate(self, {name: partial(_apply, edit) for name, edit in self.work.items()})
@@ -161,6 +167,11 @@ class ForgetJob(Judging):
         give_back()
         self.subject.write(edited, stage.paths[0])
         self.subject.record(self.selected[0], stage.paths[0])
+
+
+def exact(edit: Edit[Any], model: Module) -> bool:
+    """Whether an edit reads nothing that the model learned: of a pruned one a short retraining takes weight counts."""
+    return isinstance(edit, Retrain) or (isinstance(edit, ShortRetrain) and not Mask.of(model))
 
 
 def _apply(edit: Edit[Any], model: Module, request: Request[Any], rng: Generator) -> Module:

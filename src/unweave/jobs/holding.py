@@ -60,7 +60,7 @@ def still_held(
         found.append(_in_run(run, "original", "the model before the edit, trained by this run"))
     for i, audit in enumerate(audits):
         outcome = audit.verdict.outcome
-        if outcome == "forgotten":
+        if audit.passed:
             continue
         verdict = f'whose verdict is "{outcome}"'
         if i == 0 and (run.path / "model").exists():

@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any, Self
 from warnings import catch_warnings, simplefilter
 
-import torch
 from rich.console import Console
 from torch import Generator, Tensor
 from torch.nn import Module
@@ -20,14 +19,12 @@ from torch.nn import Module
 from ..catalogue import name_of, roles_of
 from ..errors import InputError, IntegrityError, LeftDenseWarning
 from ..fit import resumable
-from ..fit.recipe import Supervised
-from ..io.content import described
+from ..io.content import described, fingerprint
 from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder, Stage
-from ..masks.mask import Mask
 from ..masks.scope import kept, share_kept
-from ..prune import Channel, Global, Magnitude, Prune, recalibrate_, shrink
+from ..prune import PASER, Channel, Global, Magnitude, Prune, Recovery, recalibrate_, shrink
 from ..prune.one_shot import NarrowWarning, narrowed
 from ..prune.recalibrate import require_statistics
 from ..report import card, words
@@ -37,6 +34,7 @@ from ..tasks import ability, evaluating
 from ..types import Data, Edit, Recipe, Score
 from .coverage import coverage
 from .done import Done, facts_of
+from .recovering import as_asked_, by_recipe_
 from .subject import Subject
 
 _SAME = 1e-5  # largest difference of outputs that were read back, relative to the largest output
@@ -101,6 +99,9 @@ class PruneJob:
         recover_epochs: passes of training under the mask afterwards, by the recipe; by AdamW and our own loop where it
             can only train as a whole.
         recover_lr: peak learning rate of these; the recipe's own unless given, 1e-3 for AdamW.
+        recover: a way to recover that is none of the recipe's: masked training, low-rank adapters, distillation.
+        instructions: what `recover` trains on, as far as `chooser` chooses it; the training data unless given.
+        chooser: chooses of the instructions.
         shrink: remove dead channels for real, so that the model is smaller.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
         recalibrate: measure batch normalisation's running statistics again on the training data after the pruning.
@@ -112,6 +113,9 @@ class PruneJob:
     sparsity: Part | None = None
     recover_epochs: Whole = 0
     recover_lr: Positive | None = None
+    recover: Recovery | None = None
+    instructions: Data[Any] | None = None
+    chooser: PASER = PASER()
     shrink: bool = False
     onnx: bool = False
     recalibrate: bool = False
@@ -136,6 +140,13 @@ class PruneJob:
             _ = self._sample
         if not self.recover_epochs:
             refuse_idle(self, "recover_lr", when="with recover_epochs=0")
+        if self.recover is not None:
+            self.recover.require()
+            refuse_idle(self, "recover_epochs", when="beside recover, which has epochs of its own")
+        else:
+            refuse_idle(self, "instructions", when="without recover")
+        if self.instructions is None:
+            refuse_idle(self, "chooser", when="without instructions")
 
     @property
     def _sample(self) -> Tensor:
@@ -171,6 +182,8 @@ class PruneJob:
             **({} if self.recover_lr is None else {"recover_lr": self.recover_lr}),
             "shrink": self.shrink,
             **({"recalibrate": True} if self.recalibrate else {}),
+            **({"recover": described(self.recover)} if self.recover is not None else {}),
+            **({"chooser": described(self.chooser)} if self.instructions is not None else {}),
             **({"deleted before": str(self.subject.before)} if self.subject.before.requests else {}),
         }
 
@@ -182,9 +195,14 @@ class PruneJob:
             command: as the user typed it.
         """
         subject = self.subject
+        told_of = {} if self.instructions is None else {"instructions": fingerprint(self.instructions)}
         given = subject.given()  # read before the folder is touched: a damaged file leaves no trace
         with RunFolder.open(
-            Path(out), settings=self.plan(), inputs=subject.inputs(), seed=self.seed, command=command
+            Path(out),
+            settings=self.plan(),
+            inputs=subject.inputs() | told_of,
+            seed=self.seed,
+            command=command,
         ) as run:
             original = subject.trained(run, self._dense()) if given is None else given
             with run.stage("prune", "model", "prune.json") as stage:
@@ -224,8 +242,8 @@ class PruneJob:
     def _prune(self, original: Module, stage: Stage) -> None:
         heldout = self.subject.heldout
         with resumable(stage.work):
-            pruned, as_pruned = self._pruned(original, stage.rng)
-        told = [*self._recovered(), *(narrowed(pruned) if self._whole_channels else ())]
+            pruned, as_pruned, told = self._pruned(original, stage.rng)
+        told = [*told, *(narrowed(pruned) if self._whole_channels else ())]
         figures = _compared(original, pruned, heldout) | as_pruned
         looked = coverage(self.edit, original, pruned)
         layers = {n: 100 * living / total for n, (living, total) in kept(pruned).items()}
@@ -237,30 +255,35 @@ class PruneJob:
         self.subject.write(pruned, stage.paths[0], structure)
         self.subject.record((), stage.paths[0])
         notes = [*told, str(looked), *self._read_back(pruned, stage.paths[0], structure)]
-        figures["weights as float32"] = (_mebibytes(original), _mebibytes(pruned), "MiB")
+        figures["weights in memory"] = (_mebibytes(original), _mebibytes(pruned), "MiB")
         found = {"figures": figures, "layers": layers, "notes": notes, "left": looked.left, "uncut": uncut}
         write_text(stage.paths[1], json.dumps(found, indent=1) + "\n")
 
-    def _pruned(self, original: Module, rng: Generator) -> tuple[Module, Figures]:
+    def _pruned(self, original: Module, rng: Generator) -> tuple[Module, Figures, list[str]]:
         train, heldout = self.subject.left.train, self.subject.heldout
         with catch_warnings():
             simplefilter("ignore", LeftDenseWarning)  # the report says both, layer by layer
             simplefilter("ignore", NarrowWarning)
             pruned = self.edit.apply(original, train, rng=rng)
         figures: Figures = {}
+        told: list[str] = []
         if self.recalibrate:
             require_statistics(pruned)
             name, right, unit = ability(original, heldout)
             figures[f"held-out {name} before recalibration"] = (right, ability(pruned, heldout)[1], unit)
             recalibrate_(pruned, train)
-        if self.recover_epochs:
-            recipe: Any = self.subject.recipe
-            again: Any = recipe if hasattr(recipe, "train_") else _ADAMW
-            again.train_(
-                pruned, train, epochs=self.recover_epochs, lr=self.recover_lr or again.recover_lr, rng=rng,
-                hold=Mask.of(pruned),
+        if self.recover is not None:
+            name, right, unit = ability(original, heldout)
+            figures[f"held-out {name} before recovery"] = (right, ability(pruned, heldout)[1], unit)
+            told = as_asked_(
+                self.recover, pruned, train, original=original, instructions=self.instructions, chooser=self.chooser,
+                rng=rng,
             )  # fmt: skip
-        return pruned, figures
+        elif self.recover_epochs:
+            told = by_recipe_(
+                self.subject.recipe, pruned, train, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng
+            )
+        return pruned, figures, told
 
     def _read_back(self, model: Module, folder: Path, structure: Mapping[str, Any] | None) -> list[str]:
         """Read the model that was written and compare its answers with those of the one in memory.
@@ -289,22 +312,9 @@ class PruneJob:
             )
         return notes
 
-    def _recovered(self) -> list[str]:
-        if not self.recover_epochs or hasattr(self.subject.recipe, "train_"):
-            return []
-        lr = self.recover_lr or _ADAMW.recover_lr
-        return [
-            f"recovered by AdamW at a peak learning rate of {lr:g} (cosine) on the task's plain loss for "
-            f"{self.recover_epochs} passes, not as the model was trained: its recipe can hold no mask."
-        ]
-
     @property
     def _whole_channels(self) -> bool:
         return isinstance(getattr(self.edit, "pattern", None), Channel)
-
-
-_ADAMW = Supervised(network=Module, optimizer=torch.optim.AdamW, recover_lr=1e-3)
-"""What recovers a model whose recipe can only train as a whole."""
 
 
 def at_sparsity(method: Any, sparsity: float) -> Any:
@@ -360,7 +370,7 @@ def _weights(model: Module) -> float:
 
 
 def _mebibytes(model: Module) -> float:
-    return 4.0 * _weights(model) / 2**20
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
 
 
 def _latency(model: Module, data: Data[Any]) -> float:

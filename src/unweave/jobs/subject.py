@@ -45,20 +45,23 @@ class Before:
         requests: how many there were.
         examples: how many they deleted.
         positions: of those that are still in the training data, ascending.
+        kept_out: of the others, how many the data still hold and a ledger has left out.
     """
 
     requests: int = 0
     examples: int = 0
     positions: tuple[int, ...] = ()
+    kept_out: int = 0
 
     def __str__(self) -> str:
         """In words; "" if nothing was."""
         if not self.requests:
             return ""
         left, request = len(self.positions), "request" if self.requests == 1 else "requests"
-        there = f"{left:,} are still in the data and are kept out" if left else "none is in the data any more"
-        return (
-            f"{self.requests} earlier {request} deleted {self.examples:,} examples from this model: {there}"
+        there = [f"{left:,} are still in the data and are kept out"] if left else []
+        there += [f"{self.kept_out:,} are kept out of the data by the ledger"] if self.kept_out else []
+        return f"{self.requests} earlier {request} deleted {self.examples:,} examples from this model: " + (
+            ", ".join(there) or "none is in the data any more"
         )
 
 
@@ -80,6 +83,7 @@ class Subject:
         class_names: of the classes, in the order of their labels.
         columns: column name -> values, one a training example, to choose by.
         files: name -> what was read, to be hashed.
+        kept_out: how many examples of the data were left out of `train` because they had been deleted before.
         key: file of the key under which deletions are recorded; UNWEAVE_KEY or the user's own unless given.
         notes: what is to be told of it, in sentences: how the data were read, what is lost.
     """
@@ -96,6 +100,7 @@ class Subject:
     class_names: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    kept_out: int = 0
     key: Path | None = None
     notes: tuple[str, ...] = ()
 
@@ -127,7 +132,13 @@ class Subject:
             return Before()
         key, (by, known) = read_key(self.key), self.identities
         positions = find(record, by, fingerprints(known, key), key, f"{self.model}")
-        return Before(requests=record.requests, examples=len(record.gone), positions=tuple(positions))
+        elsewhere = min(self.kept_out, len(record.gone) - len(positions))
+        return Before(
+            requests=record.requests,
+            examples=len(record.gone),
+            positions=tuple(positions),
+            kept_out=elsewhere,
+        )
 
     @cached_property
     def left(self) -> Subject:

@@ -35,10 +35,14 @@ def audit_card(
     lines += ["| | |", "| --- | --- |", *(f"| {k} | {plain(v)} |" for k, v in facts.items() if v), ""]
     lines += ["### Why the verdict can, or cannot, be trusted", ""]
     lines += [f"- {symbol} {plain(sentence)}" for symbol, sentence in audit.tested] or [
-        "- No control was run."
+        f"- {words.untested(audit)}"
     ]
-    lines += ["", "### Figures", "", "| measurement | this model | the model before | retrained without it |"]
-    lines += ["| --- | --- | --- | --- |"]
+    if audit.measurements:
+        lines += ["", "### Figures", ""]
+        lines += [
+            "| measurement | this model | the model before | retrained without it |",
+            "| --- | --- | --- | --- |",
+        ]
     for m in audit.measurements:
         if m.name.startswith("time "):  # another on each machine, and no fact about the model
             continue
@@ -47,10 +51,15 @@ def audit_card(
         lines.append(f"| {' | '.join(map(plain, cells))} |")
     lines += ["", "### What this does not say", ""]
     lines += [f"- {plain(c)}" for c in (*words.caveats(audit), STILL)]
-    kind = {"classifier": "machine-unlearning", "drawing": "concept-erasure"}[audit.kind]
+    kind = {
+        "classifier": "machine-unlearning",
+        "drawing": "concept-erasure",
+        "language": "machine-unlearning",
+    }[audit.kind]
     title = {
         "classifier": "A model that was asked to forget",
         "drawing": "A pipeline that concepts were taken out of",
+        "language": "A language model that was asked to forget",
     }
     return _whole(title[audit.kind], lines, library, ("unweave", kind), former)
 

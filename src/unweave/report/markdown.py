@@ -37,11 +37,11 @@ def render_markdown(
     ]
     lines += [f"- {symbol} {plain(sentence)}" for symbol, sentence in first.tested]
     if not first.controls:
-        lines.append("- No control was run.")
+        lines.append(f"- {words.untested(first)}")
     lines += _rates([(first.rates, False)], first.kind) if first.rates else []
     lines += [f"- {words.elsewhere(published)}"] if published else []
     lines += [] if published or first.rates else ["- The error rates of this verdict are not known."]
-    if published and first.kind == "classifier" and verdict.position is None:
+    if published and first.kind != "drawing" and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
     lines += ["", "## Caveats and limits", "", *(f"- {plain(c)}" for c in words.caveats(first)), ""]
     for part in more:
@@ -74,7 +74,7 @@ def render_markdown(
 
 
 def _compared(audits: Sequence[Audit], edits: Mapping[str, float]) -> list[str]:
-    placed = audits[0].kind == "classifier"
+    placed = audits[0].kind != "drawing"
     position = " position (0 trained on it, 1 retrained) |" * placed
     lines = ["## Methods compared", "", f"| method | verdict |{position} edit |"]
     lines.append(f"| --- | --- |{' --- |' * placed} --- |")

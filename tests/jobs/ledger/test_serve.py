@@ -72,7 +72,7 @@ def ask(ledger: Ledger, world: dict[str, Subject], *ids: int, **more: Any) -> st
 
 
 def serve(ledger: Ledger, world: dict[str, Subject], **more: Any) -> Served:
-    return ServeJob(ledger=ledger, subjects=world, **{"at_once": True, "jobs": 1, **more}).run()
+    return ServeJob(ledger=ledger, subjects=world, **{"at_once": True, "jobs": 1, "quick": True, **more}).run()
 
 
 @pytest.mark.filterwarnings("ignore::unweave.jobs.forget.UnsuitedWarning")
@@ -310,8 +310,8 @@ def test_models_are_refused_by_name(tmp_path: Path) -> None:
         ledger.models.add("x", replace(world["main"], model=None))
     ask(ledger, world, 3)
     serve(ledger, world)
-    with pytest.raises(InputError, match="the data of new hold 1 examples that were deleted"):
-        ledger.models.add("new", world["main"])
+    with pytest.raises(InputError, match="the data of main hold 1 examples that were deleted"):
+        ledger.models.add("main", world["main"])
     ledger.models.add("new", replace(ledger.allowed(world["main"]), model=tmp_path / "model"))
     with pytest.raises(InputError, match="has no version 'abcdefgh'. It has"):
         ledger.models.use("main", "abcdefgh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -101,11 +102,41 @@ def test_an_update_removes_the_files_that_saw_the_deleted(saved: Path) -> None:
     assert not any((saved / name).exists() for name in gone)
     now = open_service(saved, RECIPE)
     assert now.states.keys() == left.states.keys()
-    assert now.slices.deleted == {"7": service.slices.places["7"]}
+    assert now.slices.deleted == {}
+    assert list(now.slices.gone.values()) == [service.slices.places["7"]]
+    told = read_record(saved)
+    assert "7" not in told["deleted"]
+    assert not any("7" in names for row in told["places"] for names in row)
     assert read_record(saved)["log"] == [{"ids": 1}]
     same, again = now.without(["7"])
     assert again.before == ("7",)
     assert update_exact_(same, saved, log=()) == []
+
+
+def test_what_was_deleted_is_known_under_its_key_alone_and_old_records_are_read(
+    saved: Path, tmp_path: Path
+) -> None:
+    place = open_service(saved, RECIPE).slices.places
+    left, _ = open_service(saved, RECIPE).without(["7"])
+    update_exact_(left, saved, log=())
+    other = open_service(saved, RECIPE, key=tmp_path / "another.key")
+    with pytest.raises(InputError, match="names what was deleted under the key"):
+        other.without(["7"])
+    with pytest.raises(InputError, match="never in this model's data"):
+        open_service(saved, RECIPE).without(["999"])
+
+    body = {k: v for k, v in read_record(saved).items() if k not in ("sha256", "key")}
+    old = {**body, "format": 1, "deleted": {"7": list(place["7"])}}  # as it was written before
+    checksum = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    (saved / "exact.json").write_text(json.dumps({**old, "sha256": checksum}))
+    service = open_service(saved, RECIPE)
+    again, done = service.without(["7", "8"])
+    assert (done.before, done.ids) == (("7",), ("8",))
+    update_exact_(again, saved, log=())
+    told = read_record(saved)
+    assert (told["format"], len(told["deleted"])) == (2, 2)
+    assert not {"7", "8"} & set(told["deleted"])
+    assert open_service(saved, RECIPE).without(["8", "7"])[1].before == ("8", "7")
 
 
 def test_an_update_replaces_what_was_retrained_and_sweeps_what_a_kill_left(saved: Path) -> None:

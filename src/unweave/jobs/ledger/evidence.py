@@ -104,12 +104,18 @@ def _raw(entry: Entry) -> dict[str, Any]:
 def _audits(
     ledger: Ledger, models: list[Mapping[str, Any]], versions: list[Version], served: int
 ) -> dict[str, Any]:
-    """Model -> what its audit found, in figures."""
+    """Model -> what its audit found, in figures, or the comparison of bits."""
     found = {}
     for m in models:
         version = next((v for v in reversed(versions) if v.digest == m["new"] and v.entry < served), None)
-        file = ledger.models.place(version).parent / "audit.json" if version else None
-        if file is None or not file.is_file():
+        run = ledger.models.place(version).parent if version else Path()
+        file = run / "audit.json"
+        if (
+            version is not None and (run / "proof.json").is_file()
+        ):  # of a model in shards: its bits were compared
+            proof = json.loads((run / "proof.json").read_text(encoding="utf-8"))
+            found[m["name"]] = {"sha256": sha256(run / "proof.json"), **proof}
+        if version is None or not file.is_file():
             continue
         audit = json.loads(file.read_text(encoding="utf-8"))
         first = audit["audits"][0] if isinstance(audit, dict) and "audits" in audit else audit[0]

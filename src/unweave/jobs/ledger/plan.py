@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from torch.nn import Module
-
 from ...errors import InputError
-from ...masks.mask import Mask
-from ...types import Edit
-from ...unlearn import Retrain, ShortRetrain
+from ...unlearn.exact.folder import is_exact
 from ..opened import Folder, open_subject
 from ..subject import Subject
 from .book import KEY, Ledger
 from .state import Asked, State, Version, now_utc
+from .versions import as_trained
 
 Level = Literal["E0", "E1", "E2", "E3", "E4", "E5"]
 LEVELS: Mapping[str, str] = {
@@ -31,7 +28,7 @@ Step = Literal["edit", "make anew", "withdraw", "leave"]
 STEPS: Mapping[Step, str] = {
     "edit": "take the examples out",
     "make anew": "train it anew by its own recipe, from its parent as it will be then",
-    "withdraw": "withdraw it: there is no recipe by which it could be made anew",
+    "withdraw": "withdraw it: it cannot be made anew without them",
     "leave": "leave it: it never saw any of the examples",
 }
 
@@ -46,6 +43,7 @@ class Plan:
         steps: what becomes of each model in use, parents before children.
         retrain: why a training from scratch is due; "" if none is.
         notes: what to know before.
+        late: models in use that hold what was deleted, since they were taken in afterwards; due at once.
     """
 
     requests: tuple[Asked, ...]
@@ -53,6 +51,7 @@ class Plan:
     steps: tuple[tuple[Version, Step], ...]
     retrain: str
     notes: tuple[str, ...]
+    late: tuple[str, ...] = ()
 
 
 def plan(
@@ -74,10 +73,10 @@ def plan(
     batch, waits = due_now(state, ledger.policy["window"], now or now_utc(), at_once=at_once)
     prints = [p for asked in batch for p in ledger.log.scope(asked.name)]
     hit = {v.entry for v in ledger.models.impact(prints)}
-    in_use = state.in_use()
+    in_use, late = state.in_use(), {v.entry for v in ledger.models.late()}
     steps: list[tuple[Version, Step]] = []
-    for v in in_use if batch else []:
-        steps.append((v, _step(v, hit, state, in_use, subjects or {})))
+    for v in in_use if batch or late else []:
+        steps.append((v, _step(v, hit, late, ledger, in_use, subjects or {})))
     after = ledger.policy["retrain_after"]
     retrain = (
         f"{state.approximate} rounds were served by approximate methods, and after {after} a whole training is due"
@@ -92,12 +91,13 @@ def plan(
     ]
     if batch and not any(step != "leave" for _, step in steps):
         notes.append("no model in use ever saw these examples")
-    return Plan(tuple(batch), waits, tuple(steps), retrain, tuple(notes))
+    names = tuple(v.name for v in in_use if v.entry in late)
+    return Plan(tuple(batch), waits, tuple(steps), retrain, tuple(notes), names)
 
 
 def due_now(state: State, window: int, now: datetime, *, at_once: bool = False) -> tuple[list[Asked], str]:
     """The requests to serve now, and why others wait: all that are open, once one of them has waited long enough."""
-    if state.batch:
+    if state.batch:  # begun with these, and goes on with them
         return [state.requests[name] for name in state.batch], ""
     waiting = state.waiting
     if not waiting:
@@ -113,15 +113,22 @@ def due_now(state: State, window: int, now: datetime, *, at_once: bool = False) 
 
 
 def _step(
-    version: Version, hit: set[int], state: State, in_use: list[Version], subjects: Mapping[str, Subject]
+    version: Version,
+    hit: set[int],
+    late: set[int],
+    ledger: Ledger,
+    in_use: list[Version],
+    subjects: Mapping[str, Subject],
 ) -> Step:
-    if version.entry not in hit:
+    if version.entry not in hit | late:
         return "leave"
     if version.name not in subjects and version.source is None:
         return "withdraw"
-    above = state.version(version.parent)
-    others = {v.name for v in in_use} - {version.name}
-    return "make anew" if above is not None and above.name in others else "edit"
+    above = ledger.state().version(version.parent)
+    now = next((v for v in in_use if above is not None and v.name == above.name != version.name), None)
+    if is_exact(ledger.models.place(version)):  # its base lies in it
+        return "withdraw" if now is not None and now.entry in hit | late else "edit"
+    return "edit" if now is None and version.entry not in late else "make anew"
 
 
 def opened(version: Version, ledger: Ledger, subjects: Mapping[str, Subject]) -> Subject:
@@ -139,9 +146,5 @@ def opened(version: Version, ledger: Ledger, subjects: Mapping[str, Subject]) ->
             )
         told: dict[str, Any] = dict(version.source)
         subject = open_subject(told.pop("project"), Folder(**told))
-    return replace(subject, model=ledger.models.place(version), key=ledger.folder / KEY)
-
-
-def exact(edit: Edit[Any], model: Module) -> bool:
-    """Whether an edit reads nothing that the model learned: of a pruned one a short retraining takes weight counts."""
-    return isinstance(edit, Retrain) or (isinstance(edit, ShortRetrain) and not Mask.of(model))
+    found = replace(subject, model=ledger.models.place(version), key=ledger.folder / KEY)
+    return as_trained(found) if is_exact(ledger.models.place(version)) else found

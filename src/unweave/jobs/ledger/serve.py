@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import is_dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...audit import Auditor
+from ...audit.classifier.power import forecast
+from ...audit.classifier.scores import deleted_classes
 from ...errors import UnweaveError
 from ...fit import resumable
 from ...io.runs import RunFolder
-from ...parallel import build_models, single_threaded
+from ...parallel import single_threaded
 from ...progress import progress
-from ...random import seeded
 from ...settings import Count, Whole, settings
 from ...types import Edit, Request
 from ...unlearn import Retrain
-from ...unlearn.suits import SMALL
+from ...unlearn.exact.folder import is_exact
 from ..choice import choose_for
-from ..forget import ForgetJob
+from ..forget import ForgetJob, exact
 from ..judging import Audited
 from ..subject import Subject
 from .book import Ledger
 from .evidence import write_evidence
-from .plan import Level, Plan, exact, opened, plan
+from .exactly import forget_exactly, write_card
+from .parents import Parent, parent_of, takes_parent, unlike, with_parent
+from .plan import Plan, opened, plan
+from .relapse import UNLAPSED, look_again
 from .served import Served, told
 from .state import Version
 
 GOOD = ("forgotten",)
+NO_RECIPE = "there is no recipe by which it could be made anew"
 
 
 @settings
@@ -84,10 +86,12 @@ class ServeJob:
         ledger, due = self.ledger, self.plan()
         write_evidence(ledger)  # what a crash left out
         ledger.models.settle()
-        if not due.requests:
-            return Served(ledger.folder, (), (), (), "", False, due.waits, ())
-        names = [a.name for a in due.requests]
-        if not ledger.state().batch:
+        if not due.requests and not due.late:
+            return replace(
+                Served(ledger.folder, (), (), (), "", False, due.waits, ()), still=self._purged(True)
+            )
+        names, state = [a.name for a in due.requests], ledger.state()
+        if not state.serving or list(state.batch) != names:
             ledger.log.append("serving", {"requests": names})
         begun = max(e.number for e in ledger.log.entries() if e.kind == "serving")
         folder = ledger.folder / "runs" / f"{begun:06}"
@@ -96,6 +100,8 @@ class ServeJob:
             batch = _Batch(self, due, names, folder, command)
             with progress(f"{folder}", len(due.steps)) as bar:
                 for version, step in due.steps:
+                    if batch.failed:
+                        break
                     getattr(batch, f"_{step.replace(' ', '_')}")(version)
                     bar.advance()
         except UnweaveError as error:
@@ -103,12 +109,15 @@ class ServeJob:
             ledger.log.append("failed", {"requests": names, "models": [], "relapse": [], "reason": reason})
             raise
         found = batch.close()
-        if self.purge and found.done:
-            _purge(ledger)
-            found = replace(
-                found, still=tuple(str(ledger.models.place(v)) for v in ledger.models.superseded())
-            )
-        return found
+        return replace(found, still=self._purged(found.done))
+
+    def _purged(self, done: bool) -> tuple[str, ...]:
+        """Remove what is to be removed; files that still hold what was deleted."""
+        if self.purge and done:
+            for version in self.ledger.models.purgeable():
+                place = self.ledger.models.place(version)
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+        return tuple(str(self.ledger.models.place(v)) for v in self.ledger.models.superseded())
 
 
 class _Batch:
@@ -144,19 +153,27 @@ class _Batch:
     def _leave(self, version: Version) -> None:
         self._tell(version, "leave", why="never saw any of the examples")
 
-    def _withdraw(self, version: Version) -> None:
-        why = "withdrawn: there is no recipe by which it could be made anew"
+    def _withdraw(self, version: Version, reason: str = NO_RECIPE) -> None:
+        why = f"withdrawn: {reason}"
         self.entries.append(("withdrawn", {"name": version.name, "digest": version.digest, "reason": why}))
         self._tell(version, "withdraw", why=why)
 
     def _make_anew(self, version: Version) -> None:
         whole = self._world(version, [])
         gone = self.ledger.positions(whole, [*self.earlier, *self.names])
-        subject = whole.without(gone)
-        recipe, above = self._from_new_parent(version, subject.recipe)
+        subject, above, recipe = whole.without(gone), self._parent(version), whole.recipe
         if recipe is None:
             self._withdraw(version)
             return
+        why, level = "made anew by its own recipe, without the examples", "E4"
+        if above is not None and takes_parent(recipe):
+            if above.place is None:
+                self._withdraw(version, f"{above.name}, which it is made of, was withdrawn")
+                return
+            recipe, level = with_parent(recipe, above.place), above.level
+            why += f", from the version of {above.name} in use"
+        elif above is not None:
+            why += f"; the recipe takes no parent, so it must not read the former {above.name} by itself"
         at, inputs = self.folder / version.name, {k: v for k, v in subject.inputs().items() if k != "model"}
         with RunFolder.open(
             at, settings={"make": "anew"}, inputs=inputs, seed=self.job.seed, command=self.command
@@ -167,13 +184,17 @@ class _Batch:
                         model = single_threaded(lambda rng: recipe.build(subject.train, rng=rng), stage.rng)
                     subject.write(model, stage.paths[0])
                     whole.record(gone, stage.paths[0])
-        level: Level = "E4" if above is None else above["level"]
-        self._made(
-            version, at / "model", "made anew", level, "made anew by its own recipe, without the examples", ""
-        )
+                    write_card(version, stage.paths[0], level, why)
+        self._made(version, at / "model", "made anew", level, why, "exact" if level == "E4" else "")
 
     def _edit(self, version: Version) -> None:
-        subject = self._world(version, self.earlier)
+        if is_exact(self.ledger.models.place(version)):
+            self._edit_exactly(version)
+            return
+        subject, above = self._world(version, self.earlier), self._parent(version)
+        if above is not None and takes_parent(subject.recipe):  # its recipe would begin at what is withdrawn
+            self._withdraw(version, f"{above.name}, which it is made of, was withdrawn")
+            return
         positions = self.ledger.positions(subject, self.names)
         if not positions:
             why = "saw the examples, but they are not in its data any more"
@@ -192,9 +213,13 @@ class _Batch:
         if sure:
             self._made(version, found.model, name, "E4", f"{name}, exact", audit.verdict.outcome)
             return
-        lapses = []
+        lapses = list[str]()
         if audit.verdict.outcome in GOOD:
-            lapses = self._look_again(version, subject, request, found.model)
+            again = look_again(
+                self.job, self._world(version, []), request, subject.read(found.model), self.earlier, self.names
+            )  # fmt: skip
+            lapses = [n for r in again if r["outcome"] not in UNLAPSED for n in r.pop("names")]
+            self.relapse += [{k: v for k, v in r.items() if k != "names"} for r in again]
         if audit.verdict.outcome in GOOD and not lapses:
             self._made(
                 version, found.model, name, "E2", f"{name}: {audit.verdict.outcome}", audit.verdict.outcome
@@ -210,6 +235,19 @@ class _Batch:
         told = self._described(version, found.model, name, version.digest, released=False, why_not=why)
         self.entries.append(("model", told))
         self._tell(version, "edit", new=told["digest"], method=name, outcome=audit.verdict.outcome, why=why)
+
+    def _edit_exactly(self, version: Version) -> None:
+        """Of a model that can forget exactly: its stages are switched off or trained anew, and the bits compared."""
+        found = forget_exactly(
+            self.ledger, self._world(version, []), [*self.earlier, *self.names], self.folder / version.name,
+            seed=self.job.seed, command=self.command,
+        )  # fmt: skip
+        why = " ".join(found.lead)
+        if found.identical is False:
+            self.failed = f"{version.name} was not released: {why}"
+            self._tell(version, "edit", method="forget exactly", outcome="not the same bits", why=why)
+            return
+        self._made(version, found.model, "forget exactly", "E4", why, "exact")
 
     def _from_scratch(self, version: Version, why: str) -> None:
         subject = self._world(version, self.earlier)
@@ -231,7 +269,14 @@ class _Batch:
         if self.job.edits:
             return next(iter(self.job.edits.items()))
         chosen = choose_for(request, subject.recipe, given)
+        if subject.recipe is not None and not exact(chosen.edit, given) and self._undecidable(request):
+            return "retrain", Retrain(recipe=subject.recipe)
         return chosen.name, chosen.edit
+
+    def _undecidable(self, request: Request[Any]) -> bool:
+        """Whether no audit with these references could pass an approximate edit, so that retraining is the cheaper."""
+        whole = bool(deleted_classes(request))
+        return bool(forecast(len(request.forget), self.job.oracles, self.job.holders + 1, 1, whole=whole))
 
     def _forget(
         self,
@@ -249,90 +294,35 @@ class _Batch:
             oracles=0 if sure else job.oracles, holders=0 if sure else job.holders, quick=job.quick,
         ).run(self.folder / (folder or version.name), command=self.command)  # fmt: skip
 
-    def _look_again(
-        self, version: Version, subject: Subject, request: Request[Any], model: Path
-    ) -> list[str]:
-        """Judge every earlier request again, those of few examples together; names of those that came back."""
-        job, whole = self.job, self._world(version, [])
-        edited = subject.read(model)
-        groups = self._groups(whole)
-        recipe, lapses = subject.recipe, list[str]()
-        if recipe is None or not (job.oracles and job.holders):
-            for r in self.earlier:
-                self._again(r, "not judged", 0, "there are no reference models")
-            return lapses
-        build = partial(
-            build_models, recipe, jobs=job.jobs, cache=Path(job.cache).expanduser() if job.cache else None
-        )
-        oracles = build(request.retain, [1_000_000 + 1000 * job.seed + i for i in range(job.oracles)])
-        holders = build(whole.train, [2_000_000 + 1000 * job.seed + i for i in range(job.holders)])
-        gone = self.ledger.positions(whole, [*self.earlier, *self.names])
-        for names, positions in groups.items():
-            label = ", ".join(names)
-            if not positions:
-                self._again(label, "not judged", 0, "its examples are not in the data any more")
-                continue
-            chosen = torch.tensor(positions)
-            rest = whole.without(gone).train
-            again = Request(whole.train.subset(chosen), rest, whole.heldout)
-            auditor = Auditor.of(
-                again,
-                original=holders[0],
-                holders=holders[1:],
-                oracles=oracles,
-                rng=seeded(job.seed),
-                quick=job.quick,
-            )
-            verdict = auditor.decide(edited).verdict
-            self._again(label, verdict.outcome, len(positions), verdict.why)
-            if verdict.outcome not in (*GOOD, "inconclusive"):
-                lapses += names
-        return lapses
-
-    def _groups(self, whole: Subject) -> dict[tuple[str, ...], list[int]]:
-        """Earlier requests that are judged together -> where their examples are; few examples are pooled."""
-        each = {r: self.ledger.positions(whole, [r]) for r in self.earlier}
-        small = tuple(r for r, p in each.items() if 0 < len(p) < SMALL)
-        groups: dict[tuple[str, ...], list[int]] = {(r,): p for r, p in each.items() if r not in small}
-        if small:
-            groups[small] = sorted(i for r in small for i in each[r])
-        return groups
-
-    def _new_parent(self, version: Version) -> dict[str, Any] | None:
-        """What this batch made of the model that this one was made of, if it is another."""
-        above = self.ledger.state().version(version.parent)
-        if above is None or above.name == version.name:
-            return None
-        return next((m for m in self.models if m["name"] == above.name and m["new"]), None)
-
-    def _from_new_parent(self, version: Version, recipe: Any) -> tuple[Any, dict[str, Any] | None]:
-        """The recipe, with its parent's new version as `parent` where it has one; and what became of that parent."""
-        above = self._new_parent(version)
-        if above is None or not hasattr(recipe, "parent"):
-            return recipe, None
-        place = next(e["place"] for kind, e in self.entries if kind == "model" and e["name"] == above["name"])
-        parent = self.ledger.folder / place
-        if is_dataclass(recipe):
-            return replace(recipe, parent=parent), above  # type: ignore[type-var]
-        recipe = copy(recipe)
-        recipe.parent = parent
-        return recipe, above
-
     # what the steps share
 
     def _world(self, version: Version, without: Sequence[str]) -> Subject:
         subject = opened(version, self.ledger, self.job.subjects or {})
-        return subject.without(self.ledger.positions(subject, without)) if without else subject
+        if not without:
+            return subject
+        positions = self.ledger.positions(subject, without)
+        return replace(subject.without(positions), kept_out=len(positions))
 
-    def _made(self, version: Version, place: Path, method: str, level: Level, why: str, outcome: str) -> None:
+    def _parent(self, version: Version) -> Parent | None:
+        return parent_of(self.ledger, version, self.models, self.entries)
+
+    def _made(self, version: Version, place: Path, method: str, level: str, why: str, outcome: str) -> None:
+        if method in ("made anew", "retrain") and (why_not := self._unlike(version, place)):
+            self.failed = f"{version.name} was not released: {why_not}."
+            self._tell(version, "edit", method=method, why=why_not)
+            return
         if not self.ledger.state().traceable(version) and level != "E4":
             level = "E1"
-        above = self._new_parent(version)
-        parent = above["new"] if above else version.digest if level < "E4" else ""
+        above = self._parent(version)
+        parent = above.digest if above else version.digest if level < "E4" else ""
         told = self._described(version, place, method, parent)
         self.entries.append(("model", told))
         step = "make anew" if method == "made anew" else "edit"
         self._tell(version, step, new=told["digest"], method=method, level=level, outcome=outcome, why=why)
+
+    def _unlike(self, version: Version, place: Path) -> str:
+        subject = self._world(version, [])
+        return unlike(subject.read(self.ledger.models.place(version)), subject.read(place))
 
     def _described(
         self,
@@ -367,14 +357,3 @@ class _Batch:
                 "level": level, "outcome": outcome, "why": why, "recipients": list(version.recipients),
             }
         )  # fmt: skip
-
-    def _again(self, request: str, outcome: str, examples: int, why: str) -> None:
-        self.relapse.append({"request": request, "outcome": outcome, "examples": examples, "why": why})
-
-
-def _purge(ledger: Ledger) -> None:
-    inside = ledger.folder.resolve()
-    for version in ledger.models.superseded():
-        place = ledger.models.place(version)
-        if place.resolve().is_relative_to(inside):
-            shutil.rmtree(place) if place.is_dir() else place.unlink()

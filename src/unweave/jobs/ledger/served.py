@@ -56,10 +56,11 @@ class Served(Done):
 
     def tell(self, out: Console) -> None:
         """Print what was done, model by model."""
-        if not self.requests:
+        if not self.requests and not self.models:
             out.print(f"Nothing was served: {self.waits}.", markup=False)
+            self._tell_still(out)
             return
-        what = ", ".join(self.requests)
+        what = ", ".join(self.requests) or "what was taken in late"
         out.print(f"{'Served' if self.done else 'Not served'}: {what}", markup=False)
         for m in self.models:
             new = f" -> {m['new'][:12]}" if m.get("new") else ""
@@ -70,8 +71,17 @@ class Served(Done):
             out.print(f"What may be claimed: {self.level}, {LEVELS[self.level]}.", markup=False)
             for name in self.requests:
                 out.print(f"Evidence: {self.folder / 'evidence' / name}", markup=False)
+            if any(m.get("new") and m["new"] != m["old"] for m in self.models):
+                out.print(
+                    f"Put {self.folder / 'serving'} into the place of what is served now, in one step: who can ask a "
+                    "model from before and one from after side by side learns what went.",
+                    markup=False,
+                )
         else:
             out.print(f"{self.waits}", markup=False)
+        self._tell_still(out)
+
+    def _tell_still(self, out: Console) -> None:
         if self.still:
             out.print("Files that still hold what was deleted:", markup=False)
             for place in self.still:

@@ -99,7 +99,8 @@ class State:
         versions: of all models, oldest first.
         current: name of a model -> digest of the version in use.
         approximate: rounds served by approximate methods since the last training from scratch.
-        batch: requests that are being served; () between batches.
+        batch: requests that are being served; () between batches, and where late models alone are.
+        serving: number of the entry that began it; 0 between batches.
         last: number of the newest entry.
     """
 
@@ -109,6 +110,7 @@ class State:
     current: dict[str, str] = field(default_factory=dict)
     approximate: int = 0
     batch: tuple[str, ...] = ()
+    serving: int = 0
     last: int = 0
 
     @classmethod
@@ -203,21 +205,21 @@ class State:
         self._set(self.requests[body["request"]], status="refused", reason=body["reason"])
 
     def _serving(self, entry: Entry, body: Mapping[str, Any]) -> None:
-        self.batch = tuple(body["requests"])
+        self.batch, self.serving = tuple(body["requests"]), entry.number
 
     def _served(self, entry: Entry, body: Mapping[str, Any]) -> None:
         for name in body["requests"]:
             self._set(self.requests[name], status="served", served=entry.number)
         levels = {m["level"] for m in body["models"]} - {""}
-        if levels:
+        if levels and body["requests"]:  # a late model alone is no round
             self.approximate = self.approximate + 1 if min(levels) < "E4" else 0
-        self.batch = ()
+        self.batch, self.serving = (), 0
 
     def _failed(self, entry: Entry, body: Mapping[str, Any]) -> None:
         for name in body["requests"]:
             asked = self.requests[name]
             self._set(asked, tried=(*asked.tried, entry.number))
-        self.batch = ()
+        self.batch, self.serving = (), 0
 
     def _withdrawn(self, entry: Entry, body: Mapping[str, Any]) -> None:
         self._release(body["digest"], released=False, why_not=body["reason"])

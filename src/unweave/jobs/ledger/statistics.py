@@ -11,6 +11,7 @@ import numpy as np
 
 from .book import Ledger
 from .plan import LEVELS
+from .relapse import UNLAPSED
 from .state import Asked, Version, now_utc
 
 _SHOWN = 40
@@ -29,7 +30,8 @@ class Report:
         levels: what may be claimed -> requests.
         lapses: earlier requests that came back in an approximate edit.
         approximate: rounds since the last training from scratch, of how many.
-        superseded: versions whose files still hold what was deleted.
+        superseded: earlier versions whose files still hold what was deleted: in the ledger's folder, and elsewhere.
+        late: models in use that hold what was deleted, due at once.
         head: the newest entry.
         signed: whether entries are signed.
     """
@@ -42,7 +44,8 @@ class Report:
     levels: dict[str, int]
     lapses: int
     approximate: tuple[int, int]
-    superseded: int
+    superseded: tuple[int, int]
+    late: tuple[str, ...]
     head: dict[str, Any]
     signed: bool
 
@@ -59,7 +62,8 @@ class Report:
             "models": {v.name: {"digest": v.digest, "how": v.how, "entry": v.entry} for v in self.models},
             "days to serve": dict(zip(("median", "95 %"), self.days, strict=True)) if self.days else None,
             "levels": self.levels, "lapses": self.lapses, "approximate rounds": self.approximate[0],
-            "superseded versions": self.superseded, "head": self.head, "signed": self.signed,
+            "superseded versions": {"in the ledger": self.superseded[0], "elsewhere": self.superseded[1]},
+            "late models": list(self.late), "head": self.head, "signed": self.signed,
         }  # fmt: skip
 
     def text(self, *, everything: bool = False) -> str:
@@ -79,7 +83,11 @@ class Report:
         if not everything and len(shown) > _SHOWN:
             lines.append(f"  and {len(shown) - _SHOWN:,} more: --all")
         lines.append("Models in use:")
-        lines += [f"  {v.name:16} {v.digest[:12]}  {v.how}, entry {v.entry}" for v in self.models]
+        lines += [
+            f"  {v.name:16} {v.digest[:12]}  {v.how}, entry {v.entry}"
+            + ": HOLDS what was deleted, due at once: serve" * (v.name in self.late)
+            for v in self.models
+        ]
         if self.days:
             lines.append(f"Days to serve: median {self.days[0]:.1f}, 95th percentile {self.days[1]:.1f}")
         lines += [
@@ -89,10 +97,11 @@ class Report:
             lines.append(
                 f"{self.approximate[0]} of {self.approximate[1]} approximate rounds before a whole training"
             )
-        if self.superseded:
-            lines.append(
-                f"{self.superseded} earlier versions still hold what was deleted: serve --purge (those in here)"
-            )
+        ours, theirs = self.superseded
+        if ours:
+            lines.append(f"Earlier versions in here that still hold what was deleted: {ours}; serve --purge")
+        if theirs:
+            lines.append(f"Earlier versions elsewhere, which are yours to remove: {theirs}")
         lines.append(
             f"Entry {self.head['number']:,} is the newest{'' if self.signed else '; entries are not signed'}"
         )
@@ -112,16 +121,14 @@ def report(ledger: Ledger, *, now: datetime | None = None) -> Report:
     times = {e.number: (datetime.fromisoformat(e.time), e.body) for e in entries if e.kind == "served"}
     waits = [(times[r.served][0] - r.received) / timedelta(days=1) for r in requests if r.served]
     levels = Counter(times[r.served][1]["level"] for r in requests if r.served)
-    lapses = sum(
-        r["outcome"] not in ("forgotten", "inconclusive", "not judged")
-        for _, b in times.values()
-        for r in b["relapse"]
-    )
+    lapses = sum(r["outcome"] not in UNLAPSED for _, b in times.values() for r in b["relapse"])
     late = tuple(r.name for r in requests if r.status in ("open", "held") and now > r.due)
     days = (float(np.median(waits)), float(np.quantile(waits, 0.95))) if waits else None
     newest = entries[-1]
+    old, ours = len(ledger.models.superseded()), len(ledger.models.purgeable())
     return Report(
         now, requests, late, tuple(state.in_use()), days, dict(levels), lapses,
-        (state.approximate, ledger.policy["retrain_after"]), len(ledger.models.superseded()),
+        (state.approximate, ledger.policy["retrain_after"]), (ours, old - ours),
+        tuple(v.name for v in ledger.models.late()),
         {"number": newest.number, "hash": newest.hash, "signature": newest.signature}, bool(ledger.public),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ from ...errors import InputError, IntegrityError
 from ...io.content import UnstableError, describe
 from ...io.files import sha256, sha256_of, written_beside
 from ...io.identities import SIZE
+from ...masks.mask import Mask
+from ...unlearn.exact.folder import is_exact, read_record
+from ..exact import as_recorded, dense
+from ..forget_exact import source_of
 from ..subject import Subject
 from .state import State, Version
 
@@ -37,6 +42,9 @@ class Models:
     ) -> Version:
         """Take in a model that was made elsewhere, or a new version of one; it is in use from then on.
 
+        A model of a new name may hold what was deleted: then it is late, and made anew, or withdrawn, with the next
+        serving.
+
         Args:
             name: of the model, through all its versions.
             subject: its data, and as `model` the path of its weights.
@@ -46,16 +54,17 @@ class Models:
             source: project or folder that opens it, for the command line.
 
         Raises:
-            InputError: if it brings no weights on disk, its data hold what was deleted, its parent is not known here,
-                or it is its own.
+            InputError: if it brings no weights on disk, its parent is not known here, it is its own, or a new version
+                would bring back what was deleted.
         """
         _check_name(name)
-        state = self.ledger.state()
-        if deleted := self.ledger.positions(subject, state.served):
+        state, subject = self.ledger.state(), placed(subject)
+        if name in state.current and (deleted := self.ledger.positions(subject, state.served)):
             raise InputError(
-                f"the data of {name} hold {len(deleted)} examples that were deleted. A new model must be trained "
-                "without them: take `Ledger.allowed(subject)`, or remove them from the data."
+                f"the data of {name} hold {len(deleted)} examples that were deleted, and the version in use does not. "
+                "A new one must be trained without them: take `Ledger.allowed(subject)`, or remove them from the data."
             )
+        self._require_recipe_prunes(name, subject)
         above = parent if parent in ("", "unknown") else self._parent(state, name, parent)
         told = self.described(name, subject, how=how, parent=above, recipients=recipients, source=source)
         number = self.ledger.log.append("model", told).number
@@ -88,6 +97,17 @@ class Models:
             "source": dict(source) if source is not None else None, "recipients": list(recipients),
             "released": released, "why_not": why_not,
         }  # fmt: skip
+
+    def _require_recipe_prunes(self, name: str, subject: Subject) -> None:
+        at = subject.model
+        if not isinstance(at, (str, Path)) or is_exact(Path(at)) or not _dense(subject.recipe):
+            return
+        if mask := Mask.of(subject.read(Path(at))):
+            raise InputError(
+                f"{name} is pruned ({mask.density():.1%} of its weights are kept) and its recipe trains a dense one: "
+                "it could not be made anew without what is deleted. Say in the recipe of its project how it is pruned: "
+                "Supervised(prune=Prune(...), recover_epochs=...)."
+            )
 
     def _parent(self, state: State, name: str, parent: str) -> str:
         if parent == name:
@@ -190,12 +210,27 @@ class Models:
 
     def superseded(self) -> list[Version]:
         """Versions that are not in use any more, hold what was deleted, and whose files are still there."""
-        state, scopes = self.ledger.state(), self.ledger.log.scopes()
+        state = self.ledger.state()
+        in_use = {v.entry for v in state.in_use()}
+        old = [v for v in state.versions if v.entry not in in_use and self.place(v).exists()]
+        return self._holding(state, old)
+
+    def purgeable(self) -> list[Version]:
+        """Those of `superseded` whose files lie in the ledger's folder; the others are their owner's to remove."""
+        inside = self.ledger.folder.resolve()
+        return [v for v in self.superseded() if self.place(v).resolve().is_relative_to(inside)]
+
+    def late(self) -> list[Version]:
+        """Versions in use that hold what was deleted: taken in afterwards, and not made anew yet."""
+        state = self.ledger.state()
+        return self._holding(state, state.in_use())
+
+    def _holding(self, state: State, versions: Sequence[Version]) -> list[Version]:
+        scopes = self.ledger.log.scopes()
         wanted = set[bytes]().union(*(scopes[r] for r in state.served))
         scopes = {r: wanted & prints for r, prints in scopes.items()}
-        in_use, kept = {v.entry for v in state.in_use()}, dict[str, set[bytes]]()
-        old = [v for v in state.versions if v.entry not in in_use and self.place(v).exists()]
-        return [v for v in old if self._saw(v, state, wanted, scopes, kept)]
+        kept = dict[str, set[bytes]]()
+        return [v for v in versions if self._saw(v, state, wanted, scopes, kept)]
 
     def _keep(self, prints: Sequence[bytes]) -> str:
         """Store the fingerprints of a data set, once."""
@@ -215,9 +250,33 @@ class Models:
         return {joined[i : i + SIZE] for i in range(0, len(joined), SIZE)}
 
 
+def placed(subject: Subject) -> Subject:
+    """A subject whose model is the run of one that can forget exactly, as the folder with its record."""
+    model = subject.model
+    if not isinstance(model, (str, Path)) or not is_exact(source_of(model)):
+        return subject
+    return as_trained(replace(subject, model=source_of(model)))
+
+
+def as_trained(subject: Subject) -> Subject:
+    """The subject of an exactly deletable model, with the recipe as it was then."""
+    assert isinstance(subject.model, (str, Path))
+    return as_recorded(dense(subject), read_record(Path(subject.model)))
+
+
 def digest(subject: Subject, place: Path) -> str:
-    """SHA-256 of a model's tensors, however its file stores them."""
+    """SHA-256 of a model's tensors, however its file stores them; of an exactly deletable one, of its stages' files."""
+    if is_exact(place):
+        told = read_record(place)
+        return describe([told["base"], *sorted(stage["sha256"] for stage in told["stages"])])
     return describe(dict(sorted(subject.read(place).state_dict().items())))
+
+
+def _dense(recipe: Any) -> bool:
+    """Whether a recipe could prune, and does not."""
+    return hasattr(recipe, "prune") and all(
+        getattr(recipe, name, None) is None for name in ("prune", "sparse")
+    )
 
 
 def _recipe(subject: Subject) -> str:

@@ -1,8 +1,9 @@
 """An exactly deletable model on disk: one safetensors file a stage, the base, and a record of what saw what.
 
-exact.json names the ids in each slice, the orders, the seed and the sha256 of every file; it is the last to be written
-and the first to be read. Files are found by their stage and their hash alone: no name in the record is ever followed.
-A stage's file holds what it learned of its data, so a deletion removes it.
+exact.json names the ids in each slice, the orders, the seed and the sha256 of every file; of examples that were deleted
+it has keyed fingerprints alone. It is the last to be written and the first to be read. Files are found by their stage
+and their hash alone: no name in the record is ever followed. A stage's file holds what it learned of its data, so a
+deletion removes it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from .service import Key, Run, Service, Stages, State
 from .slices import Slices
 
 RECORD, BASE = "exact.json", "base"
-_FORMAT = 1
+_FORMAT = 2
+"""Format 1, which named deleted examples by their ids, is still read."""
+_GONE = {1: "deleted", 2: "gone"}
+"""Format -> the field of `Slices` that holds what was deleted."""
 _STAGE = re.compile(r"stage(-\d+){2,}\.[0-9a-f]{16}\.safetensors")
 Log = tuple[Mapping[str, Any], ...]
 
@@ -156,7 +160,9 @@ def update_exact_(service: Service, folder: Path, *, log: Log) -> list[str]:
     return gone
 
 
-def open_service(folder: Path, start: Any, read: Callable[[Path], Module] | None = None) -> Service:
+def open_service(
+    folder: Path, start: Any, read: Callable[[Path], Module] | None = None, *, key: Path | None = None
+) -> Service:
     """Open a folder, with everything checked but the stages, which are when they are read.
 
     Args:
@@ -164,6 +170,7 @@ def open_service(folder: Path, start: Any, read: Callable[[Path], Module] | None
         start: of a SISA its recipe; of an S3T a model of the base's architecture (its weights are not used), or None
             where `read` knows it.
         read: reads the base of an S3T from its folder; `load_into(start, ...)` unless given.
+        key: file of the key by which deleted examples are known; the user's own unless given.
 
     Raises:
         InputError: if there is none, or the recipe is another than it was trained by.
@@ -181,7 +188,8 @@ def open_service(folder: Path, start: Any, read: Callable[[Path], Module] | None
         }
         slices = Slices(
             shards=told["shards"], slices=told["slices"], places=places,
-            deleted={name: (k, s) for name, (k, s) in told["deleted"].items()},
+            key=key, named=told.get("key", ""),
+            **{_GONE[told["format"]]: {name: (k, s) for name, (k, s) in told["deleted"].items()}},
         )  # fmt: skip
         orders = tuple(tuple(tuple(order) for order in orders) for orders in told["orders"])
         keys = {(entry["shard"], tuple(entry["prefix"])): entry["sha256"] for entry in told["stages"]}
@@ -215,8 +223,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         told = json.loads(file.read_text(encoding="utf-8"))
         if told["sha256"] != _checksum({k: v for k, v in told.items() if k != "sha256"}):
             raise ValueError("its checksum does not match")
-        if told["format"] != _FORMAT:
-            raise ValueError(f"it has format {told['format']!r}; this version reads {_FORMAT}")
+        if told["format"] not in _GONE:
+            raise ValueError(
+                f"it has format {told['format']!r}; this version reads {' and '.join(map(str, _GONE))}"
+            )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{file} is damaged ({error}). Copy it again.") from error
     return dict(told)
@@ -266,12 +276,13 @@ def _record(service: Service, stages: Mapping[Key, str], base: str | None, log: 
     ]
     for name, (shard, slice_) in service.slices.places.items():
         places[shard][slice_].append(name)
+    key, gone = service.slices.sealed()
     body = _plain({
         "format": _FORMAT, "method": type(settings).__name__, "settings": own,
         "recipe": None if recipe is None else described(recipe), "source": source, "seed": service.seed,
         "shards": service.slices.shards, "slices": service.slices.slices, "orders": service.orders,
         "layers": getattr(service.stages, "groups", ()), "heads": getattr(service.stages, "heads", ()),
-        "base": base, "places": places, "deleted": service.slices.deleted,
+        "base": base, "places": places, "deleted": gone, "key": key,
         "stages": [{"shard": k, "prefix": prefix, "sha256": digest} for (k, prefix), digest in stages.items()],
         "log": log,
     })  # fmt: skip

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ...errors import InputError
+from ...io.identities import fingerprints, named, require_key
+from ...io.sealed import key as read_key
 from ...types import Data
 
 Place = tuple[int, int]
@@ -31,13 +34,19 @@ class Slices:
         shards: m.
         slices: L, of each shard.
         places: id -> place, of the examples that are there.
-        deleted: id -> place, of those that were.
+        deleted: id -> place, of those that were taken out in this process.
+        gone: keyed fingerprint -> place, of those that were taken out before: no file names them.
+        key: file of the key of the fingerprints; the user's own unless given.
+        named: what the key was called that made `gone`; "" while that is empty.
     """
 
     shards: int
     slices: int
     places: Mapping[str, Place] = field(repr=False)
     deleted: Mapping[str, Place] = field(default_factory=dict, repr=False)
+    gone: Mapping[str, Place] = field(default_factory=dict, repr=False)
+    key: Path | None = None
+    named: str = ""
 
     @classmethod
     def drawn(
@@ -86,7 +95,7 @@ class Slices:
             InputError: naming ids that were never here; nothing is taken out then.
         """
         names = list(dict.fromkeys(str(i) for i in ids))
-        strange = [n for n in names if n not in self.places and n not in self.deleted]
+        strange = self._strange(names)
         if strange:
             raise InputError(
                 f"{len(strange)} of the {len(names)} ids to delete were never in this model's data: {_few(strange)}. "
@@ -108,7 +117,7 @@ class Slices:
         if len(names) != len(data):
             raise InputError(f"there are {len(names)} ids for {len(data)} examples; give one for each.")
         twice = [name for name, n in Counter(names).items() if n > 1]
-        strange = [name for name in names if name not in self.places and name not in self.deleted]
+        strange = self._strange(names)
         if twice or strange:
             what, which = (
                 ("belong to several examples", twice) if twice else ("are new to the model", strange)
@@ -124,6 +133,27 @@ class Slices:
                 "data that it was trained on; what was taken out of them must be deleted by its id."
             )
         return found
+
+    def sealed(self) -> tuple[str, dict[str, Place]]:
+        """All that was ever taken out, as it may be written down: name of the key, keyed fingerprint -> place."""
+        if not self.deleted:
+            return self.named, dict(self.gone)
+        key = read_key(self.key)
+        if self.gone:
+            require_key(self.named, key, "the exactly deletable model")
+        prints = fingerprints((name.encode() for name in self.deleted), key)
+        new = {one.hex(): place for one, place in zip(prints, self.deleted.values(), strict=True)}
+        return named(key), {**self.gone, **new}
+
+    def _strange(self, names: Sequence[str]) -> list[str]:
+        """Those that were never here."""
+        absent = [n for n in names if n not in self.places and n not in self.deleted]
+        if not absent or not self.gone:
+            return absent
+        key = read_key(self.key)
+        require_key(self.named, key, "the exactly deletable model")
+        prints = fingerprints((name.encode() for name in absent), key)
+        return [name for name, one in zip(absent, prints, strict=True) if one.hex() not in self.gone]
 
     def members(self, where: Mapping[str, int], shard: int, slices: Iterable[int]) -> Tensor:
         """Positions of the examples of these slices of a shard, ascending, int64 [n]."""
