@@ -94,7 +94,7 @@ def without(denoiser: Module, removed: Collection[Unit]) -> Module:
         made.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise InputError(
-            f"{type(denoiser).__name__} without {', '.join(u.name for u in removed)} is not what its settings describe; "
+            f"{type(denoiser).__name__} without {', '.join(u.name for u in removed)} is not what its settings say; "
             f"its layers may have been changed by hand ({str(error)[:200]})."
         ) from error
     made.to(next(denoiser.parameters()).device).train(denoiser.training)
