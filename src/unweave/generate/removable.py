@@ -23,6 +23,7 @@ from torch.nn import Module, ModuleList
 
 from ..errors import InputError
 from ..models.text_to_image.layouts import kind_of
+from ..random import global_seed
 
 _DOWN = {"CrossAttnDownBlock2D": "DownBlock2D"}
 _UP = {"CrossAttnUpBlock2D": "UpBlock2D"}
@@ -80,9 +81,9 @@ def without(denoiser: Module, removed: Collection[Unit]) -> Module:
     """
     kind: Any = type(denoiser)
     config = settings_without(denoiser, removed)
-    made: Module = kind(
-        **{name: config[name] for name in signature(kind.__init__).parameters if name in config}
-    )
+    known = signature(kind.__init__).parameters
+    with global_seed(0):  # its first weights, which are replaced, are not drawn from the caller's generator
+        made: Module = kind(**{name: config[name] for name in known if name in config})
     gone = [f"{name}." for unit in removed for name in unit.modules]
     renamed = renaming(denoiser, removed)
     state = {
