@@ -31,7 +31,16 @@ def test_command_writes_a_pipeline_that_diffusers_draws_from(
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a photo of a cat\n\na red church\n")
     out = tmp_path / "run"
-    asked = ["prune", str(folder("sd")), "--method", "laptop-diff", "--keep", "0.75", "--prompts", str(prompts)]
+    asked = [
+        "prune",
+        str(folder("sd")),
+        "--method",
+        "laptop-diff",
+        "--keep",
+        "0.75",
+        "--prompts",
+        str(prompts),
+    ]
     asked += [*TINY, "--out", str(out)]
     assert main(asked) == EXIT_OK
     said = capsys.readouterr().out
@@ -46,7 +55,9 @@ def test_command_writes_a_pipeline_that_diffusers_draws_from(
     pipe = StableDiffusionPipeline.from_pretrained(out / "model", safety_checker=None)
     assert sum(p.numel() for p in pipe.unet.parameters()) == after
     pipe.set_progress_bar_config(disable=True)
-    drawn = pipe("a cat", num_inference_steps=1, height=16, width=16, generator=seeded(0), output_type="pt").images
+    drawn = pipe(
+        "a cat", num_inference_steps=1, height=16, width=16, generator=seeded(0), output_type="pt"
+    ).images
     assert bool(drawn.isfinite().all())
     assert main([*asked, "--json"]) == EXIT_OK
     assert json.loads(capsys.readouterr().out)["removed"] == dict(found.removed)

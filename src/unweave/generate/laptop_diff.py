@@ -305,7 +305,7 @@ def _counterparts(denoiser: Module, removed: Sequence[Unit]) -> dict[str, str]:
     """Stage of the student -> the teacher's: what a UNet's stages return, or a transformer's blocks that are left."""
     gone = {name for unit in removed for name in unit.modules}
     back = {old.rstrip("."): new.rstrip(".") for old, new in renaming(denoiser, removed).items()}
-    found = {}
+    found = dict[str, str]()
     for name, child in denoiser.named_children():
         stages = [f"{name}.{i}" for i in range(len(child))] if isinstance(child, ModuleList) else []
         stages += [name] if name == "mid_block" else []

@@ -110,7 +110,8 @@ def without(denoiser: Module, removed: Collection[Unit]) -> Module:
 
 def settings_without(denoiser: Module, removed: Collection[Unit]) -> dict[str, Any]:
     """The config of a denoiser without these units."""
-    config: dict[str, Any] = dict(denoiser.config)  # type: ignore[call-overload]
+    described: Any = denoiser.config
+    config: dict[str, Any] = dict(described)
     for unit in removed:
         key, at, value = unit.setting
         if at < 0:
@@ -125,7 +126,7 @@ def settings_without(denoiser: Module, removed: Collection[Unit]) -> dict[str, A
 def renaming(denoiser: Module, removed: Collection[Unit]) -> dict[str, str]:
     """Prefix of an old name -> that of the new: layers after a removed one move up in their list."""
     gone = {name for unit in removed for name in unit.modules}
-    found = {}
+    found = dict[str, str]()
     for name, module in denoiser.named_modules():
         if isinstance(module, ModuleList):
             kept = [i for i in range(len(module)) if f"{name}.{i}" not in gone]
@@ -160,7 +161,7 @@ def _stages(denoiser: Any) -> list[Unit]:
     ):  # fmt: skip
         for i, kind in enumerate(types):
             if kind in plain:
-                names = (f"{side}.{i}.attentions",)
+                names: tuple[str, ...] = (f"{side}.{i}.attentions",)
                 found.append(_unit(denoiser, f"attention of {side}.{i}", names, (key, i, plain[kind])))
     for i, many in enumerate(layers):
         j, known = len(downs) - 1 - i, {*_DOWN, *_DOWN.values()}
