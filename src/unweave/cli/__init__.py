@@ -16,6 +16,7 @@ COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
     "ledger": "deletion requests one after another: due dates, every model concerned, evidence",
     "erase": "take concepts out of a text-to-image pipeline, and look at what it draws",
+    "generate": "draw from a text-to-image pipeline with better guidance, beside plain guidance",
     "prune": "zero or remove the weights a model needs least",
     "condense": "make a mixture of experts smaller: condense, prune or merge its experts",
     "train": "train a model with another optimiser, sparse from the start, or so that it can forget exactly",

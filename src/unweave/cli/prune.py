@@ -15,6 +15,7 @@ from ..jobs.opened import Folder
 from ..jobs.prune import PruneJob
 from ..jobs.tracking import Tracker
 from ..masks.scope import Scope
+from . import _prune_pipeline
 from ._flags import with_methods
 from ._parse import carried_out, named_methods, parse
 from ._pruned import pruned_subject, recovery
@@ -25,6 +26,7 @@ EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune ./vit-checkpoint --data imagefolder:./pets --method wanda --pattern 2:4 --out runs/vit-24
   unweave prune project.py --pattern channel --skip encoder.stem "decoder.*" --shrink
   unweave prune project.py --method gmp --gmp.epochs 30 --sparsity 0.95
+  unweave prune ./pipeline --method laptop-diff --keep 0.5 --prompts prompts.txt   # whole layers
   unweave prune ./llama --calibration wikitext.txt --method sparse-gpt --sparsity 0.5 --recover lora --out runs/llama-50
 
 A method adds its flags: add --help. Those that train sparsely from the start: unweave train --help."""
@@ -94,6 +96,8 @@ def run(argv: Sequence[str]) -> int:
     """Prune."""
     chooser = (find("paser"),) if any(a.partition("=")[0] == "--instructions" for a in argv) else ()
     named = named_methods(argv, ("--method",), "magnitude")
+    if _prune_pipeline.METHOD in named:
+        return _prune_pipeline.run(argv)
     options = with_methods(Prune, named, also=chooser, skip=PRUNING)
     asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
     edit = pruner(asked)
