@@ -122,10 +122,10 @@ def test_bad_input_leaves_no_trace(given: tuple[Path, Path], tmp_path: Path) -> 
         ({"method": CDMoE(layers=3)}, "layers must be at most 2"),
         ({"method": CDMoE(layers=1, k=9)}, "k must be at most 8"),
         ({"method": CDMoE(memory=0.01)}, "cannot be reached"),
-        ({"calibration": one}, "no text of at least two tokens"),
+        ({"calibration": one}, "no text with a token to predict"),
         ({"calibration": few}, "so 10 are needed"),
-        ({"calibration": odd}, "line 1 has no text under 'text'"),
-        ({"calibration": tmp_path / "none.jsonl"}, "is no file of texts"),
+        ({"calibration": odd}, "line 1, must be"),
+        ({"calibration": tmp_path / "none.jsonl"}, "there is no file"),
         ({"folder": tmp_path}, "is no transformers folder"),
     ):
         with pytest.raises(InputError, match=told):

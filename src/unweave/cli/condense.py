@@ -37,13 +37,13 @@ class Condense:
 
     Attributes:
         folder: of a causal language model of transformers with experts, and its tokenizer.
-        calibration: texts, JSON lines with "text". Every tenth is held out to measure on.
+        calibration: texts: a .txt, or a .jsonl with "text", or "prompt" and "answer". Every tenth sequence is held out.
         heldout: texts to measure on instead.
         method: cd-moe (condense whole layers), reap or expert-pruning (drop experts), naee, hc-smoe, mc-smoe.
         memory: share of the parameters to end with, at most; the method's own (0.725) unless given.
         recover: "light" tunes the experts that stay in condensed layers on the calibration texts, "distil" towards the
             original's predictions (cd-moe).
-        length: tokens a text is cut off at.
+        length: tokens of the longest sequence.
         baselines: measure two baselines at equal memory.
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings

@@ -134,7 +134,7 @@ def load_model(folder: Path, auto_class: str = IMAGES) -> Module:
     """
     folder = Path(folder)
     if is_adapter(folder):
-        return merged(load_model(base_of(folder)), folder, load_weights(adapter_weights(folder)))
+        return merged(load_model(base_of(folder), auto_class), folder, load_weights(adapter_weights(folder)))
     config = config_of(folder)
     for index in INDEXES:
         if (folder / index).is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,26 +17,22 @@ from torch.nn import Module
 from ..catalogue import name_of
 from ..errors import InputError, IntegrityError
 from ..experts import CDMoE, ExpertPruning
-from ..io.calibration import read_texts
+from ..io.causal_lm import load_causal_lm, save_causal_lm
 from ..io.content import described
 from ..io.files import write_text
+from ..io.loading import read_tokenizer
 from ..io.runs import RunFolder, Stage
-from ..io.transformers_folder import load_model, save_model_folder
+from ..io.texts import read_sequences
 from ..models.moe import Condensed, MoE, Tied, Trimmed, moe_layers, record_of
 from ..report import words
 from ..report.condensed import render_condensed
 from ..settings import Count, settings
-from ..tasks import evaluating, predict
+from ..tasks import evaluating, perplexity, predict
 from ..types import Data, Edit
 from .done import Done, facts_of
 
 _BATCHES = (1, 8, 32)
 _TIMES = 5
-_BESIDE = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "vocab.json", "merges.txt",
-    "added_tokens.json", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
-
 Figures = dict[str, tuple[float, float, str]]
 """Name -> (before, after, unit)."""
 
@@ -94,10 +89,11 @@ class CondenseJob:
 
     Attributes:
         folder: of the model, with its tokenizer.
-        calibration: JSON lines with "text"; every tenth is held out to measure on, unless `heldout` is given.
-        heldout: JSON lines to measure on.
+        calibration: texts, .txt or .jsonl (see `read_sequences`); every tenth sequence is held out to measure
+            on, unless `heldout` is given.
+        heldout: texts to measure on.
         method: a method of the family experts.
-        length: tokens a text is cut off at.
+        length: tokens of the longest sequence.
         baselines: measure two baselines at equal memory as well.
         seed: governs the whole run.
     """
@@ -124,7 +120,7 @@ class CondenseJob:
         Raises:
             InputError: if model, texts or method do not fit each other; nothing is written then.
         """
-        model = load_model(self.folder, "AutoModelForCausalLM")
+        model = load_causal_lm(self.folder)
         train, heldout = self._texts()
         check: Any = self.method
         check.check(model)
@@ -147,14 +143,15 @@ class CondenseJob:
         return found
 
     def _texts(self) -> tuple[Data[Any], Data[Any]]:
-        train = read_texts(self.calibration, self.folder, length=self.length)
+        tokenizer = read_tokenizer(self.folder)
+        train = read_sequences(self.calibration, tokenizer, self.length).data
         if self.heldout is not None:
-            return train, read_texts(self.heldout, self.folder, length=self.length)
+            return train, read_sequences(self.heldout, tokenizer, self.length).data
         held = [i for i in range(len(train)) if i % 10 == 9]
         if not held:
             raise InputError(
-                f"{self.calibration} holds {len(train)} texts; every tenth is held out to measure on, so 10 are needed."
-                " Give more, or texts to measure on (heldout; --heldout on the command line)."
+                f"{self.calibration} holds {len(train)} sequences; every tenth is held out to measure on, so 10 are "
+                "needed. Give more, or texts to measure on (heldout; --heldout on the command line)."
             )
         return train.subset([i for i in range(len(train)) if i % 10 != 9]), train.subset(held)
 
@@ -167,9 +164,7 @@ class CondenseJob:
         else:
             edited = method.apply(model, train, rng=stage.rng)
         structure = record_of(edited)
-        save_model_folder(
-            edited, stage.paths[0], structure=structure or None, source=self.folder, beside_weights=_BESIDE
-        )
+        save_causal_lm(edited, stage.paths[0], source=self.folder, structure=structure or None)
         notes = [_read_back(edited, stage.paths[0], heldout)]
         figures = _figures(model, edited, heldout)
         share = figures["parameters"][1] / figures["parameters"][0]
@@ -198,13 +193,13 @@ class CondenseJob:
             except InputError as error:
                 found[name] = f"not possible: {error}"
                 continue
-            found[name] = (_perplexity(edited, heldout), _size(edited) / _size(model))
+            found[name] = (perplexity(edited, heldout), _size(edited) / _size(model))
         return found
 
 
 def _figures(before: Module, after: Module, heldout: Data[Any]) -> Figures:
     figures: Figures = {
-        "held-out perplexity": (_perplexity(before, heldout), _perplexity(after, heldout), ""),
+        "held-out perplexity": (perplexity(before, heldout), perplexity(after, heldout), ""),
         "parameters": (_size(before), _size(after), ""),
         "parameters a token uses": (_active(before), _active(after), ""),
         "weights": (_bytes(before), _bytes(after), "MiB"),
@@ -214,18 +209,6 @@ def _figures(before: Module, after: Module, heldout: Data[Any]) -> Figures:
         figures[f"tokens a second, batch {size}"] = (was, now, "")
         figures[f"  its spread, batch {size}"] = (spread, new, "")
     return figures
-
-
-def _perplexity(model: Module, data: Data[Any]) -> float:
-    """Exp of the mean loss over all counted tokens."""
-    task = data.task
-    losses, counts = [], []
-    with evaluating(model):
-        for batch in data.batches():
-            each, counted = task.token_losses(model, batch)
-            losses.append(float((each * counted).sum()))
-            counts.append(int(counted.sum()))
-    return math.exp(sum(losses) / sum(counts))
 
 
 def _speed(model: Module, data: Data[Any], size: int) -> tuple[float, float]:
@@ -289,14 +272,14 @@ def _listed(kept: Sequence[int], alpha: Sequence[float]) -> str:
 
 
 def _read_back(model: Module, folder: Path, heldout: Data[Any]) -> str:
-    again = load_model(folder, "AutoModelForCausalLM")
+    again = load_causal_lm(folder)
     one = heldout.subset([0])
     if not torch.equal(predict(model, one), predict(again, one)):
         raise IntegrityError(
             f"the model written to {folder} answers otherwise than the one in memory. Do not use it."
         )
     how = (
-        'unweave.io.transformers_folder.load_model(folder, "AutoModelForCausalLM") reads it by its structure.json; '
+        "unweave.io.causal_lm.load_causal_lm(folder) reads it by its structure.json; "
         "from_pretrained refuses or misreads it."
         if (folder / "structure.json").exists()
         else "its config.json says the new shape, so transformers' from_pretrained reads it."

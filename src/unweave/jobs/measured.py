@@ -51,8 +51,8 @@ def macs(model: Module, data: Data[Any]) -> float:
 
 
 def mebibytes(model: Module) -> float:
-    """Size of a model's weights at four bytes each."""
-    return 4.0 * weights(model) / 2**20
+    """Size of a model's weights in the precision that they have."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
 
 
 def latency(model: Module, data: Data[Any]) -> float:

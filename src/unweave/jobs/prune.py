@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 from warnings import catch_warnings, simplefilter
 
-import torch
 from rich.console import Console
 from torch import Generator, Tensor
 from torch.nn import Module
@@ -18,14 +17,24 @@ from torch.nn import Module
 from ..catalogue import name_of, roles_of
 from ..errors import InputError, IntegrityError, LeftDenseWarning
 from ..fit import resumable
-from ..fit.recipe import Supervised
-from ..io.content import described
+from ..io.content import described, fingerprint
 from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder, Stage
-from ..masks.mask import Mask
 from ..masks.scope import kept, share_kept
-from ..prune import Channel, Global, Magnitude, Prune, Shrunk, SparseGPT, WandaPrune, recalibrate_, shrink
+from ..prune import (
+    PASER,
+    Channel,
+    Global,
+    Magnitude,
+    Prune,
+    Recovery,
+    Shrunk,
+    SparseGPT,
+    WandaPrune,
+    recalibrate_,
+    shrink,
+)
 from ..prune.cutting.together import NarrowWarning
 from ..prune.recalibrate import has_statistics, require_statistics
 from ..report import card, words
@@ -36,6 +45,7 @@ from ..types import Data, Edit, Recipe, Score
 from .coverage import coverage
 from .done import Done, facts_of
 from .measured import Figures, compared, mebibytes, weights
+from .recovering import as_asked_, by_recipe_
 from .subject import Subject
 
 _SAME = 1e-5  # largest difference of outputs that were read back, relative to the largest output
@@ -97,6 +107,9 @@ class PruneJob:
         recover_epochs: passes of training under the mask afterwards, by the recipe; by AdamW and our own loop where it
             can only train as a whole.
         recover_lr: peak learning rate of these; the recipe's own unless given, 1e-3 for AdamW.
+        recover: a way to recover that is none of the recipe's: masked training, low-rank adapters, distillation.
+        instructions: what `recover` trains on, as far as `chooser` chooses it; the training data unless given.
+        chooser: chooses of the instructions.
         shrink: remove dead channels for real, so that the model is smaller.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
         recalibrate: measure batch normalisation's running statistics again on the training data after the pruning; None
@@ -110,6 +123,9 @@ class PruneJob:
     sparsity: Part | None = None
     recover_epochs: Whole = 0
     recover_lr: Positive | None = None
+    recover: Recovery | None = None
+    instructions: Data[Any] | None = None
+    chooser: PASER = PASER()
     shrink: bool = False
     onnx: bool = False
     recalibrate: bool | None = None
@@ -137,6 +153,13 @@ class PruneJob:
             _ = self._sample
         if not self.recover_epochs:
             refuse_idle(self, "recover_lr", when="with recover_epochs=0")
+        if self.recover is not None:
+            self.recover.require()
+            refuse_idle(self, "recover_epochs", when="beside recover, which has epochs of its own")
+        else:
+            refuse_idle(self, "instructions", when="without recover")
+        if self.instructions is None:
+            refuse_idle(self, "chooser", when="without instructions")
 
     @property
     def _sample(self) -> Tensor:
@@ -173,6 +196,8 @@ class PruneJob:
             "shrink": self.shrink,
             **({} if self.recalibrate is None else {"recalibrate": self.recalibrate}),
             **({} if self.width else {"width": False}),
+            **({"recover": described(self.recover)} if self.recover is not None else {}),
+            **({"chooser": described(self.chooser)} if self.instructions is not None else {}),
             **({"deleted before": str(self.subject.before)} if self.subject.before.requests else {}),
         }
 
@@ -184,9 +209,14 @@ class PruneJob:
             command: as the user typed it.
         """
         subject = self.subject
+        told_of = {} if self.instructions is None else {"instructions": fingerprint(self.instructions)}
         given = subject.given()  # read before the folder is touched: a damaged file leaves no trace
         with RunFolder.open(
-            Path(out), settings=self.plan(), inputs=subject.inputs(), seed=self.seed, command=command
+            Path(out),
+            settings=self.plan(),
+            inputs=subject.inputs() | told_of,
+            seed=self.seed,
+            command=command,
         ) as run:
             original = subject.trained(run, self._dense()) if given is None else given
             with run.stage("prune", "model", "prune.json") as stage:
@@ -226,22 +256,22 @@ class PruneJob:
     def _prune(self, original: Module, stage: Stage) -> None:
         heldout = self.subject.heldout
         with resumable(stage.work):
-            silenced, told = self._silenced(original, stage.rng)
+            silenced, narrow = self._silenced(original, stage.rng)
             small = self._small(silenced) if self.shrink else None
             pruned = silenced if small is None else small.model
-            figures = self._mended_(original, pruned, stage.rng)
+            figures, told = self._mended_(original, pruned, stage.rng)
         looked = coverage(self.edit, original, silenced)
         layers = {n: 100 * living / total for n, (living, total) in kept(silenced).items()}
         structure, uncut = (None, {}) if small is None else (small.structure, small.left)
-        told += [] if small is None else _felt(small.apart)
+        told += [*narrow, *([] if small is None else _felt(small.apart))]
         figures = compared(original, pruned, heldout) | figures
         figures["matrix weights kept"] = (100 * share_kept(original), 100 * share_kept(silenced), "%")
         if self.shrink:
             figures["weights in all"] = (weights(original), weights(pruned), "")
         self.subject.write(pruned, stage.paths[0], structure)
         self.subject.record((), stage.paths[0])
-        notes = [*self._recovered(), *told, str(looked), *self._read_back(pruned, stage.paths[0], structure)]
-        figures["weights as float32"] = (mebibytes(original), mebibytes(pruned), "MiB")
+        notes = [*told, str(looked), *self._read_back(pruned, stage.paths[0], structure)]
+        figures["weights in memory"] = (mebibytes(original), mebibytes(pruned), "MiB")
         found = {"figures": figures, "layers": layers, "notes": notes, "left": looked.left, "uncut": uncut}
         write_text(stage.paths[1], json.dumps(found, indent=1) + "\n")
 
@@ -264,28 +294,34 @@ class PruneJob:
         batch = next(heldout.batches())
         return shrink(silenced, lambda m: heldout.task.outputs(m, batch), width=self.width)
 
-    def _mended_(self, original: Module, pruned: Module, rng: Generator) -> Figures:
+    def _mended_(self, original: Module, pruned: Module, rng: Generator) -> tuple[Figures, list[str]]:
         """Measure batch normalisation again and train on, in place; returns what is told of it."""
         train, heldout = self.subject.left.train, self.subject.heldout
         figures: Figures = {}
+        told: list[str] = []
         if self.recalibrate or (self.recalibrate is None and self._recalibrates(pruned)):
             require_statistics(pruned)
             name, right, unit = ability(original, heldout)
             figures[f"held-out {name} before recalibration"] = (right, ability(pruned, heldout)[1], unit)
             recalibrate_(pruned, train)
-        if self.recover_epochs:
-            recipe: Any = self.subject.recipe
-            again: Any = recipe if hasattr(recipe, "train_") else _ADAMW
-            again.train_(
-                pruned, train, epochs=self.recover_epochs, lr=self.recover_lr or again.recover_lr, rng=rng,
-                hold=Mask.of(pruned),
+        if self.recover is not None:
+            name, right, unit = ability(original, heldout)
+            figures[f"held-out {name} before recovery"] = (right, ability(pruned, heldout)[1], unit)
+            told = as_asked_(
+                self.recover, pruned, train, original=original, instructions=self.instructions, chooser=self.chooser,
+                rng=rng,
             )  # fmt: skip
-        return figures
+        elif self.recover_epochs:
+            told = by_recipe_(
+                self.subject.recipe, pruned, train, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng
+            )
+        return figures, told
 
     def _recalibrates(self, pruned: Module) -> bool:
         at_once = isinstance(self.edit, Prune | SparseGPT | WandaPrune)
         own = bool(getattr(self.edit, "recalibrate", False))
-        return at_once and not own and not self.recover_epochs and has_statistics(pruned)
+        trained = self.recover_epochs or self.recover is not None
+        return at_once and not own and not trained and has_statistics(pruned)
 
     def _read_back(self, model: Module, folder: Path, structure: Mapping[str, Any] | None) -> list[str]:
         """Read the model that was written and compare its answers with those of the one in memory.
@@ -313,19 +349,6 @@ class PruneJob:
                 else "Its config.json says the smaller widths, so transformers' from_pretrained reads the folder."
             )
         return notes
-
-    def _recovered(self) -> list[str]:
-        if not self.recover_epochs or hasattr(self.subject.recipe, "train_"):
-            return []
-        lr = self.recover_lr or _ADAMW.recover_lr
-        return [
-            f"recovered by AdamW at a peak learning rate of {lr:g} (cosine) on the task's plain loss for "
-            f"{self.recover_epochs} passes, not as the model was trained: its recipe can hold no mask."
-        ]
-
-
-_ADAMW = Supervised(network=Module, optimizer=torch.optim.AdamW, recover_lr=1e-3)
-"""What recovers a model whose recipe can only train as a whole."""
 
 
 def at_sparsity(method: Any, sparsity: float) -> Any:

@@ -104,8 +104,8 @@ class Models:
             return
         if mask := Mask.of(subject.read(Path(at))):
             raise InputError(
-                f"{name} is pruned ({mask.density():.1%} of its weights are kept) and its recipe trains a dense one: it "
-                "could not be made anew without what is deleted. Say in the recipe of its project how it is pruned: "
+                f"{name} is pruned ({mask.density():.1%} of its weights are kept) and its recipe trains a dense one: "
+                "it could not be made anew without what is deleted. Say in the recipe of its project how it is pruned: "
                 "Supervised(prune=Prune(...), recover_epochs=...)."
             )
 
