@@ -27,6 +27,7 @@ VERBS = {
     "objective": "Loss",
     "adapt": "Adapter",
     "recover": "Solver",
+    "generate": "Decoder",
 }
 """The verb of a protocol -> the role of what has it."""
 FAMILIES = ("unlearn", "erase", "prune", "experts", "optim", "augment")
