@@ -182,10 +182,33 @@ def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
     return {"set": torch.zeros(90).index_fill(0, found.positions, 1.0)}
 
 
+def _dictionary(how: Any, rng: Generator) -> dict[str, Tensor]:
+    from tests.interpret.test_dictionary import held
+    from tests.interpret.world import vectors
+
+    return dict(how.dictionary().fit(held(*vectors()), rng=rng).state_dict())
+
+
+def _regions(how: Any, rng: Generator) -> dict[str, Tensor]:
+    from tests.interpret.test_smdl import IMAGE, MODEL
+
+    found = how.explain(MODEL, IMAGE, rng=rng)
+    return {"saliency": found.saliency(), "insertion": found.insertion}
+
+
+def _transported(rng: Generator, mass: float = 0.5) -> dict[str, Tensor]:
+    from unweave import seeded
+    from unweave.interpret import BrainOT
+
+    x, y = torch.randn(2, 3, 9, 5, generator=seeded(0))
+    x.requires_grad_()
+    return {"gradient": torch.autograd.grad(BrainOT(mass=mass)(x, y), x)[0]}
+
+
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import augment, experts, optim, prune, unlearn
+    from unweave import augment, experts, interpret, optim, prune, unlearn
 
     static = partial(_sparse, prune.StaticMask())
     return [
@@ -196,6 +219,19 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: optim.AAER(eps=0.0), "eps"),),
         ),
         # one row a method, in the order of the alphabet
+        PlainRow(
+            name="BrainOT",
+            run=_transported,
+            off=partial(_transported, mass=1.0),
+            random=False,
+            bad=((lambda: interpret.BrainOT(mass=0.0), "mass must be"),),
+        ),
+        PlainRow(
+            name="ChoiceSAE",
+            run=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3)),
+            off=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3, allocation="token")),
+            bad=((lambda: interpret.ChoiceSAE(latents=2), "k must be at most"),),
+        ),
         PlainRow(
             name="CDMoE",
             run=partial(_experts, method="CDMoE", layers=1, selector="random"),
@@ -222,6 +258,12 @@ def _rows() -> list[PlainRow]:
             run=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=2)),
             off=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=0)),
             bad=((lambda: prune.ExSSNeT(density=0.0), "density"),),
+        ),
+        PlainRow(
+            name="GSAE",
+            run=partial(_dictionary, interpret.GSAE(latents=48, k=3, lr=5e-3)),
+            off=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3, allocation="token")),
+            bad=((lambda: interpret.GSAE(beta=0.0), "beta must be"),),
         ),
         PlainRow(
             name="HCSMoE",
@@ -308,6 +350,14 @@ def _rows() -> list[PlainRow]:
             run=_sliced,
             off=partial(_sliced, lr=1e-9),
             bad=((lambda: unlearn.S3T(pretrained_on=""), "pretrained_on is empty"),),
+        ),
+        PlainRow(
+            name="SMDL",
+            run=partial(_regions, interpret.SMDL(division="grid", pieces=9, candidates=2)),
+            off=partial(
+                _regions, interpret.SMDL(division="grid", pieces=9, consistency=0.0, collaboration=0.0)
+            ),
+            bad=((lambda: interpret.SMDL(pieces=0), "pieces must be"),),
         ),
         PlainRow(
             name="SISA",

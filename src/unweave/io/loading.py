@@ -34,13 +34,18 @@ def transformers_class(name: str) -> Any:
         raise _broken(error) from error
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer's files."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
+
+
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a transformers folder.
 
     Raises:
         InputError: if it has none.
     """
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
+    if not has_tokenizer(folder):
         raise InputError(
             f"{folder} has no tokenizer, so how its texts were cut into tokens is not known. Save the tokenizer of its "
             "training there (tokenizer.save_pretrained)."

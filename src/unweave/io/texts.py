@@ -47,22 +47,22 @@ class Windows(Dataset[dict[str, Tensor]]):
     """Windows of one long text; each predicts the tokens that none before it has.
 
     Args:
-        ids: of the whole text, [n].
+        tokens: ids of the whole text, [n].
         length: tokens a window.
         stride: tokens from one window's beginning to the next's, at most `length`.
     """
 
-    def __init__(self, ids: Tensor, length: int, stride: int) -> None:
-        self.ids, self.length, self.stride = ids, length, stride
+    def __init__(self, tokens: Tensor, length: int, stride: int) -> None:
+        self.tokens, self.length, self.stride = tokens, length, stride
 
     def __len__(self) -> int:
-        return max(0, 1 + (len(self.ids) - self.length) // self.stride)
+        return max(0, 1 + (len(self.tokens) - self.length) // self.stride)
 
     def __getitem__(self, at: int) -> dict[str, Tensor]:
         if not 0 <= at < len(self):
             raise IndexError(at)
         begin = at * self.stride
-        ids = self.ids[begin : begin + self.length].long()
+        ids = self.tokens[begin : begin + self.length].long()
         labels = ids.clone()
         if at:
             labels[: self.length - self.stride] = IGNORED
@@ -70,7 +70,13 @@ class Windows(Dataset[dict[str, Tensor]]):
 
 
 def read_sequences(
-    file: Path, tokenizer: Any, length: int, *, stride: int | None = None, batch_size: int = 8
+    file: Path,
+    tokenizer: Any,
+    length: int,
+    *,
+    stride: int | None = None,
+    batch_size: int = 8,
+    prompted: bool = False,
 ) -> Sequences:
     """Read texts with a model's tokenizer, a block or a line at a time.
 
@@ -86,6 +92,7 @@ def read_sequences(
         length: tokens a window, and of the longest sequence.
         stride: tokens from one window's beginning to the next's in running text; `length` unless given.
         batch_size: sequences a batch.
+        prompted: whether each line must have a prompt and an answer.
 
     Raises:
         InputError: if the file cannot be read, or does not hold one window, or one token to predict.
@@ -106,7 +113,7 @@ def read_sequences(
         raise InputError(
             f"stride={stride} would do nothing: each line of {file} is a text of its own. Leave it out, or give a .txt."
         )
-    return _lines(file, tokenizer, length, batch_size)
+    return _lines(file, tokenizer, length, batch_size, prompted)
 
 
 def _running(file: Path, tokenizer: Any, length: int, stride: int, batch_size: int) -> Sequences:
@@ -155,12 +162,16 @@ def _opening(tokenizer: Any) -> list[int]:
     return added[:1] if added[:1] == [tokenizer.bos_token_id] else []
 
 
-def _lines(file: Path, tokenizer: Any, length: int, batch_size: int) -> Sequences:
+def _lines(file: Path, tokenizer: Any, length: int, batch_size: int, prompted: bool) -> Sequences:
     examples: list[dict[str, Tensor]] = []
     rows: list[Mapping[str, str]] = []
     empty = cut = 0
     with quiet():
         for number, row in _rows(file):
+            if prompted and _TEXT in row:
+                raise InputError(
+                    f'{file}, line {number}, must be {{"prompt": ..., "answer": ...}}; it has a text that is not split.'
+                )
             ids, prompt = _encoded(tokenizer, row, f"{file}, line {number}")
             pieces = [ids[:length]] if prompt else [ids[i : i + length] for i in range(0, len(ids), length)]
             cut += len(ids) > length
@@ -226,14 +237,17 @@ def _encoded(tokenizer: Any, row: Mapping[str, str], where: str) -> tuple[list[i
     if getattr(tokenizer, "chat_template", None):
         asked = [{"role": "user", "content": prompt}]
         told = [*asked, {"role": "assistant", "content": answer}]
-        before = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-        whole = tokenizer.apply_chat_template(told, return_dict=False)
-        if whole[: len(before)] != before:
+        given = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template(told, tokenize=False)
+        if not whole.startswith(given):
             raise InputError(
                 f"{where}: by the tokenizer's chat template the prompt does not begin the text, so the answer cannot "
                 'be told from it. Put them together yourself, as {"text": ...}.'
             )
-        return list(whole), len(before)
+        ids, rest = (
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (given, whole[len(given) :])
+        )
+        return [*ids, *rest], len(ids)
     between = "" if prompt[-1:].isspace() or answer[:1].isspace() or not prompt else "\n"
     before = _opening(tokenizer) + tokenizer(prompt + between, add_special_tokens=False)["input_ids"]
     after = tokenizer(answer, add_special_tokens=False)["input_ids"]
