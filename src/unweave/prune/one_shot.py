@@ -75,7 +75,7 @@ class Prune:
     def _of_units(self, model: Module, data: Data[Any], scores: Mapping[str, Tensor]) -> Mask:
         pattern: Any = suited(self.pattern, self.score)
         scope = getattr(self.score, "scope", None)
-        own = scope.covers(model) & scores.keys() if isinstance(scope, Scope) else set(scores)
+        own = scope.weights(model).keys() & scores.keys() if isinstance(scope, Scope) else set(scores)
         found = ranked(model, units_of(model, data), [name for name in scores if name in own], pattern)
         _require_rows(model, found.alone)
         return choose(model, scores, found, pattern, self.budget)
@@ -121,11 +121,16 @@ def narrowed(model: Module) -> list[str]:
 
 
 def _with_ends(score: Score) -> Score:
-    """A score of the first and the last layer too, which may read what is chosen from."""
+    """A score of the layers too that are not chosen from but may read what is; those to skip excepted."""
     scope: Any = getattr(score, "scope", None)
     if not isinstance(scope, Scope) or not dataclasses.is_dataclass(score):
         return score
-    wider: Any = dataclasses.replace(score, scope=dataclasses.replace(scope, first=True, last=True))
+    wider: Any = dataclasses.replace(
+        score,
+        scope=dataclasses.replace(
+            scope, only=(), first=True, last=True, least=0.0 if scope.only else scope.least
+        ),
+    )
     made: Score = wider
     return made
 
