@@ -53,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        console.print(
-            f"error: there is no command {command!r}. There are: {', '.join(COMMANDS)}.", markup=False
-        )
+        known = ", ".join(COMMANDS)
+        console.print(f"error: there is no command {command!r}. There are: {known}.", markup=False)
         return EXIT_USE
     return _guarded(command, rest, console)
 
