@@ -71,13 +71,8 @@ def top_examples(
     examples, places = torch.full((n, top), -1), torch.zeros(n, top, dtype=torch.long)
     active, vectors, seen = torch.zeros(n, dtype=torch.float64), 0, 0
     for batch in data.batches():
-<<<<<<< HEAD
-        codes, looked_at = _codes(sae, model, data, batch, layer)
-        vectors += looked_at
-=======
         codes, here = _codes(sae, model, batch, data.task, layer)
         vectors += here
->>>>>>> w_interp
         active += (codes > 0).double().sum((0, 1)).cpu()
         best, place = (t.cpu() for t in codes.max(1))  # [b, n]
         at = torch.arange(seen, seen + len(best))
@@ -100,19 +95,6 @@ def top_examples(
     )
 
 
-<<<<<<< HEAD
-def _codes(
-    sae: SparseAutoencoder, model: Module, data: Data[Any], batch: Any, layer: str
-) -> tuple[Tensor, int]:
-    """Codes of a batch [b, places, n], 0 at padding, and how many vectors they are of."""
-    x = read_layer(model, batch, data.task, layer)
-    with torch.no_grad():
-        codes = sae.encode(x)
-    codes = codes.flatten(1, -2) if codes.ndim > 2 else codes[:, None]
-    if not isinstance(data.task, Padded):
-        return codes, codes.shape[0] * codes.shape[1]
-    present = data.task.present(batch).to(codes.device)
-=======
 def _codes(sae: SparseAutoencoder, model: Module, batch: Batch, task: Any, layer: str) -> tuple[Tensor, int]:
     """Codes at each place of a batch, 0 at padding, [b, places, n], and how many places are not."""
     x = read_layer(model, batch, task, layer)
@@ -122,5 +104,4 @@ def _codes(sae: SparseAutoencoder, model: Module, batch: Batch, task: Any, layer
     if not isinstance(task, Padded):
         return codes, codes.shape[0] * codes.shape[1]
     present = task.present(batch).to(codes.device)
->>>>>>> w_interp
     return codes * present[..., None], int(present.sum())
