@@ -29,7 +29,7 @@ HOW = {
 
 claim = Claim(
     statement="Momentum across the mixtures of experts of a model lowers its loss, more so on corrupted text.",
-    reported="WikiText-103, SMoE-medium: perplexity 35.55 -> 33.46 (Adam 33.25), attacked 44.19 -> 42.33 (Adam 41.11)",
+    reported="WikiText-103, SMoE-medium: perplexity 35.55 -> 33.46 (Adam 33.25), attacked 44.19 -> 42.33 (Adam 41.11); from memory",
     from_memory=True,
     data=f"{DATA}; a mixture of experts in DeepSeek-V2's layout (5 layers, width 64, 12 experts), trained for {STEPS} "
     "steps without a balance loss; attacked: 10 % of the characters read as one symbol",

@@ -115,7 +115,8 @@ def test_page_of_a_family_tells_every_claim_and_every_effect(family) -> None:
     page = PAGES[f"claims/{family}.md"]
     headings = {slug(h) for h in re.findall(r"^### (.+)$", page, re.MULTILINE)}
     names = [n for n in claim_names() if n.startswith(f"{family}/")]
-    assert set(re.findall(r'href="#([^"]+)"', page)) == headings
+    drawn = {slug(pages.title(n)) for n in names if findings(n)}
+    assert set(re.findall(r'href="#([^"]+)"', page)) == drawn <= headings
     assert len(headings) == len(names)
     for name in names:
         words = page.split(f"\n### {pages.title(name)}\n")[1].split("\n### ")[0]
