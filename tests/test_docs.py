@@ -97,10 +97,11 @@ def test_blocks_are_found_with_what_they_print() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "printed"), _blocks("python"))
 def test_python_block_runs_and_prints_what_the_page_says(
-    code, printed, capsys, tmp_path, monkeypatch
+    code, printed, capsys, tmp_path, tmp_path_factory, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
+    # one cache for all pages, as a reader has: the same world's references are trained once
+    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path_factory.getbasetemp() / "pages"))
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     exec(compile(code, "page", "exec"), module.__dict__)
@@ -250,7 +251,7 @@ def _advised(family: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("family", ["unlearn", "prune", "erase"])
+@pytest.mark.parametrize("family", ["unlearn", "prune", "erase", "experts"])
 def test_every_method_is_in_its_table_of_which_method_once(family) -> None:
     from unweave.catalogue import methods
 
@@ -271,7 +272,7 @@ def test_tables_of_which_method_link_to_the_card_of_the_method_and_tell_what_the
     columns = [
         [row.count("|") for row in part.splitlines()] for part in re.findall(r"(?:^\|.*\n)+", wide, re.M)
     ]
-    assert len(columns) == 3
+    assert len(columns) == 4
     assert all(len(set(part)) == 1 for part in columns)
 
 

@@ -47,20 +47,20 @@ def assert_one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.slow
-def test_disk_full_at_each_write_in_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_disk_full_at_one_write_or_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*REQUEST, "fine-tune", "--out", "first"]) == 3  # the cache notes the deletion once
     with disk_full_at(None) as counter:
         assert main([*REQUEST, "fine-tune", "--out", "whole"]) == 3
     expected = contents(folder / "whole" / "model")
     capsys.readouterr()
     assert counter.seen > 20
-    for call in range(1, counter.seen + 1):
+    for call in {*range(1, counter.seen, 3), counter.seen}:
         with disk_full_at(call):
             code = main([*REQUEST, "fine-tune", "--out", f"run{call}"])
         assert code == 2, call
         assert_one_line(capsys)
         assert not partials(folder)
-        if call % 5 == 0:
+        if call % 2 == 0:
             assert main([*REQUEST, "fine-tune", "--out", f"run{call}"]) == 3
             assert contents(folder / f"run{call}" / "model") == expected
             capsys.readouterr()

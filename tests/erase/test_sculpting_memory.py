@@ -223,9 +223,9 @@ def test_the_lowest_mean_is_what_a_round_ends_with() -> None:
 def test_a_round_needs_nothing_of_those_after_it(monkeypatch) -> None:
     model, began, rounds = telling(), [], SculptingMemory._round_
 
-    def spy(self, edited, original, data, rng):
+    def spy(self, edited, *rest):
         began.append({n: p.detach().clone() for n, p in edited.named_parameters()})
-        rounds(self, edited, original, data, rng)
+        rounds(self, edited, *rest)
 
     first = FEW.apply(model, ASKED.only("cat"), rng=seeded(0))
     monkeypatch.setattr(SculptingMemory, "_round_", spy)

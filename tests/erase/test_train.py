@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch.nn import Parameter
 from torch.optim import SGD
 
 from tests.erase.pipelines import CONCEPTS, pipeline
-from unweave import seeded
+from unweave import erase, seeded
 from unweave.erase import Concepts, Text
 from unweave.erase._train import (
     Drawn,
+    Earlier,
     Noised,
     denoised,
     distilled,
@@ -24,6 +26,7 @@ from unweave.erase._train import (
     train_,
     widened,
 )
+from unweave.erase.concepts import remember_
 from unweave.errors import InputError
 from unweave.masks.mask import Mask
 from unweave.random import draw_seed, global_seed
@@ -210,3 +213,59 @@ def test_a_schedule_is_followed() -> None:
     )  # fmt: skip
     assert weight.item() == -1.0  # 1 - 1 - 0.5 - 0.5
     assert seen == [1, 2, 3]
+
+
+FIRST = Concepts(erase=("red",), guide="church", templates=("a {} near the road",), bases=("a road",))
+
+
+def test_what_was_erased_earlier_is_answered_as_its_guide() -> None:
+    model, edited = pipeline("pixart"), pipeline("pixart", seed=1)
+    edited.text_encoder.load_state_dict(model.text_encoder.state_dict())
+    how: Any = {"steps": 2, "guidance": 2.0}
+    assert float(Earlier.of(model, CONCEPTS, rng=seeded(0), **how).loss(edited, 3)) == 0
+    remember_(model, FIRST, "UCE")
+    assert Earlier.of(model, replace(CONCEPTS, erase=("red",)), rng=seeded(0), **how).drawn is None
+    held = Earlier.of(model, CONCEPTS, rng=seeded(0), **how)
+    assert held.drawn is not None
+    clean = model.sample(["a church near the road"] * 4, noise=model.noise(4, seeded(0)), decode=False, **how)
+    assert torch.allclose(held.drawn.latents, clean, atol=1e-5)
+    with global_seed(5), torch.no_grad():
+        found = float(held.loss(edited, 3))
+    with global_seed(5), torch.no_grad():
+        at, t = torch.randint(4, (3,)), torch.randint(1000, (3,))
+        x = model.add_noise(clean[at], torch.randn(3, *model.shape), t)
+        told, asked = (model.encode([p]) for p in ("a church near the road", "a red near the road"))
+        assert found == pytest.approx(
+            float((edited(x, t, asked) - model(x, t, told)).square().mean()), rel=1e-4
+        )
+
+
+TRAINED: list[Any] = [
+    erase.ESD(steps=3, lr=1e-3, sampler_steps=2),
+    erase.ConceptAblation(steps=3, lr=1e-3, images=2, sampler_steps=2),
+    erase.ConceptSalUn(steps=3, lr=1e-3, images=2, sampler_steps=2),
+    erase.DoCo(steps=3, warmup=1, lr=1e-3, images=2, sampler_steps=2),
+    erase.SculptingMemory(steps=4, warmup=1, update_every=2, lr=1e-3, images=2, sampler_steps=2),
+    erase.AdvUnlearn(steps=3, attack="none", lr=1e-3, retain_batch=2, sampler_steps=2, pool=1),
+    erase.SFD(distil=1, steps=2, batch_size=2, lr=1e-3, fake_lr=1e-3),
+]
+
+
+@pytest.mark.parametrize("method", TRAINED, ids=lambda m: type(m).__name__)
+def test_every_trained_eraser_holds_what_was_erased_earlier(method: Any, monkeypatch) -> None:
+    model, asked = (
+        pipeline(),
+        Concepts(erase=("cat",), preserve=("dog",), guide="bird", templates=("a photo of a {}", "a {}")),
+    )
+    remember_(model, FIRST, "UCE")
+    read: set[str] = set()
+    encode = type(model).encode
+
+    def listened(self: Any, prompts: Any) -> Text:
+        read.update(prompts)
+        return encode(self, prompts)
+
+    monkeypatch.setattr(type(model), "encode", listened)
+    edited = method.apply(model, asked, rng=seeded(0))
+    assert {"a red near the road", "a church near the road"} <= read
+    assert [e["request"]["erase"] for e in edited.erased] == [["red"], ["cat"]]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.erase.pipelines import CONCEPTS, KINDS, pipeline
+from tests.zoo_diffusers import WORDS
 from unweave import seeded
-from unweave.erase import UCE, Concepts
+from unweave.erase import UCE, Concepts, nearest_words
 from unweave.erase.concepts import remember_
 from unweave.errors import InputError
 
@@ -18,9 +19,10 @@ ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
 def naive(
     model, asked: Concepts, weight: torch.Tensor, s_e=1.0, s_p=1.0, strength=0.5, tokens="all"
 ) -> torch.Tensor:
-    """Eq. 7 term by term in float64."""
+    """Eq. 7 term by term in float64; the pull to the old weights grows with the tokens of a prompt that are edited."""
     w = weight.double()
-    left, right = strength * w, strength * torch.eye(w.shape[1], dtype=torch.float64)
+    left, right = torch.zeros_like(w), torch.zeros(2 * w.shape[1:], dtype=torch.float64)
+    counted = prompts = 0
 
     def read(prompt):
         text = model.encode([prompt])
@@ -31,6 +33,7 @@ def naive(
             (c, mask), (g, _) = read(old), read(new)
             where = model.positions(old, concept)
             width = len(model.positions(new, asked.guide_of(concept)))
+            prompts += 1
             for k in {"all": range(len(c)), "concept": where, "last": where[-1:]}[tokens]:
                 if mask is not None and not mask[0, k]:
                     continue
@@ -41,6 +44,7 @@ def naive(
                     at = min(k - len(where) + width, len(c) - 1)
                 left = left + s_e * torch.outer(w @ g[at], c[k])
                 right = right + s_e * torch.outer(c[k], c[k])
+                counted += 1
     for concept in asked.preserve:
         for prompt in asked.prompts(concept):
             p, mask = read(prompt)
@@ -49,7 +53,8 @@ def naive(
                 if mask is None or mask[0, k]:
                     left = left + s_p * torch.outer(w @ p[k], p[k])
                     right = right + s_p * torch.outer(p[k], p[k])
-    return left @ right.inverse()
+    pull = strength * counted / prompts
+    return (left + pull * w) @ (right + pull * torch.eye(w.shape[1], dtype=torch.float64)).inverse()
 
 
 LONG = replace(CONCEPTS, guide={"cat": "red bird", "golf ball": "table"})
@@ -161,7 +166,8 @@ def test_what_was_erased_earlier_stays_in_the_equations() -> None:
     assert len(twice.erased) == 2
     for name, layer in once.linears("cross_kv").items():
         w = layer.weight.detach().double()
-        left, right = 0.5 * w, 0.5 * torch.eye(w.shape[1], dtype=torch.float64)
+        pull = 0.5 * 12  # every prompt has 12 tokens
+        left, right = pull * w, pull * torch.eye(w.shape[1], dtype=torch.float64)
         for asked in (ASKED, first):
             for concept in asked.erase:
                 for old, new in zip(asked.prompts(concept), asked.guide_prompts(concept), strict=True):
@@ -185,3 +191,44 @@ def test_what_was_erased_earlier_stays_in_the_equations() -> None:
     remember_(forgetful, ASKED, "UCE")  # erased again: the new request speaks for it
     forgetful.erased = forgetful.erased[-1:]
     assert torch.allclose(UCE().change(forgetful, ASKED), UCE().change(model, ASKED), atol=1e-12)
+
+
+def test_where_nothing_is_preserved_the_nearest_words_are() -> None:
+    model, bare = pipeline(), replace(ASKED, preserve=())
+    how = UCE(neighbours=3)
+    words = nearest_words(model, bare, 3)
+    assert 3 <= len(words) <= 6  # three a concept
+    assert not {"cat", "golf", "ball", "photo", "park", "the"} & set(
+        words
+    )  # erased, or part of the templates
+    edited = how.apply(model, bare, rng=seeded(0))
+    assert edited.erased[-1]["neighbours"] == list(words)
+    named = how.apply(model, replace(bare, preserve=words), rng=seeded(0))
+    alone = UCE(neighbours=0).apply(model, bare, rng=seeded(0))
+    assert "neighbours" not in named.erased[-1] | alone.erased[-1]
+    for name, weight in edited.named_parameters():
+        assert weight.equal(named.get_parameter(name))
+    assert any(not weight.equal(alone.get_parameter(name)) for name, weight in edited.named_parameters())
+    free = UCE(preserve_scale=0.0).apply(model, bare, rng=seeded(0))
+    assert all(weight.equal(alone.get_parameter(name)) for name, weight in free.named_parameters())
+
+
+@torch.no_grad()
+def test_the_nearest_words_are_chosen_by_a_loop_over_the_vocabulary() -> None:
+    model, asked = pipeline("pixart"), ASKED.only("cat")
+    rows = {"cat": model.tokenizers[0]("cat", add_special_tokens=False).input_ids[0]}
+    table = model.text_encoder.get_input_embeddings().weight.double()
+
+    def near(word):
+        prompts = [f"a photo of a {w}" for w in (word, "cat")]
+        one, other = (v.double().mean(0) for v in model.encode(prompts).hidden)
+        return float(one @ other / one.norm() / other.norm())
+
+    free = [w for w in WORDS if len(w) > 2 and w not in ("cat", "photo", "the", "park")]
+    table = table / table.norm(dim=1, keepdim=True)
+    first = sorted(
+        free, key=lambda w: -float(table[model.tokenizers[0](w).input_ids[0]] @ table[rows["cat"]])
+    )
+    assert nearest_words(model, asked, 1) == (max(first[:6], key=near),)
+    assert nearest_words(model, asked, 40) == tuple(sorted(free, key=near, reverse=True))
+    assert nearest_words(model, asked, 0) == ()

@@ -48,7 +48,16 @@ def test_weights_of_a_variant_are_read(own) -> None:
             own / part / "diffusion_pytorch_model.fp16.safetensors"
         )
     (own / "text_encoder" / "model.safetensors").rename(own / "text_encoder" / "model.fp16.safetensors")
-    assert load_pipeline(own).layout == "unet"
+    model = load_pipeline(own)
+    assert model.layout == "unet"
+    save_pipeline(model.editable(), own.parent / "written")
+    weights = {str(p.relative_to(own)) for p in own.rglob("*.safetensors")}
+    assert weights == {
+        str(p.relative_to(own.parent / "written")) for p in own.parent.glob("written/*/*.safetensors")
+    }
+    assert all(".fp16." in name for name in weights)
+    save_pipeline(load_pipeline(own, dtype=torch.float32), own.parent / "wide")
+    assert not [p for p in own.parent.glob("wide/*/*.safetensors") if ".fp16." in p.name]
 
 
 @pytest.mark.parametrize("variant", ["fp16", None])

@@ -200,13 +200,13 @@ def test_killed_and_resumed_is_as_if_it_was_not(tmp_path: Path) -> None:
     train(tmp_path / "whole")
     forget(tmp_path / "left")
     kills = 0
-    for renaming in (3, 20, 33):
+    for renaming in (3, 27):
         for work, whole in ((train, "whole"), (forget, "left")):
             at = tmp_path / f"{whole}{renaming}"
             kills += killed_at(renaming, lambda work=work, at=at: work(at))  # type: ignore[misc]
             work(at)
             assert contents(at / "model") == contents(tmp_path / whole / "model")
-    assert kills >= 4
+    assert kills >= 3
 
 
 def test_s3t_needs_a_pretrained_model(tmp_path: Path) -> None:

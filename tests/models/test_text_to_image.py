@@ -7,6 +7,7 @@ from tests.erase.pipelines import KINDS, folder, loaded, pipeline
 from unweave import seeded
 from unweave.erase import Text, TextToImage, training_only
 from unweave.errors import InputError
+from unweave.models.text_to_image import slim_
 from unweave.models.text_to_image.layouts import conditions, kind_of
 from unweave.models.text_to_image.text import embedded
 
@@ -401,3 +402,35 @@ def test_images_are_decoded_a_few_at_a_time(monkeypatch) -> None:
     monkeypatch.setattr(model.vae, "decode", lambda z: (sizes.append(len(z)), decode(z))[1])
     assert torch.allclose(model.decode(latents), whole, atol=1e-5)
     assert sizes == [4, 4, 2]
+
+
+def test_a_copy_owns_no_more_than_what_will_be_changed() -> None:
+    model = pipeline("sd")
+    names = set(model.weights("cross_kv"))
+    edited = model.editable(only=names)
+    own = dict(model.named_parameters())
+    assert {n for n, p in edited.named_parameters() if p is not own[n]} == names
+    assert all(p.equal(own[n]) for n, p in edited.named_parameters())
+    assert all(m is not dict(model.denoiser.named_modules())[n] for n, m in edited.denoiser.named_modules())
+
+
+@pytest.mark.parametrize("kind", ["sd", "pixart"])
+def test_slim_is_the_same_in_less_memory(kind) -> None:
+    model, slim = pipeline(kind), slim_(pipeline(kind))
+    assert slim.vae.use_slicing
+    noise = model.noise(3, seeded(0))
+    whole, sliced = (m.sample(["a cat"] * 3, steps=2, noise=noise) for m in (model, slim))
+    assert torch.allclose(whole, sliced, atol=1e-5)
+    text, saved = model.encode(["a cat"] * 3).detach(), []
+    slopes = []
+    for m in (model, slim):
+        held: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, held=held: held.append(t.numel()) or t, lambda t: t
+        ):
+            loss = m(noise, 500, text).square().mean()
+        saved.append(sum(held))
+        weights = list(m.weights("cross").values())
+        slopes.append(torch.autograd.grad(loss, weights))
+    assert saved[1] < 0.5 * saved[0]  # recomputed, not kept
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*slopes, strict=True))

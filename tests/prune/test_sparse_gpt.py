@@ -86,6 +86,32 @@ def test_one_removed_weight_is_refitted_by_least_squares() -> None:
     torch.testing.assert_close(pruned[0, 1:], fit, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("pattern", [Unstructured(), NM(2, 4)])
+def test_a_refit_is_least_squares_on_the_mask_that_the_paper_chooses(pattern: object) -> None:
+    weight, x = problem(out=6, inputs=16, n=60)
+    x[:, 5] = 0
+    weight[0, 3] = 0
+    gram, damping = x.T @ x, 0.01
+    plain = repair("w", weight, gram, SparseGPT(pattern=pattern, damping=damping))
+    found = repair("w", weight, gram, SparseGPT(pattern=pattern, damping=damping, refit=True))
+    assert torch.equal(found != 0, plain != 0)
+    diagonal = gram.diagonal().clone()
+    diagonal[5] = 1
+    hessian = gram.clone()
+    hessian.diagonal().copy_(diagonal + damping * diagonal.mean())
+    dense = weight.clone()
+    dense[:, 5] = 0
+    for row, kept, wanted in zip(found, plain != 0, dense, strict=True):
+        fit = torch.linalg.solve(hessian[kept][:, kept], hessian[kept] @ wanted)
+        torch.testing.assert_close(row[kept], fit, rtol=1e-4, atol=1e-5)
+
+    def error(pruned: Tensor) -> Tensor:
+        return ((dense - pruned) @ hessian * (dense - pruned)).sum(1)
+
+    assert (error(found) <= error(plain) * (1 + 1e-9)).all()
+    assert float(error(found).sum()) < 0.95 * float(error(plain).sum())
+
+
 def test_inputs_that_are_always_zero_lose_their_weights() -> None:
     weight, x = problem()
     x[:, 3] = 0

@@ -27,8 +27,9 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
     Raises:
         InputError: if the method does not prune a trained model, or a flag would do nothing.
     """
-    sparsity = 0.9 if asked.sparsity is None else asked.sparsity
     pattern = _pattern(asked.pattern)
+    usual = pattern.sparsity if isinstance(pattern, NM) else 0.5 if asked.texts.calibration else 0.9
+    sparsity = usual if asked.sparsity is None else asked.sparsity
     budget = BUDGETS[asked.budget](sparsity)
     method = find(asked.method)
     here = {"sparsity": sparsity, "budget": budget, "pattern": pattern, "scope": _scope(method, asked)}

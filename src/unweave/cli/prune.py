@@ -9,20 +9,25 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..catalogue import find
+from ..jobs.language import Texts
 from ..jobs.opened import Folder
 from ..jobs.prune import PruneJob
 from ..jobs.tracking import Tracker
 from ..masks.scope import Scope
+from . import _prune_pipeline
 from ._flags import with_methods
 from ._parse import carried_out, named_methods, parse
+from ._pruned import pruned_subject, recovery
 from ._pruners import PRUNING, pruner
-from ._selection import subject_of
 
 EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --model model.safetensors --sparsity 0.95 --recover-epochs 5 --out runs/small
   unweave prune ./vit-checkpoint --data imagefolder:./pets --method wanda --pattern 2:4 --out runs/vit-24
-  unweave prune project.py --pattern channel --skip encoder.stem "decoder.*" --recalibrate --shrink
+  unweave prune project.py --pattern channel --skip encoder.stem "decoder.*" --shrink
   unweave prune project.py --method gmp --gmp.epochs 30 --sparsity 0.95
+  unweave prune ./pipeline --method laptop-diff --keep 0.5 --prompts prompts.txt   # whole layers
+  unweave prune ./llama --calibration wikitext.txt --method sparse-gpt --sparsity 0.5 --recover lora --out runs/llama-50
 
 A method adds its flags: add --help. Those that train sparsely from the start: unweave train --help."""
 
@@ -32,12 +37,15 @@ class Prune:
     """Zero the weights a trained model needs least, train on under the mask, and measure before and after.
 
     Attributes:
-        project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
+        project: your project.py, a transformers folder (of a classifier, or with --calibration of a language model), or
+            nothing for the embedded digits.
         model: weights of the trained model. Without it the model is trained first, by the recipe without its pruning.
-        folder: for a transformers folder.
+        folder: for a classifier's transformers folder.
+        texts: for a language model's.
         method: what says how much a weight matters (magnitude, snip, wanda, ...), or how to prune (gmp, sparse-gpt,
             ...); see `unweave list --family prune`.
-        sparsity: share of the weights to remove, in [0, 1); 0.9 unless given. N:M patterns fix it themselves.
+        sparsity: share of the weights to remove, in [0, 1); 0.9 unless given, 0.5 of a language model. N:M patterns
+            fix it themselves.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4" (where M divides the inputs).
         budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
         only: names of layers or weights, or patterns such as "encoder.*": just these are pruned. All, unless given.
@@ -46,9 +54,13 @@ class Prune:
         recover_epochs: epochs of training under the mask afterwards, by the recipe, or by AdamW where the recipe can
             only train as a whole.
         recover_lr: peak learning rate of these; the recipe's own unless given, 1e-3 for AdamW.
+        recover: recover in a way of its own, for one pass unless --recover-epochs says more: "full" trains all weights
+            that are left, "lora" low-rank adapters, merged under the mask (needs peft), "distil" all on the unpruned
+            model's answers.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
-        recalibrate: measure batch normalisation again on the training data after the pruning.
-        shrink: remove dead channels for real, so that the model is smaller (pattern "channel").
+        recalibrate: measure batch normalisation again on the training data after a pruning at once.
+        shrink: remove dead channels, heads and units for real, so that the model is smaller (pattern "channel").
+        width: with shrink, cut a transformer's width too; outputs change, so recover.
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
             unless given.
@@ -59,6 +71,7 @@ class Prune:
     project: tyro.conf.Positional[str] = ""
     model: Path | None = None
     folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
+    texts: Annotated[Texts, tyro.conf.arg(name="")] = Texts()
     method: str = "magnitude"
     sparsity: float | None = None
     pattern: str = "unstructured"
@@ -68,8 +81,10 @@ class Prune:
     least: float = Scope().least
     recover_epochs: int = 0
     recover_lr: float | None = None
-    recalibrate: bool = False
+    recover: Literal["full", "lora", "distil"] | None = None
+    recalibrate: bool = True
     shrink: bool = False
+    width: bool = True
     onnx: bool = False
     seed: int = 0
     out: Path | None = None
@@ -79,12 +94,16 @@ class Prune:
 
 def run(argv: Sequence[str]) -> int:
     """Prune."""
-    options = with_methods(Prune, named_methods(argv, ("--method",), "magnitude"), skip=PRUNING)
+    chooser = (find("paser"),) if any(a.partition("=")[0] == "--instructions" for a in argv) else ()
+    named = named_methods(argv, ("--method",), "magnitude")
+    if _prune_pipeline.METHOD in named:
+        return _prune_pipeline.run(argv)
+    options = with_methods(Prune, named, also=chooser, skip=PRUNING)
     asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
     edit = pruner(asked)
     job = PruneJob(
-        subject=subject_of(asked), method=edit, recover_epochs=asked.recover_epochs, recover_lr=asked.recover_lr,
-        shrink=asked.shrink, onnx=asked.onnx, recalibrate=asked.recalibrate, seed=asked.seed,
+        subject=pruned_subject(asked), method=edit, **recovery(asked), shrink=asked.shrink, onnx=asked.onnx,
+        recalibrate=None if asked.recalibrate else False, width=asked.width, seed=asked.seed,
     )  # fmt: skip
     carried_out(job, asked, "prune", argv, asked.project, job.subject.model, asked.seed)
     return 0

@@ -19,12 +19,14 @@ from ..errors import InputError
 from ..fit import Fit, Loop, Step, fit_
 from ..fit.precision import is_narrow, narrow_, widen_
 from ..masks.mask import Mask
-from ..models.text_to_image import Component, Text, TextToImage, training_only
+from ..models.text_to_image import Component, Text, TextToImage, Weights, training_only
 from ..progress import progress
 from ..random import draw_seed, global_seed, require_generator
 from ..types import Data
-from .concepts import Concepts, remember_
+from .concepts import Concepts, earlier, remember_
 
+_EARLIER = 4
+"""Images of a guide drawn for each prompt of what was erased earlier."""
 _TRAINED: tuple[Component, ...] = ("denoiser", "text_encoder", "text_encoder_2")
 
 
@@ -33,6 +35,7 @@ def editing(
     model: TextToImage,
     data: Concepts,
     *parts: Component,
+    only: Weights = "all",
     copies: int = 1,
     who: str,
     rng: Generator,
@@ -43,6 +46,7 @@ def editing(
         model: left unchanged.
         data: what is to be erased.
         parts: that the copies own; the denoiser unless told otherwise.
+        only: of the denoiser's weights, those that the copies own: what will be trained. The others are shared.
         copies: how many.
         who: edits; begins the errors' messages.
         rng: of the edit.
@@ -53,7 +57,8 @@ def editing(
     require_generator(rng)
     data.require_seen(model, who)
     wide = widened(model)
-    edited = [wide.editable(*parts) for _ in range(copies)]
+    names = None if only == "all" else wide.weights(only)
+    edited = [wide.editable(*parts, only=names) for _ in range(copies)]
     yield (wide, *edited)
     for copy in edited:
         narrow_(copy, model)
@@ -155,6 +160,49 @@ def distilled(student: TextToImage, teacher: TextToImage, seen: Noised, asked: T
 def denoised(model: TextToImage, seen: Noised, text: Text) -> Tensor:
     """Ordinary training: mean (model(x, text) - truth)^2, with the prompts `text` by the rows of `seen`."""
     return F.mse_loss(model(seen.x, seen.t, text[seen.rows]), seen.truth)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What was erased from a pipeline before, to be answered as its guide on: a term of every loss that trains.
+
+    Images of the guides are drawn by the pipeline as it came in, and their prompts are the earlier requests' own.
+
+    Attributes:
+        original: the pipeline that came in.
+        prompts: of the earlier concepts; none if there are none, and the term is then 0 and draws nothing.
+        drawn: images of their guides, beside the prompts; None without any.
+    """
+
+    original: TextToImage
+    prompts: tuple[str, ...] = ()
+    drawn: Drawn | None = None
+
+    @classmethod
+    def of(
+        cls, original: TextToImage, data: Concepts, *, steps: int, guidance: float, rng: Generator
+    ) -> Earlier:
+        """Draw images of the guides of what was erased before `data`, `_EARLIER` a prompt."""
+        past = earlier(original, data)
+        if not past:
+            return cls(original)
+        prompts = [p for asked in past for p in asked.prompts(*asked.erase)]
+        guides = [p for asked in past for p in asked.guide_prompts(*asked.erase)]
+        drawn = Drawn.of(
+            original, guides, _EARLIER * len(guides),
+            steps=steps, guidance=guidance, rng=rng, label="draw the guides of what was erased earlier",
+        )  # fmt: skip
+        return cls(original, tuple(prompts), drawn)
+
+    def loss(self, edited: TextToImage, batch_size: int) -> Tensor:
+        """Mean (edited(x, earlier concept) - sg original(x, its guide))^2 over a batch of noised images; 0 without."""
+        if self.drawn is None:
+            return torch.zeros((), device=self.original.device, dtype=self.original.dtype)
+        seen = self.drawn.noised(pick(batch_size, len(self.drawn)), pick(batch_size, self.original.timesteps))
+        with torch.no_grad():
+            goal = self.original(seen.x, seen.t, self.drawn.text[seen.rows])
+        asked = edited.encode([self.prompts[row] for row in seen.rows.tolist()])
+        return F.mse_loss(edited(seen.x, seen.t, asked), goal)
 
 
 def gradient_sums(

@@ -27,7 +27,7 @@ from ..paper import Paper
 from ..progress import progress
 from ..settings import Count, Positive, Whole, refuse_idle, settings
 from ._soft import descend
-from ._train import editing, noise_like, pick, train_
+from ._train import Earlier, editing, noise_like, pick, train_
 from .concepts import Concepts, mentions
 
 Latents = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -112,6 +112,7 @@ class AdvUnlearn:
                 asked.require_room(self.tokens, "AdvUnlearn")
             with torch.no_grad():
                 before, kept_before, null = (original.encode(prompts) for prompts in (gone, kept, [""]))
+            held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             drawn, kept_drawn = (self.latents(original, text, rng) for text in (before, kept_before))
             cycle = 1 if self.mode == "reg" else 1 + self.retain_steps
 
@@ -139,6 +140,7 @@ class AdvUnlearn:
                 if step % cycle:
                     return retain()
                 total = unlearn(self.attack != "none" and step // cycle >= self.warmup)
+                total = total + held.loss(edited, self.batch_size)
                 return total + self.gamma * retain() if self.mode == "reg" else total
 
             train_(

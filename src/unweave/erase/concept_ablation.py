@@ -21,7 +21,7 @@ from torch.optim import AdamW
 from ..models.text_to_image import Guidance, TextToImage, Weights
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, refuse_idle, settings
-from ._train import Drawn, denoised, distilled, editing, noise_like, pick, train_
+from ._train import Drawn, Earlier, denoised, distilled, editing, noise_like, pick, train_
 from .concepts import Concepts
 
 
@@ -72,13 +72,14 @@ class ConceptAblation:
             InputError: if the tokenizer cannot see a concept.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="ConceptAblation", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="ConceptAblation", rng=rng) as (original, edited):
             with torch.no_grad():
                 asked = original.encode(data.prompts(*data.erase))
             anchors = Drawn.of(
                 original, data.guide_prompts(*data.erase), self.images,
                 steps=self.sampler_steps, guidance=self.guidance, rng=rng, label="draw the guides",
             )  # fmt: skip
+            held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             teacher = edited if self.teacher == "current" else original
 
             def loss() -> Tensor:
@@ -89,7 +90,9 @@ class ConceptAblation:
                     total = distilled(edited, teacher, seen, asked, anchors.text)
                 else:
                     total = denoised(edited, seen, asked)
-                return total + self.prior * denoised(edited, seen, anchors.text) if self.prior else total
+                if self.prior:
+                    total = total + self.prior * denoised(edited, seen, anchors.text)
+                return total + held.loss(edited, self.batch_size)
 
             weights = list(edited.weights(self.train).values())
             train_(

@@ -62,8 +62,9 @@ class ConceptPrune:
         Raises:
             InputError: if the tokenizer cannot see a concept, or no weight is skilled.
         """
-        edited = model.editable()
-        self.find(model, data, rng=rng).apply_(edited)
+        keep = self.find(model, data, rng=rng)
+        edited = model.editable(only=keep.keep)
+        keep.apply_(edited)
         remember_(edited, data, "ConceptPrune")
         return edited
 

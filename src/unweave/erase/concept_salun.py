@@ -27,7 +27,7 @@ from ..masks.select import select
 from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, settings
-from ._train import Drawn, Noised, denoised, distilled, editing, gradient_sums, pick, train_
+from ._train import Drawn, Earlier, Noised, denoised, distilled, editing, gradient_sums, pick, train_
 from .concepts import Concepts
 
 
@@ -83,7 +83,7 @@ class ConceptSalUn:
                 weight is salient.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="ConceptSalUn", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="ConceptSalUn", rng=rng) as (original, edited):
             olds, news = data.prompts(*data.erase), self._wrong_prompts(data)
             with torch.no_grad():
                 other, null = original.encode(news), original.encode([""])
@@ -97,6 +97,7 @@ class ConceptSalUn:
                 )
             )  # fmt: skip
             mask = self.mask(original, gone.latents, gone.text, null, rng=rng)
+            held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             teacher = edited if self.teacher == "current" else original
 
             def noised(drawn: Drawn) -> Noised:
@@ -106,7 +107,8 @@ class ConceptSalUn:
 
             def loss() -> Tensor:
                 forget = distilled(edited, teacher, noised(gone), gone.text, other)
-                return forget + self.beta * denoised(edited, noised(stay), stay.text)
+                kept = self.beta * denoised(edited, noised(stay), stay.text)
+                return forget + kept + held.loss(edited, self.batch_size)
 
             weights = list(edited.weights(self.train).values())
             train_(
@@ -128,7 +130,7 @@ class ConceptSalUn:
         Raises:
             InputError: if every gradient is zero.
         """
-        still, drawn = model.editable(), Drawn(model, images, asked)
+        still, drawn = model.editable(only=()), Drawn(model, images, asked)
         weights = still.weights(self.train)
 
         def errors() -> Iterator[Tensor]:
@@ -139,7 +141,7 @@ class ConceptSalUn:
                 yield (seen.truth - answer).square().flatten(1).mean(1).sum()
 
         sums = gradient_sums(still, weights, errors(), who="ConceptSalUn", rng=rng)
-        flat = torch.cat([s.abs().flatten() for s in sums.values()])
+        flat = torch.cat([s.abs_().flatten() for s in sums.values()])
         chosen = select({"all": flat}, budget=Global(1 - self.density)).keep["all"]
         parts = torch.split(chosen, [p.numel() for p in weights.values()])
         moves = {n: part.view_as(p) for (n, p), part in zip(weights.items(), parts, strict=True)}

@@ -4,45 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..models.text_to_image import TextToImage
-
-TEMPLATES = (
-    "a photo of a {}",
-    "an image of a {}",
-    "a {} in the park",
-    "a {} near a road",
-    "a {} on a table",
-    "a {} at sunset",
-)
-BASES = ("a photo", "an image", "a park", "a road", "a table", "a sunset")
-"""The default templates without a concept."""
-STYLE_TEMPLATES = (
-    "a painting in the style of {}",
-    "a portrait in the style of {}",
-    "a landscape in the style of {}",
-    "a house in the style of {}",
-    "a bowl of fruit in the style of {}",
-    "a drawing by {}",
-)
-STYLE_BASES = ("a painting", "a portrait", "a landscape", "a house", "a bowl of fruit", "a drawing")
-ATTRIBUTE_TEMPLATES = (
-    "a photo of {}",
-    "an image of {}",
-    "a painting of {}",
-    "a scene with {}",
-    "a person, {}",
-    "a film still, {}",
-)
-ATTRIBUTE_BASES = ("a photo", "an image", "a painting", "a scene", "a person", "a film still")
-KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "object": (TEMPLATES, BASES),
-    "style": (STYLE_TEMPLATES, STYLE_BASES),
-    "attribute": (ATTRIBUTE_TEMPLATES, ATTRIBUTE_BASES),
-}
-"""What is erased, in a word -> templates, and the same without a concept."""
+from .templates import BASES, TEMPLATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +95,7 @@ class Concepts:
         preserve: str = "",
         *,
         guide: str = "",
+        mapped: str = "",
         templates: Sequence[str] = TEMPLATES,
         bases: Sequence[str] = (),
     ) -> Concepts:
@@ -138,6 +105,8 @@ class Concepts:
             erase: concepts; "cat=dog" turns a cat into a dog, "golf ball|golfball" are two names of one concept.
             preserve: concepts.
             guide: one for all, or as many as there are concepts, in their order.
+            mapped: guides by name, "Van Gogh=painting, church=house"; concepts that it leaves out have none. Without
+                `erase` its concepts are those to erase.
             templates: see `Concepts`.
             bases: see `Concepts`.
 
@@ -149,6 +118,8 @@ class Concepts:
             >>> asked.erase, asked.guide_of("golfball"), asked.guide_of("church"), asked.labels
             (('golf ball', 'golfball', 'church'), 'ball', 'house', ('golf ball', 'church'))
         """
+        if mapped.strip():
+            erase = _with_guides(erase, guide, mapped)
         items, guides = _listed(erase), _listed(guide)
         named = [item.partition("=") for item in items]
         if any(sign for _, sign, _ in named):
@@ -253,60 +224,51 @@ class Concepts:
 def earlier(model: TextToImage, data: Concepts | None = None) -> tuple[Concepts, ...]:
     """What was erased from a pipeline before, request by request, without what `data` erases again.
 
+    Where a guide was itself erased later, or is by `data`, what led to it leads to that one's guide.
+
     Raises:
         InputError: if its record cannot be read.
     """
     again = set() if data is None else {_plain(c) for c in data.erase}
+    requests = [_past(entry) for entry in model.erased]
     found = []
-    for entry in model.erased:
-        try:
-            past = Concepts(**{**entry["request"], "preserve": ()})
-        except (InputError, LookupError, TypeError) as error:
-            raise InputError(
-                f"the record of what was erased from this pipeline cannot be read ({error}). Take its folder as it was "
-                "written."
-            ) from error
-        left = tuple(c for c in past.erase if _plain(c) not in again)
+    for i, past in enumerate(requests):
+        later = [*requests[i + 1 :], *([] if data is None else [data])]
+        erased_later = again | {_plain(c) for other in requests[i + 1 :] for c in other.erase}
+        left = tuple(c for c in past.erase if _plain(c) not in erased_later)
         if left:
-            found.append(past.only(*left))
-            again |= {_plain(c) for c in left}
+            own = past.only(*left)
+            found.append(replace(own, guide={c: _led(own.guide_of(c), later) for c in left}))
     return tuple(found)
 
 
-def remember_(edited: TextToImage, data: Concepts, method: str) -> None:
-    """Add a request to the record of what was erased from a pipeline."""
+def _past(entry: Mapping[str, Any]) -> Concepts:
+    try:
+        return Concepts(**{**entry["request"], "preserve": ()})
+    except (InputError, LookupError, TypeError) as error:
+        raise InputError(
+            f"the record of what was erased from this pipeline cannot be read ({error}). Take its folder as it was "
+            "written."
+        ) from error
+
+
+def _led(guide: str, later: Sequence[Concepts]) -> str:
+    """Where a guide leads after later requests: to its own guide if one of them erased it."""
+    for asked in later:
+        gone = next((c for c in asked.erase if mentions(guide, c)), None)
+        if gone is not None:
+            guide = asked.guide_of(gone)
+    return guide
+
+
+def remember_(edited: TextToImage, data: Concepts, method: str, neighbours: Sequence[str] = ()) -> None:
+    """Add a request to the record of what was erased from a pipeline, with words that the method itself kept."""
     told = asdict(data)
     guide = data.guide if isinstance(data.guide, str) else dict(data.guide)
     request = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
     request |= {"guide": guide, "synonyms": dict(data.synonyms)}
-    edited.erased = (*edited.erased, {"method": method, "request": request})
-
-
-def templates_of(named: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Templates and the same prompts without a concept, by a word of `KINDS` or from a file.
-
-    Args:
-        named: "object", "style", "attribute", or a text file with a template a line, and its prompt without the concept
-            after a tab, on every line or on none. Empty lines are passed over.
-
-    Raises:
-        InputError: if it is neither, or a line lacks what the others have.
-    """
-    if named in KINDS:
-        return KINDS[named]
-    path = Path(named)
-    if not path.is_file():
-        raise InputError(
-            f"--templates must be {', '.join(KINDS)} or a file of prompts; there is no file {named}."
-        )
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len({len(line) for line in lines}) > 1 or any(len(line) > 2 for line in lines):
-        raise InputError(
-            f"{named} must hold a prompt a line, or on every line a tab and the prompt without the concept after it."
-        )
-    return tuple(line[0].strip() for line in lines), tuple(
-        line[1].strip() for line in lines if len(line) == 2
-    )
+    entry = {"method": method, "request": request} | ({"neighbours": list(neighbours)} if neighbours else {})
+    edited.erased = (*edited.erased, entry)
 
 
 def mentions(phrase: str, concept: str) -> bool:
@@ -321,6 +283,26 @@ def mentions(phrase: str, concept: str) -> bool:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(c.strip() for c in text.split(",")) if text.strip() else ()
+
+
+def _with_guides(erase: str, guide: str, mapped: str) -> str:
+    """The list of concepts with the guides of a map written into it, as "cat=dog"."""
+    pairs = [item.partition("=") for item in _listed(mapped)]
+    if any(not name.strip() or not sign for name, sign, _ in pairs):
+        raise InputError(f"a map has a concept and its guide, cat=dog, with commas between; got {mapped!r}.")
+    if guide.strip() or "=" in erase:
+        raise InputError(
+            f"the guides are given twice: as {guide.strip() or erase!r} and as the map {mapped!r}. Give one of them."
+        )
+    guides = {_plain(name): to.strip() for name, _, to in pairs}
+    if len(guides) < len(pairs):
+        raise InputError(f"the map {mapped!r} names a concept more than once.")
+    items = _listed(erase) or tuple(name.strip() for name, _, _ in pairs)
+    known = {_plain(item.partition("|")[0]) for item in items}
+    odd = [name for name in guides if name not in known]
+    if odd:
+        raise InputError(f"the map names {odd[0]!r}, which is not erased. Erased are {', '.join(items)}.")
+    return ", ".join(f"{item}={guides.get(_plain(item.partition('|')[0]), '')}" for item in items)
 
 
 def _plain(concept: str) -> str:

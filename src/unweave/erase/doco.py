@@ -35,7 +35,7 @@ from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import Count, NonNegative, Positive, Whole, refuse_idle, settings
-from ._train import Drawn, Noised, denoised, editing, pick, train_
+from ._train import Drawn, Earlier, Noised, denoised, editing, pick, train_
 from .concepts import Concepts
 
 
@@ -96,7 +96,7 @@ class DoCo:
                 has no noise level `t_max`.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="DoCo", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="DoCo", rng=rng) as (original, edited):
             if self.t_max >= original.timesteps:
                 raise InputError(
                     f"DoCo.t_max must be below the pipeline's {original.timesteps} noise levels; got {self.t_max}."
@@ -112,6 +112,7 @@ class DoCo:
                 original, news, self.images,
                 steps=self.sampler_steps, guidance=self.guidance, rng=rng, label="draw the guides",
             )  # fmt: skip
+            held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             with global_seed(draw_seed(rng)):
                 critic = patch_critic(*original.shape).to(original.device, original.dtype)
             weights, told = list(edited.weights(self.train).values()), list(critic.parameters())
@@ -120,7 +121,7 @@ class DoCo:
                 {"params": told, "lr": self.critic_lr, "betas": (0.5, 0.999), "weight_decay": 0.0},
             ])  # fmt: skip
             duel = _Duel(edited, critic)
-            losses = _Losses(how=self, anchors=drawn, asked=asked, duel=duel, weights=weights)
+            losses = _Losses(how=self, anchors=drawn, asked=asked, duel=duel, weights=weights, held=held)
             if self.warmup:
                 train_(
                     duel, losses.telling, told, optimizer,
@@ -199,6 +200,7 @@ class _Losses:
         asked: prompts of the concepts, beside those of the anchors.
         duel: what is trained.
         weights: of the pipeline, that move.
+        held: what was erased earlier.
     """
 
     how: DoCo
@@ -206,6 +208,7 @@ class _Losses:
     asked: Text
     duel: _Duel
     weights: Sequence[Parameter]
+    held: Earlier
 
     def telling(self) -> Tensor:
         """The discriminator's loss alone."""
@@ -218,7 +221,9 @@ class _Losses:
         # taken with respect to the pipeline's weights alone: D's own gradient never sees this loss
         erasing = _gradients(unlearn, self.weights)
         seen = self._noised(self.anchors.model.timesteps)
-        preserving = _gradients(denoised(self.duel.pipeline, seen, self.anchors.text), self.weights)
+        keep = denoised(self.duel.pipeline, seen, self.anchors.text)
+        keep = keep + self.held.loss(self.duel.pipeline, self.how.batch_size)
+        preserving = _gradients(keep, self.weights)
         follow = self.how.step(erasing, preserving)
         # linear in the weights, so that their gradient is exactly `follow`
         carrier = torch.stack([(p * g).sum() for p, g in zip(self.weights, follow, strict=True)]).sum()

@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
 from ..settings import Count, Positive, settings
-from ._train import editing, noise_like, pick, train_
+from ._train import Earlier, editing, noise_like, pick, train_
 from .concepts import Concepts
 
 
@@ -71,7 +71,7 @@ class ESD:
             InputError: if the tokenizer cannot see a concept, or a guide to erase from is empty.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="ESD", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="ESD", rng=rng) as (original, edited):
             if self.erase_from and any(not data.guide_of(c).strip() for c in data.erase):
                 raise InputError(
                     "ESD.erase_from needs a guide for every concept: what it is erased from (--guide)."
@@ -82,6 +82,7 @@ class ESD:
                 start = original.encode(guides if self.erase_from else [""] * len(guides))
                 trained = start if self.erase_from else asked
                 null = original.encode([""])
+            held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             times = original.sampler(self.sampler_steps).timesteps.tolist()
 
             def loss() -> Tensor:
@@ -93,7 +94,8 @@ class ESD:
                 )  # fmt: skip
                 with torch.no_grad():
                     goal = self.target(original, x, times[stop], asked[at], start[at], null)
-                return F.mse_loss(edited(x, times[stop], trained[at]), goal)
+                own = F.mse_loss(edited(x, times[stop], trained[at]), goal)
+                return own + held.loss(edited, self.batch_size)
 
             weights = list(edited.weights(self.train).values())
             train_(

@@ -124,8 +124,9 @@ class FIA:
         Raises:
             InputError: see `find`.
         """
-        edited = model.editable()
-        self.find(model, data, rng=rng).keep.apply_(edited)
+        keep = self.find(model, data, rng=rng).keep
+        edited = model.editable(only=keep.keep)
+        keep.apply_(edited)
         remember_(edited, data, "FIA")
         return edited
 

@@ -36,7 +36,7 @@ from ..masks.select import select
 from ..models.text_to_image import Guidance, Text, TextToImage, Weights
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, Share, settings
-from ._train import Drawn, denoised, editing, gradient_sums, pick, train_
+from ._train import Drawn, Earlier, denoised, editing, gradient_sums, pick, train_
 from .concepts import Concepts, mentions
 
 _UNTIL = 0.8
@@ -114,7 +114,7 @@ class SculptingMemory:
                 is salient.
             NonFiniteError: if training diverges.
         """
-        with editing(model, data, who="SculptingMemory", rng=rng) as (original, edited):
+        with editing(model, data, only=self.train, who="SculptingMemory", rng=rng) as (original, edited):
             for concept in data.erase:
                 guide = data.guide_of(concept)
                 if not guide.strip() or mentions(guide, concept):
@@ -123,10 +123,12 @@ class SculptingMemory:
                         f"{guide!r}. It must not be empty, nor name the concept itself."
                     )
             for concept in data.erase:
-                self._round_(edited, original, data.only(concept), rng)
+                self._round_(edited, original, data.only(concept), data, rng)
         return edited
 
-    def _round_(self, edited: TextToImage, original: TextToImage, data: Concepts, rng: Generator) -> None:
+    def _round_(
+        self, edited: TextToImage, original: TextToImage, data: Concepts, whole: Concepts, rng: Generator
+    ) -> None:
         (concept,) = data.erase
         gone, wide = (
             Drawn.of(
@@ -138,9 +140,10 @@ class SculptingMemory:
                 (data.guide_prompts(concept), concept, "draw its guide"),
             )
         )  # fmt: skip
+        held = Earlier.of(original, whole, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
         weights = edited.weights(self.train)
         optimizer = Sculptor(weights, self._first_mask(edited, weights, gone, rng), lr=self.lr)
-        teacher = edited.editable()
+        teacher = edited.editable(only=weights)
         goals = {"current": edited, "teacher": teacher, "original": original}[self.target]
         forgetting: list[float] = []
 
@@ -157,7 +160,8 @@ class SculptingMemory:
             forget = F.mse_loss(taken, goal)
             forgetting[:] = [float(forget.detach())]
             total = forget + self.align * F.mse_loss(answer, other.truth)
-            return total if known is None else total + self.kd * F.mse_loss(answer, known)
+            total = total if known is None else total + self.kd * F.mse_loss(answer, known)
+            return total + held.loss(edited, self.batch_size)
 
         def after_step(step: Step) -> None:
             done = self.warmup + step.index

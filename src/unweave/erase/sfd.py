@@ -31,7 +31,7 @@ from ..models.text_to_image import Guidance, Text, TextToImage, training_only
 from ..paper import Paper
 from ..settings import Count, Positive, Whole, settings
 from ._train import editing, noise_like, pick, train_
-from .concepts import Concepts
+from .concepts import Concepts, earlier
 
 
 @settings
@@ -113,8 +113,10 @@ class SFD:
         with editing(model, data, copies=2, who="SFD", rng=rng) as (original, theta, psi):
             self._refuse(original, data)
             t0, low, high = (level(original, ratio) for ratio in (self.start, self.low, self.high))
+            gone = [data, *earlier(original, data)]
             prompts = (
-                data.prompts(*data.preserve), data.prompts(*data.erase), data.guide_prompts(*data.erase), [""],
+                data.prompts(*data.preserve), [p for asked in gone for p in asked.prompts(*asked.erase)],
+                [p for asked in gone for p in asked.guide_prompts(*asked.erase)], [""],
             )  # fmt: skip
             with torch.no_grad():
                 kept, asked, guides, null = (original.encode(p) for p in prompts)

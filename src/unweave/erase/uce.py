@@ -10,10 +10,15 @@ which is W times one matrix for all layers, solved in float64. Prompts are the r
 encoded in context, and an edit at the bare word does not carry over to short prompts. What was erased from the pipeline
 before, as its record has it, is turned into its guides in the same equations: an edit that knew nothing of it would
 bring it back.
+
+The authors' lambda, 0.5, stands against one token a concept. Here it is per token of a prompt: with the 77 positions of
+a whole prompt it weighs 77 times as much. Where nothing is to be preserved, the words nearest to each concept are:
+without preserve terms its neighbours go with it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -23,8 +28,9 @@ from ..errors import InputError
 from ..models.text_to_image import Text, TextToImage
 from ..paper import Paper
 from ..random import require_generator
-from ..settings import NonNegative, Positive, Range, settings
+from ..settings import NonNegative, Positive, Range, Whole, settings
 from .concepts import Concepts, earlier, remember_
+from .neighbours import nearest_words
 
 
 @settings
@@ -34,7 +40,9 @@ class UCE:
     Attributes:
         erase_scale: weight of each token of an erased concept (s_e).
         preserve_scale: weight of each token to preserve (s_p).
-        strength: pull to the old weights (lambda).
+        strength: pull to the old weights (lambda) for each token of a prompt that is edited.
+        neighbours: where nothing is preserved, so many words nearest to each concept are; see `nearest_words`. They
+            stand in the edited pipeline's record (`TextToImage.erased`). 0 leaves the rest to itself.
         tokens: positions edited, and preserved: "all" of a prompt, "concept" alone, or its "last" token (the authors'
             code).
     """
@@ -43,6 +51,7 @@ class UCE:
     preserve_scale: NonNegative = 1.0
     strength: Annotated[float, Range(above=0, why="Without it the equations have no solution.")] = 0.5
     tokens: Literal["all", "concept", "last"] = "all"
+    neighbours: Whole = 10
 
     paper: ClassVar[Paper] = Paper(
         "Unified Concept Editing in Diffusion Models", "Gandikota, Orgad, Belinkov, Materzynska, Bau", "WACV", 2024,
@@ -57,18 +66,25 @@ class UCE:
         """
         require_generator(rng)
         data.require_seen(model, "UCE")
-        change = self.change(model, data)
-        edited = model.editable()
+        kept = self.kept(model, data)
+        change = self.change(model, replace(data, preserve=kept))
+        edited = model.editable(only={f"denoiser.{name}.weight" for name in model.linears("cross_kv")})
         with torch.no_grad():
             for layer in edited.linears("cross_kv").values():
                 weight = layer.weight.cpu().double()
                 layer.weight.copy_(weight + weight @ change)
-        remember_(edited, data, "UCE")
+        remember_(edited, data, "UCE", neighbours=() if data.preserve else kept)
         return edited
+
+    def kept(self, model: TextToImage, data: Concepts) -> tuple[str, ...]:
+        """What is preserved: what the request names, or the concepts' neighbours."""
+        if data.preserve or not self.preserve_scale:
+            return data.preserve
+        return nearest_words(model, data, self.neighbours)
 
     @torch.no_grad()
     def change(self, model: TextToImage, data: Concepts) -> Tensor:
-        """The matrix D, float64 [width, width], with W* = W + W D.
+        """The matrix D, float64 [width, width], with W* = W + W D, for a request as it stands: no neighbours are added.
 
         Raises:
             InputError: see `apply`.
@@ -91,7 +107,8 @@ class UCE:
         erased = self.erase_scale * c.T @ c
         moved = self.erase_scale * g.T @ c
         preserved = self.preserve_scale * sum((v.T @ v for v in p), torch.zeros_like(erased))
-        eye = self.strength * torch.eye(len(erased), dtype=erased.dtype, device=erased.device)
+        tokens = len(c) / len(pairs)
+        eye = self.strength * tokens * torch.eye(len(erased), dtype=erased.dtype, device=erased.device)
         # W* - W = W (moved - erased) (eye + erased + preserved)^-1: the difference loses no digits
         change: Tensor = torch.linalg.solve(eye + erased + preserved, (moved - erased).T).T
         return change

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import InputError, IntegrityError, MissingExtraError, UnweaveError, require
 
+_TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
+
 
 def config_of(folder: Path) -> Any:
     """Configuration of a transformers folder.
@@ -30,6 +32,27 @@ def transformers_class(name: str) -> Any:
         return getattr(transformers, name)
     except Exception as error:  # its modules are imported when first asked for
         raise _broken(error) from error
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer's files."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a transformers folder.
+
+    Raises:
+        InputError: if it has none.
+    """
+    if not has_tokenizer(folder):
+        raise InputError(
+            f"{folder} has no tokenizer, so how its texts were cut into tokens is not known. Save the tokenizer of its "
+            "training there (tokenizer.save_pretrained)."
+        )
+    auto = transformers_class("AutoTokenizer")
+    with loading(folder), quiet():
+        return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..tasks.batches import TEXT
+from ..tasks.language import IGNORED
 
-_FILLERS = {"attention_mask": 0, "token_type_ids": 0}
+_FILLERS = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORED}
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ def load_pipeline(
             f"{folder} lacks {', '.join(missing)}, which a {kind} needs. Download the whole pipeline."
         )
     read = {name: _model(folder, index, name, dtype) for name in (denoiser, "text_encoder")}
+    parts = [denoiser, "text_encoder", *(["text_encoder_2"] if second else [])]
+    parts += ["vae"] if _listed(index, "vae") else []
     made = TextToImage(
         denoiser=read[denoiser],
         text_encoder=read["text_encoder"],
@@ -97,6 +99,7 @@ def load_pipeline(
         index=index,
         source=folder.resolve(),
         erased=_erased(folder),
+        variants={} if dtype else {name: v for name in parts if (v := _chosen(folder / name)[0])},
     )
     encoders = [e for e in (made.text_encoder, made.text_encoder_2) if e is not None]
     for tokenizer, encoder in zip(made.tokenizers, encoders, strict=True):
@@ -108,7 +111,8 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
     """Write a pipeline as a folder that diffusers reads, whole or not at all.
 
     Args:
-        model: parts that were not read (safety checker, image processors) are copied from `model.source`.
+        model: parts that were not read (safety checker, image processors) are copied from `model.source`; parts that
+            were read from files of a variant ("fp16") are written under that name, in the dtype that they have.
         folder: replaced if it is there.
 
     Raises:
@@ -135,7 +139,8 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
             )
     with folder_written_beside(folder) as beside, _quiet():
         for name, part in own.items():
-            part.save_pretrained(beside / name)
+            variant = {"variant": model.variants[name]} if model.variants.get(name) else {}
+            part.save_pretrained(beside / name, **variant)
         for name in copied:
             assert model.source is not None
             shutil.copytree(model.source / name, beside / name)
@@ -274,20 +279,12 @@ def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | 
         raise InputError(f"{part} is quantised, which is not supported. Use unquantised weights.")
     for several in part.glob("*.index.json"):
         shards_of(several)  # refuses what leads outside
-    weights = {_variant(p.name): p for p in sorted(part.glob("*.safetensors"), reverse=True)}
-    if not weights:
-        code = [p.name for p in part.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
-        if code:
-            raise IntegrityError(
-                f"{part} holds only {code[0]}, which would run code when read. Convert it to safetensors."
-            )
-        raise InputError(f"{part} has no safetensors file. Download the whole pipeline.")
-    variant = None if None in weights else min(v for v in weights if v is not None)
+    variant, weights = _chosen(part)
     loader = getattr(require(library, extra="diffusion", purpose="reading a pipeline"), kind)
     with _loading(part), _quiet():
         made, info = loader.from_pretrained(
             part, local_files_only=True, use_safetensors=True, variant=variant, output_loading_info=True,
-            torch_dtype=dtype or "auto" if library == "transformers" else dtype or _stored(weights[variant]),
+            torch_dtype=dtype or "auto" if library == "transformers" else dtype or _stored(weights),
         )  # fmt: skip
     wrong = [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]
     if wrong:
@@ -297,6 +294,20 @@ def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | 
     model: Module = made.eval()
     _require_finite(model, f"the weights in {part}")
     return model
+
+
+def _chosen(part: Path) -> tuple[str | None, Path]:
+    """The variant of a part's weights that is read, the plain one where there is one, and a file of it."""
+    weights = {_variant(p.name): p for p in sorted(part.glob("*.safetensors"), reverse=True)}
+    if not weights:
+        code = [p.name for p in part.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
+        if code:
+            raise IntegrityError(
+                f"{part} holds only {code[0]}, which would run code when read. Convert it to safetensors."
+            )
+        raise InputError(f"{part} has no safetensors file. Download the whole pipeline.")
+    variant = None if None in weights else min(v for v in weights if v is not None)
+    return variant, weights[variant]
 
 
 def _variant(name: str) -> str | None:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..errors import InputError
 from ..tasks.classify import Classify
 from ..types import Data
-from .loading import config_of, loading, quiet, transformers_class
+from .loading import config_of, quiet, read_tokenizer
 from .padding import Padded
 
 TEXTS = "AutoModelForSequenceClassification"
@@ -125,16 +125,7 @@ def tokenizer_of(folder: Path) -> Any:
     Raises:
         InputError: if it has none, or one that cannot fill up a batch.
     """
-    auto = transformers_class("AutoTokenizer")
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
-    ):
-        raise InputError(
-            f"{folder} has no tokenizer, so how its texts were cut into tokens is not known. Save the tokenizer of its "
-            "training there (tokenizer.save_pretrained)."
-        )
-    with loading(folder), quiet():
-        found = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    found = read_tokenizer(folder)
     if found.pad_token_id is None:
         raise InputError(
             f"the tokenizer of {folder} has no padding token, so texts of different lengths make no batch. Set one "
@@ -146,7 +137,7 @@ def tokenizer_of(folder: Path) -> Any:
 def tokenizer_files(folder: Path) -> tuple[str, ...]:
     """Names of the tokenizer's files in a folder, to be copied beside an edited model."""
     known = {"tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"}
-    known |= set(tokenizer_of(folder).vocab_files_names.values())
+    known |= {"chat_template.jinja", *read_tokenizer(folder).vocab_files_names.values()}
     return tuple(sorted(name for name in known if (folder / name).is_file()))
 
 

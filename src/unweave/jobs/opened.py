@@ -95,7 +95,7 @@ def _folder(path: Path, how: Folder) -> Subject:
     if not how.data:
         raise InputError(
             f"{path} is a model folder; its data are missing. Give --data imagefolder:PATH for a classifier of images, "
-            "--data texts.csv for one of texts."
+            "--data texts.csv for one of texts; for a language model, `unweave prune --calibration texts.txt`."
         )
     if is_text_data(how.data):
         return _texts(path, how)

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..audit.drawing.drawn import Judge
 from ..audit.drawing.judges import DigitsJudge, judge_at
 from ..erase import Concepts, TextToImage
-from ..erase.concepts import TEMPLATES
+from ..erase.templates import TEMPLATES
 from ..errors import InputError
-from ..io.pipeline_folder import load_pipeline
+from ..io.pipeline_folder import is_pipeline_folder, load_pipeline
+from ..models.text_to_image import slim_
 from ..settings import NonNegative, settings
 from .subject import hashable
+
+Precision = Literal["stored", "float32", "bfloat16", "float16"]
+
+
+class Shelf(Mapping[str, TextToImage]):
+    """Pipelines by name; those in folders are read when they are asked for, so that few are in memory at a time.
+
+    Args:
+        kept: name -> the pipeline, or its folder.
+        like: what they are read like: on its device, in its dtype.
+    """
+
+    def __init__(self, kept: Mapping[str, TextToImage | Path], like: TextToImage) -> None:
+        self._kept, self._like = dict(kept), like
+
+    def __getitem__(self, name: str) -> TextToImage:
+        kept = self._kept[name]
+        return load_pipeline(kept, device=self._like.device) if isinstance(kept, Path) else kept
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
 @settings
@@ -25,7 +52,7 @@ class PipelineSubject:
     Attributes:
         original: the pipeline; left unchanged.
         concepts: what to erase, and what must survive.
-        oracles: pipelines trained without the concepts, to compare with.
+        oracles: pipelines trained without the concepts, to compare with; a folder is read whenever it is needed.
         judge: names the images; without one nothing can be concluded.
         real: real images of preserved concepts, to measure quality against; the original's unless given.
         most_guidance: guidance that it was made for at most; None is no limit.
@@ -35,7 +62,7 @@ class PipelineSubject:
 
     original: TextToImage
     concepts: Concepts
-    oracles: tuple[TextToImage, ...] = ()
+    oracles: tuple[TextToImage | Path, ...] = ()
     judge: Judge | None = None
     real: Tensor | None = None
     most_guidance: NonNegative | None = None
@@ -49,8 +76,16 @@ class PipelineSubject:
         """Name -> file, or hash, of all that a run reads, for its record."""
         if self.files:
             return dict(self.files)
-        oracles = {f"oracle {i}": hashable(oracle) for i, oracle in enumerate(self.oracles)}
+        oracles = {
+            f"oracle {i}": oracle if isinstance(oracle, Path) else hashable(oracle)
+            for i, oracle in enumerate(self.oracles)
+        }
         return {"pipeline": hashable(self.original), **oracles}
+
+    @property
+    def never(self) -> Shelf:
+        """The pipelines trained without the concepts."""
+        return Shelf({f"oracle {i}": oracle for i, oracle in enumerate(self.oracles)}, self.original)
 
 
 def open_pipeline(
@@ -60,6 +95,8 @@ def open_pipeline(
     oracles: Sequence[Path] = (),
     judge: Path | None = None,
     device: str = "cpu",
+    dtype: Precision = "stored",
+    slim: bool = False,
 ) -> PipelineSubject:
     """Read a pipeline, those retrained without the concepts, and the judge.
 
@@ -70,27 +107,39 @@ def open_pipeline(
         judge: a folder of a transformers image classifier whose labels are the concepts, or a .py file that defines
             names(images) and features(images).
         device: that all pipelines work on: "cpu", "cuda", "cuda:1", "mps".
+        dtype: of the pipeline's weights, in which it is also written; as they are stored, unless given.
+        slim: take less memory and more time for the edit; see `slim_`.
 
     Raises:
         InputError: if one of them cannot be used, or there is no such device.
     """
-    original = load_pipeline(folder, device=device)
+    original = load_pipeline(
+        folder, device=device, dtype=None if dtype == "stored" else getattr(torch, dtype)
+    )
+    for path in oracles:
+        if not is_pipeline_folder(path):
+            load_pipeline(path)  # says what is wrong with it, before anything long begins
     files = {"pipeline": folder, **{f"oracle {i}": path for i, path in enumerate(oracles)}}
     if judge is not None:
         files["judge"] = judge
     return PipelineSubject(
-        original=original, concepts=concepts, judge=None if judge is None else judge_at(judge, concepts),
-        oracles=tuple(load_pipeline(path, device=device) for path in oracles), name=str(folder), files=files,
+        original=slim_(original) if slim else original, concepts=concepts,
+        judge=None if judge is None else judge_at(judge, concepts),
+        oracles=tuple(oracles), name=str(folder), files=files,
     )  # fmt: skip
 
 
-def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu") -> PipelineSubject:
+def embedded_pipeline(
+    concepts: Concepts, *, seed: int = 0, device: str = "cpu", cache: Path | None = None
+) -> PipelineSubject:
     """The small world of drawn digits, and the same trained without the erased ones: minutes the first time.
 
     Args:
         concepts: digits as words; those that are not erased must survive, unless some are named.
         seed: of both trainings.
         device: that both pipelines work on.
+        cache: folder of trained models, with the small world in `testbed`; UNWEAVE_CACHE or ~/.cache/unweave unless
+            given.
 
     Raises:
         InputError: if a concept is no digit, or prompts of one's own are given.
@@ -103,13 +152,18 @@ def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu")
             f"the small world draws {', '.join(world.DIGITS)}; got {', '.join(unknown)}. Give a pipeline folder."
         )
     if concepts.templates != TEMPLATES:
-        raise InputError("the small world has prompts of its own. Give a pipeline folder, or no --templates.")
+        raise InputError(
+            "the small world has prompts of its own. Give a pipeline folder, or neither --templates nor --prompts."
+        )
     asked = world.concepts(
         *concepts.erase, preserve=concepts.preserve or None, guide=concepts.guide or "digit"
     )
-    original, oracle = (world.small_world("unet", seed, gone, device=device) for gone in ((), concepts.erase))
+    kept = None if cache is None else cache / "testbed"
+    original, oracle = (
+        world.small_world("unet", seed, gone, cache=kept, device=device) for gone in ((), concepts.erase)
+    )
     return PipelineSubject(
-        original=original, concepts=asked, oracles=(oracle,), judge=DigitsJudge(),
+        original=original, concepts=asked, oracles=(oracle,), judge=DigitsJudge(kept),
         real=world.real_images(asked.preserve)[0], most_guidance=3.0, name="the small world of digits",
         files={} if original.source is None else {"pipeline": original.source},
     )  # fmt: skip

@@ -25,6 +25,7 @@ from .progressive_gradient_flow import ProgressiveNM
 from .prosparse import FATReLU, ProSparse, SparseFeedForward, activation_sparsity, register_fatrelu
 from .random_scores import RandomScores
 from .recalibrate import recalibrate_
+from .recovery import Recovery
 from .rigl import RigL
 from .semi_structured import to_semi_structured
 from .set import SET
@@ -67,6 +68,7 @@ __all__ = [
     "ProgressiveNM",
     "Prune",
     "RandomScores",
+    "Recovery",
     "Scope",
     "Shrunk",
     "SoftFilter",

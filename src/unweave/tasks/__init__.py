@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from .multi_label import MultiLabel
 from .regress import Regress
 
 __all__ = [
+    "Autoregressive",
     "Binary",
     "CausalLM",
     "Classify",
@@ -34,6 +36,7 @@ __all__ = [
     "able",
     "accuracy",
     "evaluating",
+    "perplexity",
     "predict",
     "read_labels",
     "refuse_measured",
@@ -76,6 +79,22 @@ class Perturbing(Labelled, Protocol):
 
     def replace_inputs(self, batch: Batch, inputs: Tensor) -> Batch:
         """The same batch with other inputs."""
+        ...
+
+
+class Autoregressive(Task, Protocol):
+    """A task whose examples are texts, each token predicted from those before it; see `CausalLM`."""
+
+    def token_losses(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of every token after the first, [n, t - 1], and which of them count (bool)."""
+        ...
+
+    def log_probabilities(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed log-probability of each text's counted tokens, [n], and how many they are, [n]."""
+        ...
+
+    def counted(self, batch: Batch) -> Tensor:
+        """Which tokens after the first count, bool [n, t - 1]."""
         ...
 
 
@@ -193,16 +212,37 @@ def accuracy(model: Module, data: Data[Any]) -> float:
 def ability(model: Module, data: Data[Any]) -> tuple[str, float, str]:
     """How well a model does the task of the data: (name, value, unit).
 
-    The accuracy in % where examples have classes; the task's own figure where it is `Measured`; otherwise the mean
-    loss, of which less is better.
+    The accuracy in % where examples have classes; the task's own figure where it is `Measured`; the perplexity of a
+    language model, or otherwise the mean loss, of both of which less is better.
     """
     task = data.task
+    if isinstance(task, CausalLM):
+        return "perplexity", perplexity(model, data), ""
     if able(task, Labelled):
         return "accuracy", accuracy(model, data), "%"
     if able(task, Measured):
         name, unit = task.ability
         return name, task.measure(model, data), unit
     return "mean loss", float(predict(model, data, task.losses).double().mean()), ""
+
+
+def perplexity(model: Module, data: Data[Any]) -> float:
+    """Exp of the mean cross-entropy over all counted tokens of texts, each of the same weight; inf if it overflows.
+
+    Padding, prompts and whatever else is labelled -100 are not counted.
+
+    Raises:
+        InputError: if no token of the data counts.
+    """
+    total, tokens = 0.0, 0
+    with evaluating(model):
+        for batch in data.batches():
+            each, counted = data.task.token_losses(model, batch)
+            total += float((each.double() * counted).sum())
+            tokens += int(counted.sum())
+    if not tokens:
+        raise InputError("perplexity needs a token to predict; the data have none.")
+    return math.exp(total / tokens) if total / tokens < 700 else math.inf
 
 
 def require_readable(model: Any, data: Data[Any], who: str = "the model") -> None:

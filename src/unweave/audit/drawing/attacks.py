@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -134,7 +134,7 @@ def attack_all(
     controls: Mapping[str, str] | None = None,
     original: TextToImage,
     edited: Mapping[str, TextToImage],
-    oracles: Sequence[TextToImage],
+    oracles: Collection[TextToImage],
     rng: Generator,
 ) -> Attacks:
     """Attack every pipeline with every attack at the same targets and random numbers.
@@ -160,10 +160,14 @@ def attack_all(
             bar.advance()
             return found
 
-        for what, by in attacks.items():
-            before = attacked(by, original)
-            never = [attacked(by, model) for model in oracles]
-            after = {name: attacked(by, model) for name, model in edited.items()}
+        def tried(model: TextToImage) -> dict[str, Attacked]:  # all at once: pipelines may be read one by one
+            return {what: attacked(by, model) for what, by in attacks.items()}
+
+        originals, nevers = tried(original), [tried(model) for model in oracles]
+        afters = {name: tried(model) for name, model in edited.items()}
+        for what in attacks:
+            before, never = originals[what], [found[what] for found in nevers]
+            after = {name: found[what] for name, found in afters.items()}
             for name, found in after.items():
                 if not figures[name]:
                     figures[name].append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...erase import Concepts, TextToImage
+from ...erase import Concepts, TextToImage, ranked, reads
 from ...errors import InputError
 from .compared import Strayed
 from .drawn import Drawn, Judge
@@ -30,31 +30,25 @@ NEAR = 0.95
 def plain_prompts(model: TextToImage, concepts: Concepts) -> tuple[str, ...]:
     """Prompts without any erased concept: the templates' bases, and what the tokenizers read of `GENERAL`."""
     bases = (p for concept in concepts.erase for p in concepts.base_prompts(concept))
-    general = (p for p in GENERAL if _reads(model, p) and not any(_within(c, p) for c in concepts.erase))
+    general = (p for p in GENERAL if reads(model, p) and not any(_within(c, p) for c in concepts.erase))
     return tuple(dict.fromkeys(p for p in (*bases, *general) if p.strip()))
 
 
-@torch.no_grad()
 def neighbours(model: TextToImage, concepts: Concepts, judge: Judge | None) -> tuple[str, ...]:
     """The concepts that the judge knows and nobody named, nearest to the erased ones as the text encoder sees them.
-
-    Cosine between means over the tokens of the first template's encoded prompts.
 
     Returns:
         At most `NEAREST` for each erased concept and `MOST` in all; () for a judge without `labels`.
     """
     asked = {_plain(w) for w in (*concepts.erase, *concepts.preserve)}
     labels = [w for w in dict.fromkeys(getattr(judge, "labels", ())) if _plain(w) not in asked]
-    known = [w for w in labels if _reads(model, concepts.prompts(w)[0])]
+    known = [w for w in labels if reads(model, concepts.prompts(w)[0])]
     if not known:
         return ()
     found: dict[str, None] = {}
-    theirs = _encoded(model, [concepts.prompts(w)[0] for w in known])
-    order = (_encoded(model, [concepts.prompts(c)[0] for c in concepts.labels]) @ theirs.T).argsort(
-        1, descending=True
-    )
+    order = ranked(model, concepts, known)
     for rank in range(min(NEAREST, len(known))):  # the nearest of each first, should there be too many
-        found |= dict.fromkeys(known[k] for k in order[:, rank].tolist())
+        found |= dict.fromkeys(near[rank] for near in order)
     return tuple(found)[:MOST]
 
 
@@ -88,23 +82,6 @@ def _nearest(of: Tensor, among: Tensor) -> Tensor:
     """Distance of each to the nearest of others; infinite where something is not finite."""
     distances = torch.cdist(of, among, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.nan_to_num(nan=torch.inf, posinf=torch.inf).min(1).values
-
-
-def _encoded(model: TextToImage, prompts: list[str]) -> Tensor:
-    rows = [
-        model.encode(prompts[i : i + 64]).hidden.cpu().double().mean(1) for i in range(0, len(prompts), 64)
-    ]
-    return torch.nn.functional.normalize(torch.cat(rows), dim=1)
-
-
-def _reads(model: TextToImage, prompt: str) -> bool:
-    """Whether every tokenizer knows every word of a prompt, and it is short enough."""
-    for i, tokenizer in enumerate(model.tokenizers):
-        ids = tokenizer(model.written(prompt), verbose=False).input_ids
-        unknown = tokenizer.unk_token_id
-        if len(ids) > model.length(i) or (unknown != tokenizer.eos_token_id and unknown in ids):
-            return False
-    return True
 
 
 def _within(concept: str, prompt: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .layers import LAYERS, Layers, Weights, encoder_weights, require_plain, training_only
 from .layouts import Kind, Layout
+from .memory import slim_
 from .pipeline import Component, Guidance, TextToImage
 from .prompts import Prompts
 from .text import Text
@@ -29,6 +30,7 @@ __all__ = [
     "Weights",
     "encoder_weights",
     "require_plain",
+    "slim_",
     "training_only",
     "watch_sampling",
 ]

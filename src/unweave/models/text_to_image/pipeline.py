@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -17,13 +17,12 @@ from ...settings import Range
 from .layers import Layers, Weights, linears, require_plain, weights
 from .layouts import Layout, conditions, ddim, encoded, guided, kind_of
 from .text import Text
+from .vae import decoded, mean_latents
 
 Component = Literal["denoiser", "text_encoder", "text_encoder_2", "vae"]
 Guidance = Annotated[
     float, Range(above=0, why="It is the scale of classifier-free guidance; 1 draws without it.")
 ]
-_DECODED = 4
-"""Images that a VAE decodes at once: at 512 pixels each takes more than a gigabyte."""
 
 
 class TextToImage(Module):
@@ -43,6 +42,7 @@ class TextToImage(Module):
         index: what model_index.json says beside the parts: the pipeline's class and its settings.
         source: folder that it was read from; parts not read here are copied from there on saving.
         erased: what was erased from it before, in order, as plain JSON; written and read with its folder.
+        variants: part of the folder -> variant ("fp16") that its files are named after; written as they were read.
         alphas_cumprod: share of the signal at each noise level, float64 on the CPU whatever the weights are.
     """
 
@@ -58,6 +58,7 @@ class TextToImage(Module):
         index: Mapping[str, Any] | None = None,
         source: Path | None = None,
         erased: Sequence[Mapping[str, Any]] = (),
+        variants: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind_of(denoiser)
@@ -76,6 +77,7 @@ class TextToImage(Module):
         self.denoiser, self.text_encoder, self.text_encoder_2 = denoiser, text_encoder, text_encoder_2
         self.vae, self.tokenizers, self.scheduler = vae, tuple(tokenizers), scheduler
         self.index, self.source, self.erased = dict(index or {}), source, tuple(erased)
+        self.variants = dict(variants or {})
         encoders = 1 if text_encoder_2 is None else 2
         if len(self.tokenizers) != encoders:
             raise InputError(
@@ -127,21 +129,27 @@ class TextToImage(Module):
         super().train(False)
         return self
 
-    def editable(self, *parts: Component) -> TextToImage:
+    def editable(self, *parts: Component, only: Collection[str] | None = None) -> TextToImage:
         """A copy whose named parts (the denoiser, unless told otherwise) are its own; it shares the others.
+
+        Args:
+            parts: to be its own.
+            only: parameters of these parts, by their names in the pipeline, that will be changed; all others are
+                shared, too, so that the copy takes no more memory than what changes. None for all.
 
         Raises:
             InputError: if there is no such part, or it holds adapters or quantised weights.
         """
+        shared = [] if only is None else [p for n, p in self.named_parameters() if n not in only]
         own: dict[str, Any] = {part: getattr(self, part) for part in get_args(Component)}
         for part in parts or ("denoiser",):
             if own[part] is None:
                 raise InputError(f"the pipeline has no {part}.")
             require_plain(own[part], f"the {part}")
-            own[part] = deepcopy(own[part])
+            own[part] = deepcopy(own[part], {id(p): p for p in shared})
         edited = TextToImage(
             **own, tokenizers=self.tokenizers, scheduler=self.scheduler, index=self.index, source=self.source,
-            erased=self.erased,
+            erased=self.erased, variants=self.variants,
         )  # fmt: skip
         edited.alphas_cumprod = self.alphas_cumprod
         return edited
@@ -381,19 +389,11 @@ class TextToImage(Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents, about -1 to 1; the latents themselves where there is no VAE."""
-        if self.vae is None:
-            return latents
-        vae: Any = self.vae
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-        return torch.cat([vae.decode(part).sample for part in scaled.split(_DECODED)])
+        return latents if self.vae is None else decoded(self.vae, latents)
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """Latents (means) of images between -1 and 1, [n, channels, height, width]."""
         if self.vae is None:
             return images.to(self.device, self.dtype)
-        vae: Any = self.vae
-        found: Tensor = (
-            vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean * vae.config.scaling_factor
-        )
-        return found.to(self.dtype)
+        return mean_latents(self.vae, images).to(self.dtype)
