@@ -68,7 +68,7 @@ def test_an_exact_round_says_exact_in_model_card_report_and_evidence(tmp_path: P
     (main,) = serve(ledger, world).models
     assert (main["level"], main["outcome"]) == ("E4", "exact")
     card = (ledger.folder / "serving" / "main" / "README.md").read_text()
-    assert "**✓ Exact.** Exact by construction" in card
+    assert "Exact.** Exact by construction" in card
     run = ledger.models.place(ledger.state().in_use()[0]).parent
     for text in (card, (run / "report.md").read_text(), (run / "report.html").read_text()):
         assert "Inconclusive" not in text
@@ -229,7 +229,7 @@ def test_earlier_versions_of_the_users_are_not_called_purgeable(tmp_path: Path) 
     assert str(tmp_path / "model") in str(found)
 
 
-def test_what_a_request_takes_too_much_of_is_told(tmp_path: Path) -> None:
+def test_what_a_request_takes_too_much_of_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, world = small(tmp_path)
     request = ask(ledger, world, *range(0, 90))
     notes = plan(ledger, subjects=world, at_once=True).notes
@@ -240,6 +240,14 @@ def test_what_a_request_takes_too_much_of_is_told(tmp_path: Path) -> None:
     assert "see who asked for what, and why" in str(found)
     bundle = json.loads((ledger.folder / "evidence" / request / "bundle.json").read_text())
     assert bundle["models"][0]["lost"] == found.models[0]["lost"]
+    # one that was chosen, and not named, gives way to a whole training
+    ledger, world = small(tmp_path / "again", recipe=replace(RECIPE, init_seed=None, epochs=40))
+    monkeypatch.setattr("unweave.jobs.ledger.serve.lost", lambda *_: ["its accuracy fell"])
+    ask(ledger, world, 3)
+    (main,) = serve(ledger, world).models
+    assert (main["method"], main["why"]) == (
+        "retrain", "short-retrain: its accuracy fell; so it was trained from scratch"
+    )  # fmt: skip
     labels = read_labels(world["main"].train)
     gone = world["main"].without((labels == 0).nonzero().flatten())  # what a class deletion takes is no loss
     old, new = NETWORK(), NETWORK()

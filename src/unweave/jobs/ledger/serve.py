@@ -213,6 +213,10 @@ class _Batch:
         sure = exact(edit, given)
         found = self._forget(version, subject, positions, name, edit, sure)
         audit = found.audits[0]
+        less = self._lost(version, found.model) if sure and name != "retrain" and not self.job.edits else []
+        if less:  # too short a training to be handed out
+            self._from_scratch(version, f"{name}: {less[0]}")
+            return
         if sure:
             self._made(version, found.model, name, "E4", f"{name}, exact", audit.verdict.outcome)
             return
@@ -322,11 +326,11 @@ class _Batch:
         self.entries.append(("model", told))
         step = "make anew" if method == "made anew" else "edit"
         self._tell(version, step, new=told["digest"], method=method, level=level, outcome=outcome, why=why)
-        if not is_exact(place):
-            left = self._world(version, [*self.earlier, *self.names])
-            self.models[-1]["lost"] = lost(
-                left, left.read(self.ledger.models.place(version)), left.read(place)
-            )
+        self.models[-1]["lost"] = [] if is_exact(place) else self._lost(version, place)
+
+    def _lost(self, version: Version, place: Path) -> list[str]:
+        left = self._world(version, [*self.earlier, *self.names])
+        return lost(left, left.read(self.ledger.models.place(version)), left.read(place))
 
     def _unlike(self, version: Version, place: Path) -> str:
         subject = self._world(version, [])
