@@ -43,6 +43,7 @@ GUIDE = (
     "guide/a-real-run.md",
     "guide/erasing-concepts.md",
     "guide/pruning.md",
+    "guide/pruning-a-language-model.md",
     "guide/training-and-comparing.md",
     "guide/writing-a-method.md",
 )
