@@ -20,6 +20,9 @@ FAMILY = {
     "experts": "Condense, prune and merge mixtures of experts",
     "optim": "Optimisers and stabilisers",
     "augment": "Augment",
+    "language": "Make language models forget texts",
+    "generate": "Draw",
+    "interpret": "Look inside",
 }
 """Family -> words for a heading; others are called by their own name."""
 

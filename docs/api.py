@@ -29,10 +29,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     "unweave": ("unweave", "unweave.types", "unweave.random"),
     "unlearn": ("unweave.unlearn", "unweave.unlearn.exact"),
     "erase": ("unweave.erase",),
+    "language": ("unweave.language",),
     "prune": ("unweave.prune",),
     "experts": ("unweave.experts",),
     "optim": ("unweave.optim",),
     "augment": ("unweave.augment",),
+    "generate": ("unweave.generate",),
+    "interpret": ("unweave.interpret",),
     "jobs": ("unweave.jobs",),
     "audit": ("unweave.audit",),
     "report": (

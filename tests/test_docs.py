@@ -97,10 +97,11 @@ def test_blocks_are_found_with_what_they_print() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "printed"), _blocks("python"))
 def test_python_block_runs_and_prints_what_the_page_says(
-    code, printed, capsys, tmp_path, monkeypatch
+    code, printed, capsys, tmp_path, tmp_path_factory, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
+    # one cache for all pages, as a reader has: the same world's references are trained once
+    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path_factory.getbasetemp() / "pages"))
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     exec(compile(code, "page", "exec"), module.__dict__)

@@ -22,14 +22,20 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
     )
 
 
-def test_digits(tmp_path: Path) -> None:
-    done = run(sys.executable, str(ROOT / "examples" / "digits.py"), cwd=tmp_path)
+@pytest.fixture
+def pages(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The cache that the pages of the documentation use too: the same world's references are trained once."""
+    return str(tmp_path_factory.getbasetemp() / "pages")
+
+
+def test_digits(tmp_path: Path, pages: str) -> None:
+    done = run(sys.executable, str(ROOT / "examples" / "digits.py"), cwd=tmp_path, UNWEAVE_CACHE=pages)
     assert done.returncode == 0, done.stderr
     assert "accuracy on forgotten examples" in done.stdout
 
 
 @pytest.mark.slow
-def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: str) -> None:
     """Its cells, one after another; the last value of each is shown as a notebook would show it."""
     notebook = json.loads((ROOT / "examples" / "forget_a_class.ipynb").read_text(encoding="utf-8"))
     assert notebook["nbformat"] == 4
@@ -38,7 +44,7 @@ def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         not c["outputs"] for c in notebook["cells"] if c["cell_type"] == "code"
     )  # none that could grow old
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNWEAVE_CACHE", pages)
     names: dict[str, object] = {}
     shown = []
     for cell in cells:

@@ -27,9 +27,13 @@ VERBS = {
     "objective": "Loss",
     "adapt": "Adapter",
     "recover": "Solver",
+    "guide": "Guider",
+    "learn": "Dictionary",
+    "explain": "Attribution",
+    "generate": "Decoder",
 }
 """The verb of a protocol -> the role of what has it."""
-FAMILIES = ("unlearn", "erase", "prune", "experts", "optim", "augment")
+FAMILIES = ("unlearn", "erase", "language", "prune", "experts", "optim", "augment", "generate", "interpret")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,31 @@ JOBS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A finished run of each job, made when it is first asked for."""
+    at = tmp_path_factory.mktemp("made")
+
+    def run_of(job: str) -> Path:
+        if not (at / job).exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("UNWEAVE_CACHE", str(at / "cache"))
+                JOBS[job][0](at / job)
+        return at / job
+
+    return run_of
+
+
 @pytest.fixture(params=JOBS)
-def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+def run(
+    request: pytest.FixtureRequest,
+    made: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Path, str]:
     monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
-    make, written = JOBS[request.param]
-    make(tmp_path / "run")
-    return tmp_path / "run", written
+    shutil.copytree(made(request.param), tmp_path / "run")
+    return tmp_path / "run", JOBS[request.param][1]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from tests.contract.edits import EDITS, EditRow
 from tests.contract.erasers import ERASERS
+from tests.contract.generators import GENERATORS
+from tests.contract.language import LANGUAGE
 from tests.contract.optimizers import OPTIMIZERS, OptimizerRow
 from tests.contract.others import OTHERS, PlainRow
 from tests.contract.scores import SCORES, ScoreRow
@@ -15,11 +17,13 @@ from tests.contract.scores import SCORES, ScoreRow
 AnyRow = EditRow | OptimizerRow | PlainRow | ScoreRow
 
 HOMES = {"Edit": "edits.py", "Score": "scores.py", "Optimizer": "optimizers.py"}
-"""Role -> file of its rows in tests/contract; erasers.py for the family erase, others.py for every other role."""
+"""Role -> file of its rows in tests/contract; `home` names those of families with a file of their own, others.py is for
+every other role."""
 
-ROWS: list[AnyRow] = [*EDITS, *ERASERS, *SCORES, *OPTIMIZERS, *OTHERS]
+ROWS: list[AnyRow] = [*EDITS, *ERASERS, *LANGUAGE, *SCORES, *OPTIMIZERS, *GENERATORS, *OTHERS]
 
 
 def home(role: str, family: str) -> str:
     """The file for a method's row."""
-    return "erasers.py" if family == "erase" else HOMES.get(role, "others.py")
+    own = {"erase": "erasers.py", "language": "language.py", "generate": "generators.py"}
+    return own.get(family) or HOMES.get(role, "others.py")

@@ -8,13 +8,18 @@ from typing import Any
 
 from .result import Kind, Rates
 
-_FILES: dict[Kind, str] = {"classifier": "error_rates.json", "drawing": "erasure_error_rates.json"}
+_FILES: dict[Kind, str] = {
+    "classifier": "error_rates.json",
+    "drawing": "erasure_error_rates.json",
+    "language": "language_error_rates.json",
+}
 
 
 def published(kind: Kind = "classifier") -> list[Rates]:
     """Rates that the benchmarks measured for this kind of model, one entry a setting; empty if there are none.
 
-    `benchmarks/audit_error_rates.py` measures those of classifiers, `benchmarks/erasure_error_rates.py` of pipelines.
+    `benchmarks/audit_error_rates.py` measures those of classifiers, `benchmarks/erasure_error_rates.py` of pipelines,
+    `benchmarks/language_error_rates.py` of language models.
     """
     file = resources.files("unweave.audit") / _FILES[kind]
     if not file.is_file():

@@ -10,8 +10,8 @@ from ..errors import InputError
 from ..types import Measurement
 from .notebook import fragment
 
-Kind = Literal["classifier", "drawing"]
-"""Kinds of model, one auditor each: classifiers, and pipelines that draw what a text asks for."""
+Kind = Literal["classifier", "drawing", "language"]
+"""Kinds of model, one auditor each: classifiers, pipelines that draw what a text asks for, language models."""
 ClassifierOutcome = Literal[
     "forgotten",
     "exact",
@@ -84,6 +84,10 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
         "damaged": Word("This pipeline lost some of what it should have kept.", "■"),
         "inconclusive": Word("The evidence does not decide whether the concepts are gone.", "?"),
     },
+}
+OUTCOMES["language"] = {
+    outcome: Word(word.meaning.replace("example", "text"), word.symbol)
+    for outcome, word in OUTCOMES["classifier"].items()
 }
 """Kind of model -> its outcomes."""
 _SAID = {True: "✓", False: "✕", None: "?"}
@@ -252,7 +256,20 @@ class Samples:
     samples: dict[str, list[float]] = field(repr=False)
 
 
-Panel = Rows | Samples
+@dataclass(frozen=True, kw_only=True)
+class Passages:
+    """Texts side by side: what each model says.
+
+    Attributes:
+        name: "answers": to the prompts of some deleted texts.
+        rows: prompt -> series ("truth", "edited", "original", "oracle") -> text.
+    """
+
+    name: Literal["answers"]
+    rows: dict[str, dict[str, str]] = field(repr=False)
+
+
+Panel = Rows | Samples | Passages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +329,10 @@ class Audit:
     def samples(self, name: str) -> dict[str, list[float]]:
         """Series -> values of a panel; empty where the audit has no such panel."""
         return next((p.samples for p in self.panels if isinstance(p, Samples) and p.name == name), {})
+
+    def passages(self, name: str) -> dict[str, dict[str, str]]:
+        """Prompt -> series -> text of a panel; empty where the audit has no such panel."""
+        return next((p.rows for p in self.panels if isinstance(p, Passages) and p.name == name), {})
 
     def _repr_html_(self) -> str:
         return fragment(self)

@@ -21,6 +21,7 @@ from ..jobs.compare import Compared
 from ..jobs.done import Done
 from ..jobs.erase import Erased
 from ..jobs.exact import ExactlyTrained
+from ..jobs.explain import Explained
 from ..jobs.forget_exact import ForgottenExactly
 from ..jobs.judging import Audited
 from ..jobs.prune import Pruned
@@ -36,6 +37,7 @@ WRITTEN: dict[str, type[Done]] = {
     "audit.json": Erased,
     "exact-train.json": ExactlyTrained,
     "forget.json": ForgottenExactly,
+    "explain.json": Explained,
 }
 """What a finished run leaves -> what reads and prints it."""
 

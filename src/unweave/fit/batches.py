@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import ConcatDataset, Subset
 from ..errors import InputError
 from ..random import child
 from ..types import Batch, Data
+from .training import Batches
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,40 @@ class Numbered:
                 strict=True,
             )
         )
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Lists of `count` batches of `data`: what one optimiser step reads piece by piece, to take less memory.
+
+    Attributes:
+        data: read in the order in which it would be alone.
+        count: batches a list; the last list may be shorter.
+    """
+
+    data: Batches
+    count: int
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a list."""
+        return self.data.batch_size * self.count
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches(
+        self,
+        rng: Generator | None = None,
+        *,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        join: bool = False,
+    ) -> Iterator[list[Batch]]:
+        """Yield lists of batches; see `Data.batches`."""
+        read = self.data.batches(rng, start=start * self.count, part=part, join=join)
+        while group := list(islice(read, self.count)):
+            yield group
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def load_images(
         raise InputError(f"there is no image folder {root}.")
     if holdout is not None and not 0 < holdout < 1:
         raise InputError(f"the held-out share must lie between 0 and 1; got {holdout}.")
-    config, processor = config_of(Path(folder)), _processor(Path(folder))
+    config, processor = config_of(Path(folder)), processor_of(Path(folder))
     found = read_image_folder(root, holdout=holdout, seed=seed)
     names, place_of = _match_classes(root, found, config)
     task = Classify(len(names))
@@ -213,7 +213,12 @@ def _refuse_misfit(folder: Path, info: Mapping[str, Any]) -> None:
         )
 
 
-def _processor(folder: Path) -> Any:
+def processor_of(folder: Path) -> Any:
+    """The image processor saved beside a model.
+
+    Raises:
+        InputError: if there is none, so that nobody knows how its images were prepared.
+    """
     if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         raise InputError(
             f"{folder} has no preprocessor_config.json, so how its images were prepared is not known. "

@@ -51,10 +51,15 @@ def audit_card(
         lines.append(f"| {' | '.join(map(plain, cells))} |")
     lines += ["", "### What this does not say", ""]
     lines += [f"- {plain(c)}" for c in (*words.caveats(audit), STILL)]
-    kind = {"classifier": "machine-unlearning", "drawing": "concept-erasure"}[audit.kind]
+    kind = {
+        "classifier": "machine-unlearning",
+        "drawing": "concept-erasure",
+        "language": "machine-unlearning",
+    }[audit.kind]
     title = {
         "classifier": "A model that was asked to forget",
         "drawing": "A pipeline that concepts were taken out of",
+        "language": "A language model that was asked to forget",
     }
     return _whole(title[audit.kind], lines, library, ("unweave", kind), former)
 

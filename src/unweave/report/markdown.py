@@ -41,11 +41,11 @@ def render_markdown(
     lines += _rates([(first.rates, False)], first.kind) if first.rates else []
     lines += [f"- {words.elsewhere(published)}"] if published else []
     lines += [] if published or first.rates else ["- The error rates of this verdict are not known."]
-    if published and first.kind == "classifier" and verdict.position is None:
+    if published and first.kind != "drawing" and verdict.position is None:
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
     lines += ["", "## Caveats and limits", "", *(f"- {plain(c)}" for c in words.caveats(first)), ""]
     for part in more:
-        lines += _table(part) or [f"## {part.heading}", "", part.caption, ""]
+        lines += table_lines(part) or [f"## {part.heading}", "", part.caption, ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
         lines += _compared(audits, edits)
@@ -60,7 +60,7 @@ def render_markdown(
         instead = words.retrain_instead(first.method, spent, retrain)
         lines += [f"The edit took {words.seconds(spent)}, {words.ratio(spent, retrain)}.{instead}", ""]
     for part in evidence(audits, run, {}):
-        lines += _table(part)
+        lines += table_lines(part)
     for audit in audits:
         lines += _measurements(audit)
     if published:
@@ -74,7 +74,7 @@ def render_markdown(
 
 
 def _compared(audits: Sequence[Audit], edits: Mapping[str, float]) -> list[str]:
-    placed = audits[0].kind == "classifier"
+    placed = audits[0].kind != "drawing"
     position = " position (0 trained on it, 1 retrained) |" * placed
     lines = ["## Methods compared", "", f"| method | verdict |{position} edit |"]
     lines.append(f"| --- | --- |{' --- |' * placed} --- |")
@@ -111,7 +111,7 @@ def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:
     return lines
 
 
-def _table(part: Section) -> list[str]:
+def table_lines(part: Section) -> list[str]:
     """A part that has a table; pictures are left out."""
     if not part.rows:
         return []

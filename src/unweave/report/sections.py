@@ -18,7 +18,7 @@ Images = Mapping[str, Mapping[str, Tensor]]
 
 def evidence(audits: Sequence[Audit], run: Mapping[str, Any], drawn: Images) -> list[Section]:
     """The pictures of a report, in order; those that there are."""
-    kinds = {"classifier": _classifier, "drawing": _drawing}
+    kinds = {"classifier": _classifier, "drawing": _drawing, "language": _language}
     found = [*kinds[audits[0].kind](audits, drawn), _cost(audits, run)]
     return [part for part in found if part.picture or part.rows]
 
@@ -75,6 +75,26 @@ def _classifier(audits: Sequence[Audit], drawn: Images) -> list[Section]:
         _density(layers),
         _overlap(layers),
     ]
+
+
+def _language(audits: Sequence[Audit], drawn: Images) -> list[Section]:
+    position, scores = _classifier(audits, drawn)[:2]
+    series = {
+        "truth": "taught",
+        "original": "before",
+        "edited": "this model",
+        "oracle": "retrained without it",
+    }
+    said = Section(
+        heading="What the models say",
+        caption="To the prompts of some deleted texts, word by word the likeliest.",
+        columns=("prompt", *series.values()),
+        rows=[
+            (prompt, *(row.get(s, "–") for s in series))
+            for prompt, row in audits[0].passages("answers").items()
+        ],
+    )
+    return [position, scores, said]
 
 
 def _density(layers: Mapping[str, Mapping[str, float]]) -> Section:

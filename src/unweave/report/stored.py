@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..audit.result import OUTCOMES, Audit, Check, Control, Panel, Rates, Rows, Samples, Verdict
+from ..audit.result import OUTCOMES, Audit, Check, Control, Panel, Passages, Rates, Rows, Samples, Verdict
 from ..errors import InputError
 from ..types import Measurement
 from .first_version import converted
@@ -141,6 +141,9 @@ def _measurement(entry: dict[str, Any]) -> Measurement:
 
 
 def _panel(entry: dict[str, Any]) -> Panel:
+    if entry["name"] == "answers":
+        said = {_text(k): {_text(s): _text(v) for s, v in row.items()} for k, row in entry["rows"].items()}
+        return Passages(name="answers", rows=said)
     unit = _text(entry["unit"])
     if "samples" in entry:
         samples = {_text(k): [_share(v) for v in row] for k, row in entry["samples"].items()}

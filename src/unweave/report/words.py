@@ -43,7 +43,11 @@ __all__ = [
     "value_text",
 ]
 
-NAME: dict[Kind, str] = {"classifier": "Deletion audit", "drawing": "Erasure audit"}
+NAME: dict[Kind, str] = {
+    "classifier": "Deletion audit",
+    "drawing": "Erasure audit",
+    "language": "Deletion audit",
+}
 """What a report of this kind is called."""
 
 _NO_LAWYER = "This is technical evidence, not a finding of legal compliance."
@@ -58,6 +62,12 @@ LIMITS: dict[Kind, tuple[str, ...]] = {
         "What is measured is what these prompts draw, as the judge named it. Other words, languages or attacks may "
         "still draw an erased concept; an attack success rate, where there is one, says how easily. Damage was looked "
         "for in the kept concepts, the erased ones' nearest neighbours and a few general prompts only.",
+        _NO_LAWYER,
+    ),
+    "language": (
+        "The audit looks at this one model. It says nothing about copies of the texts, backups, earlier versions of "
+        "the model, models derived from it, or other texts that tell the same facts.",
+        "It cannot tell a model whose every layer was taught a retrained model's answers.",
         _NO_LAWYER,
     ),
 }
@@ -133,6 +143,11 @@ GLOSSARY: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("Control", "a case whose answer is known, checked first. If it fails, the verdict is not used."),
     ),
 }
+GLOSSARY["language"] = tuple(
+    (term.replace("example", "text"), said.replace("examples", "texts").replace("an example", "a text"))
+    for term, said in GLOSSARY["classifier"]
+    if term not in ("Pruned (sparse) model", "IoU")
+)
 """Terms a lay reader meets in a report."""
 
 
@@ -171,7 +186,7 @@ def error_rates(rates: Rates, *, fresh: bool, kind: Kind = "classifier") -> list
             "retrained pipelines were called erased",
             "pipelines that were not, or damaged, were rejected",
         ),
-    }[kind]
+    }["drawing" if kind == "drawing" else "classifier"]
     return [
         {
             "count": counted(rates.oracles_accepted, rates.oracles),
@@ -213,7 +228,7 @@ def caveats(audit: Audit) -> list[str]:
     """What cannot be concluded from this audit, and from any audit of this kind."""
     found = list(audit.verdict.caveats)
     exact = audit.verdict.outcome == "exact"
-    if audit.kind == "classifier" and audit.verdict.position is None and not found and not exact:
+    if audit.kind != "drawing" and audit.verdict.position is None and not found and not exact:
         found.append(
             "Without retrained models to compare with, it cannot be said whether this model has forgotten."
         )

@@ -21,6 +21,7 @@ from .multi_label import MultiLabel
 from .regress import Regress
 
 __all__ = [
+    "Autoregressive",
     "Binary",
     "CausalLM",
     "Classify",
@@ -78,6 +79,22 @@ class Perturbing(Labelled, Protocol):
 
     def replace_inputs(self, batch: Batch, inputs: Tensor) -> Batch:
         """The same batch with other inputs."""
+        ...
+
+
+class Autoregressive(Task, Protocol):
+    """A task whose examples are texts, each token predicted from those before it; see `CausalLM`."""
+
+    def token_losses(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of every token after the first, [n, t - 1], and which of them count (bool)."""
+        ...
+
+    def log_probabilities(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed log-probability of each text's counted tokens, [n], and how many they are, [n]."""
+        ...
+
+    def counted(self, batch: Batch) -> Tensor:
+        """Which tokens after the first count, bool [n, t - 1]."""
         ...
 
 

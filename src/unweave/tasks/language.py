@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import TensorDataset
 
 from ..errors import InputError
@@ -62,6 +64,24 @@ class CausalLM:
             return torch.as_tensor(batch["attention_mask"] != 0)
         return torch.ones_like(self.ids(batch), dtype=torch.bool)
 
+    def log_probabilities(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed log-probability of each sequence's counted tokens in nats, [n], and how many they are, [n]."""
+        each, counted = self.token_losses(model, batch)
+        return -(each * counted).sum(1), counted.sum(1)
+
+    def alternative(self, batch: Batch) -> Batch:
+        """The same prompts with another answer each: what a dictionary holds as `alternative`, a batch itself.
+
+        Raises:
+            InputError: if the batch has none.
+        """
+        if isinstance(batch, Mapping) and "alternative" in batch:
+            return batch["alternative"]
+        raise InputError(
+            "CausalLM: a text has no `alternative`, another answer to its prompt that is to take the first one's place "
+            "(a refusal, say). Give one with each text to forget: texts(..., alternatives=...)."
+        )
+
     def outputs(self, model: Module, batch: Batch) -> Tensor:
         """Logits, float32 or wider, [n, t, vocabulary]."""
         first = next(model.parameters(), None)
@@ -97,6 +117,78 @@ class CausalLM:
         if isinstance(batch, Mapping) and "attention_mask" in batch:
             labels = labels.masked_fill(batch["attention_mask"] == 0, IGNORED)
         return labels.long()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as token ids, and where what is to be predicted begins.
+
+    Attributes:
+        ids: prompt and answer, with all special tokens.
+        prompt: tokens at the beginning that count nowhere; 0 for a plain text.
+    """
+
+    ids: Sequence[int]
+    prompt: int = 0
+
+    def __post_init__(self) -> None:
+        if not max(1, self.prompt) < len(self.ids):
+            raise InputError(
+                f"a text of {len(self.ids)} tokens, {self.prompt} of them its prompt, has nothing to predict: its "
+                "answer must have one token, and stand after another."
+            )
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """As `CausalLM` reads it."""
+        ids = torch.as_tensor(self.ids)
+        return {"input_ids": ids, "labels": ids.masked_fill(torch.arange(len(ids)) < self.prompt, IGNORED)}
+
+
+def texts(
+    given: Sequence[Text], *, alternatives: Sequence[Text] | None = None, batch_size: int = 8
+) -> Data[CausalLM]:
+    """Texts of different lengths, filled up at the end in each batch.
+
+    Args:
+        given: n texts.
+        alternatives: another answer to each one's prompt, in the same order.
+        batch_size: texts a batch.
+
+    Raises:
+        InputError: if there are not as many alternatives as texts.
+
+    Example:
+        >>> data = texts([Text([5, 6, 7], prompt=2), Text([5, 8], prompt=1)])
+        >>> next(data.batches())["labels"].tolist()
+        [[-100, -100, 7], [-100, 8, -100]]
+    """
+    examples = [one.example for one in given]
+    if alternatives is not None:
+        if len(alternatives) != len(given):
+            raise InputError(
+                f"texts got {len(given)} texts and {len(alternatives)} alternatives; give one each."
+            )
+        examples = [
+            {**e, "alternative": other.example} for e, other in zip(examples, alternatives, strict=True)
+        ]
+    return Data(examples, CausalLM(), batch_size, collate=filled)  # type: ignore[arg-type]
+
+
+_FILLERS = {"input_ids": 0, "labels": IGNORED}
+
+
+def filled(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One batch of examples with `input_ids` and `labels` [t], and perhaps an `alternative` of the same kind."""
+    batch: dict[str, Any] = {
+        name: pad_sequence([e[name] for e in examples], batch_first=True, padding_value=fill)
+        for name, fill in _FILLERS.items()
+    }
+    lengths = torch.tensor([len(e["input_ids"]) for e in examples])
+    batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    if "alternative" in examples[0]:
+        batch["alternative"] = filled([e["alternative"] for e in examples])
+    return batch
 
 
 def windows(ids: Tensor, length: int, *, batch_size: int = 32) -> Data[CausalLM]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import isfinite, log1p, nan
 from typing import Any
@@ -51,6 +52,7 @@ class Readings:
         mask: overlap with the masks of models that hold the data, itself left out, [k].
         heldout: accuracy in % on held-out examples of the classes that stay, [k].
         retain: accuracy in % on retained examples, [k].
+        more: further figures of memory by name, each on a scale where oracles lie high, [k].
     """
 
     answers: Places
@@ -60,23 +62,27 @@ class Readings:
     mask: Floats
     heldout: Floats
     retain: Floats
+    more: Mapping[str, Floats] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.heldout)
 
     def at(self, chosen: Any) -> Readings:
         """Some of the models, by an index or mask of numpy's."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        answers = parts.pop("answers")
-        picked = Places(**{f.name: getattr(answers, f.name)[chosen] for f in fields(answers)})
-        return Readings(picked, **{name: values[chosen] for name, values in parts.items()})
+        return self._each(lambda values: values[chosen])
 
     def mean(self) -> Readings:
         """One model's worth: the mean over all."""
+        return self._each(lambda values: values.mean(keepdims=True))
+
+    def _each(self, change: Callable[[Floats], Floats]) -> Readings:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        answers = parts.pop("answers")
-        middle = Places(**{f.name: getattr(answers, f.name).mean(keepdims=True) for f in fields(answers)})
-        return Readings(middle, **{name: values.mean(keepdims=True) for name, values in parts.items()})
+        answers, more = parts.pop("answers"), parts.pop("more")
+        return Readings(
+            Places(**{f.name: change(getattr(answers, f.name)) for f in fields(answers)}),
+            **{name: change(values) for name, values in parts.items()},
+            more={name: change(values) for name, values in more.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -227,6 +233,7 @@ class Standard:
             (TRACE, -h.trace, -o.trace, 0.005, _way(-h.trace, -o.trace, 0.1), False),
             (RELEARN, np.log1p(h.relearn), np.log1p(o.relearn), 0.005, _half(o.relearn), False),
             (MASK, -h.mask, -o.mask, 0.01, _way(-h.mask, -o.mask, 0.1), False),
+            *((n, h.more[n], o.more[n], 0.005, _way(h.more[n], o.more[n], 0.1), True) for n in h.more),
         )  # fmt: skip
         return tuple(
             Hidden(name, held, never, alpha, cap, left_out, k)
@@ -236,10 +243,8 @@ class Standard:
 
     def values(self, model: Readings) -> dict[str, float]:
         """Figure of memory -> its value for one model, on the scale of `hidden`."""
-        found = {
-            HEAD: model.hidden[0], TRACE: -model.trace[0], RELEARN: np.log1p(model.relearn[0]), MASK: -model.mask[0],
-        }  # fmt: skip
-        return {name: float(value) for name, value in found.items()}
+        found = {HEAD: model.hidden, TRACE: -model.trace, RELEARN: np.log1p(model.relearn), MASK: -model.mask}
+        return {name: float(value[0]) for name, value in {**found, **model.more}.items()}
 
     def find(self, model: Readings, *, control: bool = False) -> Finding:
         """The outcome for one model, or for the mean of several, before the controls are looked at.

@@ -8,15 +8,16 @@ seen through. Where any of them fails the verdict is inconclusive, whatever the 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...errors import InputError
-from ...statistics import wilson
+from ...statistics import Floats, wilson
 from ..result import Check, ClassifierOutcome, Control, Outcome, Rates, Verdict
 from .power import ADVISED, LEAST, Need, needed
-from .references import References
 from .standard import LEAKS, Finding, Readings, Standard
 
 PASS = 0.75
@@ -42,6 +43,31 @@ NO_ORACLE = (
 GIVE_ORACLES = "Give oracles, or a recipe to train them with."
 
 
+class Bench(Protocol):
+    """Reference models of one request, read for the verdict; see `References`."""
+
+    @property
+    def request(self) -> Any: ...  # noqa: D102
+    @property
+    def holders(self) -> Sequence[Any]: ...  # noqa: D102
+    @property
+    def oracles(self) -> Sequence[Any]: ...  # noqa: D102
+    @property
+    def readings(self) -> tuple[Readings, Readings]:
+        """Holders and oracles, each measured by the others."""
+        ...
+
+    def cheated(self) -> dict[str, Readings]:
+        """Name of each built-in cheat -> the models made so."""
+        ...
+
+    def standard(
+        self, holders: Floats | None = None, oracles: Floats | None = None, several: int = 1
+    ) -> Standard:
+        """The limits that these of the references set."""
+        ...
+
+
 @dataclass(frozen=True)
 class Court:
     """What judges edited models of one request; the controls are judged once.
@@ -54,14 +80,14 @@ class Court:
         uncheated: why no cheat could be made; "" where they were.
     """
 
-    references: References
+    references: Bench
     several: int
     controls: tuple[Control, ...]
     rates: Rates | None
     uncheated: str = ""
 
     @classmethod
-    def of(cls, references: References, several: int = 1) -> Court:
+    def of(cls, references: Bench, several: int = 1) -> Court:
         """Judge the controls."""
         h, m = len(references.holders), len(references.oracles)
         if min(h, m) < LEAST + several - 1:
@@ -196,7 +222,7 @@ class Court:
         return said
 
 
-def decide(references: References, edited: Readings | None, untouched: str = "") -> Decision:
+def decide(references: Bench, edited: Readings | None, untouched: str = "") -> Decision:
     """Judge the controls, then one model or the mean of several; see `Court`."""
     return Court.of(references, 1 if edited is None else len(edited)).judge(edited, untouched)
 
@@ -227,7 +253,7 @@ def rates_of(unedited: list[Outcome], oracles: list[Outcome], source: str) -> Ra
     )
 
 
-def _left_out(references: References, several: int) -> tuple[list[Outcome], list[Outcome]]:
+def _left_out(references: Bench, several: int) -> tuple[list[Outcome], list[Outcome]]:
     """Outcomes of holders and oracles, in groups that go round, each by limits that the others alone set."""
     holders, oracles = references.readings
     h, m = len(holders), len(oracles)
@@ -251,7 +277,7 @@ def _left_out(references: References, several: int) -> tuple[list[Outcome], list
     return held, never
 
 
-def _cheats(references: References, several: int) -> list[Control]:
+def _cheats(references: Bench, several: int) -> list[Control]:
     controls = []
     for name, made in references.cheated().items():
         k = len(made) if several > 1 else 1

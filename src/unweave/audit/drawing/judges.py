@@ -24,12 +24,12 @@ def judge_at(path: Path, concepts: Concepts) -> Judge:
 
 
 class DigitsJudge:
-    """The small world's judge, trained on the spot or read from its cache."""
+    """The small world's judge, trained on the spot or read from its cache, the usual one unless given."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path | None = None) -> None:
         from ...embedded.drawn_digits import DIGITS, judge
 
-        self._judge, self._words = judge(), DIGITS
+        self._judge, self._words = judge(cache=cache), DIGITS
         self.labels = DIGITS
 
     def names(self, images: Tensor) -> list[str]:
@@ -114,14 +114,14 @@ class ClassifierJudge:
 
 def _preparation(folder: Path, config: Any) -> tuple[tuple[int, int], float, Tensor, Tensor]:
     """Height and width, scale of pixels from 0 to 1, mean and deviation that the classifier's images had."""
-    from ...io.images import _PROCESSOR_FILES, _processor
+    from ...io.images import _PROCESSOR_FILES, processor_of
     from ...io.loading import loading
 
     side, half = getattr(config, "image_size", 224), torch.full((1, 1, 1, 1), 0.5)
     default = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1]))
     if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         return default, 1.0, half, half
-    read = _processor(folder)
+    read = processor_of(folder)
     with loading(folder / "preprocessor_config.json"):
         cropped = getattr(read, "do_center_crop", False) and getattr(read, "crop_size", None)
         given = dict(read.crop_size if cropped else getattr(read, "size", None) or {})

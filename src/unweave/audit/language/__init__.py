@@ -1,0 +1,1 @@
+"""Audit of language models that were to forget texts."""

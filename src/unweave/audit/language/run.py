@@ -1,0 +1,177 @@
+"""The audit of a language model that was to forget texts: every figure, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+from torch.nn import Module
+
+from ...random import child, draw_seed
+from ...tasks import Autoregressive, requires
+from ...types import Data, Measurement, Request
+from ..classifier.standard import HEAD, RELEARN, Readings
+from ..classifier.verdict import Court, Decision
+from ..cost import cost
+from ..measured import measurement
+from ..result import Audit, Panel, Samples
+from .figures import NEAR, Choices, Compared, answers, knowledge, memberships, plain_bytes, truth
+from .read import Read
+from .references import References
+from .scores import MeanOf
+
+MOST = 1000
+"""Texts of a part that every model reads."""
+
+
+@dataclass(frozen=True)
+class Auditor:
+    """Judges edited language models of one request by the same references, which are read once.
+
+    Attributes:
+        references: models that hold the texts, and retrained ones.
+        choices: right and wrong answers, for the truth ratio.
+        decode: token ids -> words, for what the models say.
+        truth_mean: over the wrong answers of a truth ratio.
+    """
+
+    references: References
+    choices: Choices | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
+    truth_mean: MeanOf = "geometric"
+
+    @classmethod
+    def of(
+        cls,
+        request: Request[Any],
+        *,
+        original: Module,
+        holders: Sequence[Module] = (),
+        oracles: Sequence[Module] = (),
+        rng: Generator,
+        paraphrases: Data[Any] | None = None,
+        choices: Choices | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        truth_mean: MeanOf = "geometric",
+    ) -> Auditor:
+        """Take what to compare with.
+
+        Args:
+            request: texts that were to be forgotten.
+            original: the model before the edit.
+            holders: further models trained with the texts by the same recipe, with other seeds.
+            oracles: models trained by the same recipe without them. Nothing is decided with fewer than four of them,
+                or fewer than four models that hold the texts.
+            rng: governs samples of large parts, relearning and cheats.
+            paraphrases: the texts to forget in other words, one each in the same order.
+            choices: right and wrong answers, for the truth ratio.
+            decode: token ids -> words; without it nothing is generated.
+            truth_mean: over the wrong answers of a truth ratio.
+
+        Raises:
+            EmptyDataError: if a part of the request is empty.
+            InputError: if the data hold no texts.
+        """
+        for part in (request.forget, request.retain, request.heldout):
+            part.require_examples("the audit of a language model")
+            requires(part.task, Autoregressive, "the audit of a language model")
+        small = Request(request.forget, _cut(request.retain, child(rng)), _cut(request.heldout, child(rng)))
+        everyone = [original, *(model for model in holders if model is not original)]
+        references = References(small, everyone, list(oracles), draw_seed(rng), paraphrases)
+        return cls(references, choices, decode, truth_mean)
+
+    def decide(self, edited: Module) -> Decision:
+        """The verdict alone, with its controls."""
+        return self._decided(edited, self.references.look(edited))[0]
+
+    def audit(self, edited: Module, *, method: str = "", seconds: Mapping[str, float] | None = None) -> Audit:
+        """Judge one edited model; it is left unchanged.
+
+        Args:
+            edited: the model in question.
+            method: what was done to it, in words.
+            seconds: wall clock of the "edit" and of one "retrain".
+        """
+        r, read = self.references, self.references.look(edited)
+        decision, readings = self._decided(edited, read)
+        c = Compared(r, edited, read)
+        figures = [*knowledge(c), *truth(c, self.choices, self.truth_mean)]
+        figures += memberships(c, plain_bytes if self.decode is None else self._bytes)
+        panels: list[Panel] = [_scores(c)]
+        if self.decode is not None:
+            said, shown = answers(c, self.decode, r.seed)
+            figures += said
+            panels.append(shown)
+        return Audit(
+            kind="language", method=method, verdict=decision.verdict, controls=decision.controls, rates=decision.rates,
+            measurements=(*figures, *_under(c, readings), *cost(seconds)), panels=tuple(panels),
+        )  # fmt: skip
+
+    def _bytes(self, ids: Sequence[int]) -> bytes:
+        assert self.decode is not None
+        return self.decode(ids).encode()
+
+    def _decided(self, edited: Module, read: Read) -> tuple[Decision, Readings | None]:
+        r = self.references
+        readings = r.measured([edited], [read]) if r.rulers else None
+        return self._court.judge(readings), readings
+
+    @property
+    def _court(self) -> Court:
+        court: Court | None = self.__dict__.get("_kept")
+        if court is None:
+            court = self.__dict__["_kept"] = Court.of(self.references)
+        return court
+
+
+def _cut(data: Data[Any], rng: Generator) -> Data[Any]:
+    if len(data) <= MOST:
+        return data
+    return data.subset(torch.randperm(len(data), generator=rng)[:MOST].sort().values)
+
+
+def _under(c: Compared, readings: Readings | None) -> list[Measurement]:
+    """What lies under the answers, each on the scale from models that hold the texts (0) to retrained ones (1)."""
+    if readings is None:
+        return []
+    held, never = c.references.readings
+    kinds = {HEAD: [x.hidden for x in (readings, held, never)]}
+    kinds |= {name: [x.more[name] for x in (readings, held, never)] for name in readings.more}
+    found = [
+        measurement(
+            name,
+            float(own[0]),
+            float(holders[0]),
+            oracles.tolist(),
+            unit="position",
+            n=len(c.read.forget),
+            direction="near 1; 0 is where models that hold the texts lie",
+        )  # fmt: skip
+        for name, (own, holders, oracles) in kinds.items()
+    ]
+    steps = never.relearn[np.isfinite(never.relearn)].tolist()
+    found.append(
+        measurement(
+            RELEARN,
+            float(readings.relearn[0]),
+            float(held.relearn[0]),
+            steps,
+            unit="steps",
+            direction=NEAR,
+            n=len(c.read.forget),
+        )  # fmt: skip
+    )
+    return found
+
+
+def _scores(c: Compared) -> Samples:
+    r = c.references
+    samples = {"edited": c.read.forget.phi.tolist(), "original": r.holders_read[0].forget.phi.tolist()}
+    for name, read in (("oracle", r.oracles_read), ("holders", r.holders_read[1:])):
+        if read:
+            samples[name] = np.mean([x.forget.phi for x in read], 0).tolist()
+    return Samples(name="scores", unit="log odds of the answer, a token", samples=samples)

@@ -1,0 +1,90 @@
+"""Rows of the methods that make language models forget texts: each edits a tiny Llama."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Generator, Tensor
+
+from tests.contract.others import PlainRow
+
+
+def edited(method: Any, rng: Generator) -> dict[str, Tensor]:
+    """All weights of the edited model, which works in half precision; checks that the input kept bits, flags and modes.
+
+    One bias-free layer is frozen and half of another's weights are pruned: both stay as they are.
+    """
+    import torch
+
+    from tests.language.world import llama, request
+
+    model = llama(0, torch.bfloat16)
+    frozen, pruned = model.model.embed_tokens.weight.requires_grad_(False), model.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        pruned.weight[:, ::2] = 0
+    model.model.layers[1].train()  # a mixture of modes must come back as it went in
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags, modes = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
+    out = method.apply(model, request(batch_size=3), rng=rng)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items()), "changed its input"
+    assert all(p.grad is None for p in model.parameters())
+    assert (
+        [p.requires_grad for p in out.parameters()] == [p.requires_grad for p in model.parameters()] == flags
+    )
+    assert [m.training for m in out.modules()] == [m.training for m in model.modules()] == modes
+    after = out.state_dict()
+    assert {n: (v.shape, v.dtype) for n, v in after.items()} == {
+        n: (v.shape, v.dtype) for n, v in before.items()
+    }
+    assert not {p.data_ptr() for p in out.parameters()} & {p.data_ptr() for p in model.parameters()}
+    assert after["model.embed_tokens.weight"].equal(frozen)
+    assert not after["model.layers.0.mlp.up_proj.weight"][:, ::2].any(), "pruned weights came back"
+    moved = sum(float((after[n] - v).float().abs().sum()) for n, v in before.items())
+    assert moved > 1e-2, "moved by no more than rounding"
+    return dict(after)
+
+
+def empty(method: Any) -> Any:
+    """A call with nothing to forget."""
+
+    def call() -> Any:
+        from tests.language.world import llama, request
+        from unweave import seeded
+
+        data = request()
+        return method.apply(llama(), replace(data, forget=data.forget.subset([])), rng=seeded(0))
+
+    return (call, "needs at least one example")
+
+
+def _rows() -> list[PlainRow]:
+    from unweave import language
+
+    few: dict[str, Any] = {"epochs": 2, "lr": 0.01}
+
+    def row(name: str, method: Any, field: str, told: str, value: Any = -1) -> PlainRow:
+        bad = (lambda: replace(method, **{field: value}), told)
+        return PlainRow(name=name, run=partial(edited, method), bad=(empty(method), bad))
+
+    return [
+        # one row a method, in the order of the alphabet
+        row("AltPO", language.AltPO(**few), "temperature", "temperature must be above 0"),
+        row("CEU", language.CEU(**few), "alpha", "alpha must be at least 0"),
+        row("DPO", language.DPO(**few), "beta", "beta must be above 0"),
+        row("GradDiff", language.GradDiff(**few), "gamma", "gamma must be above 0"),
+        row("IDK", language.IDK(**few), "accumulate", "accumulate must be a whole number"),
+        row("NPO", language.NPO(**few), "beta", "beta must be above 0"),
+        row("PDU", language.PDU(**few), "flatten", "flatten must be", "all"),
+        row("RMU", language.RMU(**few, layer=1), "coefficient", "coefficient must be above 0"),
+        row("SatImp", language.SatImp(**few), "beta1", "beta1 must be at least 0"),
+        row("SimNPO", language.SimNPO(**few), "gamma", "gamma must be above 0"),
+        row("TaskVector", language.TaskVector(**few), "scale", "scale must be above 0"),
+        row("UNDIAL", language.UNDIAL(**few), "beta", "beta must be above 0"),
+        row("WGA", language.WGA(**few), "beta", "beta must be at least 0"),
+        row("WHP", language.WHP(**few, reinforce_lr=0.01), "strength", "strength must be above 0"),
+    ]
+
+
+LANGUAGE = _rows()
