@@ -24,8 +24,8 @@ from ._blocks import Chain, Run, Stop
 
 Layer = tuple[str, Module, Parameter]
 Visit = Callable[[str, Module, Tensor, Tensor], None]
-"""(name, layer, weight, gram): weight [out, in, ...] lies in the parameter's memory; gram [in, in] is the sum of x x^T over
-all inputs x of the layer, padding left out."""
+"""(name, layer, weight, gram): weight [out, in, ...] lies in the parameter's memory; gram [in, in] is the sum of x x^T
+over all inputs x of the layer, padding left out."""
 
 _UNUSED = "{}: the layer of {} is never called by the model. Leave it out (skip; --skip on the command line)."
 
