@@ -60,7 +60,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(params=JOBS)
 def run(
-    request: pytest.FixtureRequest, made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    made: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Path, str]:
     monkeypatch.setenv("UNWEAVE_CACHE", str(tmp_path / "cache"))
     shutil.copytree(made(request.param), tmp_path / "run")
