@@ -53,7 +53,7 @@ def write_folder(folder: Path, source: Path = PLACE / "weights" / "stories260k")
             rotated = halves(tensors[f"layers.{i}.attention.w{letter}.weight"], count)
             named[f"model.layers.{i}.self_attn.{letter}_proj.weight"] = rotated
     missing, unexpected = model.load_state_dict(named, strict=False)
-    assert missing == ["lm_head.weight"] and not unexpected, (missing, unexpected)
+    assert (missing, unexpected) == (["lm_head.weight"], [])
     model.save_pretrained(folder)
     _tokenizer(json.loads((source / "tokenizer.json").read_text())).save_pretrained(folder)
     return folder

@@ -157,6 +157,23 @@ def _experts(rng: Generator, method: str, name: str = "qwen3-moe", **settings: A
         return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
 
 
+def _momentum(rng: Generator, mu: float = 0.7) -> dict[str, Tensor]:
+    from tests.moe_models import moe
+    from unweave.experts import MomentumSMoE
+
+    made = MomentumSMoE(mu=mu).adapt(moe("mixtral"))
+    with torch.no_grad():
+        return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
+
+
+def _contrasted(rng: Generator, beta: float = 0.5) -> dict[str, Tensor]:
+    from tests.moe_models import moe
+    from unweave.experts import SCMoE
+
+    how = SCMoE(weak="random", beta=beta, alpha=1e-30)
+    return {"scores": how.scores(*how.logits(moe("mixtral"), torch.arange(3, 15)[None], rng=rng))}
+
+
 def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
     from tests.contract import world
     from unweave.unlearn import WorstCaseForget
@@ -165,10 +182,33 @@ def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
     return {"set": torch.zeros(90).index_fill(0, found.positions, 1.0)}
 
 
+def _dictionary(how: Any, rng: Generator) -> dict[str, Tensor]:
+    from tests.interpret.test_dictionary import held
+    from tests.interpret.world import vectors
+
+    return dict(how.dictionary().fit(held(*vectors()), rng=rng).state_dict())
+
+
+def _regions(how: Any, rng: Generator) -> dict[str, Tensor]:
+    from tests.interpret.test_smdl import IMAGE, MODEL
+
+    found = how.explain(MODEL, IMAGE, rng=rng)
+    return {"saliency": found.saliency(), "insertion": found.insertion}
+
+
+def _transported(rng: Generator, mass: float = 0.5) -> dict[str, Tensor]:
+    from unweave import seeded
+    from unweave.interpret import BrainOT
+
+    x, y = torch.randn(2, 3, 9, 5, generator=seeded(0))
+    x.requires_grad_()
+    return {"gradient": torch.autograd.grad(BrainOT(mass=mass)(x, y), x)[0]}
+
+
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import augment, experts, optim, prune, unlearn
+    from unweave import augment, experts, interpret, optim, prune, unlearn
 
     static = partial(_sparse, prune.StaticMask())
     return [
@@ -179,6 +219,19 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: optim.AAER(eps=0.0), "eps"),),
         ),
         # one row a method, in the order of the alphabet
+        PlainRow(
+            name="BrainOT",
+            run=_transported,
+            off=partial(_transported, mass=1.0),
+            random=False,
+            bad=((lambda: interpret.BrainOT(mass=0.0), "mass must be"),),
+        ),
+        PlainRow(
+            name="ChoiceSAE",
+            run=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3)),
+            off=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3, allocation="token")),
+            bad=((lambda: interpret.ChoiceSAE(latents=2), "k must be at most"),),
+        ),
         PlainRow(
             name="CDMoE",
             run=partial(_experts, method="CDMoE", layers=1, selector="random"),
@@ -205,6 +258,12 @@ def _rows() -> list[PlainRow]:
             run=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=2)),
             off=partial(_supermasks, prune.ExSSNeT(mask_epochs=2, weight_epochs=0)),
             bad=((lambda: prune.ExSSNeT(density=0.0), "density"),),
+        ),
+        PlainRow(
+            name="GSAE",
+            run=partial(_dictionary, interpret.GSAE(latents=48, k=3, lr=5e-3)),
+            off=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3, allocation="token")),
+            bad=((lambda: interpret.GSAE(beta=0.0), "beta must be"),),
         ),
         PlainRow(
             name="HCSMoE",
@@ -237,6 +296,13 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.MEST(every=4)),
             off=partial(_sparse, prune.StaticMask(budget=prune.Uniform(0.9))),
             bad=((lambda: prune.MEST(ratio=0.5), "ratio"),),
+        ),
+        PlainRow(
+            name="MomentumSMoE",
+            run=_momentum,
+            off=partial(_momentum, mu=0.0),
+            random=False,
+            bad=((lambda: experts.MomentumSMoE(kind="robust", rate=0.1), "rate must be from"),),
         ),
         PlainRow(
             name="MoSA",
@@ -286,10 +352,24 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: unlearn.S3T(pretrained_on=""), "pretrained_on is empty"),),
         ),
         PlainRow(
+            name="SMDL",
+            run=partial(_regions, interpret.SMDL(division="grid", pieces=9, candidates=2)),
+            off=partial(
+                _regions, interpret.SMDL(division="grid", pieces=9, consistency=0.0, collaboration=0.0)
+            ),
+            bad=((lambda: interpret.SMDL(pieces=0), "pieces must be"),),
+        ),
+        PlainRow(
             name="SISA",
             run=_sharded,
             off=partial(_sharded, shards=1, slices=1),
             bad=((lambda: unlearn.SISA(recipe=RECIPE, shards=0), "shards must be"),),
+        ),
+        PlainRow(
+            name="SCMoE",
+            run=_contrasted,
+            off=partial(_contrasted, beta=0.0),
+            bad=((lambda: experts.SCMoE(alpha=0.0), "alpha must be"),),
         ),
         PlainRow(
             name="SET",

@@ -73,7 +73,10 @@ def test_json_names_each_measurement_in_full() -> None:
             lambda r: r["audits"][0]["verdict"].update(outcome="erased"),
             "unknown outcome 'erased': a classifier audit",
         ),
-        (lambda r: r["audits"][0].update(kind="poem"), "one of classifier, drawing expected, got 'poem'"),
+        (
+            lambda r: r["audits"][0].update(kind="poem"),
+            "one of classifier, drawing, language expected, got 'poem'",
+        ),
         (lambda r: r["audits"][0]["verdict"]["checks"][0].update(passed=None), "does neither if it has none"),
         (lambda r: r["audits"][0]["panels"][0].update(name="maps"), "one of scores expected"),
         (lambda r: r["audits"][0]["panels"][1].update(name="maps"), "one of classes, layers, .* expected"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass
@@ -21,7 +24,7 @@ class Estimate:
     """
 
     seconds: float = 0.0
-    least: float = 0.5
+    least: float = 0.2
     _stamps: list[float] = field(default_factory=list, repr=False)
 
     def enough(self, step: int, total: int) -> bool:
@@ -30,7 +33,7 @@ class Estimate:
             self._stamps = []
         self._stamps.append(monotonic())
         spent = self._stamps[-1] - self._stamps[0]
-        if step < 5 or spent < self.least or step == total:
+        if step < 4 or spent < self.least or step == total:
             return False
         self.seconds += spent / (step - 1) * (total - step)
         return True
@@ -51,6 +54,22 @@ def estimating() -> Iterator[Estimate]:
         yield estimate
     finally:
         current_estimate.reset(token)
+
+
+def timed() -> bool:
+    """Whether an `estimating` block is around, so that only time is asked for."""
+    return current_estimate.get() is not None
+
+
+def each(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
+    """`work` on every item; in an `estimating` block on the first alone, which stands for the others in time, too."""
+    estimate = current_estimate.get()
+    if estimate is None or len(items) < 2:
+        return [work(item) for item in items]
+    began, before = monotonic(), estimate.seconds
+    first = work(items[0])
+    estimate.seconds += (monotonic() - began + estimate.seconds - before) * (len(items) - 1)
+    return [first] * len(items)
 
 
 _folder: ContextVar[tuple[Path, list[int]] | None] = ContextVar("checkpoint folder", default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .activations import Activations
 from .autoencoder import SparseAutoencoder
+from .brain_ot import BrainOT
 from .choice_sae import ChoiceSAE
 from .dictionary import Dictionary
 from .fidelity import Fidelity, Steering, fidelity, steering
@@ -12,10 +13,12 @@ from .g_sae import GSAE
 from .latents import Latents, top_examples
 from .smdl import SMDL
 from .viewer import Explanation, Viewer, gradient_times_input, occlusion, trace
+from .voxels import RegionEffects, VoxelEncoder, identification, region_effects, token_accuracy, without
 from .zero_shot import ZeroShot
 
 __all__ = [
-    "Activations", "ChoiceSAE", "Dictionary", "Explanation", "Fidelity", "GSAE", "Latents", "SMDL", "SparseAutoencoder",
-    "Steering", "Viewer", "ZeroShot", "fidelity", "gradient_times_input", "load", "occlusion", "save", "steering",
-    "top_examples", "trace",
+    "Activations", "BrainOT", "ChoiceSAE", "Dictionary", "Explanation", "Fidelity", "GSAE", "Latents",
+    "RegionEffects", "SMDL", "SparseAutoencoder", "Steering", "Viewer", "VoxelEncoder", "ZeroShot", "fidelity",
+    "gradient_times_input", "identification", "load", "occlusion", "region_effects", "save", "steering",
+    "token_accuracy", "top_examples", "trace", "without",
 ]  # fmt: skip

@@ -86,8 +86,8 @@ def save_causal_lm(
     """Write an edited causal language model as a folder that transformers reads, whole or not at all.
 
     Generation configuration, tokenizer and licence are copied bit for bit from `source`, and so is the configuration,
-    unless the edit changed the model's own (its widths, say). Weights keep their dtype and ties, and lie in shards no larger than the largest of its own. What was written is read back and
-    compared before the folder takes its place.
+    unless the edit changed the model's own (its widths, say). Weights keep their dtype and ties, and lie in shards no
+    larger than the largest of its own. What was written is read back and compared before the folder takes its place.
 
     Args:
         model: of transformers.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ from ..models.moe import Condensed, MoE, Tied, Trimmed, moe_layers, record_of
 from ..report import words
 from ..report.condensed import render_condensed
 from ..settings import Count, settings
-from ..tasks import evaluating, predict
+from ..tasks import evaluating, perplexity, predict
 from ..types import Data, Edit
 from .done import Done, facts_of
 
@@ -194,13 +193,13 @@ class CondenseJob:
             except InputError as error:
                 found[name] = f"not possible: {error}"
                 continue
-            found[name] = (_perplexity(edited, heldout), _size(edited) / _size(model))
+            found[name] = (perplexity(edited, heldout), _size(edited) / _size(model))
         return found
 
 
 def _figures(before: Module, after: Module, heldout: Data[Any]) -> Figures:
     figures: Figures = {
-        "held-out perplexity": (_perplexity(before, heldout), _perplexity(after, heldout), ""),
+        "held-out perplexity": (perplexity(before, heldout), perplexity(after, heldout), ""),
         "parameters": (_size(before), _size(after), ""),
         "parameters a token uses": (_active(before), _active(after), ""),
         "weights": (_bytes(before), _bytes(after), "MiB"),
@@ -210,18 +209,6 @@ def _figures(before: Module, after: Module, heldout: Data[Any]) -> Figures:
         figures[f"tokens a second, batch {size}"] = (was, now, "")
         figures[f"  its spread, batch {size}"] = (spread, new, "")
     return figures
-
-
-def _perplexity(model: Module, data: Data[Any]) -> float:
-    """Exp of the mean loss over all counted tokens."""
-    task = data.task
-    losses, counts = [], []
-    with evaluating(model):
-        for batch in data.batches():
-            each, counted = task.token_losses(model, batch)
-            losses.append(float((each * counted).sum()))
-            counts.append(int(counted.sum()))
-    return math.exp(sum(losses) / sum(counts))
 
 
 def _speed(model: Module, data: Data[Any], size: int) -> tuple[float, float]:

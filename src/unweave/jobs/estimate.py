@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -10,20 +11,25 @@ from typing import Any
 from torch import Generator
 from torch.nn import Module
 
-from ..audit import audit
+from ..audit import Auditor
 from ..errors import InputError
-from ..fit import estimating
+from ..fit import each, estimating
 from ..fit.own_loop import OwnLoop
-from ..parallel import cache_folder, default_jobs, parallel_map, single_threaded
+from ..masks.layers import copied
+from ..parallel import cache_folder, default_jobs, single_threaded
 from ..random import seeded
 from ..types import Data, Recipe, Request
 from .judging import Judging
 
+WORKERS = 4.0
+"""Seconds in which the processes that train at once have started, where it was measured."""
 Apply = Callable[[Module, Request[Any], Generator], Module]
 
 
 def estimate(job: Judging, edits: Mapping[str, Apply | None]) -> dict[str, float]:
     """Seconds that a job would take, by stage, found by beginning each training and cutting it short.
+
+    Of what is done to many models alike, one is timed: a training of the recipe, each part of the audit.
 
     Args:
         job: what to compare with, and how.
@@ -32,64 +38,68 @@ def estimate(job: Judging, edits: Mapping[str, Apply | None]) -> dict[str, float
     Returns:
         Stage in words -> seconds. What is in the cache already costs nothing.
     """
-    job.subject.inputs()  # refuses data that cannot be trained on
-    request = job.request
-    seconds: dict[str, float] = {}
-    with estimating() as cut:
-        began = perf_counter()
-        original = job.subject.given()
-        if original is None:
-            recipe = job.subject.require_recipe("no model can be trained")
-            train = partial(_build, recipe, job.subject.left.train)
-            original = single_threaded(train, seeded(job.seed))
-            seconds["train the model"] = perf_counter() - began + cut.seconds
-        edited: dict[str, Module] = {}
-        for name, edit in edits.items():
-            began, before = perf_counter(), cut.seconds
-            edited[name] = original
-            if edit is not None:
+    request, seconds = job.request, dict[str, float]()
+    with _told(seconds, "read the data"):
+        job.subject.inputs()  # refuses data that cannot be trained on
+    original = job.subject.given()
+    if original is None:
+        recipe = job.subject.require_recipe("no model can be trained")
+        with _told(seconds, "train the model"):
+            original = single_threaded(partial(_build, recipe, job.subject.left.train), seeded(job.seed))
+    edited: dict[str, Module] = {}
+    for name, edit in edits.items():
+        edited[name] = original
+        if edit is not None:
+            with _told(seconds, f"edit {name}"):
                 edited[name] = single_threaded(partial(edit, original, request), seeded(job.seed))
-                seconds[f"edit {name}"] = perf_counter() - began + cut.seconds - before
-    oracles, took = _group(job, "oracles", request.retain, job.oracle_seeds, original)
-    holders, more = _group(job, "holders", job.subject.left.train, job.holder_seeds, original)
-    seconds |= {**took, **more}
-    with estimating() as cut:
-        began = perf_counter()
-        for name, model in edited.items():
-            audit(
-                model, request, original=original, holders=holders, oracles=oracles, method=name,
-                rng=seeded(job.seed), quick=job.quick,
-            )  # fmt: skip
-        seconds["audit"] = perf_counter() - began + cut.seconds
+    oracle = _trainings(job, original, seconds)
+    with _told(seconds, "audit"):
+        _audits(job, original, oracle, edited)
     return seconds
 
 
-def _group(
-    job: Judging, name: str, data: Data[Any], seeds: list[int], original: Module
-) -> tuple[list[Module], dict[str, float]]:
-    """Stand-ins for the models of these seeds, and the seconds that training those not in the cache would take."""
-    recipe, jobs = job.subject.recipe, job.jobs or default_jobs()
-    if recipe is None:
-        return [], {}
-    cached = cache_folder(recipe, data, job.models)
-    absent = [seed for seed in seeds if not (cached / f"{seed}.json").exists()]
-    if not absent:
-        return [original] * len(seeds), {}
-    trials = parallel_map(partial(_trial, recipe, data), absent[:jobs], jobs=jobs)
-    each = sum(t for _, t in trials) / len(trials)
-    models = [trials[i % len(trials)][0] for i in range(len(seeds))]
-    return models, {f"train {len(absent)} {name}": each * -(-len(absent) // jobs)}
+@contextmanager
+def _told(seconds: dict[str, float], name: str) -> Iterator[None]:
+    with estimating() as cut:
+        began = perf_counter()
+        yield
+        seconds[name] = perf_counter() - began + cut.seconds
+
+
+def _trainings(job: Judging, original: Module, seconds: dict[str, float]) -> Module:
+    """Seconds of the trainings to compare with that are not in the cache, and a stand-in for an oracle."""
+    recipe, jobs, retain = job.subject.recipe, job.jobs or default_jobs(), job.request.retain
+    if recipe is None or not (job.oracles or job.holders):
+        return original
+    took = dict[str, float]()
+    with _told(took, "one"):
+        oracle = single_threaded(partial(_build, recipe, retain), seeded(job.seed + 1)).eval()
+    whole, started = job.subject.left.train, WORKERS
+    for name, data, seeds in (("oracles", retain, job.oracle_seeds), ("holders", whole, job.holder_seeds)):
+        cached = cache_folder(recipe, data, job.models)
+        absent = sum(not (cached / f"{seed}.json").exists() for seed in seeds)
+        if absent:
+            rounds = -(-absent // jobs)
+            one = took["one"] * data.steps / retain.steps
+            seconds[f"train {absent} {name}"] = one * rounds + (started if min(jobs, absent) > 1 else 0.0)
+            started = 0.0  # the processes stay for the next
+    return oracle
+
+
+def _audits(job: Judging, original: Module, oracle: Module, edited: Mapping[str, Module]) -> None:
+    """The audit of every model: the references are read once, by the first."""
+    holder = copied(original).eval()  # another than the original, which is counted among them
+    auditor = Auditor.of(
+        job.request, original=original, holders=[holder] * job.holders, oracles=[oracle] * job.oracles,
+        rng=seeded(job.seed), quick=job.quick,
+    )  # fmt: skip
+    first, *others = list(edited.items())
+    auditor.audit(first[1], method=first[0])
+    each(lambda known: auditor.audit(known[1], method=known[0]), others)
 
 
 def _build(recipe: Recipe, data: Data[Any], rng: Generator) -> Module:
     return recipe.build(data, rng=rng)
-
-
-def _trial(recipe: Recipe, data: Data[Any], seed: int) -> tuple[Module, float]:
-    with estimating() as cut:
-        began = perf_counter()
-        model = recipe.build(data, rng=seeded(seed)).eval()
-        return model, perf_counter() - began + cut.seconds
 
 
 def repeating(recipe: Recipe | None, data: Data[Any]) -> list[str]:

@@ -11,7 +11,6 @@ to the original.
 
 from __future__ import annotations
 
-from math import log
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import Module, Parameter
 from ..fit import Step
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, settings
+from ..tasks import evaluating
 from ..tasks.language import CausalLM
 from ..types import Batch, Data, Request
 from ._tune import Term, check_texts, free, logits_of, nll, tokens_of, tuned
@@ -114,7 +114,12 @@ def off_mean(logits: Tensor, truth: Tensor, which: Literal["true", "largest"]) -
 
 def mean_loss(model: Module, data: Data[Any]) -> float:
     """Mean loss a token, in nats."""
-    return log(data.task.measure(model, data))
+    summed, tokens = 0.0, 0
+    with evaluating(model):
+        for batch in data.batches():
+            each, n = data.task.log_probabilities(model, batch)
+            summed, tokens = summed - float(each.double().sum()), tokens + int(n.sum())
+    return summed / tokens
 
 
 _PRICE = "price_of_retain_loss"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
+from warnings import catch_warnings, simplefilter
 
 import torch
 import torch.nn.functional as F
@@ -173,7 +174,8 @@ def adapted_(model: Module, alive: Mask, rank: int, alpha: float, rng: Generator
         )
     flags = {p: p.requires_grad for p in model.parameters()}
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
-    with global_seed(draw_seed(rng)):
+    with global_seed(draw_seed(rng)), catch_warnings():
+        simplefilter("ignore")  # it tells which layers are transposed, and transposes them
         peft.inject_adapter_in_model(config, model)
     layers: dict[str, Any] = {name: model.get_submodule(name) for name in names}
     try:
@@ -186,8 +188,10 @@ def adapted_(model: Module, alive: Mask, rank: int, alpha: float, rng: Generator
         yield trained
         with torch.no_grad():
             for name, layer in layers.items():
-                weight = layer.get_base_layer().weight
-                weight.add_((_delta(layer) * alive.keep[f"{name}.weight"].to(weight.device)).to(weight.dtype))
+                weight, mask = layer.get_base_layer().weight, alive.keep[f"{name}.weight"]
+                wide = torch.promote_types(weight.dtype, torch.float32)  # rounded once, not thrice
+                layer.lora_A.to(wide), layer.lora_B.to(wide)
+                weight.copy_(weight.to(wide) + _delta(layer) * mask.to(weight.device))
     finally:
         for name, layer in layers.items():
             parent, _, own = name.rpartition(".")

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import Linear, Module
 
 from ...errors import InputError
+from ...fit import each
 from ...masks.layers import copied
 from ...random import seeded
 from ...statistics import Floats
@@ -86,8 +87,10 @@ def cheats(
     requires(task, Representing, "a built-in cheat")
     requires(task, Labelled, "a built-in cheat")
     bench = _Bench(request, parts, oracle_answers.float(), seed)
-    made: list[Cheat] = []
-    for i, model in enumerate(holders):
+
+    def of_holder(known: tuple[int, Module]) -> list[Cheat]:
+        i, model = known
+        made: list[Cheat] = []
         head, clean = last_linear(model), bench.seen(model)
         assert head is not None  # or the task had found no representation
         weight, bias = _of(head, task.classes)
@@ -98,6 +101,9 @@ def cheats(
         noisy = bench.seen(_shaken(model, seed + i))
         made.append(bench.cheat(REMADE, i, noisy, *bench.anew(noisy, weight, seed + i)))
         made.append(bench.cheat(COPIED, i, clean, *bench.taught(clean, weight, bias)))
+        return made
+
+    made = [cheat for group in each(of_holder, list(enumerate(holders))) for cheat in group]
     return sorted(made, key=lambda c: (SILENCED, REMADE, COPIED).index(c.name))
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from ...fit import each
 from ...random import seeded
 from ...statistics import Floats, bootstrap, wilson
 from ...types import Measurement
@@ -123,7 +124,7 @@ def _population(
         f"membership, {name}",
         100 * edited.member,
         100 * run(c.holders_read[0]).member,
-        [100 * run(r).member for r in c.oracles_read],
+        each(lambda r: 100 * run(r).member, c.oracles_read),
         unit="%",
         direction=NEAR + "; not 0",
         n=edited.n,

@@ -6,6 +6,7 @@ import numpy as np
 from torch.nn import Module
 
 from ...errors import InputError
+from ...fit import each
 from ...random import seeded
 from ...statistics import wilson
 from ...types import Measurement
@@ -42,7 +43,7 @@ def probes(c: Compared) -> list[Measurement]:
             "representation probe, linear AUC",
             linear(c.edited),
             linear(c.original),
-            [linear(model) for model in c.oracles[: c.dear]],
+            each(linear, c.oracles[: c.dear]),
             unit="",
             n=len(ours) + len(c.parts.control),
             direction=NEAR,
@@ -63,7 +64,7 @@ def _class_means(c: Compared) -> Measurement:
         "representation probe, class means",
         100 * value,
         100 * original,
-        [100 * probe(model)[0] for model in c.oracles[: 2 * c.dear]],
+        each(lambda model: 100 * probe(model)[0], c.oracles[: 2 * c.dear]),
         unit="%",
         n=n,
         direction=NEAR + "; higher is more memory under the last layer",

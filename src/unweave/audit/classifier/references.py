@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ...fit import each, timed
 from ...masks.mask import Mask
 from ...random import seeded
 from ...statistics import Floats
@@ -20,7 +21,7 @@ from ...types import Request
 from .cheats import Cheat, cheats, last_linear
 from .head import margins
 from .membership import auc
-from .relearn import mean_loss_of, relearn_steps, sampled
+from .relearn import USUAL, mean_loss_of, relearn_steps, sampled
 from .ruler import Places, Ruler, Vectors
 from .scores import Answers, Parts
 from .standard import Readings, Standard
@@ -112,12 +113,14 @@ class References:
     def holders_read(self) -> list[Read]:
         """The holders' answers, the original's first."""
         names = ["the original", *(f"model {i} that holds the data" for i in range(1, len(self.holders)))]
-        return [self.look(model, name) for model, name in zip(self.holders, names, strict=True)]
+        return each(lambda known: self.look(*known), list(zip(self.holders, names, strict=True)))
 
     @cached_property
     def oracles_read(self) -> list[Read]:
         """The oracles' answers."""
-        return [self.look(model, f"retrained model {i}") for i, model in enumerate(self.oracles, 1)]
+        return each(
+            lambda known: self.look(known[1], f"retrained model {known[0]}"), list(enumerate(self.oracles, 1))
+        )
 
     @property
     def rulers(self) -> bool:
@@ -144,14 +147,19 @@ class References:
     @cached_property
     def relearning(self) -> tuple[Floats, Floats]:
         """Steps in which the first few holders and oracles learn the forget set again; NaN for the others."""
-        return tuple(
-            np.array([self.relearn(m) if i < DEAR else np.nan for i, m in enumerate(models)])
-            for models in (self.holders, self.oracles)
-        )  # type: ignore[return-value]
+        found = []
+        for models in (self.holders, self.oracles):
+            steps = _blank(models)
+            steps[:DEAR] = each(self.relearn, models[:DEAR])
+            found.append(steps)
+        return found[0], found[1]
 
     def relearn(self, model: Module) -> float:
         """Steps in which one model learns the forget set again; see `relearn`."""
-        return float(relearn_steps(model, *self._lesson, rng=seeded(self.seed)))
+        forget, target = self._lesson
+        if timed() and model is not self.holders[0]:  # a stand-in, of which nothing can be told but time
+            return float(relearn_steps(model, forget, 0.0, rng=seeded(self.seed), cap=USUAL))
+        return float(relearn_steps(model, forget, target, rng=seeded(self.seed)))
 
     @cached_property
     def _lesson(self) -> tuple[Any, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import isfinite, log1p, nan
@@ -69,20 +69,19 @@ class Readings:
 
     def at(self, chosen: Any) -> Readings:
         """Some of the models, by an index or mask of numpy's."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        answers, more = parts.pop("answers"), parts.pop("more")
-        picked = Places(**{f.name: getattr(answers, f.name)[chosen] for f in fields(answers)})
-        further = {name: values[chosen] for name, values in more.items()}
-        return Readings(picked, **{name: values[chosen] for name, values in parts.items()}, more=further)
+        return self._each(lambda values: values[chosen])
 
     def mean(self) -> Readings:
         """One model's worth: the mean over all."""
+        return self._each(lambda values: values.mean(keepdims=True))
+
+    def _each(self, change: Callable[[Floats], Floats]) -> Readings:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         answers, more = parts.pop("answers"), parts.pop("more")
-        middle = Places(**{f.name: getattr(answers, f.name).mean(keepdims=True) for f in fields(answers)})
-        further = {name: values.mean(keepdims=True) for name, values in more.items()}
         return Readings(
-            middle, **{name: values.mean(keepdims=True) for name, values in parts.items()}, more=further
+            Places(**{f.name: change(getattr(answers, f.name)) for f in fields(answers)}),
+            **{name: change(values) for name, values in parts.items()},
+            more={name: change(values) for name, values in more.items()},
         )
 
 
@@ -244,13 +243,8 @@ class Standard:
 
     def values(self, model: Readings) -> dict[str, float]:
         """Figure of memory -> its value for one model, on the scale of `hidden`."""
-        found = {
-            HEAD: model.hidden[0], TRACE: -model.trace[0], RELEARN: np.log1p(model.relearn[0]), MASK: -model.mask[0],
-        }  # fmt: skip
-        return {
-            name: float(value)
-            for name, value in {**found, **{k: v[0] for k, v in model.more.items()}}.items()
-        }
+        found = {HEAD: model.hidden, TRACE: -model.trace, RELEARN: np.log1p(model.relearn), MASK: -model.mask}
+        return {name: float(value[0]) for name, value in {**found, **model.more}.items()}
 
     def find(self, model: Readings, *, control: bool = False) -> Finding:
         """The outcome for one model, or for the mean of several, before the controls are looked at.
