@@ -120,9 +120,7 @@ def main() -> None:
                 f"{mean:5.1f} +- {half:.1f}", flush=True,
             )  # fmt: skip
     if given.out:
-        given.out.write_text(
-            json.dumps({"dense": accuracy(dense, heldout), "rows": rows}, indent=1) + "\n"
-        )
+        given.out.write_text(json.dumps({"dense": accuracy(dense, heldout), "rows": rows}, indent=1) + "\n")
 
 
 def spread(found: list[float]) -> float:

@@ -44,6 +44,7 @@ GUIDE = (
     "guide/erasing-concepts.md",
     "guide/forgetting-texts.md",
     "guide/pruning.md",
+    "guide/pruning-a-language-model.md",
     "guide/training-and-comparing.md",
     "guide/writing-a-method.md",
 )

@@ -58,6 +58,18 @@ def _smaller(rng: Generator, steps: int = 2) -> dict[str, Tensor]:
     return dict(method.apply(model, shown, rng=rng).denoiser.state_dict())
 
 
+def _adapters(rng: Generator, lr: float = 1e-2) -> dict[str, Tensor]:
+    from tests.erase.pipelines import pipeline
+    from unweave.generate import AGD, adapted
+
+    model = pipeline("sd")
+    method = AGD(width=8, high=4.0, trajectories=2, sampler_steps=2, steps=3, batch_size=2, lr=lr)
+    adapters = method.apply(model, ["a cat", "a dog"], rng=rng)
+    x = torch.ones(1, *model.shape)
+    with torch.no_grad(), adapted(model.denoiser, adapters, 3.0):
+        return {"answer": model(x, 300, model.encode(["a cat"])), **adapters.state_dict()}
+
+
 def _rows() -> list[PlainRow]:
     from unweave import generate
 
@@ -69,6 +81,12 @@ def _rows() -> list[PlainRow]:
         return generate.OMS(steps=1).apply(pipeline("sd"), shown, rng=seeded(0))
 
     return [
+        PlainRow(
+            name="AGD",
+            run=_adapters,
+            off=lambda rng: _adapters(rng, lr=1e-9),
+            bad=((lambda: generate.AGD(low=5.0, high=2.0), "low must be below high"),),
+        ),
         PlainRow(
             name="APG",
             run=lambda _: _guided(generate.APG(scale=6.0, threshold=2.0)),

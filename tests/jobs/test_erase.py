@@ -183,3 +183,22 @@ def test_an_adapter_is_written_and_the_pipeline_with_it_is_audited(tmp_path: Pat
     }
     with pytest.raises(InputError, match="no linear layer of the denoiser"):
         EraseJob(subject=made, edits={"esd": ESD(train="all")}, output="lora")
+
+
+def test_the_small_world_is_kept_where_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unweave.embedded import drawn_digits as world
+    from unweave.jobs.pipelines import embedded_pipeline
+
+    asked: list[Path | None] = []
+
+    def made(*_: Any, cache: Path | None = None, **__: Any) -> Any:
+        asked.append(cache)
+        return pipeline("sd")
+
+    monkeypatch.setattr(world, "small_world", made)
+    monkeypatch.setattr(world, "judge", made)
+    monkeypatch.setattr(Concepts, "require_seen", lambda *_: None)
+    embedded_pipeline(Concepts(erase=("three",)), cache=tmp_path)
+    assert asked == [tmp_path / "testbed"] * 3
+    embedded_pipeline(Concepts(erase=("three",)))
+    assert asked[3:] == [None] * 3

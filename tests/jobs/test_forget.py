@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,7 @@ def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
     )
     seconds = job.estimate()
     assert list(seconds) == [
-        "train the model", "edit fine-tune", "train 2 oracles", "train 1 holders", "audit"
+        "read the data", "train the model", "edit fine-tune", "train 2 oracles", "train 1 holders", "audit"
     ]  # fmt: skip
     assert all(value > 0 for value in seconds.values())
     assert not list(tmp_path.iterdir())
@@ -126,13 +128,18 @@ def test_an_estimate_counts_rounds_of_processes_and_what_is_not_yet_there(
         subject=subject(model=True), random=30, edits={"fine-tune": FineTune(epochs=1)}, oracles=5, holders=3,
         jobs=2, quick=True, cache=tmp_path / "models",
     )  # fmt: skip
-    model = job.subject.given()
-    monkeypatch.setattr(module, "parallel_map", lambda work, items, jobs: [(model, 2.0) for _ in items])
+
+    @contextmanager
+    def told(seconds: dict[str, float], name: str) -> Iterator[None]:
+        yield
+        seconds[name] = 2.0
+
+    monkeypatch.setattr(module, "_told", told)
     found = job.estimate()
-    assert found["train 5 oracles"] == 6.0  # two at once: three rounds
-    assert found["train 3 holders"] == 4.0
+    assert found["train 5 oracles"] == 3 * 2.0 + module.WORKERS  # two at once: three rounds
+    assert found["train 3 holders"] == 2 * 2.0 * 10 / 8  # of ten batches, not of eight, by processes that run
     build_models(RECIPE, job.subject.train, job.holder_seeds[:2], jobs=1, cache=job.models)
-    assert job.estimate()["train 1 holders"] == 2.0
+    assert job.estimate()["train 1 holders"] == 2.5
     build_models(RECIPE, job.subject.train, job.holder_seeds[2:], jobs=1, cache=job.models)
     assert not any("holders" in stage for stage in job.estimate())
 

@@ -300,3 +300,22 @@ def test_refuses() -> None:
 
     with pytest.raises(InputError, match="idle.weight is never called"):
         SparseGPT().apply(Idle(), data, rng=seeded(0))
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(), NM(2, 4)])
+def test_transposed_linear_layers_are_pruned_as_linear_ones(pattern: object) -> None:
+    transformers = pytest.importorskip("transformers")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = Sequential(Linear(8, 12), torch.nn.ReLU(), Linear(12, 4))
+    turned = Sequential(transformers.Conv1D(12, 8), torch.nn.ReLU(), transformers.Conv1D(4, 12))
+    with torch.no_grad():
+        for i in (0, 2):
+            turned[i].weight.copy_(plain[i].weight.T)
+            turned[i].bias.copy_(plain[i].bias)
+    data = of_tensors(torch.randn(40, 8, generator=seeded(0)), torch.arange(40) % 4)
+    for edit in (SparseGPT(pattern=pattern), WandaPrune(pattern=pattern)):
+        a, b = (edit.apply(m, data, rng=seeded(0)) for m in (plain, turned))
+        for i in (0, 2):
+            torch.testing.assert_close(b[i].weight.T, a[i].weight)
+            assert int((b[i].weight == 0).sum()) == b[i].weight.numel() // 2

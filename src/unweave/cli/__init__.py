@@ -41,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 if interrupted (the run can be resumed), 1 (with a traceback) on a bug of ours.
     """
     make_printable()
-    arguments = [
-        *(sys.argv[1:] if argv is None else argv)
-    ]  # the command module `list` hides the builtin here
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # the module `list` hides the builtin here
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         Console(highlight=False, soft_wrap=True).print(usage(), markup=False)
@@ -55,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        console.print(
-            f"error: there is no command {command!r}. There are: {', '.join(COMMANDS)}.", markup=False
-        )
+        known = ", ".join(COMMANDS)
+        console.print(f"error: there is no command {command!r}. There are: {known}.", markup=False)
         return EXIT_USE
     return _guarded(command, rest, console)
 

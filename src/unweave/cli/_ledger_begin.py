@@ -30,6 +30,7 @@ class InitOptions:
         due: until when a request must be answered: "30 days", "1 month".
         window: days for which requests are gathered, to be served together.
         retrain_after: rounds of approximate methods after which a training from scratch is due.
+        keep: how long the evidence of a served request is kept: "36 months"; "" keeps it.
         recipients: who was given the model, to be told of deletions.
         unsigned: do not sign entries, although the package cryptography is there.
     """
@@ -42,6 +43,7 @@ class InitOptions:
     due: str = "30 days"
     window: int = 7
     retrain_after: int = 5
+    keep: str = ""
     recipients: tuple[str, ...] = ()
     unsigned: bool = False
 
@@ -53,7 +55,7 @@ def init(argv: Sequence[str]) -> int:
     )
     asked: InitOptions = parse(InitOptions, argv, command="ledger init", example=example)
     subject = named(asked.project, asked.folder, asked.model)
-    policy = Policy(due=asked.due, window=asked.window, retrain_after=asked.retrain_after)
+    policy = Policy(due=asked.due, window=asked.window, retrain_after=asked.retrain_after, keep=asked.keep)
     ledger = Ledger.init(asked.ledger, policy, sign=False if asked.unsigned else None)
     if subject.model is None:
         with RunFolder.open(

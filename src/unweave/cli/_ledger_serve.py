@@ -34,7 +34,8 @@ class ServeOptions:
         jobs: processes that train at once; 0 takes all cores.
         cache: folder of retrained models; UNWEAVE_CACHE or ~/.cache/unweave unless given.
         quick: spend less on the figures; the verdict stays the same.
-        purge: remove files of earlier versions in the ledger's folder that hold what was deleted.
+        purge: remove files of earlier versions in the ledger's folder that hold what was deleted, and evidence whose
+            time is over.
         json: print as JSON.
     """
 

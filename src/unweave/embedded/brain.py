@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,9 +73,8 @@ def simulated_brain(
         InputError: if there are fewer digits than trials.
     """
     rng = seeded(seed)
-    images, labels = (
-        torch.cat(parts) for parts in zip(*(d.examples.tensors for d in digits(0.0, seed)), strict=True)
-    )  # type: ignore[attr-defined]
+    sets: Any = [d.examples for d in digits(0.0, seed)]
+    images, labels = (torch.cat(parts) for parts in zip(*(d.tensors for d in sets), strict=True))
     if train < 1 or test < 1 or train + test > len(images):
         raise InputError(f"there are {len(images)} digits; {train} + {test} trials were asked for.")
     patches = images.view(-1, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(-1, TOKENS, 4)

@@ -82,8 +82,8 @@ def templates_of(named: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Templates and the same prompts without a concept, by a word of `KINDS` or from a file.
 
     Args:
-        named: "object", "style", "attribute", "person", "explicit", or a text file with a template a line, and its prompt without the concept
-            after a tab, on every line or on none. Empty lines are passed over.
+        named: "object", "style", "attribute", "person", "explicit", or a text file with a template a line, and its
+            prompt without the concept after a tab, on every line or on none. Empty lines are passed over.
 
     Raises:
         InputError: if it is neither, or a line lacks what the others have.

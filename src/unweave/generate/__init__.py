@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .agd import AGD, Adapters, adapted
 from .apg import APG, Projected
 from .drawing import draw, step_of
 from .guidance import CFG, Guidance, Rule, Step
@@ -14,6 +15,9 @@ from .sims import SIMS, extrapolated
 from .steering import as_guider, steered
 
 __all__ = [
+    "AGD",
+    "Adapters",
+    "adapted",
     "APG",
     "CFG",
     "OMS",

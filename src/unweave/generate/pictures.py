@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
 
 from ..errors import InputError
@@ -105,6 +106,7 @@ def train_steps_(
     rng: Generator,
     label: str,
     clip: float | None = None,
+    schedule: LRScheduler | None = None,
     after_step: Callable[[Step], None] | None = None,
 ) -> Fit:
     """Minimise an objective that draws its own examples from torch's global generator, which `fit_` seeds.
@@ -118,13 +120,14 @@ def train_steps_(
         rng: governs the run.
         label: shown beside the progress bar.
         clip: largest global gradient norm.
+        schedule: stepped after every step.
         after_step: see `fit_`.
     """
     data = Data(TensorDataset(torch.arange(steps)), _NothingToRead(), 1)
     with training_only(model, weights):
         return fit_(
-            model, data, lambda _, batch: objective(int(batch[0])), optimizer,
-            epochs=1, rng=rng, loop=Loop(ordered=True, label=label, clip=clip), after_step=after_step,
+            model, data, lambda _, batch: objective(int(batch[0])), optimizer, epochs=1, rng=rng,
+            loop=Loop(ordered=True, label=label, clip=clip, schedule=schedule), after_step=after_step,
         )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ class BrainOT(Module):
         x, y = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (predicted, target))
         if self.cost == "cosine":
             x, y = (t / t.norm(dim=-1, keepdim=True).clamp(min=1e-8) for t in (x, y))
-            found = 1 - x @ y.mT
+            found: Tensor = 1 - x @ y.mT
         else:
             squares = (x[:, :, None] - y[:, None]).square().sum(-1)
             # the root has no slope at 0: its gradient there is taken as 0

@@ -11,7 +11,7 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..tasks import Padded
-from ..types import Data
+from ..types import Batch, Data
 from .activations import read_layer
 from .autoencoder import SparseAutoencoder
 
@@ -71,16 +71,8 @@ def top_examples(
     examples, places = torch.full((n, top), -1), torch.zeros(n, top, dtype=torch.long)
     active, vectors, seen = torch.zeros(n, dtype=torch.float64), 0, 0
     for batch in data.batches():
-        x = read_layer(model, batch, data.task, layer)
-        with torch.no_grad():
-            codes = sae.encode(x)
-        codes = codes.flatten(1, -2) if codes.ndim > 2 else codes[:, None]  # [b, places, n]
-        if isinstance(data.task, Padded):
-            present = data.task.present(batch).to(codes.device)
-            codes = codes * present[..., None]
-            vectors += int(present.sum())
-        else:
-            vectors += codes.shape[0] * codes.shape[1]
+        codes, here = _codes(sae, model, batch, data.task, layer)
+        vectors += here
         active += (codes > 0).double().sum((0, 1)).cpu()
         best, place = (t.cpu() for t in codes.max(1))  # [b, n]
         at = torch.arange(seen, seen + len(best))
@@ -101,3 +93,15 @@ def top_examples(
         places=places[latents],
         density=density[latents],
     )
+
+
+def _codes(sae: SparseAutoencoder, model: Module, batch: Batch, task: Any, layer: str) -> tuple[Tensor, int]:
+    """Codes at each place of a batch, 0 at padding, [b, places, n], and how many places are not."""
+    x = read_layer(model, batch, task, layer)
+    with torch.no_grad():
+        codes = sae.encode(x)
+    codes = codes.flatten(1, -2) if codes.ndim > 2 else codes[:, None]
+    if not isinstance(task, Padded):
+        return codes, codes.shape[0] * codes.shape[1]
+    present = task.present(batch).to(codes.device)
+    return codes * present[..., None], int(present.sum())

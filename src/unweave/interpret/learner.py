@@ -194,7 +194,8 @@ class Learner(Module):
             law = fit_zipf(self.density).at(ranks_of(self.density))
             self.expected.copy_(law)
         if ration is not None:
-            shares = self.expected if zipf else torch.ones_like(self.density)
+            law_known = zipf and bool(self.expected.any())
+            shares = self.expected if law_known else torch.ones_like(self.density)
             self.ration.copy_(rationed(shares, ration))
 
     @torch.no_grad()

@@ -206,7 +206,7 @@ def _spread(apart: Tensor, keep: Tensor) -> Tensor:
     m = len(apart)
     far = apart.masked_fill(torch.eye(m, dtype=torch.bool), torch.inf)
     found = []
-    for row in keep:
-        inside = far[row][:, row]
-        found.append(inside.amin(1).sum() if len(inside) > 1 else far.new_zeros(()))
-    return torch.stack(found)
+    for rows in torch.split(keep, 64):  # [64, m, m] at once
+        nearest = torch.where(rows[:, None], far, torch.inf).amin(2)
+        found.append(torch.where(rows & nearest.isfinite(), nearest, 0.0).sum(1))
+    return torch.cat(found)

@@ -150,7 +150,7 @@ def without(voxels: Tensor, regions: Tensor, *which: int) -> Tensor:
     hidden = torch.zeros_like(regions, dtype=torch.bool)
     for region in which:
         if not bool((regions == region).any()):
-            raise InputError(f"no voxel is of region {region}. There are: {torch.unique(regions).tolist()}.")  # type: ignore[no-untyped-call]
+            raise InputError(f"no voxel is of region {region}. There are: {torch.unique(regions).tolist()}.")
         hidden |= regions == region
     return voxels.masked_fill(hidden.to(voxels.device), 0)
 
@@ -195,4 +195,5 @@ def region_effects(encoder: Module, voxels: Tensor, regions: Tensor, measure: Me
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    unit: Tensor = x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return unit

@@ -91,8 +91,13 @@ def is_weight(module: nn.Module, own: str) -> bool:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Whether it is transformers' transposed linear layer."""
-    conv1d = getattr(sys.modules.get("transformers"), "Conv1D", None)
-    return isinstance(conv1d, type) and isinstance(module, conv1d)
+    return isinstance(module, conv1d())
+
+
+def conv1d() -> tuple[type[nn.Module], ...]:
+    """Transformers' linear layer with a weight [in, out], which GPT-2 has; () where transformers is not loaded."""
+    found = getattr(sys.modules.get("transformers"), "Conv1D", None)
+    return (found,) if isinstance(found, type) else ()
 
 
 def experts_of(module: nn.Module) -> set[str]:

@@ -14,6 +14,7 @@ from torch.nn import Conv2d, Linear, Module, ModuleList, Parameter
 
 from ..derivatives import spaced
 from ..errors import InputError
+from ..masks.layers import conv1d, is_conv1d
 from ..masks.patterns import Pattern, fitting
 from ..masks.scope import Scope
 from ..progress import progress
@@ -22,8 +23,9 @@ from ..types import Batch, Data, Task
 from ._blocks import Chain, Run, Stop
 
 Layer = tuple[str, Module, Parameter]
-Visit = Callable[[str, Module, Parameter, Tensor], None]
-"""(name, layer, weight, gram): gram [in, in] is the sum of x x^T over all inputs x of the layer, padding left out."""
+Visit = Callable[[str, Module, Tensor, Tensor], None]
+"""(name, layer, weight, gram): weight [out, in, ...] lies in the parameter's memory; gram [in, in] is the sum of x x^T
+over all inputs x of the layer, padding left out."""
 
 _UNUSED = "{}: the layer of {} is never called by the model. Leave it out (skip; --skip on the command line)."
 
@@ -43,7 +45,8 @@ def walk(
         model: changed in place by `visit`.
         data: calibration examples.
         examples: how many of them, evenly spaced.
-        scope: which layers: Linear, and Conv2d without groups; others stay dense, as far as its `least` allows.
+        scope: which layers: Linear, transformers' Conv1D, and Conv2d without groups; others stay dense, as far as its
+            `least` allows.
         pattern: layers that it does not fit stay dense in any case, with a warning.
         visit: gets each layer once.
 
@@ -53,8 +56,8 @@ def walk(
             padding that cannot be told from text.
     """
     data.require_examples(who)
-    layers = _ungrouped(who, scope.layers(model, (Linear, Conv2d)), scope.least)
-    fit = fitting(pattern, {name: weight.shape for name, _, weight in layers})
+    layers = _ungrouped(who, scope.layers(model, (Linear, Conv2d, *conv1d())), scope.least)
+    fit = fitting(pattern, {name: outputs_first(layer, weight).shape for name, layer, weight in layers})
     layers = [entry for entry in layers if entry[0] in fit]
     blocks = list(_blocks(model, layers) or ())
     outside = [entry for entry in layers if not _inside(blocks, [entry])] if blocks else []
@@ -79,7 +82,7 @@ def walk(
                 for name, layer, weight in group:
                     if name not in grams:
                         raise InputError(_UNUSED.format(who, name))
-                    visit(name, layer, weight, grams.pop(name))
+                    visit(name, layer, outputs_first(layer, weight), grams.pop(name))
                 chain.move(i)
                 bar.advance()
 
@@ -186,7 +189,7 @@ def without_padding(who: str, name: str, layer: Module, inputs: Tensor, present:
     """
     if present is None:
         return inputs
-    if not isinstance(layer, Linear) or inputs.shape[:-1] not in (present.shape, (present.numel(),)):
+    if not _is_linear(layer) or inputs.shape[:-1] not in (present.shape, (present.numel(),)):
         raise InputError(
             f"{who}: some of the batch's {list(present.shape)} positions are padding, which cannot be told from text "
             f"in what {name} reads, {list(inputs.shape)}. Leave it out (skip; --skip on the command line), or "
@@ -195,10 +198,19 @@ def without_padding(who: str, name: str, layer: Module, inputs: Tensor, present:
     return inputs.flatten(end_dim=-2)[present.flatten().to(inputs.device)]
 
 
+def outputs_first(layer: Module, weight: Parameter) -> Tensor:
+    """The weight as [out, in, ...], in the parameter's own memory."""
+    return weight.detach().T if is_conv1d(layer) else weight.detach()
+
+
+def _is_linear(layer: Module) -> bool:
+    return isinstance(layer, Linear) or is_conv1d(layer)
+
+
 def inputs_of(layer: Any, inputs: Tensor) -> Tensor:
     """Rows x that the layer multiplies with its weight seen as [out, in], float32 or wider, [n, in]."""
     wide = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
-    if isinstance(layer, Linear):
+    if _is_linear(layer):
         return wide.reshape(-1, wide.shape[-1])
     wide = padded(layer, wide)
     columns = F.unfold(wide, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)

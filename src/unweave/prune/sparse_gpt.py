@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module
 
 from ..errors import InputError
 from ..masks.budgets import Sparsity
@@ -77,7 +77,7 @@ class SparseGPT:
         copy = copied(model)
 
         @torch.no_grad()
-        def visit(name: str, layer: Module, weight: Parameter, gram: Tensor) -> None:
+        def visit(name: str, layer: Module, weight: Tensor, gram: Tensor) -> None:
             matrix = _matrix(weight, self.pattern)
             gram = _arranged(gram, weight, self.pattern)
             weight.copy_(_restored(repair(name, matrix, gram, self), weight, self.pattern))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.nn import Linear, Module, Parameter
+from torch.nn import Linear, Module
 
 from ..derivatives import spaced
 from ..errors import InputError
@@ -123,7 +123,7 @@ class WandaPrune:
         copy = copied(model)
 
         @torch.no_grad()
-        def visit(name: str, layer: Module, weight: Parameter, gram: Tensor) -> None:
+        def visit(name: str, layer: Module, weight: Tensor, gram: Tensor) -> None:
             norms = gram.diagonal().sqrt().view(1, *weight.shape[1:])
             mask = select({name: weight.abs() * norms}, self.pattern, PerOutput(self.sparsity))
             weight.masked_fill_(~mask.keep[name], 0)

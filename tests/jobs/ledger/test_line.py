@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from unweave.errors import InputError
 from unweave.io.checkpoint import load_into
 from unweave.jobs import ExactJob, ForgetJob, Subject
 from unweave.jobs.deletion import Deletion
-from unweave.jobs.ledger import Ledger, plan, verify
+from unweave.jobs.ledger import Ledger, Policy, plan, verify
+from unweave.jobs.ledger.evidence import old_evidence, remove_evidence
 from unweave.jobs.ledger.parents import unlike
 from unweave.jobs.ledger.statistics import report
+from unweave.jobs.ledger.utility import lost
 from unweave.jobs.subject import Before
 from unweave.prune import Global, Prune
+from unweave.tasks import read_labels
 from unweave.unlearn import SISA, Retrain
 from unweave.unlearn.exact.folder import read_record
 
@@ -64,7 +68,7 @@ def test_an_exact_round_says_exact_in_model_card_report_and_evidence(tmp_path: P
     (main,) = serve(ledger, world).models
     assert (main["level"], main["outcome"]) == ("E4", "exact")
     card = (ledger.folder / "serving" / "main" / "README.md").read_text()
-    assert "**✓ Exact.** Exact by construction" in card
+    assert "Exact.** Exact by construction" in card
     run = ledger.models.place(ledger.state().in_use()[0]).parent
     for text in (card, (run / "report.md").read_text(), (run / "report.html").read_text()):
         assert "Inconclusive" not in text
@@ -223,6 +227,53 @@ def test_earlier_versions_of_the_users_are_not_called_purgeable(tmp_path: Path) 
     assert report(ledger).superseded == (0, 1)
     assert found.still == (str(tmp_path / "model"),)
     assert str(tmp_path / "model") in str(found)
+
+
+def test_what_a_request_takes_too_much_of_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, world = small(tmp_path)
+    request = ask(ledger, world, *range(0, 90))
+    notes = plan(ledger, subjects=world, at_once=True).notes
+    assert "it takes 60% of the data of main: see who asks before it is served" in notes
+    found = serve(ledger, world, edits={"wreck": Retrain(recipe=replace(RECIPE, lr=1e-6, epochs=1))})
+    assert any("accuracy on held-out examples fell by" in s for s in found.models[0]["lost"])
+    assert any("of class" in s for s in found.models[0]["lost"])
+    assert "see who asked for what, and why" in str(found)
+    bundle = json.loads((ledger.folder / "evidence" / request / "bundle.json").read_text())
+    assert bundle["models"][0]["lost"] == found.models[0]["lost"]
+    # one that was chosen, and not named, gives way to a whole training
+    ledger, world = small(tmp_path / "again", recipe=replace(RECIPE, init_seed=None, epochs=40))
+    monkeypatch.setattr("unweave.jobs.ledger.serve.lost", lambda *_: ["its accuracy fell"])
+    ask(ledger, world, 3)
+    (main,) = serve(ledger, world).models
+    assert (main["method"], main["why"]) == (
+        "retrain", "short-retrain: its accuracy fell; so it was trained from scratch"
+    )  # fmt: skip
+    labels = read_labels(world["main"].train)
+    gone = world["main"].without((labels == 0).nonzero().flatten())  # what a class deletion takes is no loss
+    old, new = NETWORK(), NETWORK()
+    with torch.no_grad():
+        for p in new.parameters():
+            p.zero_()
+    assert not any("ash" in s for s in lost(gone, old, new))
+
+
+def test_evidence_is_kept_for_as_long_as_the_policy_says(tmp_path: Path) -> None:
+    ledger, world = small(tmp_path, keep="1 month")
+    request = ask(ledger, world, 3)
+    serve(ledger, world)
+    now = datetime.now(UTC)
+    assert old_evidence(ledger, now + timedelta(days=27)) == []
+    later = now + timedelta(days=33)
+    assert report(ledger, now=later).old == (request,)
+    assert "Evidence whose time is over: 1; serve --purge" in report(ledger, now=later).text()
+    assert remove_evidence(ledger, later) == [request]
+    assert not (ledger.folder / "evidence" / request).exists()
+    assert (verify(ledger), report(ledger, now=later).old) == ([], ())
+    assert ask(ledger, world, 3) == request  # who asked is still known under the key
+    serve(ledger, world)
+    assert not (ledger.folder / "evidence" / request).exists()
+    with pytest.raises(InputError):
+        Policy(keep="for ever")
 
 
 @pytest.mark.parametrize("kind", ["SISA", pytest.param("S3T", marks=pytest.mark.slow)])

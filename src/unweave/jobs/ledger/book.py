@@ -41,15 +41,19 @@ class Policy:
         due: until when a request must be answered: "30 days", "1 month".
         window: days for which requests are gathered, to be served together.
         retrain_after: rounds of approximate methods after which a training from scratch is due.
+        keep: how long the evidence of a served request is kept ("36 months"); "" keeps it.
     """
 
     due: str = "30 days"
     window: Whole = 7
     retrain_after: Count = 5
+    keep: str = ""
 
     def __post_init__(self) -> None:
         term = Term.parse(self.due)
         days = term.days or 28 * term.months
+        if self.keep:
+            Term.parse(self.keep)
         if self.window >= days:
             raise InputError(
                 f"Policy.window is {self.window} days, so a request could be due ({term}) before it is served. Give "
@@ -125,7 +129,7 @@ class Ledger:
             Log.create(beside)
             log = Log(beside, signer=signer)
             body = {
-                "due": told.due, "window": told.window, "retrain_after": told.retrain_after,
+                "due": told.due, "window": told.window, "retrain_after": told.retrain_after, "keep": told.keep,
                 "key": named(read_key(beside / KEY)), "public": public,
             }  # fmt: skip
             log.append("begun", body)

@@ -6,6 +6,7 @@ A bundle holds hashes, figures and words of ours: no id, no value of a column, n
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from ...errors import InputError, IntegrityError
 from ...io.files import folder_written_beside, sha256, sha256_of
 from ...io.identities import fingerprints
 from .book import Ledger
+from .due import Term, due
 from .log import Entry
 from .merkle import leads_to, leaf, path, root
 from .plan import LEVELS
@@ -34,7 +36,7 @@ def write_evidence(ledger: Ledger) -> list[Path]:
         The folders that were written.
     """
     entries = list(ledger.log.entries())
-    noted = {e.body["request"] for e in entries if e.kind == "evidence"}
+    noted = {e.body["request"] for e in entries if e.kind in ("evidence", "expired")}
     state, written = ledger.state(), []
     for name in state.served:
         if name in noted:
@@ -48,6 +50,26 @@ def write_evidence(ledger: Ledger) -> list[Path]:
         ledger.log.append("evidence", {"request": name, "bundle": sha256(folder / BUNDLE)})
         written.append(folder)
     return written
+
+
+def old_evidence(ledger: Ledger, now: datetime) -> list[str]:
+    """Requests whose evidence was kept for as long as the policy says; () where it says nothing."""
+    keep = ledger.policy.get("keep", "")
+    if not keep:
+        return []
+    state = ledger.state()
+    served = {e.number: datetime.fromisoformat(e.time) for e in ledger.log.entries() if e.kind == "served"}
+    ends = {r: due(served[state.requests[r].served], Term.parse(keep)) for r in state.served}
+    return [r for r, end in ends.items() if now > end and r not in state.expired]
+
+
+def remove_evidence(ledger: Ledger, now: datetime) -> list[str]:
+    """Remove evidence whose time is over, and say so in the log; fingerprints stay, by which examples are kept out."""
+    gone = old_evidence(ledger, now)
+    for request in gone:
+        shutil.rmtree(ledger.folder / "evidence" / request, ignore_errors=True)
+        ledger.log.append("expired", {"request": request})
+    return gone
 
 
 def _bundle(ledger: Ledger, entries: list[Entry], asked: Asked) -> dict[str, Any]:
@@ -72,7 +94,7 @@ def _bundle(ledger: Ledger, entries: list[Entry], asked: Asked) -> dict[str, Any
             "extended": asked.extended,
         },
         "level": body["level"], "level means": LEVELS[body["level"]],
-        "models": [{k: m[k] for k in _NOTICE} for m in body["models"]],
+        "models": [{**{k: m[k] for k in _NOTICE}, "lost": m.get("lost", [])} for m in body["models"]],
         "relapse": body["relapse"],
         "notices": [
             {"to": to, "model": m["name"], "stop using": m["old"], "use instead": m["new"] or "nothing: withdrawn"}
@@ -212,7 +234,8 @@ def verify(ledger: Ledger) -> list[str]:
         if entry.kind == "evidence":
             wrong += _evidence_wrong(ledger, entry)
     wrong += _against_heads(ledger)
-    missing = [r for r in state.served if not (ledger.folder / "evidence" / r / BUNDLE).is_file()]
+    kept = [r for r in state.served if r not in state.expired]
+    missing = [r for r in kept if not (ledger.folder / "evidence" / r / BUNDLE).is_file()]
     return wrong + [f"the evidence of {r} is missing" for r in missing]
 
 

@@ -13,6 +13,7 @@ from ..opened import Folder, open_subject
 from ..subject import Subject
 from .book import KEY, Ledger
 from .state import Asked, State, Version, now_utc
+from .utility import LARGE
 from .versions import as_trained
 
 Level = Literal["E0", "E1", "E2", "E3", "E4", "E5"]
@@ -84,6 +85,11 @@ def plan(
         else ""
     )
     notes = [f"it is not known whether whoever made {a.name} may ask for it" for a in batch if not a.verified]
+    wide = _wide(ledger, prints, [v for v, step in steps if step != "leave"])
+    notes += [
+        f"it takes {share:.0%} of the data of {name}: see who asks before it is served"
+        for name, share in wide
+    ]
     notes += [
         f"what {v.name} was made of is not known, so nothing above {LEVELS['E1']!r} can be claimed"
         for v, _ in steps
@@ -93,6 +99,12 @@ def plan(
         notes.append("no model in use ever saw these examples")
     names = tuple(v.name for v in in_use if v.entry in late)
     return Plan(tuple(batch), waits, tuple(steps), retrain, tuple(notes), names)
+
+
+def _wide(ledger: Ledger, prints: list[bytes], versions: list[Version]) -> list[tuple[str, float]]:
+    """Models of whose data the requests take more than is usual, and the share."""
+    found = [(v.name, ledger.models.share(v, prints)) for v in versions]
+    return [(name, share) for name, share in found if share > LARGE]
 
 
 def due_now(state: State, window: int, now: datetime, *, at_once: bool = False) -> tuple[list[Asked], str]:

@@ -26,13 +26,14 @@ from ..forget import ForgetJob, exact
 from ..judging import Audited
 from ..subject import Subject
 from .book import Ledger
-from .evidence import write_evidence
+from .evidence import remove_evidence, write_evidence
 from .exactly import forget_exactly, write_card
 from .parents import Parent, parent_of, takes_parent, unlike, with_parent
 from .plan import Plan, opened, plan
 from .relapse import UNLAPSED, look_again
 from .served import Served, told
-from .state import Version
+from .state import Version, now_utc
+from .utility import lost
 
 GOOD = ("forgotten",)
 NO_RECIPE = "there is no recipe by which it could be made anew"
@@ -55,7 +56,8 @@ class ServeJob:
         holders: models to retrain with them.
         at_once: do not wait for the batch window.
         quick: spend less on the figures; the verdict stays the same.
-        purge: remove the files of earlier versions that lie in the ledger's folder and hold what was deleted.
+        purge: remove the files of earlier versions that lie in the ledger's folder and hold what was deleted, and
+            evidence whose time is over.
         seed: of every training; the same for each batch, so that the order of requests changes no bit of an exact one.
         jobs: processes that train at once; all cores unless given.
         cache: folder of trained models; UNWEAVE_CACHE or ~/.cache/unweave unless given.
@@ -114,6 +116,7 @@ class ServeJob:
     def _purged(self, done: bool) -> tuple[str, ...]:
         """Remove what is to be removed; files that still hold what was deleted."""
         if self.purge and done:
+            remove_evidence(self.ledger, now_utc())
             for version in self.ledger.models.purgeable():
                 place = self.ledger.models.place(version)
                 shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -210,6 +213,10 @@ class _Batch:
         sure = exact(edit, given)
         found = self._forget(version, subject, positions, name, edit, sure)
         audit = found.audits[0]
+        less = self._lost(version, found.model) if sure and name != "retrain" and not self.job.edits else []
+        if less:  # too short a training to be handed out
+            self._from_scratch(version, f"{name}: {less[0]}")
+            return
         if sure:
             self._made(version, found.model, name, "E4", f"{name}, exact", audit.verdict.outcome)
             return
@@ -319,6 +326,11 @@ class _Batch:
         self.entries.append(("model", told))
         step = "make anew" if method == "made anew" else "edit"
         self._tell(version, step, new=told["digest"], method=method, level=level, outcome=outcome, why=why)
+        self.models[-1]["lost"] = [] if is_exact(place) else self._lost(version, place)
+
+    def _lost(self, version: Version, place: Path) -> list[str]:
+        left = self._world(version, [*self.earlier, *self.names])
+        return lost(left, left.read(self.ledger.models.place(version)), left.read(place))
 
     def _unlike(self, version: Version, place: Path) -> str:
         subject = self._world(version, [])

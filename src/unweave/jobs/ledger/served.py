@@ -24,7 +24,8 @@ class Served(Done):
 
     Attributes:
         requests: that were served, or tried; () if none was due.
-        models: one a model in use: "name", "step", "old" and "new" digest, "method", "level", "outcome", "why".
+        models: one a model in use: "name", "step", "old" and "new" digest, "method", "level", "outcome", "why" and
+            "lost", what it lost beyond the request.
         relapse: one an earlier request that was judged again: "request", "outcome", "examples", "why".
         level: the lowest of all models.
         done: whether the requests are served.
@@ -65,6 +66,10 @@ class Served(Done):
         for m in self.models:
             new = f" -> {m['new'][:12]}" if m.get("new") else ""
             out.print(f"  {m['name']:16} {m['old'][:12]}{new}  {m['why']}", markup=False)
+            for sentence in m.get("lost", ()):
+                out.print(
+                    f"  warning: {m['name']}: {sentence}; see who asked for what, and why", markup=False
+                )
         for r in self.relapse:
             out.print(f"  {r['request']:16} looked at again: {r['outcome']} ({r['why']})", markup=False)
         if self.done:

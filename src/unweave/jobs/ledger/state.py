@@ -100,6 +100,7 @@ class State:
         current: name of a model -> digest of the version in use.
         approximate: rounds served by approximate methods since the last training from scratch.
         batch: requests that are being served; () between batches, and where late models alone are.
+        expired: requests whose evidence was removed when its time was over.
         serving: number of the entry that began it; 0 between batches.
         last: number of the newest entry.
     """
@@ -110,6 +111,7 @@ class State:
     current: dict[str, str] = field(default_factory=dict)
     approximate: int = 0
     batch: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
     serving: int = 0
     last: int = 0
 
@@ -232,6 +234,9 @@ class State:
 
     def _evidence(self, entry: Entry, body: Mapping[str, Any]) -> None:
         pass
+
+    def _expired(self, entry: Entry, body: Mapping[str, Any]) -> None:
+        self.expired = (*self.expired, body["request"])
 
     def _set(self, asked: Asked, **changed: Any) -> None:
         self.requests[asked.name] = replace(asked, **changed)

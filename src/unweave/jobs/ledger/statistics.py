@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .book import Ledger
+from .evidence import old_evidence
 from .plan import LEVELS
 from .relapse import UNLAPSED
 from .state import Asked, Version, now_utc
@@ -31,6 +32,7 @@ class Report:
         lapses: earlier requests that came back in an approximate edit.
         approximate: rounds since the last training from scratch, of how many.
         superseded: earlier versions whose files still hold what was deleted: in the ledger's folder, and elsewhere.
+        old: requests whose evidence was kept for as long as the policy says.
         late: models in use that hold what was deleted, due at once.
         head: the newest entry.
         signed: whether entries are signed.
@@ -46,6 +48,7 @@ class Report:
     approximate: tuple[int, int]
     superseded: tuple[int, int]
     late: tuple[str, ...]
+    old: tuple[str, ...]
     head: dict[str, Any]
     signed: bool
 
@@ -63,7 +66,7 @@ class Report:
             "days to serve": dict(zip(("median", "95 %"), self.days, strict=True)) if self.days else None,
             "levels": self.levels, "lapses": self.lapses, "approximate rounds": self.approximate[0],
             "superseded versions": {"in the ledger": self.superseded[0], "elsewhere": self.superseded[1]},
-            "late models": list(self.late), "head": self.head, "signed": self.signed,
+            "late models": list(self.late), "old evidence": list(self.old), "head": self.head, "signed": self.signed,
         }  # fmt: skip
 
     def text(self, *, everything: bool = False) -> str:
@@ -100,6 +103,8 @@ class Report:
         ours, theirs = self.superseded
         if ours:
             lines.append(f"Earlier versions in here that still hold what was deleted: {ours}; serve --purge")
+        if self.old:
+            lines.append(f"Evidence whose time is over: {len(self.old)}; serve --purge")
         if theirs:
             lines.append(f"Earlier versions elsewhere, which are yours to remove: {theirs}")
         lines.append(
@@ -129,6 +134,6 @@ def report(ledger: Ledger, *, now: datetime | None = None) -> Report:
     return Report(
         now, requests, late, tuple(state.in_use()), days, dict(levels), lapses,
         (state.approximate, ledger.policy["retrain_after"]), (ours, old - ours),
-        tuple(v.name for v in ledger.models.late()),
+        tuple(v.name for v in ledger.models.late()), tuple(old_evidence(ledger, now)),
         {"number": newest.number, "hash": newest.hash, "signature": newest.signature}, bool(ledger.public),
     )  # fmt: skip

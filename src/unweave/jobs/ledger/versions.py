@@ -154,6 +154,11 @@ class Models:
                 return True
         return False
 
+    def share(self, version: Version, prints: Sequence[bytes]) -> float:
+        """Share of a version's data that these examples are."""
+        held = self._kept(version.data)
+        return len(held.intersection(prints)) / max(1, len(held))
+
     def use(self, name: str, which: str, *, by: str = "", reason: str = "") -> Version:
         """Put another version of a model into use, such as the one before.
 
