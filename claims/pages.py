@@ -124,7 +124,9 @@ def card_text(name: str) -> str:
     """A claim as the method's card shows it: status, effects and figures."""
     result = read_result(name)
     if result is None:
-        why = "No result is stored." if name in claim_names() else "It has no claim of its own."
+        why = "It has no claim of its own."
+        if name in claim_names():
+            why = f"{_sentence(read_claim(name).statement)} No result is stored yet: `python -m claims run {name}`."
         return f'!!! note "{NOT_RUN}"\n    {why}'
     claim, found = read_claim(name), findings(name)
     status = claim_status(name)

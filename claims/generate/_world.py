@@ -119,3 +119,29 @@ def spread(images: Tensor) -> float:
 def brightness_gap(images: Tensor) -> float:
     """W1 between the brightness of these and of real images."""
     return wasserstein(brightness(images), brightness(real()))
+
+
+@settings
+class Deep(DrawnDigits):
+    """The world with two layers a stage, and attention at both sizes, so that there is something to remove."""
+
+    @property
+    def name(self) -> str:
+        """Its folder in the cache."""
+        return f"deep-{super().name}"
+
+    def initial(self) -> TextToImage:
+        """The pipeline with random weights."""
+        import diffusers
+
+        from unweave.random import global_seed
+
+        made: Any = super().initial()
+        with global_seed(self.seed):
+            made.denoiser = diffusers.UNet2DConditionModel(
+                sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32, 64), layers_per_block=2,
+                down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+                cross_attention_dim=64, attention_head_dim=4, norm_num_groups=8,
+            ).eval()  # fmt: skip
+        return made  # type: ignore[no-any-return]

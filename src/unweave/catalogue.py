@@ -30,6 +30,7 @@ VERBS = {
     "guide": "Guider",
     "learn": "Dictionary",
     "explain": "Attribution",
+    "generate": "Decoder",
 }
 """The verb of a protocol -> the role of what has it."""
 FAMILIES = ("unlearn", "erase", "language", "prune", "experts", "optim", "augment", "generate", "interpret")

@@ -50,6 +50,7 @@ RUN: dict[str, Any] = {
 }
 REASON: dict[ClassifierOutcome, str] = {
     "forgotten": "Its position is 0.97, inside the range in which 95 % of retrained models lie (0.71 to 1.28).",
+    "exact": "The recipe was run again on the retained examples.",
     "not forgotten": "Its position is 0.08, inside the range of models that hold the data (-0.22 to 0.25).",
     "partly forgotten": "Its position is 0.62, under where retrained models pass (0.71): about 38 % of it is left.",
     "answers only": "Its answers pass, but the layers under them still hold the data (last layer made anew: 0.11).",
@@ -58,7 +59,7 @@ REASON: dict[ClassifierOutcome, str] = {
     "inconclusive": "No retrained model was given or made, so there is nothing to compare it with.",
 }
 POSITION: dict[ClassifierOutcome, float | None] = {
-    "forgotten": 0.97, "not forgotten": 0.08, "partly forgotten": 0.62, "answers only": 0.98, "over-forgotten": 2.45,
+    "forgotten": 0.97, "exact": None, "not forgotten": 0.08, "partly forgotten": 0.62, "answers only": 0.98, "over-forgotten": 2.45,
     "collapsed": 1.9, "inconclusive": None,
 }  # fmt: skip
 

@@ -115,7 +115,8 @@ def test_page_of_a_family_tells_every_claim_and_every_effect(family) -> None:
     page = PAGES[f"claims/{family}.md"]
     headings = {slug(h) for h in re.findall(r"^### (.+)$", page, re.MULTILINE)}
     names = [n for n in claim_names() if n.startswith(f"{family}/")]
-    assert set(re.findall(r'href="#([^"]+)"', page)) == headings
+    drawn = {slug(pages.title(n)) for n in names if findings(n)}
+    assert set(re.findall(r'href="#([^"]+)"', page)) == drawn <= headings
     assert len(headings) == len(names)
     for name in names:
         words = page.split(f"\n### {pages.title(name)}\n")[1].split("\n### ")[0]
@@ -144,7 +145,7 @@ def test_card_shows_status_effects_figures_and_how_to_run_it_again(name) -> None
     assert shown.startswith(f'!!! {pages.BOX[claim_status(name)]} "{claim_status(name)}"\n')
     for found in findings(name):
         assert f"{figures(found)}</div>" in shown
-    for figure in claim.figures:
+    for figure in claim.figures if result is not None else ():
         assert f"| {figure} | {result.mean[figure]:.3g} ± {result.spread[figure]:.2g} |" in shown
     assert f"python -m claims run {name}" in shown
 

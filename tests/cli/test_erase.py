@@ -146,6 +146,12 @@ def test_without_a_judge_it_says_so(here: Path, capsys: pytest.CaptureFixture[st
             ("--concepts", "cat", "--templates", "absent.txt"),
             "a file of prompts; there is no file absent.txt",
         ),
+        (("--concepts", "cat", "--prompts", "absent.txt"), "a prompt a line; there is no file absent.txt"),
+        (
+            ("--concepts", "cat", "--prompts", "x", "--templates", "style"),
+            "--templates and --prompts both say",
+        ),
+        (("--concepts", "cat", "--cache", "kept"), "--cache is for the small world"),
         (("--concepts", "cat", "--device", "nowhere"), "there is no device nowhere here"),
         (("--concepts", "cat", "--images-at-once", "0"), "must be a whole number at least 1; got 0"),
         (("--concepts", "cat", "--images", "0"), "--images must be a whole number at least 1; got 0"),
@@ -221,7 +227,9 @@ def test_one_guide_each_and_templates_from_a_file(here: Path) -> None:
     main(
         ("erase", str(folder()), "--concepts", "cat, golf ball", "--guide", "dog, church", *few, "--out", "a")
     )
-    main(("erase", str(folder()), "--concepts", "cat=dog, golf ball=church", *few, "--out", "b"))
+    (here / "own.txt").write_text("a Golf  ball at sunset\n")
+    own = ("--method", "uce", "--prompts", "own.txt", "--images", "1", "--steps", "1")
+    main(("erase", str(folder()), "--map", "cat=dog, golf ball=church", *own, "--out", "b"))
     asked = Concepts(
         erase=("cat", "golf ball"), guide={"cat": "dog", "golf ball": "church"}, templates=("a {} at sunset",),
         bases=("a sunset",),

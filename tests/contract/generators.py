@@ -46,6 +46,18 @@ def _informed(rng: Generator, trained: bool = True) -> dict[str, Tensor]:
     return {"start": Informed(psi)(model.encode(["a cat", "a dog"]), noise, 0.8)}
 
 
+def _smaller(rng: Generator, steps: int = 2) -> dict[str, Tensor]:
+    from tests.erase.pipelines import pipeline
+    from unweave import seeded
+    from unweave.generate import LaptopDiff, Pictures
+
+    model = pipeline("pixart")
+    shown = Pictures(torch.randn(4, *model.shape, generator=seeded(0)), ["a cat", "a dog"] * 2)
+    more = {"lr": 1e-2} if steps else {}
+    method = LaptopDiff(keep=0.75, calibration=4, batch_size=2, steps=steps, **more)  # type: ignore[arg-type]
+    return dict(method.apply(model, shown, rng=rng).denoiser.state_dict())
+
+
 def _rows() -> list[PlainRow]:
     from unweave import generate
 
@@ -63,6 +75,12 @@ def _rows() -> list[PlainRow]:
             off=lambda _: _guided(generate.CFG(scale=6.0)),
             random=False,
             bad=((lambda: generate.APG(eta=1.5), "eta must be"),),
+        ),
+        PlainRow(
+            name="LaptopDiff",
+            run=_smaller,
+            off=lambda rng: _smaller(rng, steps=0),
+            bad=((lambda: generate.LaptopDiff(keep=1.0), "keep must be"),),
         ),
         PlainRow(
             name="OMS",

@@ -157,6 +157,23 @@ def _experts(rng: Generator, method: str, name: str = "qwen3-moe", **settings: A
         return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
 
 
+def _momentum(rng: Generator, mu: float = 0.7) -> dict[str, Tensor]:
+    from tests.moe_models import moe
+    from unweave.experts import MomentumSMoE
+
+    made = MomentumSMoE(mu=mu).adapt(moe("mixtral"))
+    with torch.no_grad():
+        return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
+
+
+def _contrasted(rng: Generator, beta: float = 0.5) -> dict[str, Tensor]:
+    from tests.moe_models import moe
+    from unweave.experts import SCMoE
+
+    how = SCMoE(weak="random", beta=beta, alpha=1e-30)
+    return {"scores": how.scores(*how.logits(moe("mixtral"), torch.arange(3, 15)[None], rng=rng))}
+
+
 def _worst(rng: Generator, which: Any = "worst") -> dict[str, Tensor]:
     from tests.contract import world
     from unweave.unlearn import WorstCaseForget
@@ -281,6 +298,13 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: prune.MEST(ratio=0.5), "ratio"),),
         ),
         PlainRow(
+            name="MomentumSMoE",
+            run=_momentum,
+            off=partial(_momentum, mu=0.0),
+            random=False,
+            bad=((lambda: experts.MomentumSMoE(kind="robust", rate=0.1), "rate must be from"),),
+        ),
+        PlainRow(
             name="MoSA",
             run=_adapted,
             bad=((lambda: prune.MoSA(pieces=0), "pieces"),),
@@ -340,6 +364,12 @@ def _rows() -> list[PlainRow]:
             run=_sharded,
             off=partial(_sharded, shards=1, slices=1),
             bad=((lambda: unlearn.SISA(recipe=RECIPE, shards=0), "shards must be"),),
+        ),
+        PlainRow(
+            name="SCMoE",
+            run=_contrasted,
+            off=partial(_contrasted, beta=0.0),
+            bad=((lambda: experts.SCMoE(alpha=0.0), "alpha must be"),),
         ),
         PlainRow(
             name="SET",

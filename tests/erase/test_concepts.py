@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.erase.pipelines import CONCEPTS, KINDS, loaded, pipeline
-from unweave.erase import Concepts, earlier, templates_of
-from unweave.erase.concepts import KINDS as KINDS_OF_TEMPLATES
+from unweave.erase import Concepts, earlier, prompts_of, templates_of
 from unweave.erase.concepts import mentions, remember_
+from unweave.erase.templates import KINDS as KINDS_OF_TEMPLATES
 from unweave.errors import InputError
 
 
@@ -141,8 +141,48 @@ def test_templates_by_a_word_or_from_a_file(tmp_path) -> None:
     file.write_text("a {} in snow\tsnow\nby {}\n")
     with pytest.raises(InputError, match="a prompt a line"):
         templates_of(str(file))
-    with pytest.raises(InputError, match="object, style, attribute or a file"):
+    with pytest.raises(InputError, match="object, style, attribute, person, explicit or a file"):
         templates_of("objects")
+
+
+def test_a_map_is_the_guides_by_name() -> None:
+    mapped = "Van  gogh=painting, church = house"
+    assert Concepts.parse("", mapped=mapped) == Concepts.parse("Van  gogh=painting, church=house")
+    asked = Concepts.parse("church, Van Gogh|Vincent, cat", mapped=mapped)
+    guides = {c: asked.guide_of(c) for c in asked.erase}
+    assert guides == {"church": "house", "Van Gogh": "painting", "Vincent": "painting", "cat": ""}
+    for erase, guide, given, message in (
+        ("cat", "dog", "cat=fox", "given twice: as 'dog' and as the map 'cat=fox'"),
+        ("cat=dog", "", "cat=fox", "given twice: as 'cat=dog'"),
+        ("cat", "", "dog=fox", "names 'dog', which is not erased. Erased are cat"),
+        ("cat", "", "cat", "a concept and its guide"),
+        ("", "", "=fox", "a concept and its guide"),
+        ("cat", "", "cat=fox, Cat=dog", "more than once"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Concepts.parse(erase, guide=guide, mapped=given)
+
+
+def test_prompts_of_ones_own_become_templates(tmp_path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(
+        "Starry sky by van  gogh, oil\n\na golf ball, in snow\na ball in snow\nStarry sky by Van Gogh, oil\n"
+    )
+    concepts = ("ball", "golf ball", "Van Gogh")
+    assert prompts_of(file, concepts) == ("Starry sky by {}, oil", "a {}, in snow", "a {} in snow")
+    for text, message in (
+        ("a ball\na park\n", "'a park' in .* names none of the concepts"),
+        ("a balloon\n", "names none"),
+        ("a ball beside a ball\n", "must name one concept, once"),
+        ("a ball by Van Gogh\n", "must name one concept, once"),
+        ("a {} by Van Gogh\n", "go to --templates"),
+        ("\n", "holds no prompt"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            prompts_of(file, concepts)
+    with pytest.raises(InputError, match="there is no file"):
+        prompts_of(tmp_path / "absent", concepts)
 
 
 def test_remembers_what_was_erased_request_by_request() -> None:

@@ -219,5 +219,5 @@ def test_a_text_classifier_is_edited_and_read_by_transformers(folder: Path, tmp_
         tokenizer("good film")["input_ids"]
         == transformers.AutoTokenizer.from_pretrained(folder)("good film")["input_ids"]
     )
-    with pytest.raises(InputError, match="PruneJob.shrink traces a model by its one input tensor"):
-        PruneJob(subject=subject, method=Prune(pattern=Channel()), shrink=True)
+    with pytest.raises(InputError, match="PruneJob.onnx traces a model by its one input tensor"):
+        PruneJob(subject=subject, method=Prune(pattern=Channel()), onnx=True)

@@ -158,3 +158,47 @@ def test_pipelines_in_folders_are_read_when_they_are_needed_and_not_before(monke
     assert at_hand.inputs()["oracle 1"] == folder()
     with pytest.raises(InputError, match="no pipeline folder"):
         open_pipeline(folder(), CONCEPTS, oracles=[Path("nowhere")])
+
+
+def test_an_adapter_is_written_and_the_pipeline_with_it_is_audited(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    made = subject()
+    edit = ESD(steps=2, lr=1e-3, sampler_steps=2, train="cross_kv")
+    job = EraseJob(subject=made, edits={"esd": edit}, output="lora", images=1, steps=1, soft=None)
+    assert job.plan() != EraseJob(subject=made, edits={"esd": edit}, images=1, steps=1, soft=None).plan()
+    done = job.run(tmp_path / "run")
+    tensors = load_file(done.folder / "lora" / "pytorch_lora_weights.safetensors")
+    written, before = load_pipeline(done.model), dict(made.original.named_parameters())
+    assert [e["method"] for e in written.erased] == ["ESD"]
+    for name, weight in written.named_parameters():
+        at = name.replace("denoiser", "unet").removesuffix(".weight")
+        change = 0.0
+        if f"{at}.lora_A.weight" in tensors:
+            change = tensors[f"{at}.lora_B.weight"] @ tensors[f"{at}.lora_A.weight"]
+            assert change.abs().max() > 1e-5
+        torch.testing.assert_close(weight, before[name] + change, atol=1e-6, rtol=1e-5)
+    assert {n.rpartition(".lora_")[0] for n in tensors} == {
+        f"unet.{n}" for n in made.original.linears("cross_kv")
+    }
+    with pytest.raises(InputError, match="no linear layer of the denoiser"):
+        EraseJob(subject=made, edits={"esd": ESD(train="all")}, output="lora")
+
+
+def test_the_small_world_is_kept_where_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unweave.embedded import drawn_digits as world
+    from unweave.jobs.pipelines import embedded_pipeline
+
+    asked: list[Path | None] = []
+
+    def made(*_: Any, cache: Path | None = None, **__: Any) -> Any:
+        asked.append(cache)
+        return pipeline("sd")
+
+    monkeypatch.setattr(world, "small_world", made)
+    monkeypatch.setattr(world, "judge", made)
+    monkeypatch.setattr(Concepts, "require_seen", lambda *_: None)
+    embedded_pipeline(Concepts(erase=("three",)), cache=tmp_path)
+    assert asked == [tmp_path / "testbed"] * 3
+    embedded_pipeline(Concepts(erase=("three",)))
+    assert asked[3:] == [None] * 3

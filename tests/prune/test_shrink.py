@@ -13,7 +13,6 @@ from unweave.errors import InputError
 from unweave.io.structure import restructure_
 from unweave.prune import Channel, Magnitude, Prune, Scope, Uniform, shrink
 
-pytest.importorskip("torch_pruning")
 HALF = Prune(score=Magnitude(scope=Scope(last=False)), pattern=Channel(), budget=Uniform(0.5))
 
 
@@ -65,15 +64,17 @@ def test_sizes_by_hand() -> None:
         4,
     )
     assert shrunk.left == {}
-    assert shrunk.structure["layers"]["3"]["in"]["of"] == 4
+    assert shrunk.structure["tensors"]["3.weight"]["1"]["of"] == 4
 
 
-def test_padded_shortcuts_stay_and_say_why() -> None:
+def test_padded_shortcuts_are_cut_with_the_layers_they_are_added_to() -> None:
     data = images()
-    shrunk = shrink(HALF.apply(lively(ResNet(8, width=4)), data, rng=seeded(0)), data.examples.tensors[0])
-    assert shrunk.left.keys() == {"conv1", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2"}
-    assert all("shortcut" in why for why in shrunk.left.values())
+    pruned = HALF.apply(lively(ResNet(8, width=4)), data, rng=seeded(0))
+    shrunk = shrink(pruned, data.examples.tensors[0])
+    assert shrunk.left == {}
     assert shrunk.model.layer2[0].conv1.out_channels == 4
+    stem, last = shrunk.model.conv1.out_channels, shrunk.model.layer3[0].conv2.out_channels
+    assert (stem, last) == (2, 14)  # 16 channels at the end, of which the shortcuts bring 4 - 2 fewer
 
 
 def test_constants_are_folded_into_the_next_bias() -> None:
@@ -147,13 +148,13 @@ def test_every_reason_to_stay_is_told() -> None:
         model.get_submodule(name).bias.data[0] = 0
     shrunk = shrink(model, x)
     assert shrunk.left == {
-        "first": "its channels run through the grouped or transposed convolution grouped",
-        "grouped": "grouped and transposed convolutions are not cut",
-        "mixed": "its channels run through mix (PReLU), which mixes them",
-        "added": "its channels run through a padded or sliced shortcut, or are added to a bare parameter",
-        "out": "its channels are the model's output",
+        "first": "its channels stay: they run through a grouped convolution",
+        "grouped": "its channels stay: they run through a grouped convolution",
+        "added": "1 of its dead channels are alive in a layer they are tied to",
+        "out": "its channels stay: they are the model's output",
     }
     assert shrunk.model.fine.out_channels == 3
+    assert shrunk.model.mix.num_parameters == shrunk.model.added.in_channels == 3
     torch.testing.assert_close(shrunk.model(x), model(x))
 
 
@@ -172,8 +173,8 @@ def test_added_channels_go_only_if_dead_on_both_sides() -> None:
     model.b.weight.data[[1, 2]] = 0
     shrunk = shrink(model, x)
     assert shrunk.model.out.in_features == 4
-    assert shrunk.structure["layers"]["a"]["out"]["kept"] == [0, 2, 3, 4]
-    assert "alive in a layer they are added to" in shrunk.left["a"]
+    assert shrunk.structure["tensors"]["a.weight"]["0"]["kept"] == [0, 2, 3, 4]
+    assert "alive in a layer they are tied to" in shrunk.left["a"]
     torch.testing.assert_close(shrunk.model(x), model(x))
 
 
@@ -187,7 +188,9 @@ def test_refuses() -> None:
     with pytest.raises(InputError, match="no living filter left"):
         shrink(model, inputs, Mask({"1.weight": torch.zeros(5, 6, dtype=torch.bool)}))
     model[3].weight.data[1] = 0
-    with pytest.raises(InputError, match=r"could remove no channel\. 3: its channels are the model's output"):
+    with pytest.raises(
+        InputError, match=r"could remove no channel\. 3: its channels stay: they are the model's output"
+    ):
         shrink(model, inputs)
 
 

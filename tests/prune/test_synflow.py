@@ -112,8 +112,22 @@ def test_layers_that_carry_no_flow_are_named_and_can_be_left_out() -> None:
     with pytest.raises(
         InputError, match=r"fully pruned.* Next to no flow goes through query.weight, .*--skip"
     ):
-        SynFlowPrune(sparsity=0.5, iterations=5).apply(model, data, rng=seeded(0))
+        SynFlowPrune(sparsity=0.7, iterations=5).apply(model, data, rng=seeded(0))
     pruned = SynFlowPrune(sparsity=0.5, iterations=5, scope=Scope(skip=("query", "key"))).apply(
         model, data, rng=seeded(0)
     )
     assert Mask.of(pruned).keep.keys() <= {"value.weight", "out.weight"}
+
+
+def test_biases_feed_no_flow_and_layers_do_not_collapse() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32),
+                                torch.nn.ReLU(), torch.nn.Linear(32, 3))  # fmt: skip
+    with torch.no_grad():
+        model[1].bias.fill_(50.0)
+        model[3].bias.fill_(50.0)
+    scores = SynFlow().score(model, points())
+    flows = [float(values.sum()) for values in scores.values()]
+    assert flows == pytest.approx([flows[0]] * 3)  # every layer carries the same, as without biases
+    pruned = SynFlowPrune(sparsity=0.995).apply(model, points(), rng=seeded(0))
+    assert all(bool(pruned[i].weight.any()) for i in (1, 3, 5))

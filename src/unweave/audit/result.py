@@ -47,7 +47,7 @@ OUTCOMES: dict[Kind, dict[Outcome, Word]] = {
         "exact": Word(
             "Exact by construction: this model was trained from initial weights without the deleted examples, and "
             "never read them.",
-            "✓",
+            "◆",
         ),
         "not forgotten": Word(
             "On the deleted examples, this model still answers like models trained on them.", "✕"

@@ -16,6 +16,7 @@ COMMANDS = {
     "forget": "take data out of a trained model, and audit the result",
     "ledger": "deletion requests one after another: due dates, every model concerned, evidence",
     "erase": "take concepts out of a text-to-image pipeline, and look at what it draws",
+    "generate": "draw from a text-to-image pipeline with better guidance, beside plain guidance",
     "prune": "zero or remove the weights a model needs least",
     "condense": "make a mixture of experts smaller: condense, prune or merge its experts",
     "train": "train a model with another optimiser, sparse from the start, or so that it can forget exactly",
@@ -40,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 if interrupted (the run can be resumed), 1 (with a traceback) on a bug of ours.
     """
     make_printable()
-    arguments = [
-        *(sys.argv[1:] if argv is None else argv)
-    ]  # the command module `list` hides the builtin here
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # the module `list` hides the builtin here
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         Console(highlight=False, soft_wrap=True).print(usage(), markup=False)

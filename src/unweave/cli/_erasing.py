@@ -23,8 +23,11 @@ class Erase:
             of one concept.
         preserve: what must survive, with commas between.
         guide: what erased concepts are turned into: one for all, or one each, in their order; "" is nothing at all.
-        templates: prompts to ask in: object, style, attribute, or a file with a prompt a line, {} for the concept;
-            after a tab the same prompt without it.
+        map: guides by name: "Van Gogh=painting, church=house". Without --concepts these are the concepts.
+        templates: prompts to ask in: object, style, attribute, person, explicit, or a file with a prompt a line, {} for
+            the concept; after a tab the same prompt without it.
+        prompts: a file of prompts as you would write them, a line each, in place of templates; each names one of the
+            concepts, and is asked for every one of them in its place.
         method: how; see `unweave list --family erase`.
         compare: further methods to run and report beside it.
         in_turn: erase the concepts one after the other instead of together, and look at all of them after each.
@@ -43,7 +46,10 @@ class Erase:
         dtype: of the pipeline's weights, in which it is written, too; "stored" leaves them as they are.
         slim: take less memory and more time: attention in slices, activations computed again for gradients, the VAE one
             image at a time.
+        output: lora also writes the change as an adapter, in lora beside model, for diffusers' load_lora_weights; for
+            edits of linear layers (train cross or cross_kv) of Stable Diffusion and SDXL.
         seed: governs the whole run.
+        cache: folder of the small world's trained models; UNWEAVE_CACHE or ~/.cache/unweave unless given.
         out: folder of the run, where the same command goes on; named by the settings unless given.
         tracker: also tell an experiment tracker: settings, the loss at every step, the figures at the end.
         json: print the audit as JSON.
@@ -53,7 +59,9 @@ class Erase:
     concepts: str = ""
     preserve: str = ""
     guide: str = ""
+    map: str = ""
     templates: str = "object"
+    prompts: Path | None = None
     method: str = "uce"
     compare: tuple[str, ...] = ()
     in_turn: bool = False
@@ -68,7 +76,9 @@ class Erase:
     device: str = "cpu"
     dtype: Precision = "stored"
     slim: bool = False
+    output: Literal["pipeline", "lora"] = "pipeline"
     seed: int = 0
+    cache: Path | None = None
     out: Path | None = None
     tracker: Tracker | None = None
     json: bool = False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..catalogue import Method
-from ..erase import Concepts, SoftVector, TokenSearch, UnlearnDiffAtk, templates_of
+from ..erase import Concepts, SoftVector, TokenSearch, UnlearnDiffAtk, prompts_of, templates_of
 from ..errors import InputError
 from ..jobs.erase import EraseJob
 from ..jobs.pipelines import PipelineSubject, embedded_pipeline, open_pipeline
@@ -46,19 +47,29 @@ def run(argv: Sequence[str]) -> int:
     job = EraseJob(
         subject=_subject(asked), edits=edits, in_turn=asked.in_turn, soft=soft, attack=attack,
         attack_prompts=asked.attack_prompts, images=asked.images, at_once=asked.images_at_once, steps=asked.steps,
-        guidance=asked.guidance, seed=asked.seed,
+        guidance=asked.guidance, output=asked.output, seed=asked.seed,
     )  # fmt: skip
     return 0 if carried_out(job, asked, "erase", argv, asked.pipeline, asked.seed).audits[0].passed else 3
 
 
 def _subject(asked: Any) -> PipelineSubject:
     templates, bases = templates_of(asked.templates)
-    named = asked.concepts if asked.pipeline else asked.concepts or DIGITS
-    concepts = Concepts.parse(named, asked.preserve, guide=asked.guide, templates=templates, bases=bases)
+    named = asked.concepts or ("" if asked.pipeline or asked.map else DIGITS)
+    concepts = Concepts.parse(
+        named, asked.preserve, guide=asked.guide, mapped=asked.map, templates=templates, bases=bases
+    )
+    if asked.prompts is not None:
+        if asked.templates != Erase.templates:
+            raise InputError("--templates and --prompts both say which prompts to ask in. Give one of them.")
+        concepts = replace(concepts, templates=prompts_of(asked.prompts, concepts.erase), bases=())
     if not asked.pipeline:
         if asked.slim or asked.dtype != "stored":
             raise InputError("--slim and --dtype are for a pipeline folder; the small world needs neither.")
-        return embedded_pipeline(concepts, seed=asked.seed, device=asked.device)
+        return embedded_pipeline(concepts, seed=asked.seed, device=asked.device, cache=asked.cache)
+    if asked.cache is not None:
+        raise InputError(
+            "--cache is for the small world, which is trained on the spot; a pipeline folder is read."
+        )
     folder = Path(asked.pipeline)
     return open_pipeline(
         folder, concepts, oracles=asked.oracle, judge=asked.judge, device=asked.device,

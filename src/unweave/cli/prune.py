@@ -15,6 +15,7 @@ from ..jobs.opened import Folder
 from ..jobs.prune import PruneJob
 from ..jobs.tracking import Tracker
 from ..masks.scope import Scope
+from . import _prune_pipeline
 from ._flags import with_methods
 from ._parse import carried_out, named_methods, parse
 from ._pruned import pruned_subject, recovery
@@ -23,8 +24,9 @@ from ._pruners import PRUNING, pruner
 EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --model model.safetensors --sparsity 0.95 --recover-epochs 5 --out runs/small
   unweave prune ./vit-checkpoint --data imagefolder:./pets --method wanda --pattern 2:4 --out runs/vit-24
-  unweave prune project.py --pattern channel --skip encoder.stem "decoder.*" --recalibrate --shrink
+  unweave prune project.py --pattern channel --skip encoder.stem "decoder.*" --shrink
   unweave prune project.py --method gmp --gmp.epochs 30 --sparsity 0.95
+  unweave prune ./pipeline --method laptop-diff --keep 0.5 --prompts prompts.txt   # whole layers
   unweave prune ./llama --calibration wikitext.txt --method sparse-gpt --sparsity 0.5 --recover lora --out runs/llama-50
 
 A method adds its flags: add --help. Those that train sparsely from the start: unweave train --help."""
@@ -56,8 +58,9 @@ class Prune:
             that are left, "lora" low-rank adapters, merged under the mask (needs peft), "distil" all on the unpruned
             model's answers.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
-        recalibrate: measure batch normalisation again on the training data after the pruning.
-        shrink: remove dead channels for real, so that the model is smaller (pattern "channel").
+        recalibrate: measure batch normalisation again on the training data after a pruning at once.
+        shrink: remove dead channels, heads and units for real, so that the model is smaller (pattern "channel").
+        width: with shrink, cut a transformer's width too; outputs change, so recover.
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
             unless given.
@@ -79,8 +82,9 @@ class Prune:
     recover_epochs: int = 0
     recover_lr: float | None = None
     recover: Literal["full", "lora", "distil"] | None = None
-    recalibrate: bool = False
+    recalibrate: bool = True
     shrink: bool = False
+    width: bool = True
     onnx: bool = False
     seed: int = 0
     out: Path | None = None
@@ -92,12 +96,14 @@ def run(argv: Sequence[str]) -> int:
     """Prune."""
     chooser = (find("paser"),) if any(a.partition("=")[0] == "--instructions" for a in argv) else ()
     named = named_methods(argv, ("--method",), "magnitude")
+    if _prune_pipeline.METHOD in named:
+        return _prune_pipeline.run(argv)
     options = with_methods(Prune, named, also=chooser, skip=PRUNING)
     asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
     edit = pruner(asked)
     job = PruneJob(
         subject=pruned_subject(asked), method=edit, **recovery(asked), shrink=asked.shrink, onnx=asked.onnx,
-        recalibrate=asked.recalibrate, seed=asked.seed,
+        recalibrate=None if asked.recalibrate else False, width=asked.width, seed=asked.seed,
     )  # fmt: skip
     carried_out(job, asked, "prune", argv, asked.project, job.subject.model, asked.seed)
     return 0

@@ -8,7 +8,7 @@ from .attacks import Attack, Attacked, Attempt, Targets
 from .concept_ablation import ConceptAblation
 from .concept_prune import ConceptPrune
 from .concept_salun import ConceptSalUn
-from .concepts import Concepts, earlier, templates_of
+from .concepts import Concepts, earlier
 from .doco import DoCo
 from .esd import ESD
 from .fia import FIA, Neurons
@@ -16,6 +16,7 @@ from .neighbours import nearest_words, ranked, reads
 from .sculpting_memory import SculptingMemory
 from .sfd import SFD, draws_in_one_step, one_step
 from .soft_vector import RandomVector, SoftVector
+from .templates import prompts_of, templates_of
 from .token_search import TokenSearch
 from .uce import UCE
 from .unlearn_diff_atk import UnlearnDiffAtk
@@ -47,6 +48,7 @@ __all__: list[str] = [
     "earlier",
     "nearest_words",
     "one_step",
+    "prompts_of",
     "ranked",
     "reads",
     "templates_of",

@@ -4,46 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..models.text_to_image import TextToImage
-
-TEMPLATES = (
-    "a photo of a {}",
-    "an image of a {}",
-    "a {} in the park",
-    "a {} near a road",
-    "a {} on a table",
-    "a {} at sunset",
-)
-BASES = ("a photo", "an image", "a park", "a road", "a table", "a sunset")
-"""The default templates without a concept."""
-STYLE_TEMPLATES = (
-    "a painting in the style of {}",
-    "a portrait in the style of {}",
-    "a landscape in the style of {}",
-    "a house in the style of {}",
-    "a bowl of fruit in the style of {}",
-    "a drawing by {}",
-)
-STYLE_BASES = ("a painting", "a portrait", "a landscape", "a house", "a bowl of fruit", "a drawing")
-ATTRIBUTE_TEMPLATES = (
-    "a photo of {}",
-    "an image of {}",
-    "a painting of {}",
-    "a scene with {}",
-    "a person, {}",
-    "a film still, {}",
-)
-ATTRIBUTE_BASES = ("a photo", "an image", "a painting", "a scene", "a person", "a film still")
-KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "object": (TEMPLATES, BASES),
-    "style": (STYLE_TEMPLATES, STYLE_BASES),
-    "attribute": (ATTRIBUTE_TEMPLATES, ATTRIBUTE_BASES),
-}
-"""What is erased, in a word -> templates, and the same without a concept."""
+from .templates import BASES, TEMPLATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +95,7 @@ class Concepts:
         preserve: str = "",
         *,
         guide: str = "",
+        mapped: str = "",
         templates: Sequence[str] = TEMPLATES,
         bases: Sequence[str] = (),
     ) -> Concepts:
@@ -139,6 +105,8 @@ class Concepts:
             erase: concepts; "cat=dog" turns a cat into a dog, "golf ball|golfball" are two names of one concept.
             preserve: concepts.
             guide: one for all, or as many as there are concepts, in their order.
+            mapped: guides by name, "Van Gogh=painting, church=house"; concepts that it leaves out have none. Without
+                `erase` its concepts are those to erase.
             templates: see `Concepts`.
             bases: see `Concepts`.
 
@@ -150,6 +118,8 @@ class Concepts:
             >>> asked.erase, asked.guide_of("golfball"), asked.guide_of("church"), asked.labels
             (('golf ball', 'golfball', 'church'), 'ball', 'house', ('golf ball', 'church'))
         """
+        if mapped.strip():
+            erase = _with_guides(erase, guide, mapped)
         items, guides = _listed(erase), _listed(guide)
         named = [item.partition("=") for item in items]
         if any(sign for _, sign, _ in named):
@@ -301,33 +271,6 @@ def remember_(edited: TextToImage, data: Concepts, method: str, neighbours: Sequ
     edited.erased = (*edited.erased, entry)
 
 
-def templates_of(named: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Templates and the same prompts without a concept, by a word of `KINDS` or from a file.
-
-    Args:
-        named: "object", "style", "attribute", or a text file with a template a line, and its prompt without the concept
-            after a tab, on every line or on none. Empty lines are passed over.
-
-    Raises:
-        InputError: if it is neither, or a line lacks what the others have.
-    """
-    if named in KINDS:
-        return KINDS[named]
-    path = Path(named)
-    if not path.is_file():
-        raise InputError(
-            f"--templates must be {', '.join(KINDS)} or a file of prompts; there is no file {named}."
-        )
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len({len(line) for line in lines}) > 1 or any(len(line) > 2 for line in lines):
-        raise InputError(
-            f"{named} must hold a prompt a line, or on every line a tab and the prompt without the concept after it."
-        )
-    return tuple(line[0].strip() for line in lines), tuple(
-        line[1].strip() for line in lines if len(line) == 2
-    )
-
-
 def mentions(phrase: str, concept: str) -> bool:
     """Whether a phrase holds a concept's words, whole and side by side, in whatever case.
 
@@ -340,6 +283,26 @@ def mentions(phrase: str, concept: str) -> bool:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(c.strip() for c in text.split(",")) if text.strip() else ()
+
+
+def _with_guides(erase: str, guide: str, mapped: str) -> str:
+    """The list of concepts with the guides of a map written into it, as "cat=dog"."""
+    pairs = [item.partition("=") for item in _listed(mapped)]
+    if any(not name.strip() or not sign for name, sign, _ in pairs):
+        raise InputError(f"a map has a concept and its guide, cat=dog, with commas between; got {mapped!r}.")
+    if guide.strip() or "=" in erase:
+        raise InputError(
+            f"the guides are given twice: as {guide.strip() or erase!r} and as the map {mapped!r}. Give one of them."
+        )
+    guides = {_plain(name): to.strip() for name, _, to in pairs}
+    if len(guides) < len(pairs):
+        raise InputError(f"the map {mapped!r} names a concept more than once.")
+    items = _listed(erase) or tuple(name.strip() for name, _, _ in pairs)
+    known = {_plain(item.partition("|")[0]) for item in items}
+    odd = [name for name in guides if name not in known]
+    if odd:
+        raise InputError(f"the map names {odd[0]!r}, which is not erased. Erased are {', '.join(items)}.")
+    return ", ".join(f"{item}={guides.get(_plain(item.partition('|')[0]), '')}" for item in items)
 
 
 def _plain(concept: str) -> str:

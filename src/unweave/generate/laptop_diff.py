@@ -128,11 +128,33 @@ class LaptopDiff:
                 "the {len(units)} "
                 f"units that can go hold {most:,}. Keep at least {1 - most / total:.2f}."
             )
+        losses, seen = self._scored(model, data, units, rng)
+        return self._choice(model, seen, units, losses, knapsack(units, losses, wanted))
+
+    def assess(
+        self, model: TextToImage, data: Pictures, removed: Sequence[Unit], *, rng: Generator
+    ) -> Choice:
+        """What a choice by hand comes to, on the same latents that `choose` would draw."""
+        units = units_of(model.denoiser)
+        losses, seen = self._scored(model, data, units, rng)
+        return self._choice(model, seen, units, losses, removed)
+
+    def _scored(
+        self, model: TextToImage, data: Pictures, units: Sequence[Unit], rng: Generator
+    ) -> tuple[list[float], _Seen]:
         with global_seed(draw_seed(rng)):
             seen = _calibration(model, data, self.calibration)
-        losses = [self._effect(model, seen, (unit,)) for unit in units]
-        removed = knapsack(units, losses, wanted)
-        gone = _size(removed)
+        return [self._effect(model, seen, (unit,)) for unit in units], seen
+
+    def _choice(
+        self,
+        model: TextToImage,
+        seen: _Seen,
+        units: Sequence[Unit],
+        losses: Sequence[float],
+        removed: Sequence[Unit],
+    ) -> Choice:
+        total = sum(p.numel() for p in model.denoiser.parameters())
         predicted = sum(loss for unit, loss in zip(units, losses, strict=True) if unit in removed)
         joint = self._effect(model, seen, removed)
         if joint > _SURPRISE * predicted:
@@ -140,10 +162,10 @@ class LaptopDiff:
             warnings.warn(
                 f"LaptopDiff: without {len(removed)} units the output is {times:.1f} times as far off as their own "
                 "effects add up to: they make up for one another. Remove less, or in several runs.",
-                stacklevel=2,
+                stacklevel=3,
             )
         named = {unit.name: loss for unit, loss in zip(units, losses, strict=True)}
-        return Choice(removed, named, predicted, joint, 1 - gone / total)
+        return Choice(tuple(removed), named, predicted, joint, 1 - _size(removed) / total)
 
     def retrained(self, model: TextToImage, choice: Choice, data: Pictures, *, rng: Generator) -> TextToImage:
         """The pipeline without the chosen units, trained on."""
@@ -283,7 +305,7 @@ def _counterparts(denoiser: Module, removed: Sequence[Unit]) -> dict[str, str]:
     """Stage of the student -> the teacher's: what a UNet's stages return, or a transformer's blocks that are left."""
     gone = {name for unit in removed for name in unit.modules}
     back = {old.rstrip("."): new.rstrip(".") for old, new in renaming(denoiser, removed).items()}
-    found = {}
+    found = dict[str, str]()
     for name, child in denoiser.named_children():
         stages = [f"{name}.{i}" for i in range(len(child))] if isinstance(child, ModuleList) else []
         stages += [name] if name == "mid_block" else []

@@ -23,6 +23,7 @@ from torch.nn import Module, ModuleList
 
 from ..errors import InputError
 from ..models.text_to_image.layouts import kind_of
+from ..random import global_seed
 
 _DOWN = {"CrossAttnDownBlock2D": "DownBlock2D"}
 _UP = {"CrossAttnUpBlock2D": "UpBlock2D"}
@@ -80,9 +81,9 @@ def without(denoiser: Module, removed: Collection[Unit]) -> Module:
     """
     kind: Any = type(denoiser)
     config = settings_without(denoiser, removed)
-    made: Module = kind(
-        **{name: config[name] for name in signature(kind.__init__).parameters if name in config}
-    )
+    known = signature(kind.__init__).parameters
+    with global_seed(0):  # its first weights, which are replaced, are not drawn from the caller's generator
+        made: Module = kind(**{name: config[name] for name in known if name in config})
     gone = [f"{name}." for unit in removed for name in unit.modules]
     renamed = renaming(denoiser, removed)
     state = {
@@ -94,7 +95,7 @@ def without(denoiser: Module, removed: Collection[Unit]) -> Module:
         made.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise InputError(
-            f"{type(denoiser).__name__} without {', '.join(u.name for u in removed)} is not what its settings describe; "
+            f"{type(denoiser).__name__} without {', '.join(u.name for u in removed)} is not what its settings say; "
             f"its layers may have been changed by hand ({str(error)[:200]})."
         ) from error
     made.to(next(denoiser.parameters()).device).train(denoiser.training)
@@ -109,7 +110,8 @@ def without(denoiser: Module, removed: Collection[Unit]) -> Module:
 
 def settings_without(denoiser: Module, removed: Collection[Unit]) -> dict[str, Any]:
     """The config of a denoiser without these units."""
-    config: dict[str, Any] = dict(denoiser.config)  # type: ignore[call-overload]
+    described: Any = denoiser.config
+    config: dict[str, Any] = dict(described)
     for unit in removed:
         key, at, value = unit.setting
         if at < 0:
@@ -124,7 +126,7 @@ def settings_without(denoiser: Module, removed: Collection[Unit]) -> dict[str, A
 def renaming(denoiser: Module, removed: Collection[Unit]) -> dict[str, str]:
     """Prefix of an old name -> that of the new: layers after a removed one move up in their list."""
     gone = {name for unit in removed for name in unit.modules}
-    found = {}
+    found = dict[str, str]()
     for name, module in denoiser.named_modules():
         if isinstance(module, ModuleList):
             kept = [i for i in range(len(module)) if f"{name}.{i}" not in gone]
@@ -159,7 +161,7 @@ def _stages(denoiser: Any) -> list[Unit]:
     ):  # fmt: skip
         for i, kind in enumerate(types):
             if kind in plain:
-                names = (f"{side}.{i}.attentions",)
+                names: tuple[str, ...] = (f"{side}.{i}.attentions",)
                 found.append(_unit(denoiser, f"attention of {side}.{i}", names, (key, i, plain[kind])))
     for i, many in enumerate(layers):
         j, known = len(downs) - 1 - i, {*_DOWN, *_DOWN.values()}

@@ -180,5 +180,4 @@ def with_answer(out: Any, answer: Tensor) -> Any:
     """The same output with another prediction."""
     if isinstance(out, tuple):
         return (answer, *out[1:])
-    told: Any = out
-    return dataclasses.replace(told, sample=answer) if dataclasses.is_dataclass(told) else answer
+    return dataclasses.replace(out, sample=answer) if hasattr(out, "sample") else answer

@@ -1,33 +1,35 @@
-"""The structure record: which channels a shrunk model kept, and how to give a fresh model that shape.
+"""The structure record: which rows and columns a shrunk model kept, and how to give a fresh model that shape.
 
-A record is plain JSON, `{"format": 1, "layers": {layer: {"out": {"of": n, "kept": [...]}, "in": {...}}},
-"biases": [layer, ...]}`: of n outputs (inputs) the layer kept those at these indices, and the layers under
-"biases" gained a bias. What was done to mixtures of experts is told beside it ("experts", "condensed", "trimmed"; see
-`models.moe.record_of`). Loading needs neither the pruned model's class, nor torch-pruning, nor any code from
-the file.
+A record is plain JSON, `{"format": 2, "tensors": {tensor: {dimension: {"of": n, "kept": [...]}}}, "biases": [layer,
+...]}`: of n positions along a dimension the tensor kept those at these indices, and the layers under "biases" gained
+a bias. What was done to mixtures of experts is told beside it ("experts", "condensed", "trimmed"; see
+`models.moe.record_of`). Loading needs neither the pruned model's class nor any code from the file. Records of format
+1, which name layers with the sides "in" and "out", are read too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module, Parameter
+from torch.nn import Embedding, LayerNorm, Linear, Module, Parameter, PReLU, RMSNorm
 
 from ..errors import InputError
-from ..masks.layers import CONVS, RUNNING_NORMS
+from ..masks.layers import CONVS, RUNNING_NORMS, TRANSPOSED, is_conv1d
 from ..models.moe import rebuilt_
 
 Structure = Mapping[str, Any]
+Cuts = dict[tuple[str, int], Tensor]
+"""(tensor, dimension) -> the indices that stay, int64, rising."""
 
 
 def restructure_(model: Module, structure: Structure) -> Module:
     """Cut a full-sized model down to a recorded structure, in place, by slicing.
 
-    Weights, biases, running statistics and the layers' size attributes are cut; values that are kept keep
-    their bits.
+    Parameters, buffers and the layers' size attributes are cut; values that are kept keep their bits, and what was one
+    tensor in two places stays one.
 
     Args:
         model: as it was before shrinking; freshly made or trained.
@@ -37,91 +39,143 @@ def restructure_(model: Module, structure: Structure) -> Module:
         InputError: if the record is not one, or was made for a model of other layers or sizes. The model is
             untouched.
     """
-    plans = list(_checked(model, structure))
+    cuts, biases = _checked(model, structure)
     rebuilt_(model, structure)
-    for layer, sides in plans:
-        _cut_(layer, sides)
-    for name in structure.get("biases", []):
+    cut_(model, cuts)
+    for name in biases:
         layer = model.get_submodule(name)
         weight: Any = layer.weight
         layer.register_parameter("bias", Parameter(weight.new_zeros(len(weight)), weight.requires_grad))
     return model
 
 
-def _checked(model: Module, structure: Structure) -> list[tuple[Module, dict[str, Tensor]]]:
-    if (
-        not isinstance(structure, Mapping)
-        or structure.get("format") != 1
-        or not isinstance(structure.get("layers"), Mapping)
-    ):
-        raise InputError("this is not a structure record of format 1, as `shrink` makes it.")
+def cut_(model: Module, cuts: Cuts) -> None:
+    """Slice tensors of a model in place, wherever it holds them, and tell its layers their new sizes.
+
+    Args:
+        model: whose parameters and buffers.
+        cuts: what stays of each dimension that is cut.
+    """
+    sliced: dict[int, Tensor] = {}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for (name, dim), kept in cuts.items():
+        whole = named[name]
+        part = sliced.get(id(whole), whole.detach())
+        sliced[id(whole)] = part.index_select(dim, kept.to(part.device))
+    held = {
+        id(whole): Parameter(sliced[id(whole)], whole.requires_grad)
+        if isinstance(whole, Parameter)
+        else sliced[id(whole)]
+        for whole in named.values()
+        if id(whole) in sliced
+    }
+    for module in model.modules():
+        own = [
+            (name, held[id(t)])
+            for name, t in (*module.named_parameters(recurse=False, remove_duplicate=False),
+                            *module.named_buffers(recurse=False, remove_duplicate=False))
+            if id(t) in held
+        ]  # fmt: skip
+        for name, tensor in own:
+            setattr(module, name, tensor)
+        if own:
+            _resize_(module)
+
+
+def record_of(sizes: Mapping[tuple[str, int], int], cuts: Cuts, biases: list[str]) -> dict[str, Any]:
+    """The record of these cuts.
+
+    Args:
+        sizes: (tensor, dimension) -> how many positions it had.
+        cuts: what stays of each.
+        biases: layers that gained a bias.
+    """
+    tensors: dict[str, dict[str, Any]] = {}
+    for (name, dim), kept in cuts.items():
+        tensors.setdefault(name, {})[str(dim)] = {"of": sizes[name, dim], "kept": kept.tolist()}
+    return {"format": 2, "tensors": tensors, "biases": biases}
+
+
+def _checked(model: Module, structure: Structure) -> tuple[Cuts, list[str]]:
+    key = (
+        {1: "layers", 2: "tensors"}.get(structure.get("format", 0))
+        if isinstance(structure, Mapping)
+        else None
+    )
+    if key is None or not isinstance(structure.get(key), Mapping):
+        raise InputError("this is not a structure record of format 1 or 2, as `shrink` makes it.")
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    cuts: Cuts = {}
+    flat = _of_layers(model, structure) if key == "layers" else _of_tensors(structure, named)
+    for label, name, dim, cut in flat:
+        size, kept = named[name].shape[dim], cut["kept"]
+        if cut["of"] != size or not kept or not all(isinstance(i, int) for i in kept):
+            raise InputError(
+                f"the structure of {label} keeps {len(kept)} of {cut['of']}; the model's has {size}. It was "
+                "recorded for another model."
+            )
+        if sorted(set(kept)) != list(kept) or kept[0] < 0 or kept[-1] >= size:
+            raise InputError(
+                f"the structure of {label} does not list indices from 0 to {size - 1} in rising order."
+            )
+        cuts[name, dim] = torch.tensor(kept)
     modules = dict(model.named_modules())
-    plans: list[tuple[Module, dict[str, Tensor]]] = []
+    for name in structure.get("biases", []):
+        if getattr(modules.get(name), "bias", 0) is not None:
+            raise InputError(
+                f"the structure adds a bias to {name!r}, which the model lacks or which has one."
+            )
+    return cuts, list(structure.get("biases", []))
+
+
+def _of_tensors(
+    structure: Structure, named: Mapping[str, Tensor]
+) -> Iterator[tuple[str, str, int, Mapping[str, Any]]]:
+    for name, dims in structure["tensors"].items():
+        if name not in named:
+            raise InputError(f"the structure names a tensor {name!r}, which the model lacks.")
+        for dim, cut in dims.items():
+            if not (str(dim).isdigit() and int(dim) < named[name].ndim):
+                raise InputError(f"the structure of {name} names a dimension {dim!r}, which it lacks.")
+            yield f"{name}, dimension {dim}", name, int(dim), cut
+
+
+def _of_layers(model: Module, structure: Structure) -> Iterator[tuple[str, str, int, Mapping[str, Any]]]:
+    """A record of format 1 as one of tensors."""
+    modules = dict(model.named_modules())
     for name, record in structure["layers"].items():
         layer = modules.get(name)
         if not isinstance(layer, (Linear, *CONVS, *RUNNING_NORMS)):
             raise InputError(
                 f"the structure names a layer {name!r}, which the model lacks or which is of no known kind."
             )
-        sides = {}
         for side, cut in record.items():
             if side not in ("in", "out"):
                 raise InputError(f'the structure of {name} has a side {side!r}; there are "in" and "out".')
-            size, kept = size_of(layer, side), cut["kept"]
-            if cut["of"] != size or not kept or not all(isinstance(i, int) for i in kept):
-                raise InputError(
-                    f"the structure of {name} keeps {len(kept)} of {cut['of']} ({side}); the model's "
-                    f"layer has {size}. "
-                    "It was recorded for another model."
-                )
-            if sorted(set(kept)) != list(kept) or kept[0] < 0 or kept[-1] >= size:
-                raise InputError(
-                    f"the structure of {name} does not list indices from 0 to {size - 1} in rising order."
-                )
-            sides[side] = torch.tensor(kept)
-        plans.append((layer, sides))
-    for name in structure.get("biases", []):
-        if getattr(modules.get(name), "bias", 0) is not None:
-            raise InputError(
-                f"the structure adds a bias to {name!r}, which the model lacks or which has one."
-            )
-    return plans
+            of = ("weight",) if side == "in" else ("weight", "bias", "running_mean", "running_var")
+            for own in of:
+                if getattr(layer, own, None) is not None:
+                    yield f"{name} ({side})", f"{name}.{own}" if name else own, int(side == "in"), cut
 
 
-def size_of(layer: Module, side: str) -> int:
-    """How many channels a linear layer, a convolution or a normalisation has on a side, "in" or "out"."""
-    if isinstance(layer, RUNNING_NORMS):
-        return layer.num_features
-    if isinstance(layer, Linear):
-        return layer.out_features if side == "out" else layer.in_features
-    assert isinstance(layer, CONVS)
-    return layer.out_channels if side == "out" else layer.in_channels
-
-
-def _cut_(layer: Module, sides: Mapping[str, Tensor]) -> None:
-    outs, ins = sides.get("out"), sides.get("in")
-    if isinstance(layer, RUNNING_NORMS):
-        if outs is not None:
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                _slice_(layer, name, 0, outs)
-            layer.num_features = len(outs)
-        return
-    if outs is not None:
-        _slice_(layer, "weight", 0, outs)
-        _slice_(layer, "bias", 0, outs)
-    if ins is not None:
-        _slice_(layer, "weight", 1, ins)
-    weight: Any = layer.weight
+def _resize_(layer: Any) -> None:
+    """Tell a layer the sizes of its tensors."""
+    weight: Any = getattr(layer, "weight", None)
     if isinstance(layer, Linear):
         layer.out_features, layer.in_features = weight.shape
-    else:
-        assert isinstance(layer, CONVS)
-        layer.out_channels, layer.in_channels = weight.shape[:2]
-
-
-def _slice_(layer: Module, name: str, dim: int, kept: Tensor) -> None:
-    tensor = getattr(layer, name, None)
-    if tensor is None:
-        return
-    cut = tensor.detach().index_select(dim, kept.to(tensor.device))
-    setattr(layer, name, Parameter(cut, tensor.requires_grad) if isinstance(tensor, Parameter) else cut)
+    elif isinstance(layer, CONVS):
+        if layer.groups > 1 and layer.groups == layer.in_channels:  # one filter a channel
+            layer.groups = len(weight)
+        sides = (weight.shape[0], weight.shape[1] * layer.groups)
+        layer.out_channels, layer.in_channels = sides[::-1] if isinstance(layer, TRANSPOSED) else sides
+    elif isinstance(layer, RUNNING_NORMS):
+        like: Any = layer.running_mean if weight is None else weight
+        layer.num_features = len(like)
+    elif isinstance(layer, LayerNorm | RMSNorm):
+        layer.normalized_shape = tuple(weight.shape)
+    elif isinstance(layer, Embedding):
+        layer.num_embeddings, layer.embedding_dim = weight.shape
+    elif isinstance(layer, PReLU):
+        layer.num_parameters = len(weight)
+    elif is_conv1d(layer):
+        layer.nx, layer.nf = weight.shape

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +25,7 @@ from .loading import config_of, loading, quiet, transformers_class
 from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import save_mask
 from .shards import INDEXES, shards_of
-from .slim_config import slim_config
+from .slim_config import says
 from .weights import load_weights, nonfinite
 
 __all__ = ["TransformersRecipe", "is_model_folder", "load_images", "load_model", "save_model_folder"]
@@ -181,8 +180,8 @@ def save_model_folder(
         model: a transformers model.
         folder: replaced if it is there.
         mask: written beside the weights; the model must be zero elsewhere.
-        structure: record of removed structure. Where numbers of the configuration can say the smaller shape they
-            do, and transformers reads the folder; elsewhere structure.json lies in it, and `load_model` reads it.
+        structure: record of removed structure. Where the model's configuration says the smaller shape, transformers
+            reads the folder; elsewhere structure.json lies in it, and `load_model` reads it.
         source: folder whose image processor is copied; the one the model was read from unless given.
         beside_weights: names of the files that are copied from there.
         largest_file: bytes of the largest file of weights, beyond which they are split into several.
@@ -198,28 +197,16 @@ def save_model_folder(
     if mask is not None:
         require_zeros(model, mask)
     origin = source if source is not None else Path(str(getattr(model, "name_or_path", "") or "/nonexistent"))
-    slim = None if structure is None else slim_config(model, structure)
     with folder_written_beside(folder) as beside, quiet():
-        if structure is not None and slim is None:
+        if structure is not None and not says(model):
             pretrained.config.save_pretrained(beside)
             save_model(model, beside, mask=mask, structure=structure)
         else:
-            with _described_by(pretrained, slim):
-                pretrained.save_pretrained(
-                    beside, **({} if largest_file is None else {"max_shard_size": largest_file})
-                )
+            pretrained.save_pretrained(
+                beside, **({} if largest_file is None else {"max_shard_size": largest_file})
+            )
             if mask is not None:
                 save_mask(mask, beside / "mask.safetensors")
         for name in beside_weights:
             if (Path(origin) / name).is_file():
                 shutil.copyfile(Path(origin) / name, beside / name)
-
-
-@contextmanager
-def _described_by(model: Any, config: Any) -> Iterator[None]:
-    own = model.config
-    model.config = own if config is None else config
-    try:
-        yield
-    finally:
-        model.config = own

@@ -17,18 +17,21 @@ from .explain import Explained, LatentsJob, RegionsJob
 from .explained_folders import open_latents, open_regions
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
+from .generate import Generated, GenerateJob
 from .judging import Audited
 from .language import Texts, language_subject
 from .opened import Folder, embedded, open_subject
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
+from .shrink_pipeline import ShrinkPipelineJob, Shrunk
 from .subject import Subject
 from .train import Trained, TrainJob
 
 __all__ = [
     "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "CondenseJob", "CondensedRun", "Done", "EraseJob",
     "Erased", "ExactJob", "ExactlyTrained", "Explained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly",
-    "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob", "Subject", "Texts", "TrainJob", "Trained",
+    "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob",
+    "GenerateJob", "Generated", "ShrinkPipelineJob", "Shrunk", "Subject", "Texts", "TrainJob", "Trained",
     "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject", "open_latents",
     "open_pipeline", "open_regions", "open_subject",
 ]  # fmt: skip

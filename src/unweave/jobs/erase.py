@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from rich.console import Console
 
@@ -24,8 +24,10 @@ from ..errors import InputError
 from ..fit import resumable
 from ..io.content import described
 from ..io.files import write_text
+from ..io.lora_output import adapter_of, require_loadable
 from ..io.pipeline_folder import save_pipeline
 from ..io.runs import RunFolder, Stage
+from ..io.told import tell
 from ..report import tables
 from ..report.audits import from_json, render_html, render_markdown, to_json
 from ..report.card import audit_card
@@ -103,6 +105,8 @@ class EraseJob:
         at_once: images drawn at once in the audit, which takes as much memory.
         steps: of the sampler.
         guidance: scale of classifier-free guidance.
+        output: "pipeline", or "lora": the first edit's change also as an adapter in `lora`, for diffusers' own
+            `load_lora_weights`; the pipeline that is written and audited is then the original with the adapter merged.
         seed: governs the whole run.
     """
 
@@ -116,11 +120,15 @@ class EraseJob:
     at_once: Count = 16
     steps: Count = 20
     guidance: NonNegative = 7.5
+    output: Literal["pipeline", "lora"] = "pipeline"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.edits:
             raise InputError("EraseJob.edits is empty. Name at least one method, as {'uce': UCE()}.")
+        if self.output == "lora":
+            trained = getattr(next(iter(self.edits.values())), "train", None)
+            require_loadable(self.subject.original, trained)
         if self.attack is not None and self.subject.judge is None:
             raise InputError(
                 "EraseJob.attack needs PipelineSubject.judge: somebody must look at what the attacked pipeline draws."
@@ -150,7 +158,7 @@ class EraseJob:
         if self.attacks[0]:
             attacks = {n: described(a) for n, a in self.attacks[0].items()}
             plan["attacks"] = attacks | {"prompts": self.attack_prompts}
-        return plan
+        return plan if self.output == "pipeline" else plan | {"output": self.output}
 
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> Erased:
         """Run every stage, or go on with a run that was stopped, to the same bits.
@@ -177,7 +185,8 @@ class EraseJob:
         costs: dict[str, dict[str, Any]] = {}
         for i, (name, edit) in enumerate(self.edits.items()):
             where = "model" if i == 0 else f"compared/{name}"
-            with run.stage(f"edit {name}", where, f"costs/{name}.json") as stage:
+            adapters = ["lora"] if i == 0 and self.output == "lora" else []
+            with run.stage(f"edit {name}", where, f"costs/{name}.json", *adapters) as stage:
                 if stage.todo:
                     self._edit(edit, stage)
             edited[name] = stage.paths[0]
@@ -198,7 +207,10 @@ class EraseJob:
             looks = {c: self._look(model, Asked(concepts=concepts), f"draw after {c}") for c, model in done}
             cost["turns"] = {c: _shares(drawn, concepts.labels) for c, drawn in looks.items()}
         write_text(stage.paths[1], json.dumps(cost) + "\n")
-        save_pipeline(done[-1][1], stage.paths[0])
+        made = done[-1][1]
+        if len(stage.paths) > 2:
+            made = _as_adapter(made, original, stage.paths[2])
+        save_pipeline(made, stage.paths[0])
 
     def _attacked(self, run: RunFolder, edited: Mapping[str, TextToImage]) -> Attacks:
         subject, (attacks, controls) = self.subject, self.attacks
@@ -305,6 +317,19 @@ class EraseJob:
             model, asked, self.subject.judge, each=self.images, seed=self.seed, steps=self.steps,
             guidance=self._guidance, twice=twice, at_once=self.at_once, label=label,
         )  # fmt: skip
+
+
+def _as_adapter(edited: TextToImage, original: TextToImage, folder: Path) -> TextToImage:
+    """Write an edit as an adapter, say how large it became, and give the pipeline that has it merged."""
+    adapter = adapter_of(edited, original)
+    adapter.save(folder)
+    tell(
+        f"{folder.name}: {len(adapter.layers)} layers at rank {adapter.rank}, which leaves out at most "
+        f"{100 * adapter.error:.2g} % of a layer's change. pipeline.load_lora_weights reads it."
+    )
+    made = adapter.merged(original)
+    made.erased = edited.erased
+    return made
 
 
 def _kept_unasked(name: str, edited: TextToImage) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..audit.drawing.drawn import Judge
 from ..audit.drawing.judges import DigitsJudge, judge_at
 from ..erase import Concepts, TextToImage
-from ..erase.concepts import TEMPLATES
+from ..erase.templates import TEMPLATES
 from ..errors import InputError
 from ..io.pipeline_folder import is_pipeline_folder, load_pipeline
 from ..models.text_to_image import slim_
@@ -129,13 +129,17 @@ def open_pipeline(
     )  # fmt: skip
 
 
-def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu") -> PipelineSubject:
+def embedded_pipeline(
+    concepts: Concepts, *, seed: int = 0, device: str = "cpu", cache: Path | None = None
+) -> PipelineSubject:
     """The small world of drawn digits, and the same trained without the erased ones: minutes the first time.
 
     Args:
         concepts: digits as words; those that are not erased must survive, unless some are named.
         seed: of both trainings.
         device: that both pipelines work on.
+        cache: folder of trained models, with the small world in `testbed`; UNWEAVE_CACHE or ~/.cache/unweave unless
+            given.
 
     Raises:
         InputError: if a concept is no digit, or prompts of one's own are given.
@@ -148,13 +152,18 @@ def embedded_pipeline(concepts: Concepts, *, seed: int = 0, device: str = "cpu")
             f"the small world draws {', '.join(world.DIGITS)}; got {', '.join(unknown)}. Give a pipeline folder."
         )
     if concepts.templates != TEMPLATES:
-        raise InputError("the small world has prompts of its own. Give a pipeline folder, or no --templates.")
+        raise InputError(
+            "the small world has prompts of its own. Give a pipeline folder, or neither --templates nor --prompts."
+        )
     asked = world.concepts(
         *concepts.erase, preserve=concepts.preserve or None, guide=concepts.guide or "digit"
     )
-    original, oracle = (world.small_world("unet", seed, gone, device=device) for gone in ((), concepts.erase))
+    kept = None if cache is None else cache / "testbed"
+    original, oracle = (
+        world.small_world("unet", seed, gone, cache=kept, device=device) for gone in ((), concepts.erase)
+    )
     return PipelineSubject(
-        original=original, concepts=asked, oracles=(oracle,), judge=DigitsJudge(),
+        original=original, concepts=asked, oracles=(oracle,), judge=DigitsJudge(kept),
         real=world.real_images(asked.preserve)[0], most_guidance=3.0, name="the small world of digits",
         files={} if original.source is None else {"pipeline": original.source},
     )  # fmt: skip

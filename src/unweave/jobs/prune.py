@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any, Self
 from warnings import catch_warnings, simplefilter
 
@@ -24,9 +22,21 @@ from ..io.files import write_text
 from ..io.onnx import export_onnx
 from ..io.runs import RunFolder, Stage
 from ..masks.scope import kept, share_kept
-from ..prune import PASER, Channel, Global, Magnitude, Prune, Recovery, recalibrate_, shrink
-from ..prune.one_shot import NarrowWarning, narrowed
-from ..prune.recalibrate import require_statistics
+from ..prune import (
+    PASER,
+    Channel,
+    Global,
+    Magnitude,
+    Prune,
+    Recovery,
+    Shrunk,
+    SparseGPT,
+    WandaPrune,
+    recalibrate_,
+    shrink,
+)
+from ..prune.cutting.together import NarrowWarning
+from ..prune.recalibrate import has_statistics, require_statistics
 from ..report import card, words
 from ..report.models import render_pruned
 from ..settings import Part, Positive, Whole, refuse_idle, settings
@@ -34,13 +44,11 @@ from ..tasks import ability, evaluating
 from ..types import Data, Edit, Recipe, Score
 from .coverage import coverage
 from .done import Done, facts_of
+from .measured import Figures, compared, mebibytes, weights
 from .recovering import as_asked_, by_recipe_
 from .subject import Subject
 
 _SAME = 1e-5  # largest difference of outputs that were read back, relative to the largest output
-
-Figures = dict[str, tuple[float, float, str]]
-"""Name -> (before, after, unit)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,9 @@ class PruneJob:
         chooser: chooses of the instructions.
         shrink: remove dead channels for real, so that the model is smaller.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
-        recalibrate: measure batch normalisation's running statistics again on the training data after the pruning.
+        recalibrate: measure batch normalisation's running statistics again on the training data after the pruning; None
+            does where there are such, a method prunes at once and nothing is trained afterwards.
+        width: with `shrink`, cut channels too that layer normalisations count, and so the width of a transformer.
         seed: governs the whole run.
     """
 
@@ -118,7 +128,8 @@ class PruneJob:
     chooser: PASER = PASER()
     shrink: bool = False
     onnx: bool = False
-    recalibrate: bool = False
+    recalibrate: bool | None = None
+    width: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -132,11 +143,13 @@ class PruneJob:
             self.subject.require_recipe(
                 "no model can be trained", "Define `recipe`, or give the model (--model)."
             )
+        if not self.shrink:
+            refuse_idle(self, "width", when="without shrink")
         if self.recalibrate and self.recover_epochs:
             refuse_idle(
                 self, "recalibrate", when="beside recover_epochs: training measures the statistics too"
             )
-        if self.shrink or self.onnx:
+        if self.onnx:
             _ = self._sample
         if not self.recover_epochs:
             refuse_idle(self, "recover_lr", when="with recover_epochs=0")
@@ -155,12 +168,12 @@ class PruneJob:
         Raises:
             InputError: if the model reads several, or token ids.
         """
-        heldout, what = self.subject.heldout, "onnx" if self.onnx else "shrink"
+        heldout = self.subject.heldout
         try:
             read: Tensor = heldout.task.inputs(next(heldout.batches()))
         except (InputError, AttributeError) as error:
             raise InputError(
-                f"PruneJob.{what} traces a model by its one input tensor; the data of {self.subject.name} give another "
+                f"PruneJob.onnx traces a model by its one input tensor; the data of {self.subject.name} give another "
                 "kind. Leave it out: the pruned model is written all the same."
             ) from error
         return read
@@ -181,7 +194,8 @@ class PruneJob:
             "recover_epochs": self.recover_epochs,
             **({} if self.recover_lr is None else {"recover_lr": self.recover_lr}),
             "shrink": self.shrink,
-            **({"recalibrate": True} if self.recalibrate else {}),
+            **({} if self.recalibrate is None else {"recalibrate": self.recalibrate}),
+            **({} if self.width else {"width": False}),
             **({"recover": described(self.recover)} if self.recover is not None else {}),
             **({"chooser": described(self.chooser)} if self.instructions is not None else {}),
             **({"deleted before": str(self.subject.before)} if self.subject.before.requests else {}),
@@ -242,32 +256,50 @@ class PruneJob:
     def _prune(self, original: Module, stage: Stage) -> None:
         heldout = self.subject.heldout
         with resumable(stage.work):
-            pruned, as_pruned, told = self._pruned(original, stage.rng)
-        told = [*told, *(narrowed(pruned) if self._whole_channels else ())]
-        figures = _compared(original, pruned, heldout) | as_pruned
-        looked = coverage(self.edit, original, pruned)
-        layers = {n: 100 * living / total for n, (living, total) in kept(pruned).items()}
-        structure, uncut = None, {}
+            silenced, narrow = self._silenced(original, stage.rng)
+            small = self._small(silenced) if self.shrink else None
+            pruned = silenced if small is None else small.model
+            figures, told = self._mended_(original, pruned, stage.rng)
+        looked = coverage(self.edit, original, silenced)
+        layers = {n: 100 * living / total for n, (living, total) in kept(silenced).items()}
+        structure, uncut = (None, {}) if small is None else (small.structure, small.left)
+        told += [*narrow, *([] if small is None else _felt(small.apart))]
+        figures = compared(original, pruned, heldout) | figures
+        figures["matrix weights kept"] = (100 * share_kept(original), 100 * share_kept(silenced), "%")
         if self.shrink:
-            small = shrink(pruned, self._sample[:1])
-            figures |= _shrunk(figures, pruned, small.model, heldout)
-            pruned, structure, uncut = small.model, small.structure, small.left
+            figures["weights in all"] = (weights(original), weights(pruned), "")
         self.subject.write(pruned, stage.paths[0], structure)
         self.subject.record((), stage.paths[0])
         notes = [*told, str(looked), *self._read_back(pruned, stage.paths[0], structure)]
-        figures["weights in memory"] = (_mebibytes(original), _mebibytes(pruned), "MiB")
+        figures["weights in memory"] = (mebibytes(original), mebibytes(pruned), "MiB")
         found = {"figures": figures, "layers": layers, "notes": notes, "left": looked.left, "uncut": uncut}
         write_text(stage.paths[1], json.dumps(found, indent=1) + "\n")
 
-    def _pruned(self, original: Module, rng: Generator) -> tuple[Module, Figures, list[str]]:
+    def _silenced(self, original: Module, rng: Generator) -> tuple[Module, list[str]]:
+        """The pruned model at its full size, and what is told of narrow layers."""
+        edit: Any = self.edit
+        pattern = getattr(edit, "pattern", None)
+        if not self.width and isinstance(pattern, Channel):
+            edit = dataclasses.replace(edit, pattern=dataclasses.replace(pattern, width=False))
+        with catch_warnings(record=True) as warned:
+            simplefilter("always", NarrowWarning)
+            simplefilter("ignore", LeftDenseWarning)  # the report says it, layer by layer
+            made: Module = edit.apply(original, self.subject.left.train, rng=rng)
+        return made, list(
+            dict.fromkeys(str(w.message) for w in warned if issubclass(w.category, NarrowWarning))
+        )
+
+    def _small(self, silenced: Module) -> Shrunk:
+        heldout = self.subject.heldout
+        batch = next(heldout.batches())
+        return shrink(silenced, lambda m: heldout.task.outputs(m, batch), width=self.width)
+
+    def _mended_(self, original: Module, pruned: Module, rng: Generator) -> tuple[Figures, list[str]]:
+        """Measure batch normalisation again and train on, in place; returns what is told of it."""
         train, heldout = self.subject.left.train, self.subject.heldout
-        with catch_warnings():
-            simplefilter("ignore", LeftDenseWarning)  # the report says both, layer by layer
-            simplefilter("ignore", NarrowWarning)
-            pruned = self.edit.apply(original, train, rng=rng)
         figures: Figures = {}
         told: list[str] = []
-        if self.recalibrate:
+        if self.recalibrate or (self.recalibrate is None and self._recalibrates(pruned)):
             require_statistics(pruned)
             name, right, unit = ability(original, heldout)
             figures[f"held-out {name} before recalibration"] = (right, ability(pruned, heldout)[1], unit)
@@ -283,7 +315,13 @@ class PruneJob:
             told = by_recipe_(
                 self.subject.recipe, pruned, train, epochs=self.recover_epochs, lr=self.recover_lr, rng=rng
             )
-        return pruned, figures, told
+        return figures, told
+
+    def _recalibrates(self, pruned: Module) -> bool:
+        at_once = isinstance(self.edit, Prune | SparseGPT | WandaPrune)
+        own = bool(getattr(self.edit, "recalibrate", False))
+        trained = self.recover_epochs or self.recover is not None
+        return at_once and not own and not trained and has_statistics(pruned)
 
     def _read_back(self, model: Module, folder: Path, structure: Mapping[str, Any] | None) -> list[str]:
         """Read the model that was written and compare its answers with those of the one in memory.
@@ -312,10 +350,6 @@ class PruneJob:
             )
         return notes
 
-    @property
-    def _whole_channels(self) -> bool:
-        return isinstance(getattr(self.edit, "pattern", None), Channel)
-
 
 def at_sparsity(method: Any, sparsity: float) -> Any:
     """A way to prune, or to train sparsely, at another sparsity.
@@ -333,16 +367,6 @@ def at_sparsity(method: Any, sparsity: float) -> Any:
     )
 
 
-def _compared(before: Module, after: Module, heldout: Data[Any]) -> Figures:
-    name, was, unit = ability(before, heldout)
-    return {
-        f"held-out {name}": (was, ability(after, heldout)[1], unit),
-        "non-zero weights": (_alive(before), _alive(after), ""),
-        "matrix weights kept": (100 * share_kept(before), 100 * share_kept(after), "%"),
-        "time of one batch": (_latency(before, heldout), _latency(after, heldout), "ms"),
-    }
-
-
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name, why in reasons.items():
@@ -354,31 +378,10 @@ def _few(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _shrunk(figures: Figures, pruned: Module, small: Module, heldout: Data[Any]) -> Figures:
-    return {
-        "weights in all": (_weights(pruned), _weights(small), ""),
-        "time of one batch": (figures["time of one batch"][0], _latency(small, heldout), "ms"),
-    }
-
-
-def _alive(model: Module) -> float:
-    return float(sum(int((p != 0).sum()) for p in model.parameters()))
-
-
-def _weights(model: Module) -> float:
-    return sum(p.numel() for p in model.parameters())
-
-
-def _mebibytes(model: Module) -> float:
-    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
-
-
-def _latency(model: Module, data: Data[Any]) -> float:
-    batch = next(data.batches())
-    times = []
-    with evaluating(model):
-        for _ in range(7):
-            began = perf_counter()
-            data.task.outputs(model, batch)
-            times.append(1000 * (perf_counter() - began))
-    return median(times)
+def _felt(apart: float) -> list[str]:
+    if apart <= 1e-4:
+        return []
+    return [
+        f"Layer normalisations no longer count the channels that were cut: outputs differ by {apart:.2g} of the "
+        "largest from those with the channels at zero. Train on (--recover-epochs), or leave the width (--no-width)."
+    ]

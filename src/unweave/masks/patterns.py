@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isclose, prod
 from typing import Any, Literal, Protocol
 
@@ -143,9 +144,12 @@ class Channel:
         reduce: score of a filter from those of its weights: "l2", the root of their summed squares; "sum"; or
             "mean", which does not favour layers with larger filters when the budget is global. None is what the score
             names in its `reduce`, and "l2" for one that names nothing.
+        width: whether `Prune` also takes channels that a layer normalisation counts, which is the width of a
+            transformer; `shrink` cuts those only knowingly, since outputs change.
     """
 
     reduce: Reduce | None = None
+    width: bool = True
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """One score a filter, [out]."""
@@ -164,7 +168,11 @@ class Channel:
 def suited(pattern: Pattern, score: Any) -> Pattern:
     """A pattern that pools scores as they ask for, where it was told nothing: `score.reduce` for `Channel`."""
     own: Reduce | None = getattr(score, "reduce", None)
-    return Channel(own) if isinstance(pattern, Channel) and pattern.reduce is None and own else pattern
+    return (
+        replace(pattern, reduce=own)
+        if isinstance(pattern, Channel) and pattern.reduce is None and own
+        else pattern
+    )
 
 
 def fitting(pattern: Pattern, shapes: Mapping[str, Sequence[int]]) -> set[str]:

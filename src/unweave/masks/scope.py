@@ -76,7 +76,7 @@ class Scope:
         only: names of parameters or modules, or patterns such as "encoder.*"; just these are in scope. Empty: all.
         skip: the same; these stay dense.
         first: whether the first weight is in scope.
-        last: whether the last weight is in scope.
+        last: whether the last weight is in scope; a head that shares an embedding's never is.
         least: share of the matrix weights, apart from those named here, that must be in scope; below it, what is left
             dense is told and nothing is pruned.
     """
@@ -140,7 +140,7 @@ class Scope:
                     f"Scope: {pattern!r} names no weight; there are: {', '.join(names[:8])}. Give a parameter's or "
                     "module's whole name, or a pattern such as 'encoder.*'."
                 )
-        inner = found[0 if self.first else 1 : None if self.last else -1]
+        inner = found[0 if self.first else 1 : None if self.last or _head_is_shared(model) else -1]
         return [
             w
             for w in inner
@@ -175,6 +175,21 @@ def matrices(model: Module, kinds: tuple[type[Module], ...] | None = None) -> It
             elif known and kinds is not None and not isinstance(module, kinds):
                 left = f"of a {type(module).__name__}, which is not read"
             yield Weight(name, module, parameter, left)
+
+
+def _head_is_shared(model: Module) -> bool:
+    """Whether the last layer's weight is an embedding's."""
+    shared = {
+        id(p) for m in model.modules() if isinstance(m, Embedding | EmbeddingBag) for p in m.parameters()
+    }
+    last = [
+        id(p)
+        for m in model.modules()
+        if not isinstance(m, Embedding | EmbeddingBag)
+        for own, p in m.named_parameters(recurse=False)
+        if p.ndim > 1 and is_weight(m, own)
+    ]
+    return bool(last) and last[-1] in shared
 
 
 def kept(model: Module) -> dict[str, tuple[int, int]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
@@ -14,13 +15,14 @@ from ..masks.budgets import Budget, Global, PerOutput
 from ..masks.layers import copied
 from ..masks.mask import Mask
 from ..masks.patterns import Channel, Pattern, Unstructured, fitting, refuse_own_sparsity, suited
-from ..masks.scope import rows_first
+from ..masks.scope import Scope, rows_first
 from ..masks.select import select
 from ..masks.silence import silence
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import settings
 from ..types import Data, Score
+from .cutting.together import NarrowWarning, choose, ranked, units_of
 from .magnitude import Magnitude
 from .recalibrate import recalibrate_, require_statistics
 
@@ -29,9 +31,11 @@ from .recalibrate import recalibrate_, require_statistics
 class Prune:
     """Zero the lowest-scoring weights, once.
 
-    Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` a dead
-    filter's bias and batch normalisation are zeroed too, so that its channel is silent and `shrink` can
-    remove it exactly; leave the last layer out of the score's scope then, for its filters are the classes.
+    Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` units are chosen that
+    can be removed: a filter with everything that falls with it, such as the filters of other layers that it is added
+    to, or the other rows of its head. A unit's score is that of all these weights and of those that read it. Biases
+    and norms of a dead unit are zeroed too, so that it is silent and `shrink` can remove it. Filters that are tied to a
+    layer out of scope stay; leave the last layer out of the score's scope, for its filters are the classes.
 
     Attributes:
         score: says how much each weight matters.
@@ -57,13 +61,24 @@ class Prune:
         Raises:
             InputError: if a score is NaN, or a layer would lose all its weights.
         """
+        in_units = isinstance(self.pattern, Channel) and not isinstance(self.budget, PerOutput)
         with global_seed(draw_seed(rng)):
-            scores = self.score.score(model, data)
+            scores = (_with_ends(self.score) if in_units else self.score).score(model, data)
+        if in_units:
+            return self._of_units(model, data, scores)
         if not isinstance(self.pattern, Unstructured) or isinstance(self.budget, PerOutput):
             _require_rows(model, scores)
         fit = fitting(self.pattern, {name: values.shape for name, values in scores.items()})
         chosen = {name: values for name, values in scores.items() if name in fit}
         return select(chosen, suited(self.pattern, self.score), self.budget)
+
+    def _of_units(self, model: Module, data: Data[Any], scores: Mapping[str, Tensor]) -> Mask:
+        pattern: Any = suited(self.pattern, self.score)
+        scope = getattr(self.score, "scope", None)
+        own = scope.weights(model).keys() & scores.keys() if isinstance(scope, Scope) else set(scores)
+        found = ranked(model, units_of(model, data), [name for name in scores if name in own], pattern)
+        _require_rows(model, found.alone)
+        return choose(model, scores, found, pattern, self.budget)
 
     def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A pruned copy of `model`: dead weights are +0.0 exactly.
@@ -86,10 +101,6 @@ class Prune:
         return recalibrate_(pruned, data) if self.recalibrate else pruned
 
 
-class NarrowWarning(UserWarning):
-    """A layer is left with so few of its channels that little can pass through it."""
-
-
 NARROW = 0.1
 """Share of its channels below which a layer is told of."""
 
@@ -109,7 +120,22 @@ def narrowed(model: Module) -> list[str]:
     return found
 
 
-def _require_rows(model: Module, scores: Mapping[str, Tensor]) -> None:
+def _with_ends(score: Score) -> Score:
+    """A score of the layers too that are not chosen from but may read what is; those to skip excepted."""
+    scope: Any = getattr(score, "scope", None)
+    if not isinstance(scope, Scope) or not dataclasses.is_dataclass(score):
+        return score
+    wider: Any = dataclasses.replace(
+        score,
+        scope=dataclasses.replace(
+            scope, only=(), first=True, last=True, least=0.0 if scope.only else scope.least
+        ),
+    )
+    made: Score = wider
+    return made
+
+
+def _require_rows(model: Module, scores: Iterable[str]) -> None:
     odd = [n for n in scores if not rows_first(model.get_submodule(n.rpartition(".")[0]))]
     if odd:
         raise InputError(

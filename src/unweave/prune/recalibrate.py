@@ -56,5 +56,10 @@ def require_statistics(model: Module) -> None:
         )
 
 
+def has_statistics(model: Module) -> bool:
+    """Whether a model has running statistics of batch normalisation."""
+    return bool(_norms(model))
+
+
 def _norms(model: Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]

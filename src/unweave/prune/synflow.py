@@ -37,9 +37,9 @@ _PAPER = Paper(
 class SynFlow:
     """One iteration's score, |w dR/dw|, in float64 and eval mode.
 
-    The data's first example is read for its shape alone. Running means of batch normalisation count as zero
-    (they are, at initialisation): a mean subtracted from a flow of absolute values would turn parts of it
-    negative.
+    The data's first example is read for its shape alone. Biases and the running means of batch normalisation count as
+    zero (they are, at initialisation): a bias feeds a flow that no weight before it carries, so that layers collapse,
+    and a mean subtracted from a flow of absolute values would turn parts of it negative.
 
     Attributes:
         scope: which weights are scored.
@@ -68,6 +68,9 @@ class SynFlow:
             for module in flow.modules():
                 if isinstance(module, RUNNING_NORMS) and module.running_mean is not None:
                     module.running_mean.zero_()
+                bias = getattr(module, "bias", None)
+                if isinstance(bias, Tensor):  # a flow that no weight carries would keep dead layers alive
+                    bias.zero_()
         weights = self.scope.weights(flow)
         batch = next(iter(data.subset([0]).batches()))
         ones = data.task.replace_inputs(batch, torch.ones_like(data.task.inputs(batch), dtype=torch.float64))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from markupsafe import Markup
 from torch import Tensor
 
 from ..errors import require
+from ..io.files import written_beside
 
 
 def grids(drawn: Mapping[str, Mapping[str, Tensor]], most: int = 8) -> Markup | None:
@@ -41,12 +44,11 @@ def _strip(images: Tensor) -> tuple[str, int]:
     image = require("PIL.Image", extra="diffusion", purpose="the report's pictures")
     n, channels, height, width = images.shape
     scale = max(1, 48 // height)
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = _bytes_of(images)
     pixels = torch.nn.functional.pad(pixels, (0, 1, 0, 1), value=255)
     row = pixels.permute(1, 2, 0, 3).reshape(channels, height + 1, n * (width + 1))
-    array = row[0].numpy() if channels == 1 else row[:3].permute(1, 2, 0).contiguous().numpy()
     held = io.BytesIO()
-    image.fromarray(array).save(held, "PNG")
+    image.fromarray(_array_of(row)).save(held, "PNG")
     shown = min(n * (width + 1) * scale, 700)
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}", shown
 
@@ -82,3 +84,24 @@ def framed(pictures: Mapping[str, Tensor], width: int = 224) -> Markup:
         for caption, image in pictures.items()
     )
     return Markup("<div class=pictures>{}</div>").format(cells)
+
+
+def save_png(picture: Tensor, path: Path) -> None:
+    """Write one image [channels, height, width], about -1 to 1, as a PNG; of more than three channels the first three.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    image = require("PIL.Image", extra="diffusion", purpose="writing pictures")
+    held = io.BytesIO()
+    image.fromarray(_array_of(_bytes_of(picture))).save(held, "PNG")
+    with written_beside(path) as beside:
+        beside.write_bytes(held.getvalue())
+
+
+def _bytes_of(images: Tensor) -> Tensor:
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def _array_of(row: Tensor) -> Any:
+    return row[0].numpy() if len(row) < 3 else row[:3].permute(1, 2, 0).contiguous().numpy()

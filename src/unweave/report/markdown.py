@@ -45,7 +45,7 @@ def render_markdown(
         lines.append(f"- {words.ONLY_WITH_ORACLES}")
     lines += ["", "## Caveats and limits", "", *(f"- {plain(c)}" for c in words.caveats(first)), ""]
     for part in more:
-        lines += _table(part) or [f"## {part.heading}", "", part.caption, ""]
+        lines += table_lines(part) or [f"## {part.heading}", "", part.caption, ""]
     edits, retrain = words.costs(audits, run)
     if len(audits) > 1:
         lines += _compared(audits, edits)
@@ -60,7 +60,7 @@ def render_markdown(
         instead = words.retrain_instead(first.method, spent, retrain)
         lines += [f"The edit took {words.seconds(spent)}, {words.ratio(spent, retrain)}.{instead}", ""]
     for part in evidence(audits, run, {}):
-        lines += _table(part)
+        lines += table_lines(part)
     for audit in audits:
         lines += _measurements(audit)
     if published:
@@ -111,7 +111,7 @@ def _rates(known: Sequence[tuple[Rates, bool]], kind: Kind) -> list[str]:
     return lines
 
 
-def _table(part: Section) -> list[str]:
+def table_lines(part: Section) -> list[str]:
     """A part that has a table; pictures are left out."""
     if not part.rows:
         return []

@@ -72,7 +72,9 @@ def ask(ledger: Ledger, world: dict[str, Subject], *ids: int, **more: Any) -> st
 
 
 def serve(ledger: Ledger, world: dict[str, Subject], **more: Any) -> Served:
-    return ServeJob(ledger=ledger, subjects=world, **{"at_once": True, "jobs": 1, "quick": True, **more}).run()
+    return ServeJob(
+        ledger=ledger, subjects=world, **{"at_once": True, "jobs": 1, "quick": True, **more}
+    ).run()
 
 
 @pytest.mark.filterwarnings("ignore::unweave.jobs.forget.UnsuitedWarning")

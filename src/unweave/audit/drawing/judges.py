@@ -24,12 +24,12 @@ def judge_at(path: Path, concepts: Concepts) -> Judge:
 
 
 class DigitsJudge:
-    """The small world's judge, trained on the spot or read from its cache."""
+    """The small world's judge, trained on the spot or read from its cache, the usual one unless given."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path | None = None) -> None:
         from ...embedded.drawn_digits import DIGITS, judge
 
-        self._judge, self._words = judge(), DIGITS
+        self._judge, self._words = judge(cache=cache), DIGITS
         self.labels = DIGITS
 
     def names(self, images: Tensor) -> list[str]:

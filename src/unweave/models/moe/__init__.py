@@ -5,6 +5,7 @@ from .cut import expert_count, keep_experts_, require_count
 from .dense import Condensed, Dense, Trimmed
 from .matrices import Layout, Matrices
 from .record import rebuilt_, record_of
+from .reroute import rerouting
 from .tied import Tied, tie_
 from .watch import Routed, present_rows, route_once, watching
 
@@ -25,6 +26,7 @@ __all__ = [
     "rebuilt_",
     "record_of",
     "require_count",
+    "rerouting",
     "route_once",
     "tie_",
     "watching",

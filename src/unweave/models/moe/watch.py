@@ -70,7 +70,7 @@ def watching(moes: Sequence[MoE], see: See, present: Tensor | None = None) -> It
             asked["input"], asked["output"] = next(iter([*args, *kwargs.values()])), output
 
         def tell(_: Module, args: Any, kwargs: Any, moe: MoE = moe, asked: dict[str, Any] = asked) -> None:
-            routed = _assembled(moe, asked, [*args, *kwargs.values()])
+            routed = assembled(moe, asked, [*args, *kwargs.values()])
             see(moe, routed.rows(None if present is None else present.flatten()))
 
         hooks += [
@@ -103,7 +103,8 @@ def present_rows(task: Any, batch: Any) -> Tensor | None:
     return None if bool(present.all()) else present
 
 
-def _assembled(moe: MoE, asked: dict[str, Any], inputs: list[Any]) -> Routed:
+def assembled(moe: MoE, asked: dict[str, Any], inputs: list[Any]) -> Routed:
+    """The routing of one call, from what the router read and answered and what the experts receive."""
     tensors = [t for t in inputs if isinstance(t, Tensor)]
     answers = asked["output"] if isinstance(asked["output"], tuple | list) else [asked["output"]]
     wide = [t for t in answers if isinstance(t, Tensor) and t.ndim == 2 and t.shape[1] == moe.routes]
