@@ -24,7 +24,7 @@ from unweave.cli._recipes import trained_with
 from unweave.cli._selection import carry_out, selected
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
-from unweave.jobs import Audited, embedded
+from unweave.jobs import Audited, Texts, embedded
 from unweave.jobs.compare import CompareJob
 from unweave.masks.scope import Scope
 from unweave.optim import SAM
@@ -73,7 +73,7 @@ def test_the_first_name_of_a_chain_is_outermost() -> None:
 
 def pruning(**given: Any) -> SimpleNamespace:
     asked = {"method": "magnitude", "sparsity": None, "pattern": "unstructured", "budget": "global"}
-    asked |= {"only": (), "skip": (), "least": 0.9}
+    asked |= {"only": (), "skip": (), "least": 0.9, "texts": Texts()}
     return SimpleNamespace(**{**asked, **given})
 
 

@@ -73,13 +73,8 @@ def simulated_brain(
         InputError: if there are fewer digits than trials.
     """
     rng = seeded(seed)
-<<<<<<< HEAD
-    sets: Any = [d.examples for d in digits(0.0, seed)]
-    images, labels = (torch.cat(parts) for parts in zip(*(d.tensors for d in sets), strict=True))
-=======
     held: list[Any] = [data.examples for data in digits(0.0, seed)]
     images, labels = (torch.cat(parts) for parts in zip(*(h.tensors for h in held), strict=True))
->>>>>>> w_interp
     if train < 1 or test < 1 or train + test > len(images):
         raise InputError(f"there are {len(images)} digits; {train} + {test} trials were asked for.")
     patches = images.view(-1, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(-1, TOKENS, 4)
