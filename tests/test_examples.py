@@ -92,7 +92,7 @@ def forget_rows(tmp_path: Path, where: str, **environment: str) -> subprocess.Co
 @pytest.mark.slow
 def test_a_table_that_is_drawn(tmp_path: Path) -> None:
     done = forget_rows(tmp_path, "occupation=Sales", ROWS="400")
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 0, done.stderr  # exact by construction, whatever two models can judge
     assert "all with one value of occupation" in done.stdout
     assert "as outputs of the model <=50K is 0, >50K is 1" in done.stderr
 
@@ -101,7 +101,7 @@ def test_a_table_that_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.skipif(not ADULT.is_dir(), reason="the shared data folder is not there")
 def test_adult_itself(tmp_path: Path) -> None:
     done = forget_rows(tmp_path, "occupation=Sales", ROWS="2000", ADULT=str(ADULT))
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 0, done.stderr
     audit = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
     figures = {m["name"]: m for m in audit["audits"][0]["measurements"]}
     assert figures["accuracy on held-out examples"]["original"] > 80, "the share of the larger class is 76 %"
