@@ -136,7 +136,7 @@ def captured(monkeypatch, method, model, rng):
     """The objective that `method` would minimise, how often, and the pipeline it trains, its encoder moved a little."""
     found = {}
     monkeypatch.setattr(
-        "unweave.erase.adv_unlearn.train_",
+        "unweave.erase.adv_unlearn.train_steps_",
         lambda edited, loss, weights, optimizer, **how: found.update(edited=edited, loss=loss, **how),
     )
     method.apply(model, CONCEPTS, rng=rng)

@@ -23,12 +23,12 @@ from unweave.erase._train import (
     draw_latents,
     editing,
     gradient_sums,
-    train_,
     widened,
 )
 from unweave.erase.concepts import remember_
 from unweave.errors import InputError
 from unweave.masks.mask import Mask
+from unweave.models.text_to_image import train_steps_
 from unweave.random import draw_seed, global_seed
 
 PROMPTS = ["a cat", "a photo of a dog", "the park"]
@@ -178,8 +178,8 @@ def test_latents_are_drawn_for_each_prompt_in_its_turn() -> None:
     assert torch.allclose(parts, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("numbered", [False, True])
-def test_steps_are_counted_and_the_rest_is_fit_s(numbered) -> None:
+@pytest.mark.parametrize("fresh", [False, True])
+def test_steps_are_counted_and_pruned_weights_stay_unless_they_are_fresh(fresh) -> None:
     model = torch.nn.Linear(3, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 0.0, 2.0]]))
@@ -190,13 +190,14 @@ def test_steps_are_counted_and_the_rest_is_fit_s(numbered) -> None:
         return (model.weight * torch.tensor([[3.0, 7.0, 4.0]])).sum()
 
     only = Mask({"weight": torch.tensor([[True, True, False]])})
-    train_(
+    train_steps_(
         model, objective, [model.weight], SGD([model.weight], lr=0.1),
-        steps=2, rng=seeded(0), label="", numbered=numbered, only=only, clip=1.5,
+        steps=2, rng=seeded(0), label="", fresh=fresh, only=only, clip=1.5,
     )  # fmt: skip
-    assert told == ([(0,), (1,)] if numbered else [(), ()])
-    # of (3, 7, 4) only the first may move: the second is pruned, the third kept; clipped to 1.5
-    assert torch.allclose(model.weight, torch.tensor([[0.7, 0.0, 2.0]]))
+    assert told == [(0,), (1,)]
+    # of (3, 7, 4) the third is kept, the second moves only if its zero is no pruning; clipped to a norm of 1.5
+    step = 2 * 0.1 * 1.5 / (58**0.5 if fresh else 3.0)
+    assert torch.allclose(model.weight, torch.tensor([[1 - 3 * step, -7 * step if fresh else 0.0, 2.0]]))
 
 
 def test_a_schedule_is_followed() -> None:
@@ -207,8 +208,8 @@ def test_a_schedule_is_followed() -> None:
     optimizer = SGD([weight], lr=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0 if k == 0 else 0.5)
     seen: list[int] = []
-    train_(
-        model, lambda: 1.0 * weight, [weight], optimizer, steps=3, rng=seeded(0), label="", schedule=schedule,
+    train_steps_(
+        model, lambda _: 1.0 * weight, [weight], optimizer, steps=3, rng=seeded(0), label="", schedule=schedule,
         after_step=lambda step: seen.append(step.index),
     )  # fmt: skip
     assert weight.item() == -1.0  # 1 - 1 - 0.5 - 0.5

@@ -11,7 +11,7 @@ from tests.language.world import FORGET, caught, gradient, llama, logits, nll, r
 from unweave import seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.language import CEU, DPO, NPO, RMU, GradDiff, SimNPO
-from unweave.language._tune import warm_linear
+from unweave.language._tune import student_of, warm_linear
 from unweave.models.decoding import continued
 from unweave.tasks import Classify
 from unweave.tasks.language import Text, texts
@@ -67,6 +67,20 @@ def test_pruned_weights_stay_pruned_with_adapters_too() -> None:
         now = edited.model.layers[0].mlp.up_proj.weight
         assert not now[:, ::2].any()
         assert not now.equal(weight)
+
+
+def test_what_is_written_answers_as_what_was_trained_where_weights_are_pruned() -> None:
+    pytest.importorskip("peft")
+    model = llama(0)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[:, ::2] = 0
+    with student_of("x", model, 2, seeded(0)) as (student, finish):
+        with torch.no_grad():
+            for n, p in enumerate(q for q in student.parameters() if q.requires_grad):
+                p.copy_(torch.randn(p.shape, generator=seeded(n)))
+            trained, plain = (logits(m, FORGET[0])[0] for m in (student, model))
+            assert float((trained - plain).abs().max()) > 0.1
+            assert torch.allclose(logits(finish(), FORGET[0])[0], trained, atol=1e-9)
 
 
 def test_the_rate_rises_over_the_first_epoch_and_falls_to_nothing() -> None:

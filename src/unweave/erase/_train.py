@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.nn import Module, Parameter
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import TensorDataset
+from torch.nn import Parameter
 
 from ..errors import InputError
-from ..fit import Fit, Loop, Step, fit_
 from ..fit.precision import is_narrow, narrow_, widen_
-from ..masks.mask import Mask
-from ..models.text_to_image import Component, Text, TextToImage, Weights, training_only
+from ..models.text_to_image import Component, Text, TextToImage, Weights, noise_like, pick, training_only
 from ..progress import progress
 from ..random import draw_seed, global_seed, require_generator
-from ..types import Data
 from .concepts import Concepts, earlier, remember_
 
 _EARLIER = 4
@@ -238,50 +231,6 @@ def gradient_sums(
     return dict(zip(weights, sums, strict=True))
 
 
-def train_(
-    model: Module,
-    objective: Callable[..., Tensor],
-    weights: Sequence[Parameter],
-    optimizer: Optimizer,
-    *,
-    steps: int,
-    rng: Generator,
-    label: str,
-    only: Mask | None = None,
-    clip: float | None = None,
-    schedule: LRScheduler | None = None,
-    after_step: Callable[[Step], None] | None = None,
-    numbered: bool = False,
-) -> Fit:
-    """Minimise an objective that draws its own examples from torch's global generator, which `fit_` seeds.
-
-    Weights that were pruned before, exact zeros, stay so.
-
-    Args:
-        model: trained in place; every flag and mode ends as it began.
-        objective: computes the loss of one step.
-        weights: that may move.
-        optimizer: over them.
-        steps: of the optimiser.
-        rng: governs the run.
-        label: shown beside the progress bar.
-        only: positions that may move; None for all.
-        clip: largest global gradient norm.
-        schedule: stepped after every step.
-        after_step: see `fit_`.
-        numbered: hand the step's number, from 0, to the objective.
-    """
-    data = Data(TensorDataset(torch.arange(steps)), _NothingToRead(), 1)
-    with training_only(model, weights):
-        return fit_(
-            model, data, lambda _, batch: objective(int(batch[0])) if numbered else objective(), optimizer,
-            epochs=1, rng=rng, hold=Mask.of(model), only=only,
-            loop=Loop(clip=clip, schedule=schedule, ordered=True, label=label),
-            after_step=after_step,
-            
-        )  # fmt: skip
-
-
 def draw_latents(
     model: TextToImage,
     prompts: Sequence[str],
@@ -311,22 +260,3 @@ def draw_latents(
             )
             bar.advance(len(drawn[-1]))
     return torch.cat(drawn)
-
-
-def pick(n: int, among: int) -> Tensor:
-    """As many positions below `among` from torch's global generator, int64."""
-    return torch.randint(among, (n,))
-
-
-def noise_like(x: Tensor) -> Tensor:
-    """Standard normal noise from torch's global CPU generator, the same whatever the device."""
-    return torch.randn(x.shape).to(x.device, x.dtype)
-
-
-class _NothingToRead:
-    """The task of data that only counts steps."""
-
-    def losses(self, model: Module, batch: Any) -> Tensor:
-        raise NotImplementedError
-
-    outputs = losses

@@ -22,12 +22,21 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from ..errors import InputError
-from ..models.text_to_image import Guidance, Prompts, Text, TextToImage, encoder_weights
+from ..models.text_to_image import (
+    Guidance,
+    Prompts,
+    Text,
+    TextToImage,
+    encoder_weights,
+    noise_like,
+    pick,
+    train_steps_,
+)
 from ..paper import Paper
 from ..progress import progress
 from ..settings import Count, Positive, Whole, refuse_idle, settings
 from ._soft import descend
-from ._train import Earlier, editing, noise_like, pick, train_
+from ._train import Earlier, editing
 from .concepts import Concepts, mentions
 
 Latents = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -143,9 +152,9 @@ class AdvUnlearn:
                 total = total + held.loss(edited, self.batch_size)
                 return total + self.gamma * retain() if self.mode == "reg" else total
 
-            train_(
+            train_steps_(
                 edited, loss, weights, Adam(weights, lr=self.lr),
-                steps=self.steps * cycle, rng=rng, label="AdvUnlearn", numbered=True,
+                steps=self.steps * cycle, rng=rng, label="AdvUnlearn",
             )  # fmt: skip
         return edited
 

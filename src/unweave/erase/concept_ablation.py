@@ -18,10 +18,10 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import AdamW
 
-from ..models.text_to_image import Guidance, TextToImage, Weights
+from ..models.text_to_image import Guidance, TextToImage, Weights, noise_like, pick, train_steps_
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, refuse_idle, settings
-from ._train import Drawn, Earlier, denoised, distilled, editing, noise_like, pick, train_
+from ._train import Drawn, Earlier, denoised, distilled, editing
 from .concepts import Concepts
 
 
@@ -82,7 +82,7 @@ class ConceptAblation:
             held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             teacher = edited if self.teacher == "current" else original
 
-            def loss() -> Tensor:
+            def loss(_: int) -> Tensor:
                 at = pick(self.batch_size, len(anchors))
                 noise = noise_like(anchors.latents[at])
                 seen = anchors.noised(at, pick(self.batch_size, original.timesteps), noise)
@@ -95,7 +95,7 @@ class ConceptAblation:
                 return total + held.loss(edited, self.batch_size)
 
             weights = list(edited.weights(self.train).values())
-            train_(
+            train_steps_(
                 edited, loss, weights, AdamW(weights, lr=self.lr),
                 steps=self.steps, rng=rng, label="Concept Ablation",
             )  # fmt: skip

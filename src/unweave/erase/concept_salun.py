@@ -24,10 +24,10 @@ from ..errors import InputError
 from ..masks.budgets import Global
 from ..masks.mask import Mask
 from ..masks.select import select
-from ..models.text_to_image import Guidance, Text, TextToImage, Weights
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, train_steps_
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, settings
-from ._train import Drawn, Earlier, Noised, denoised, distilled, editing, gradient_sums, pick, train_
+from ._train import Drawn, Earlier, Noised, denoised, distilled, editing, gradient_sums
 from .concepts import Concepts
 
 
@@ -105,13 +105,13 @@ class ConceptSalUn:
                     pick(self.batch_size, len(drawn)), pick(self.batch_size, original.timesteps)
                 )
 
-            def loss() -> Tensor:
+            def loss(_: int) -> Tensor:
                 forget = distilled(edited, teacher, noised(gone), gone.text, other)
                 kept = self.beta * denoised(edited, noised(stay), stay.text)
                 return forget + kept + held.loss(edited, self.batch_size)
 
             weights = list(edited.weights(self.train).values())
-            train_(
+            train_steps_(
                 edited, loss, weights, Adam(weights, lr=self.lr),
                 steps=self.steps, rng=rng, label="SalUn", only=mask,
             )  # fmt: skip

@@ -31,11 +31,11 @@ from torch.nn import BatchNorm2d, Conv2d, LeakyReLU, Module, Parameter, Sequenti
 from torch.optim import AdamW
 
 from ..errors import InputError
-from ..models.text_to_image import Guidance, Text, TextToImage, Weights
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, train_steps_
 from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import Count, NonNegative, Positive, Whole, refuse_idle, settings
-from ._train import Drawn, Earlier, Noised, denoised, editing, pick, train_
+from ._train import Drawn, Earlier, Noised, denoised, editing
 from .concepts import Concepts
 
 
@@ -123,11 +123,11 @@ class DoCo:
             duel = _Duel(edited, critic)
             losses = _Losses(how=self, anchors=drawn, asked=asked, duel=duel, weights=weights, held=held)
             if self.warmup:
-                train_(
+                train_steps_(
                     duel, losses.telling, told, optimizer,
                     steps=self.warmup, rng=rng, label="DoCo's discriminator",
                 )  # fmt: skip
-            train_(
+            train_steps_(
                 duel, losses.both, [*weights, *told], optimizer,
                 steps=self.steps - self.warmup, rng=rng, label="DoCo",
             )  # fmt: skip
@@ -210,11 +210,11 @@ class _Losses:
     weights: Sequence[Parameter]
     held: Earlier
 
-    def telling(self) -> Tensor:
+    def telling(self, _: int = 0) -> Tensor:
         """The discriminator's loss alone."""
         return self._told_apart(*self._predictions())
 
-    def both(self) -> Tensor:
+    def both(self, _: int = 0) -> Tensor:
         """The discriminator's loss, and whatever has the gradient `DoCo.step` in the pipeline's weights."""
         real, fake = self._predictions()
         unlearn = _passing_for(self.duel.critic(fake), 0)

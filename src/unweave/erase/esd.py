@@ -23,10 +23,10 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from ..errors import InputError
-from ..models.text_to_image import Guidance, Text, TextToImage, Weights
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights, noise_like, pick, train_steps_
 from ..paper import Paper
 from ..settings import Count, Positive, settings
-from ._train import Earlier, editing, noise_like, pick, train_
+from ._train import Earlier, editing
 from .concepts import Concepts
 
 
@@ -85,7 +85,7 @@ class ESD:
             held = Earlier.of(original, data, steps=self.sampler_steps, guidance=self.guidance, rng=rng)
             times = original.sampler(self.sampler_steps).timesteps.tolist()
 
-            def loss() -> Tensor:
+            def loss(_: int) -> Tensor:
                 at, stop = pick(self.batch_size, len(asked)), int(pick(1, len(times)))
                 noise = noise_like(original.alphas_cumprod.new_empty(self.batch_size, *original.shape))
                 x = original.sample(
@@ -98,7 +98,7 @@ class ESD:
                 return own + held.loss(edited, self.batch_size)
 
             weights = list(edited.weights(self.train).values())
-            train_(
+            train_steps_(
                 edited, loss, weights, Adam(weights, lr=self.lr),
                 steps=self.steps, rng=rng, label="ESD",
             )  # fmt: skip

@@ -33,10 +33,10 @@ from ..errors import InputError
 from ..fit import Step
 from ..masks.budgets import Uniform
 from ..masks.select import select
-from ..models.text_to_image import Guidance, Text, TextToImage, Weights
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, train_steps_
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, Share, settings
-from ._train import Drawn, Earlier, denoised, editing, gradient_sums, pick, train_
+from ._train import Drawn, Earlier, denoised, editing, gradient_sums
 from .concepts import Concepts, mentions
 
 _UNTIL = 0.8
@@ -147,7 +147,7 @@ class SculptingMemory:
         goals = {"current": edited, "teacher": teacher, "original": original}[self.target]
         forgetting: list[float] = []
 
-        def loss() -> Tensor:
+        def loss(_: int) -> Tensor:
             t = pick(self.batch_size, original.timesteps)
             own = gone.noised(pick(self.batch_size, len(gone)), t)
             other = wide.noised(pick(self.batch_size, len(wide)), t)
@@ -170,7 +170,7 @@ class SculptingMemory:
                 optimizer.change_(self.exchanged(done))
 
         left = self.steps - self.warmup
-        train_(
+        train_steps_(
             edited, loss, list(weights.values()), optimizer, steps=left, rng=rng, label=f"forget {concept}",
             schedule=OneCycleLR(optimizer, self.lr, total_steps=left, cycle_momentum=False), after_step=after_step,
         )  # fmt: skip

@@ -27,10 +27,10 @@ from torch.nn.utils import clip_grad_value_
 from torch.optim import Adam
 
 from ..errors import InputError, require
-from ..models.text_to_image import Guidance, Text, TextToImage, training_only
+from ..models.text_to_image import Guidance, Text, TextToImage, noise_like, pick, train_steps_, training_only
 from ..paper import Paper
 from ..settings import Count, Positive, Whole, settings
-from ._train import editing, noise_like, pick, train_
+from ._train import editing
 from .concepts import Concepts, earlier
 
 
@@ -187,9 +187,9 @@ class _Losses:
                 return self.loss(of_theta, forgetting)
 
         groups = [{"params": own, "lr": self.how.lr}, {"params": fake, "lr": self.how.fake_lr}]
-        train_(
+        train_steps_(
             both, loss, [*own, *fake], _Clipped(groups, clip=self.how.clip),
-            steps=rounds * turns, rng=rng, label="SFD" if forgetting else "distil", numbered=True,
+            steps=rounds * turns, rng=rng, label="SFD" if forgetting else "distil",
         )  # fmt: skip
 
     def loss(self, of_theta: bool, forgetting: bool) -> Tensor:

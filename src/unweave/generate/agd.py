@@ -33,11 +33,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError, IntegrityError
 from ..io.files import folder_written_beside, write_tensors, write_text
-from ..models.text_to_image import Text, TextToImage, training_only
+from ..models.text_to_image import Text, TextToImage, pick, train_steps_, training_only
 from ..paper import Paper
 from ..random import draw_seed, global_seed, require_generator
 from ..settings import Count, Positive, Range, settings
-from .pictures import pick, train_steps_
 
 Kind = Literal["attention", "offset"]
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -113,7 +112,8 @@ class AGD:
         schedule = LambdaLR(optimizer, lambda k: _rate(k, rise, self.steps))
         with training_only(model, []):
             train_steps_(
-                adapters, loss, weights, optimizer, steps=self.steps, rng=rng, label=_ANSWERS, schedule=schedule
+                adapters, loss, weights, optimizer, steps=self.steps, rng=rng, fresh=True, label=_ANSWERS,
+                schedule=schedule,
             )  # fmt: skip
         return adapters.eval()
 

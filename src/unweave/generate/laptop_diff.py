@@ -34,11 +34,11 @@ from torch.nn import Module, ModuleList
 from torch.optim import AdamW
 
 from ..errors import InputError
-from ..models.text_to_image import TextToImage
+from ..models.text_to_image import TextToImage, noise_like, pick, train_steps_
 from ..paper import Paper
 from ..random import draw_seed, global_seed, require_generator
 from ..settings import Count, NonNegative, Positive, Range, Whole, refuse_idle, settings
-from .pictures import Pictures, noise_like, pick, train_steps_
+from .pictures import Pictures
 from .removable import Unit, renaming, units_of, without
 
 _SURPRISE = 2.0

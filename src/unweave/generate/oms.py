@@ -30,11 +30,11 @@ from torch.optim import Adam
 
 from ..errors import InputError, require
 from ..io.nested import load_nested, save_nested
-from ..models.text_to_image import Text, TextToImage
+from ..models.text_to_image import Text, TextToImage, pick, train_steps_
 from ..paper import Paper
 from ..random import draw_seed, global_seed, require_generator
 from ..settings import Count, Part, Positive, settings
-from .pictures import Pictures, pick, train_steps_
+from .pictures import Pictures
 from .schedules import predicts
 
 _FLAT = 1e-5
@@ -104,7 +104,9 @@ class OMS:
             return F.mse_loss(psi(pure, text[asked]), -latents[at])
 
         weights = list(psi.parameters())
-        train_steps_(psi, loss, weights, Adam(weights, lr=self.lr), steps=self.steps, rng=rng, label="OMS")
+        train_steps_(
+            psi, loss, weights, Adam(weights, lr=self.lr), steps=self.steps, rng=rng, fresh=True, label="OMS"
+        )
         return psi.eval()
 
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import Module, Parameter
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import TensorDataset
 
 from ..errors import InputError
-from ..fit import Fit, Loop, Step, fit_
-from ..models.text_to_image import Text, TextToImage, training_only
-from ..types import Data
+from ..models.text_to_image import Text, TextToImage
 from .drawing import draw
 from .guidance import CFG
 
@@ -94,57 +87,3 @@ class Pictures:
         distinct = list(dict.fromkeys(self.prompts))
         rows = torch.tensor([distinct.index(p) for p in self.prompts])
         return self.latents.float().to(model.device), model.encode([*distinct, ""]).to(torch.float32), rows
-
-
-def train_steps_(
-    model: Module,
-    objective: Callable[[int], Tensor],
-    weights: Sequence[Parameter],
-    optimizer: Optimizer,
-    *,
-    steps: int,
-    rng: Generator,
-    label: str,
-    clip: float | None = None,
-    schedule: LRScheduler | None = None,
-    after_step: Callable[[Step], None] | None = None,
-) -> Fit:
-    """Minimise an objective that draws its own examples from torch's global generator, which `fit_` seeds.
-
-    Args:
-        model: trained in place; every flag and mode ends as it began.
-        objective: from the number of a step, from 0, its loss.
-        weights: that may move.
-        optimizer: over them.
-        steps: of the optimiser.
-        rng: governs the run.
-        label: shown beside the progress bar.
-        clip: largest global gradient norm.
-        schedule: stepped after every step.
-        after_step: see `fit_`.
-    """
-    data = Data(TensorDataset(torch.arange(steps)), _NothingToRead(), 1)
-    with training_only(model, weights):
-        return fit_(
-            model, data, lambda _, batch: objective(int(batch[0])), optimizer, epochs=1, rng=rng,
-            loop=Loop(ordered=True, label=label, clip=clip, schedule=schedule), after_step=after_step,
-        )  # fmt: skip
-
-
-def pick(n: int, among: int) -> Tensor:
-    """As many positions below `among` from torch's global generator, int64."""
-    return torch.randint(among, (n,))
-
-
-def noise_like(x: Tensor) -> Tensor:
-    """Standard normal noise from torch's global CPU generator, the same whatever the device."""
-    return torch.randn(x.shape).to(x.device, x.dtype)
-
-
-class _NothingToRead:
-    """The task of data that only counts steps."""
-
-    def losses(self, model: Module, batch: Any) -> Tensor:
-        raise NotImplementedError
-
-    outputs = losses

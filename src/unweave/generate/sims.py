@@ -26,11 +26,11 @@ from torch.nn import Module
 from torch.optim import AdamW
 
 from ..errors import InputError
-from ..models.text_to_image import Guidance, TextToImage
+from ..models.text_to_image import Guidance, TextToImage, noise_like, pick, train_steps_
 from ..paper import Paper
 from ..random import require_generator
 from ..settings import Count, Part, Positive, settings
-from .pictures import Pictures, noise_like, pick, train_steps_
+from .pictures import Pictures
 from .steering import answer_of, with_answer
 
 

@@ -27,7 +27,9 @@ from ..fit import Loop, Step, fit_
 from ..fit.batches import Grouped, Numbered, Paired
 from ..masks.layers import copied, is_conv1d, require_plain
 from ..masks.mask import Mask
+from ..models.adapters import masked_forward, merged_weight
 from ..random import child, draw_seed, global_seed, require_generator
+from ..settings import refuse_idle
 from ..tasks import Autoregressive, evaluating, predict, requires
 from ..tasks.language import CausalLM
 from ..types import Batch, Data, Request
@@ -129,6 +131,56 @@ def before(model: Module, data: Data[Any], alternative: bool = False) -> Tensor:
         return summed
 
     return predict(model, data, read)
+
+
+class Keeps(Tuned, Protocol):
+    """The settings of those that may hold the rest."""
+
+    @property
+    def alpha(self) -> float: ...  # noqa: D102
+    @property
+    def retain_loss(self) -> RetainLoss: ...  # noqa: D102
+
+
+def refuse_idle_loss(method: Any) -> None:
+    """Refuse a choice of `retain_loss` where alpha=0 keeps nothing."""
+    if method.alpha == 0:
+        refuse_idle(method, "retain_loss", when="with alpha=0, which keeps nothing")
+
+
+def checked(method: Keeps, data: Request[Any], rng: Generator) -> CausalLM:
+    """The task of a request, once the method may read the parts of it that it reads; see `check_texts`."""
+    check_texts(type(method).__name__, rng, data.forget, *([data.retain] if method.alpha else []))
+    task: CausalLM = data.forget.task
+    return task
+
+
+def unlearned(
+    method: Keeps, model: Module, data: Request[Any], forget: Term, *, rng: Generator, gamma: float = 1.0
+) -> Module:
+    """A copy of `model` trained on gamma * forget + alpha * what `retain_loss` names; see `tuned`."""
+    keep = keeping(method.retain_loss, model, data.forget.task) if method.alpha else None
+    return tuned(
+        type(method).__name__,
+        method,
+        model,
+        data,
+        forget,
+        rng=rng,
+        gamma=gamma,
+        keep=keep,
+        alpha=method.alpha,
+    )
+
+
+def climbed(task: CausalLM, weigh: Callable[[Tensor], Tensor]) -> Term:
+    """Ascent on every counted token's loss, weighed by what `weigh` makes of it, which is not differentiated."""
+
+    def total(model: Module, batch: Batch, _: Tensor) -> Tensor:
+        each, counted = task.token_losses(model, batch)
+        return -(weigh(each.detach()) * each * counted).sum()
+
+    return Term(total, tokens_of(task))
 
 
 def tuned(
@@ -245,7 +297,7 @@ def student_of(
     """The model that is trained, and what makes the edited model of it in the end.
 
     With a rank, low-rank adapters on all linear layers but the head learn, over the weights of `model` itself, which
-    are not copied until the end.
+    are not copied until the end. Where weights are pruned, adapters add nothing, in training as in the end.
     """
     if rank is None:
         student = copied(model)
@@ -262,16 +314,18 @@ def student_of(
         simplefilter("ignore", FutureWarning)  # peft asks for names that transformers has renamed
         wrapped = peft.get_peft_model(deepcopy(model, shared), config)
     adapted: Module = wrapped.get_base_model()
+    alive = Mask.of(model).keep
+    learned = {n: m for n, m in adapted.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)}
+    for name, layer in learned.items():
+        if f"{name}.weight" in alive:
+            vars(layer)["forward"] = masked_forward(layer, alive[f"{name}.weight"])
 
     def finish() -> Module:
-        edited, hold = copied(model), Mask.of(model)
+        edited = copied(model)
         with torch.no_grad():
-            for name, layer in adapted.named_modules():
-                if isinstance(layer, peft.tuners.lora.LoraLayer):
-                    learned: Any = layer
-                    weight: Any = edited.get_submodule(name).weight
-                    weight.add_(learned.get_delta_weight("default").to(weight))
-        hold.apply_(edited)
+            for name, layer in learned.items():
+                weight: Any = edited.get_submodule(name).weight
+                weight.copy_(merged_weight(layer, alive.get(f"{name}.weight")))
         return edited
 
     yield adapted, finish

@@ -23,10 +23,10 @@ from ..errors import InputError
 from ..models.decoding import Choose, continued, drawn
 from ..paper import Paper
 from ..random import child
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import IGNORED, CausalLM, Text, texts
 from ..types import Batch, Data, Request
-from ._tune import RetainLoss, check_texts
+from ._tune import RetainLoss, check_texts, refuse_idle_loss
 from .dpo import DPO
 
 
@@ -66,8 +66,7 @@ class AltPO:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that prefers its own other answers.

@@ -16,10 +16,10 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import CausalLM
 from ..types import Batch, Request
-from ._tune import RetainLoss, Term, check_texts, keeping, logits_of, tuned
+from ._tune import RetainLoss, Term, checked, logits_of, refuse_idle_loss, unlearned
 
 
 @settings
@@ -52,8 +52,7 @@ class CEU:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that prefers other tokens than the ones to forget.
@@ -69,8 +68,7 @@ class CEU:
                 Also if no answer has a second token.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("CEU", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
         if not any(int(after_first(task.counted(b)).sum()) for b in data.forget.batches()):
             raise InputError("CEU skips each answer's first token, and no text to forget has a second one.")
 
@@ -80,8 +78,7 @@ class CEU:
         def size(batch: Batch) -> int:
             return int(after_first(task.counted(batch)).sum())
 
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned("CEU", self, model, data, Term(total, size), rng=rng, keep=keep, alpha=self.alpha)
+        return unlearned(self, model, data, Term(total, size), rng=rng)
 
 
 def after_first(counted: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import CausalLM
 from ..types import Batch, Request
-from ._tune import RetainLoss, Term, before, check_texts, keeping, texts_of, tuned
+from ._tune import RetainLoss, Term, before, checked, refuse_idle_loss, texts_of, unlearned
 
 
 @settings
@@ -54,8 +54,7 @@ class DPO:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that prefers the alternatives.
@@ -71,8 +70,7 @@ class DPO:
                 Also if a text to forget has no alternative.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("DPO", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
         known, other = before(model, data.forget), before(model, data.forget, alternative=True)
 
         def total(m: Module, batch: Batch, at: Tensor) -> Tensor:
@@ -80,10 +78,7 @@ class DPO:
             instead, _ = task.log_probabilities(m, task.alternative(batch))
             return preference(instead - other[at].to(instead), answer - known[at].to(answer), self.beta)
 
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned(
-            "DPO", self, model, data, Term(total, texts_of(task)), rng=rng, keep=keep, alpha=self.alpha
-        )
+        return unlearned(self, model, data, Term(total, texts_of(task)), rng=rng)
 
 
 def preference(wanted: Tensor, unwanted: Tensor, beta: float) -> Tensor:

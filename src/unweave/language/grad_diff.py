@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Generator, Tensor
+import torch
+from torch import Generator
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import CausalLM
-from ..types import Batch, Request
-from ._tune import RetainLoss, Term, check_texts, keeping, nll, tuned
+from ..types import Request
+from ._tune import RetainLoss, checked, climbed, refuse_idle_loss, unlearned
 
 
 @settings
@@ -56,8 +57,7 @@ class GradDiff:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     @classmethod
     def ascent(cls, **fields: Any) -> GradDiff:
@@ -82,22 +82,5 @@ class GradDiff:
             InputError: if the data hold no texts, or every parameter is frozen.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("GradDiff", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
-        descent = nll(task)
-
-        def total(m: Module, batch: Batch, at: Tensor) -> Tensor:
-            return -descent.total(m, batch, at)
-
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned(
-            "GradDiff",
-            self,
-            model,
-            data,
-            Term(total, descent.size),
-            rng=rng,
-            gamma=self.gamma,
-            keep=keep,
-            alpha=self.alpha,
-        )
+        task = checked(self, data, rng)
+        return unlearned(self, model, data, climbed(task, torch.ones_like), rng=rng, gamma=self.gamma)

@@ -15,10 +15,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import CausalLM
 from ..types import Batch, Request
-from ._tune import RetainLoss, Term, check_texts, keeping, nll, tuned
+from ._tune import RetainLoss, Term, checked, nll, refuse_idle_loss, unlearned
 
 
 @settings
@@ -51,8 +51,7 @@ class IDK:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that answers the prompts to forget otherwise.
@@ -68,8 +67,7 @@ class IDK:
                 Also if a text to forget has no alternative.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("IDK", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
         known = nll(task)
 
         def total(m: Module, batch: Batch, at: Tensor) -> Tensor:
@@ -78,5 +76,4 @@ class IDK:
         def size(batch: Batch) -> int:
             return known.size(task.alternative(batch))
 
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned("IDK", self, model, data, Term(total, size), rng=rng, keep=keep, alpha=self.alpha)
+        return unlearned(self, model, data, Term(total, size), rng=rng)

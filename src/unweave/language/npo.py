@@ -17,10 +17,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import CausalLM
 from ..types import Batch, Request
-from ._tune import RetainLoss, Term, before, check_texts, keeping, texts_of, tuned
+from ._tune import RetainLoss, Term, before, checked, refuse_idle_loss, texts_of, unlearned
 
 
 @settings
@@ -55,8 +55,7 @@ class NPO:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that finds the texts to forget less likely.
@@ -71,18 +70,14 @@ class NPO:
             InputError: if the data hold no texts, or every parameter is frozen.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("NPO", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
         known = before(model, data.forget)
 
         def total(m: Module, batch: Batch, at: Tensor) -> Tensor:
             summed, _ = task.log_probabilities(m, batch)
             return rejection(summed - known[at].to(summed), self.beta)
 
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned(
-            "NPO", self, model, data, Term(total, texts_of(task)), rng=rng, keep=keep, alpha=self.alpha
-        )
+        return unlearned(self, model, data, Term(total, texts_of(task)), rng=rng)
 
 
 def rejection(ratios: Tensor, beta: float) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import CausalLM
-from ..types import Batch, Request
-from ._tune import RetainLoss, Term, check_texts, keeping, tokens_of, tuned
+from ..types import Request
+from ._tune import RetainLoss, checked, climbed, refuse_idle_loss, unlearned
 
 
 @settings
@@ -57,8 +57,7 @@ class SatImp:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that climbed the loss of such tokens.
@@ -73,24 +72,9 @@ class SatImp:
             InputError: if the data hold no texts, or every parameter is frozen.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("SatImp", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
 
-        def total(m: Module, batch: Batch, _: Tensor) -> Tensor:
-            each, counted = task.token_losses(m, batch)
-            known = each.detach()
-            weight = (-self.beta1 * known).exp() * (-torch.expm1(-known)) ** self.beta2
-            return -(weight * each * counted).sum()
+        def weight(loss: Tensor) -> Tensor:
+            return (-self.beta1 * loss).exp() * (-torch.expm1(-loss)) ** self.beta2
 
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned(
-            "SatImp",
-            self,
-            model,
-            data,
-            Term(total, tokens_of(task)),
-            rng=rng,
-            gamma=self.gamma,
-            keep=keep,
-            alpha=self.alpha,
-        )
+        return unlearned(self, model, data, climbed(task, weight), rng=rng, gamma=self.gamma)

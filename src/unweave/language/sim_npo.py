@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Number, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Number, Positive, settings
 from ..tasks.language import CausalLM
 from ..types import Batch, Request
-from ._tune import RetainLoss, Term, check_texts, keeping, texts_of, tuned
+from ._tune import RetainLoss, Term, checked, refuse_idle_loss, texts_of, unlearned
 
 
 @settings
@@ -58,8 +58,7 @@ class SimNPO:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that finds the tokens to forget less likely.
@@ -74,22 +73,10 @@ class SimNPO:
             InputError: if the data hold no texts, or every parameter is frozen.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("SimNPO", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
 
         def total(m: Module, batch: Batch, _: Tensor) -> Tensor:
             summed, tokens = task.log_probabilities(m, batch)
             return -2 / self.beta * F.logsigmoid(self.beta * (-summed / tokens - self.delta)).sum()
 
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned(
-            "SimNPO",
-            self,
-            model,
-            data,
-            Term(total, texts_of(task)),
-            rng=rng,
-            gamma=self.gamma,
-            keep=keep,
-            alpha=self.alpha,
-        )
+        return unlearned(self, model, data, Term(total, texts_of(task)), rng=rng, gamma=self.gamma)

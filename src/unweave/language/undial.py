@@ -15,11 +15,11 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks import evaluating
 from ..tasks.language import CausalLM
 from ..types import Batch, Request
-from ._tune import RetainLoss, Term, check_texts, keeping, logits_of, tokens_of, tuned
+from ._tune import RetainLoss, Term, checked, logits_of, refuse_idle_loss, tokens_of, unlearned
 
 
 @settings
@@ -54,8 +54,7 @@ class UNDIAL:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that learnt the adjusted logits.
@@ -70,8 +69,7 @@ class UNDIAL:
             InputError: if the data hold no texts, or every parameter is frozen.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("UNDIAL", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
 
         def total(m: Module, batch: Batch, _: Tensor) -> Tensor:
             counted = task.counted(batch)
@@ -79,10 +77,7 @@ class UNDIAL:
                 taught, truth = logits_of(task, model, batch, counted)
             return adjusted(logits_of(task, m, batch, counted)[0], taught, truth, self.beta).sum()
 
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned(
-            "UNDIAL", self, model, data, Term(total, tokens_of(task)), rng=rng, keep=keep, alpha=self.alpha
-        )
+        return unlearned(self, model, data, Term(total, tokens_of(task)), rng=rng)
 
 
 def adjusted(logits: Tensor, taught: Tensor, truth: Tensor, beta: float) -> Tensor:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Generator, Tensor
+from torch import Generator
 from torch.nn import Module
 
 from ..paper import Paper
-from ..settings import Count, NonNegative, Positive, refuse_idle, settings
+from ..settings import Count, NonNegative, Positive, settings
 from ..tasks.language import CausalLM
-from ..types import Batch, Request
-from ._tune import RetainLoss, Term, check_texts, keeping, tokens_of, tuned
+from ..types import Request
+from ._tune import RetainLoss, checked, climbed, refuse_idle_loss, unlearned
 
 
 @settings
@@ -54,8 +54,7 @@ class WGA:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == 0:
-            refuse_idle(self, "retain_loss", when="with alpha=0, which keeps nothing")
+        refuse_idle_loss(self)
 
     def apply(self, model: Module, data: Request[CausalLM], *, rng: Generator) -> Module:
         """Return a copy of `model` that climbed the loss of tokens that it was sure of.
@@ -70,23 +69,13 @@ class WGA:
             InputError: if the data hold no texts, or every parameter is frozen.
             NonFiniteError: if training diverges; lower lr.
         """
-        check_texts("WGA", rng, data.forget, *([data.retain] if self.alpha else []))
-        task = data.forget.task
+        task = checked(self, data, rng)
 
-        def total(m: Module, batch: Batch, _: Tensor) -> Tensor:
-            each, counted = task.token_losses(m, batch)
-            weight = (-self.beta * each.detach()).exp()
-            return -(weight * each * counted).sum()
-
-        keep = keeping(self.retain_loss, model, task) if self.alpha else None
-        return tuned(
-            "WGA",
+        return unlearned(
             self,
             model,
             data,
-            Term(total, tokens_of(task)),
+            climbed(task, lambda loss: (-self.beta * loss).exp()),
             rng=rng,
             gamma=self.gamma,
-            keep=keep,
-            alpha=self.alpha,
         )

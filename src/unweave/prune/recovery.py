@@ -8,7 +8,7 @@ step on, so that merging it back loses nothing; or all weights against the unpru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 from warnings import catch_warnings, simplefilter
@@ -25,6 +25,7 @@ from ..fit.recipe import mean_loss, warm_cosine
 from ..fit.training import Objective, steps_of
 from ..masks.layers import copied, is_conv1d
 from ..masks.mask import Mask
+from ..models.adapters import masked_forward, merged_weight
 from ..random import draw_seed, global_seed, require_generator
 from ..settings import Count, Positive, Share, refuse_idle, settings
 from ..tasks import Padded, evaluating, refuse_measured
@@ -184,34 +185,14 @@ def adapted_(model: Module, alive: Mask, rank: int, alpha: float, rng: Generator
         ]
         for name, layer in layers.items():
             mask = alive.keep[f"{name}.weight"].to(next(layer.parameters()).device)
-            vars(layer)["forward"] = _masked_forward(layer, mask)
+            vars(layer)["forward"] = masked_forward(layer, mask)
         yield trained
         with torch.no_grad():
             for name, layer in layers.items():
-                weight, mask = layer.get_base_layer().weight, alive.keep[f"{name}.weight"]
-                wide = torch.promote_types(weight.dtype, torch.float32)  # rounded once, not thrice
-                layer.lora_A.to(wide), layer.lora_B.to(wide)
-                weight.copy_(weight.to(wide) + _delta(layer) * mask.to(weight.device))
+                layer.get_base_layer().weight.copy_(merged_weight(layer, alive.keep[f"{name}.weight"]))
     finally:
         for name, layer in layers.items():
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, layer.get_base_layer())
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
-
-
-def _masked_forward(layer: Any, mask: Tensor) -> Callable[[Tensor], Tensor]:
-    base = layer.get_base_layer()
-
-    def forward(x: Tensor) -> Tensor:
-        weight = base.weight + _delta(layer).to(base.weight.dtype) * mask
-        found: Tensor = torch.func.functional_call(base, {"weight": weight}, (x,))
-        return found
-
-    return forward
-
-
-def _delta(layer: Any) -> Tensor:
-    (adapter,) = layer.active_adapters
-    delta: Tensor = layer.get_delta_weight(adapter)
-    return delta

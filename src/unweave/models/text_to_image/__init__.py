@@ -13,6 +13,7 @@ from .layouts import Kind, Layout
 from .memory import slim_
 from .pipeline import Component, Guidance, TextToImage
 from .prompts import Prompts
+from .steps import noise_like, pick, train_steps_
 from .text import Text
 from .watch import Look, watch_sampling
 
@@ -29,8 +30,11 @@ __all__ = [
     "TextToImage",
     "Weights",
     "encoder_weights",
+    "noise_like",
+    "pick",
     "require_plain",
     "slim_",
+    "train_steps_",
     "training_only",
     "watch_sampling",
 ]
