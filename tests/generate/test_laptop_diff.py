@@ -200,6 +200,31 @@ def test_training_on_brings_it_back_to_the_teacher() -> None:
     assert near < 0.7 * far
 
 
+def test_pruned_weights_stay_pruned_while_it_trains() -> None:
+    model = stack().editable()
+    with torch.no_grad():
+        for n, p in model.denoiser.named_parameters():
+            if n.endswith("ff.net.2.weight"):
+                p[::2] = 0
+    shown = pictures(model)
+    choice = SMALL.choose(model, shown, rng=seeded(0))
+    bare = SMALL.retrained(model, choice, shown, rng=seeded(1))
+    trained = LaptopDiff(keep=0.6, steps=2, batch_size=2, lr=1e-2).retrained(
+        model, choice, shown, rng=seeded(1)
+    )
+    zeros, before = (
+        {n: p == 0 for n, p in m.denoiser.named_parameters() if n.endswith("ff.net.2.weight")}
+        for m in (trained, bare)
+    )
+    assert before
+    assert all(zeros[n].equal(zero) and zero.any() for n, zero in before.items())
+    assert not any(p.equal(q) for p, q in zip(_weights(trained), _weights(bare), strict=True))
+
+
+def _weights(model: TextToImage) -> list[torch.Tensor]:
+    return [p for n, p in model.denoiser.named_parameters() if n.endswith("ff.net.2.weight")]
+
+
 def test_refuses_what_cannot_be_reached() -> None:
     with pytest.raises(InputError, match="Keep at least"):
         LaptopDiff(keep=0.01, steps=0).choose(stack(), pictures(stack()), rng=seeded(0))

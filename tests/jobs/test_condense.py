@@ -56,7 +56,7 @@ def test_folder_in_folder_out(
     assert (done.model / "tokenizer.json").is_file()
     assert (done.model / "generation_config.json").is_file()
     page = done.page.read_text(encoding="utf-8")
-    assert "Baselines at equal memory" in page
+    assert "Baselines at no more memory" in page
     told = capsys.readouterr().out
     assert "held-out perplexity" in told
     assert "read back" in told

@@ -29,7 +29,6 @@ COMMANDS = {
     "cache": "the trained models that are kept between runs: what they take, what they hold, remove them",
     "doctor": "check this machine's packages, and say how to mend what is broken",
 }
-
 EXIT_OK, EXIT_BUG, EXIT_USE, EXIT_AUDIT, EXIT_STOPPED = 0, 1, 2, 3, 130
 
 
@@ -51,10 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         Console(highlight=False).print(f"unweave {__version__}")
         return EXIT_OK
-    command, rest = arguments[0], arguments[1:]
+    command, *rest = arguments
     if command not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        console.print(f"error: there is no command {command!r}. There are: {known}.", markup=False)
+        console.print(f"error: no command {command!r}. There are: {', '.join(COMMANDS)}.", markup=False)
         return EXIT_USE
     return _guarded(command, rest, console)
 
@@ -82,9 +80,12 @@ def in_flags(message: str) -> str:
         '--recover-epochs must be a whole number at least 0; got -1.'
         >>> in_flags("ForgetJob.several must be a whole number at least 1; got 0.")
         '--edits must be a whole number at least 1; got 0.'
+        >>> in_flags("PruneJob.width=False would do nothing without shrink. Leave it at True.")
+        '--no-width would do nothing without shrink. Leave it out.'
     """
-    fields, others = r"\b(?:\w+Job|Subject|PipelineSubject)\.(\w+)", {"several": "edits"}
-    return re.sub(fields, lambda found: "--" + others.get(found[1], found[1]).replace("_", "-"), message)
+    message = re.sub(r"(\w+Job)\.(\w+)=False (.*)Leave it at True\.", r"\1.no_\2 \3Leave it out.", message)
+    fields, names = r"\b(?:\w+Job|Subject|PipelineSubject)\.(\w+)", {"several": "edits"}
+    return re.sub(fields, lambda found: "--" + names.get(found[1], found[1]).replace("_", "-"), message)
 
 
 def _guarded(command: str, rest: Sequence[str], console: Console) -> int:

@@ -47,6 +47,8 @@ def unlearner(chain: str, asked: Any, subject: Subject) -> Edit[Any]:
         if method.family != "unlearn":
             raise InputError(
                 f"{method.name} is of family {method.family}; `unweave forget` takes methods of family unlearn."
+                + " It is called from Python so far: docs/guide/forgetting-texts.md."
+                * (method.family == "language")
             )
         given: dict[str, Any] = {}
         fields = {f.name for f in dataclasses.fields(method.cls)}

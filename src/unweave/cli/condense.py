@@ -33,7 +33,7 @@ NAMED = {"reap": "expert-pruning"}
 
 @dataclass(frozen=True, kw_only=True)
 class Condense:
-    """Make a mixture of experts smaller, and measure what that cost beside two baselines at equal memory.
+    """Make a mixture of experts smaller, and measure what that cost beside two baselines at no more memory.
 
     Attributes:
         folder: of a causal language model of transformers with experts, and its tokenizer.
@@ -44,7 +44,7 @@ class Condense:
         recover: "light" tunes the experts that stay in condensed layers on the calibration texts, "distil" towards the
             original's predictions (cd-moe).
         length: tokens of the longest sequence.
-        baselines: measure two baselines at equal memory.
+        baselines: measure two baselines at no more memory.
         seed: governs the whole run.
         out: folder of the run; the same command on the same folder goes on where it was stopped. Named by the settings
             unless given.

@@ -224,7 +224,8 @@ class Dictionary:
         who, n = type(self).__name__, len(activations)
         if n < self.latents:
             raise InputError(
-                f"{who}: {n} activations cannot train {self.latents} latents. Give more data, or fewer latents."
+                f"{who}: {n} activations cannot train {self.latents} latents. Give more data, or latents={n} or "
+                "fewer."
             )
         if self.by_gradient and len(begin) < 2:
             raise InputError(

@@ -94,7 +94,7 @@ class CondenseJob:
         heldout: texts to measure on.
         method: a method of the family experts.
         length: tokens of the longest sequence.
-        baselines: measure two baselines at equal memory as well.
+        baselines: measure two baselines at no more memory as well.
         seed: governs the whole run.
     """
 

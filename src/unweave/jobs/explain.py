@@ -215,7 +215,7 @@ class LatentsJob:
             Section(
                 heading="How often latents speak",
                 caption="Share of held-out vectors on which each latent is active, by rank.",
-                picture=curve(found.found["densities"], words="latents by rank"),
+                picture=curve(found.found["densities"], of="share", words="latents by rank"),
             ),
             *parts,
         ]
@@ -372,12 +372,12 @@ class RegionsJob:
             Section(
                 heading="Shown one after the other",
                 caption=f"Probability of {target} as regions are shown. The search climbs this very curve.",
-                picture=curve(found.insertion.tolist(), words="regions shown"),
+                picture=curve(found.insertion.tolist(), of="probability", words="regions shown"),
             ),
             Section(
                 heading="Hidden one after the other",
                 caption=f"Probability of {target} as the same regions are hidden.",
-                picture=curve(found.deletion.tolist(), words="regions hidden"),
+                picture=curve(found.deletion.tolist(), of="probability", words="regions hidden"),
             ),
             Section(heading="Figures", columns=("figure", "value", "unit"), rows=rows),
             Section(

@@ -52,7 +52,7 @@ def render_condensed(
     if others:
         sections.append(
             Section(
-                heading="Baselines at equal memory",
+                heading="Baselines at no more memory",
                 columns=("baseline", "held-out perplexity", "parameters left"),
                 caption="On the same calibration texts, with no more parameters than the model above.",
                 rows=others,
@@ -62,7 +62,7 @@ def render_condensed(
         sections.append(
             Section(
                 heading="Layer after layer",
-                picture=pictures.curve(list(steps.values()), words="layers replaced"),
+                picture=pictures.curve(list(steps.values()), of="distance", words="layers replaced"),
                 caption="Distance of the final hidden state from the original's, as layers are replaced in the "
                 f"order of their choice: {', '.join(steps)}.",
             )  # fmt: skip

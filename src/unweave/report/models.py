@@ -89,7 +89,7 @@ def render_trained(
         *([
             Section(
                 heading="The loss while it trained", caption="Mean loss of the batches, in order.",
-                picture=pictures.curve(losses, words="steps"),
+                picture=pictures.curve(losses, of="loss", words="steps"),
             )
         ] if losses else []),
         *_layers(

@@ -255,11 +255,12 @@ def spreads(
     return Markup('<div class="tight">{}</div>').format(Markup("").join(out))
 
 
-def curve(values: Sequence[float], *, words: str, unit: str = "") -> Markup | None:
-    """A line over the steps of a training; None with fewer than two finite values.
+def curve(values: Sequence[float], *, of: str, words: str, unit: str = "") -> Markup | None:
+    """A line over steps or ranks; None with fewer than two finite values.
 
     Args:
         values: in order; averaged in groups where there are more than 240.
+        of: what the values are.
         words: below the axis.
         unit: of the values.
     """
@@ -277,9 +278,9 @@ def curve(values: Sequence[float], *, words: str, unit: str = "") -> Markup | No
     line = Markup(
         '<svg width="100%" height="{0}" viewBox="0 0 100 {0}" preserveAspectRatio="none" role="img" aria-label="{1}">'
         '<polyline class="curve" points="{2}"/></svg>'
-    ).format(height, f"{words}: from {number(drawn[0])} to {number(drawn[-1])}", points)
+    ).format(height, f"{of}, {words}: from {number(drawn[0])} to {number(drawn[-1])}", points)
     label = Markup("{}<small>begins {}</small><small>ends {}</small>").format(
-        marks.strong(f"loss{', ' + unit if unit else ''}"), number(drawn[0]), number(drawn[-1])
+        marks.strong(f"{of}{', ' + unit if unit else ''}"), number(drawn[0]), number(drawn[-1])
     )
     return marks.row(label, line, None) + marks.axis([], words)
 
