@@ -17,6 +17,7 @@ from tests.contract.edits import EDITS
 from unweave import Mask, Request, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
+from unweave.masks.layers import free
 from unweave.tasks import accuracy
 from unweave.unlearn import (
     SCRUB,
@@ -41,7 +42,6 @@ from unweave.unlearn._train import (
     Trainee,
     check_request,
     expected_accuracy,
-    free,
     learning,
     reinitialise_,
     sgd,

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..errors import InputError, require
 from ..fit import Loop, Step, fit_
 from ..fit.batches import Grouped, Numbered, Paired
-from ..masks.layers import copied, is_conv1d, require_plain
+from ..masks.layers import copied, free, is_conv1d, require_plain
 from ..masks.mask import Mask
 from ..models.adapters import masked_forward, merged_weight
 from ..random import child, draw_seed, global_seed, require_generator
@@ -339,18 +339,6 @@ def linear_names(model: Module) -> list[str]:
     if outputs is None and len(found) > 1:
         found = found[:-1]
     return [name for name, module in found if module is not outputs]
-
-
-def free(who: str, model: Module) -> list[Parameter]:
-    """Those parameters that are not frozen.
-
-    Raises:
-        InputError: naming `who`, if all are frozen: training would change nothing.
-    """
-    found = [p for p in model.parameters() if p.requires_grad]
-    if not found:
-        raise InputError(f"{who} can train nothing: every parameter is frozen.")
-    return found
 
 
 def fine_tuned(

@@ -18,12 +18,13 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..fit import Step
+from ..masks.layers import free
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, settings
 from ..tasks import evaluating
 from ..tasks.language import CausalLM
 from ..types import Batch, Data, Request
-from ._tune import Term, check_texts, free, logits_of, nll, tokens_of, tuned
+from ._tune import Term, check_texts, logits_of, nll, tokens_of, tuned
 
 
 @settings

@@ -104,3 +104,15 @@ def experts_of(module: nn.Module) -> set[str]:
     """Names of fused experts' weights: two or more parameters [experts, ., .] of one module."""
     stacks = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim == 3 and p.shape[0] > 1}
     return set(stacks) if len(stacks) > 1 and len({p.shape[0] for p in stacks.values()}) == 1 else set()
+
+
+def free(who: str, model: nn.Module) -> list[nn.Parameter]:
+    """Those parameters that are not frozen.
+
+    Raises:
+        InputError: naming `who`, if all are frozen: training would change nothing.
+    """
+    found = [p for p in model.parameters() if p.requires_grad]
+    if not found:
+        raise InputError(f"{who} can train nothing: every parameter is frozen.")
+    return found

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError
 from ..fit import Batches, Loop, Objective, Step, fit_
+from ..masks.layers import free
 from ..masks.mask import Mask
 from ..random import require_generator
 from ..tasks import accuracy, read_labels
@@ -117,18 +118,6 @@ def sgd(method: Trained) -> Callable[[list[Parameter]], SGD]:
     """The method's optimiser, but for the parameters."""
     decay = getattr(method, "weight_decay", 0.0)
     return partial(SGD, lr=method.lr, momentum=method.momentum, weight_decay=decay)
-
-
-def free(who: str, model: Module) -> list[Parameter]:
-    """Those parameters that are not frozen.
-
-    Raises:
-        InputError: naming `who`, if all are frozen: training would change nothing.
-    """
-    found = [p for p in model.parameters() if p.requires_grad]
-    if not found:
-        raise InputError(f"{who} can train nothing: every parameter is frozen.")
-    return found
 
 
 @contextmanager

@@ -19,12 +19,12 @@ from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
-from ..masks.layers import copied
+from ..masks.layers import copied, free
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..settings import Count, Part, Positive, Whole, settings
 from ..types import Batch, Request
-from ._train import Trainee, check_request, free, sgd
+from ._train import Trainee, check_request, sgd
 from .suits import UNJUDGED, Unsuited
 
 

@@ -23,12 +23,13 @@ from torch.nn import Module
 from ..derivatives import probe, summed_gradients
 from ..errors import InputError
 from ..masks.budgets import Global
+from ..masks.layers import free
 from ..masks.mask import Mask
 from ..masks.select import select
 from ..paper import Paper
 from ..settings import Range, refuse_idle, settings
 from ..types import Data, Request
-from ._train import Maskable, check_request, free
+from ._train import Maskable, check_request
 from .random_labels import RandomLabels
 from .suits import UNJUDGED, Unsuited
 

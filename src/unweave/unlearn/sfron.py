@@ -30,13 +30,13 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..fit.batches import cycled
-from ..masks.layers import copied, running_norms
+from ..masks.layers import copied, free, running_norms
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child
 from ..settings import Count, NonNegative, Part, Positive, Range, refuse_idle, settings
 from ..types import Batch, Data, Request
-from ._train import Trainee, check_request, free
+from ._train import Trainee, check_request
 from .ssd import importance
 from .suits import UNJUDGED, Unsuited
 

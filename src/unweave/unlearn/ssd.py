@@ -29,11 +29,11 @@ from torch.nn import Module
 
 from ..derivatives import probe, summed_gradients
 from ..errors import InputError, NonFiniteError
-from ..masks.layers import copied
+from ..masks.layers import copied, free
 from ..paper import Paper
 from ..settings import Count, Positive, settings
 from ..types import Data, Request
-from ._train import check_request, free
+from ._train import check_request
 from .suits import UNJUDGED, Unsuited
 
 

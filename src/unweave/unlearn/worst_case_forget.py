@@ -30,14 +30,13 @@ from torch.optim import Optimizer
 from ..errors import InputError
 from ..fit import Loop, fit_
 from ..fit.batches import Numbered
-from ..masks.layers import copied
+from ..masks.layers import copied, free
 from ..masks.mask import Mask
 from ..paper import Paper
 from ..random import child, require_generator
 from ..settings import Count, Inner, NonNegative, Part, Positive, Range, refuse_idle, settings
 from ..tasks import Labelled, Perturbing, able, evaluating, predict, read_labels, requires
 from ..types import Batch, Data
-from ._train import free
 
 Which = Literal["worst", "easiest", "random", "lowest-loss", "highest-loss"]
 
