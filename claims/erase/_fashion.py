@@ -22,9 +22,9 @@ from claims.data import shared
 from unweave import seeded
 from unweave.embedded.drawn_digits import cache_folder
 from unweave.erase import Concepts, TextToImage
-from unweave.erase._train import noise_like, pick, train_
 from unweave.io.files import written_beside
 from unweave.io.pipeline_folder import load_pipeline, save_pipeline
+from unweave.models.text_to_image import noise_like, pick, train_steps_
 from unweave.random import global_seed
 
 CLOTHES = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
@@ -121,7 +121,7 @@ def _build(seed: int, without: Sequence[str]) -> TextToImage:
         optimizer, lambda k: min((k + 1) / 100, 0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, k / STEPS))))
     )
 
-    def loss() -> Tensor:
+    def loss(_: int) -> Tensor:
         at, t = pick(BATCH, len(x)), pick(BATCH, live.timesteps)
         clean = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, x[at], x[at].flip(3))
         rows = torch.where(torch.rand(BATCH) < 0.1, len(table) - 1, y[at] * len(TEMPLATES) + pick(BATCH, 4))
@@ -133,7 +133,7 @@ def _build(seed: int, without: Sequence[str]) -> TextToImage:
         with torch.no_grad():
             torch._foreach_lerp_(parts[1], parts[0], 1 - min(0.99, step.index / (step.index + 10)))
 
-    train_(
+    train_steps_(
         live, loss, parts[0], optimizer,
         steps=STEPS, rng=seeded(seed), label="world of clothes", clip=1.0, schedule=schedule, after_step=follow,
     )  # fmt: skip
@@ -175,11 +175,11 @@ def judge() -> Judge:
         x, y = images()
         weights = list(made.parameters())
 
-        def loss() -> Tensor:
+        def loss(_: int) -> Tensor:
             at = pick(64, len(x))
             return F.cross_entropy(made(x[at] + 0.05 * torch.randn_like(x[at])), y[at])
 
-        train_(
+        train_steps_(
             made, loss, weights, Adam(weights, lr=1e-3), steps=1500, rng=seeded(0), label="judge of clothes"
         )
         with written_beside(path) as beside:

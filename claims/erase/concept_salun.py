@@ -14,7 +14,8 @@ from claims.erase._world import DATA, JUDGED, SEEDS, oracle, original, request, 
 from claims.framework import Claim
 from unweave import Mask, seeded
 from unweave.erase import ConceptSalUn, TextToImage
-from unweave.erase._train import draw_latents, noise_like, pick, train_
+from unweave.erase._train import draw_latents
+from unweave.models.text_to_image import noise_like, pick, train_steps_
 
 RATES = (1e-4, 3e-4, 1e-3)
 SETTINGS = {"steps": 150, "batch_size": 16, "images": 96, "sampler_steps": 10, "guidance": 3.0}
@@ -78,13 +79,13 @@ def ascent(model: TextToImage, lr: float, seed: int) -> TextToImage:
     )
     text, edited = model.encode(prompts).detach(), model.editable()
 
-    def loss() -> torch.Tensor:
+    def loss(_: int) -> torch.Tensor:
         at, t = pick(16, len(images)), pick(16, model.timesteps)
         noise = noise_like(images[at])
         return -F.mse_loss(edited(model.add_noise(images[at], noise, t), t, text[at % len(prompts)]), noise)
 
     weights = list(edited.weights("all").values())
-    train_(
+    train_steps_(
         edited,
         loss,
         weights,
