@@ -18,7 +18,7 @@ from torch.optim import SGD
 from unweave import Mask, fit_, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import ResNet
-from unweave.fit import _Keeper
+from unweave.fit.keeper import Keeper
 from unweave.fit.recipe import mean_loss
 from unweave.prune import Prune
 
@@ -40,7 +40,7 @@ def main(rounds: int) -> None:
         return (time.perf_counter() - began) / STEPS
 
     train(mask), train(None)
-    keeper = _Keeper(model, mask, None)
+    keeper = Keeper(model, mask, None)
     held, free, added = [], [], []
     gradients = [torch.randn_like(p) for p in model.parameters()]
     for i in range(rounds):
