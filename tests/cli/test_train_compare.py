@@ -213,3 +213,40 @@ def test_prune_by_any_method_writes_a_page(folder: Path) -> None:
     assert json.loads(unweave("show", "wanda", "--json", cwd=folder).stdout)["figures"] == json.loads(
         done.stdout
     )
+
+
+def test_what_was_deleted_from_a_model_is_kept_out_of_a_training_after_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unweave.io.deleted import read_deleted
+
+    project = str(folder / "project.py")
+    assert main(["train", project, "--epochs", "1", "--out", str(tmp_path / "whole")]) == 0
+    edit = [
+        "--method",
+        "fine-tune",
+        "--fine-tune.epochs",
+        "1",
+        "--random",
+        "7",
+        "--oracles",
+        "0",
+        "--holders",
+        "0",
+    ]
+    model = str(tmp_path / "whole" / "model")
+    assert main(["forget", project, "--model", model, *edit, "--out", str(tmp_path / "edited")]) == 3
+    edited = str(tmp_path / "edited" / "model")
+    capsys.readouterr()
+    assert main(["train", project, "--epochs", "1", "--after", edited, "--out", str(tmp_path / "anew")]) == 0
+    told = "deleted before: 1 earlier request deleted 7 examples from this model: 7 are still in the data"
+    assert told in capsys.readouterr().err
+    first, second = (read_deleted(tmp_path / run / "model") for run in ("edited", "anew"))
+    assert first is not None
+    assert second is not None
+    assert second.gone == first.gone
+    methods = ["--methods", "recipe", "sgd", "--seeds", "1", "--epochs", "1", "--jobs", "1"]
+    assert main(["compare", project, *methods, "--after", edited, "--out", str(tmp_path / "both")]) == 0
+    assert told in capsys.readouterr().err
+    assert main(["train", project, "--exact", "sisa", "--after", edited]) == 2
+    assert "--exact does not read --after" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from tests.jobs.subjects import PRUNED, RECIPE, subject
 from unweave import Request
 from unweave.embedded.digits import of_tensors
 from unweave.errors import InputError
-from unweave.jobs import ForgetJob, UnsuitedWarning
+from unweave.jobs import ForgetJob, PruneJob, UnsuitedWarning
 from unweave.jobs.choice import Choice, choose, doubt, kind_of
-from unweave.prune import GMP
+from unweave.prune import GMP, Channel, Magnitude, Prune, Scope, Uniform
 from unweave.unlearn import FineTune, FixedMask, Retrain, SalUn, ShortRetrain
 from unweave.unlearn.suits import KINDS, SMALL, suits, why_unsuited
 
@@ -153,3 +154,28 @@ def test_suits_is_what_is_not_unsuited() -> None:
     assert set(suits(FineTune)) == set(KINDS) - set(FineTune.unsuited)
     assert suits(Retrain) == KINDS
     assert suits(dict) == ()
+
+
+def test_a_shrunk_model_is_edited_and_keeps_its_structure(tmp_path: Path) -> None:
+    whole = subject(model=True)
+    channels = Prune(score=Magnitude(scope=Scope(last=False)), pattern=Channel(), budget=Uniform(0.5))
+    PruneJob(subject=whole, method=channels, shrink=True).run(tmp_path / "small")
+    owner = replace(whole, model=tmp_path / "small" / "model")
+    given = owner.given()
+    assert given is not None
+    assert sum(p.numel() for p in given.parameters()) < 24 * 8 + 24 + 24 * 3 + 3
+    job = ForgetJob(subject=owner, classes=["ash"], oracles=0, holders=0)
+    assert job.choice is not None
+    assert job.choice.name == "sfron"  # the recipe trains the network before it was shrunk
+    done = job.run(tmp_path / "run")
+    again = replace(owner, model=done.model).given()
+    assert again is not None
+    assert [p.shape for p in again.parameters()] == [p.shape for p in given.parameters()]
+    with pytest.raises(
+        InputError, match="makes another network than the model .* Or --method retrain, and shrink"
+    ):
+        _ = ForgetJob(subject=owner, random=5, oracles=0, holders=0).choice
+    # what a whole retraining makes has no structure removed
+    made = replace(job, edits={"retrain": Retrain(recipe=RECIPE)}).run(tmp_path / "whole")
+    assert not (made.model / "structure.json").exists()
+    assert replace(owner, model=made.model).given() is not None

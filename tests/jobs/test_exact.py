@@ -61,6 +61,11 @@ def test_six_lines_from_nothing_to_a_proof(tmp_path: Path) -> None:
     assert "requests of one example can be served without any training" in str(left)
     for name in ("run.json", "report.html", "report.md", "model/exact.json"):
         assert (tmp_path / "left" / name).is_file()
+    card = (tmp_path / "left" / "model" / "README.md").read_text()
+    assert "**Forgotten exactly.** 2 examples were deleted" in card
+    assert "| examples | 148 examples |" in card
+    assert "The model before still holds" in card
+    assert str(tmp_path) not in card
 
 
 def test_the_new_folder_is_that_of_a_run_that_never_had_them(trained: Path, tmp_path: Path) -> None:
@@ -95,7 +100,7 @@ def test_what_saw_the_data_is_not_in_the_new_folder_and_is_purged_from_the_old_o
     purged = replace(job, purge=True).run(tmp_path / "purged")
     assert purged.elsewhere == ()
     assert not any((source / "model" / name).exists() for name in purged.removed)
-    assert contents(source / "model") == contents(tmp_path / "purged" / "model")
+    assert contents(source / "model") == contents(tmp_path / "purged" / "model", but=("README.md",))
     assert prove(service(source), world().train).identical
     again = replace(job, purge=True).run(tmp_path / "purged")  # finished: nothing is done again
     assert again == purged

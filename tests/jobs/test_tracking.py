@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -58,12 +59,35 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             run.info.run_id, next(n for n in run.data.metrics if n.startswith("loss/"))
         )
     assert run.info.run_name == "run"
+    assert (tmp_path / "mlruns").is_dir()
     assert [m.step for m in history] == list(range(1, STEPS + 1))
     assert run.data.params["recover_epochs"] == "2"
     told = figures(done)
     assert len(told) == 2 * len(done.figures)
     for name, value in told.items():
         assert run.data.metrics[_tag(name)] == pytest.approx(value)
+
+
+def test_mlflow_without_a_database_writes_beside_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    seen: list[str] = []
+
+    def made(*_: object) -> None:
+        seen.append(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("unweave.jobs.tracking._made", made)
+    for database in (None, object()):  # one that can be had is mlflow's own matter
+        monkeypatch.setattr("unweave.jobs.tracking.find_spec", lambda name, found=database: found)
+        with pytest.raises(InputError, match="far enough"):
+            tracked("mlflow", tmp_path / "run", {}).__enter__()
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert seen == [(tmp_path / "mlruns").as_uri(), ""]
 
 
 def test_nothing_is_told_where_no_tracker_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ def with_exact_options(options: type[Any], argv: Sequence[str]) -> type[Any]:
 
 def train_exact(asked: Any, argv: Sequence[str]) -> int:
     """Train a model that can forget exactly."""
+    if asked.after is not None:
+        raise InputError("--exact does not read --after. Leave out of the data what was deleted.")
     idle = [n for n in ("optimizer", "base", "sparse") if getattr(asked, n) not in ("", OWN)]
     if asked.exact == "s3t":
         idle += [n for n in ("epochs", "lr") if getattr(asked, n) is not None]

@@ -19,6 +19,14 @@ def opened(source: str, folder: Folder | None = None, model: Path | None = None)
     return subject if model is None else replace(subject, model=model)
 
 
+def tell_before(subject: Subject) -> None:
+    """Print what earlier requests deleted from the model that was named."""
+    if subject.before.requests:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"deleted before: {subject.before}", markup=False
+        )
+
+
 def tell(notes: Sequence[str]) -> None:
     """Print notes to the standard error stream, one a line."""
     out = Console(stderr=True, highlight=False, soft_wrap=True)

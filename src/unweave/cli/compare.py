@@ -15,7 +15,7 @@ from ..jobs.tracking import Tracker
 from ..unlearn.worst_case_forget import Which
 from ._compared import compared, unlearns
 from ._flags import with_methods
-from ._opened import opened
+from ._opened import opened, tell_before
 from ._parse import carried_out, named_methods, parse
 from ._recipes import OWN, with_training_options
 
@@ -39,6 +39,7 @@ class Compare:
     Attributes:
         project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
         data: images of a transformers folder: imagefolder:PATH, with train and test (or validation) below it.
+        after: model that something was deleted from, or its folder: that is kept out of the training, too.
         methods: what to compare; "recipe" is the recipe as it is, and "a+b" puts two together: "rigl+sam" trains
             sparsely with SAM, "unprune+scrub" un-prunes around SCRUB.
         baseline: differences are from this one; the first method unless given.
@@ -63,6 +64,7 @@ class Compare:
 
     project: tyro.conf.Positional[str] = ""
     data: str = ""
+    after: Path | None = None
     methods: tuple[str, ...] = DEFAULT
     baseline: str = ""
     seeds: int = 3
@@ -92,6 +94,8 @@ def run(argv: Sequence[str]) -> int:
     asked: Any = parse(options, argv, command="compare", example=EXAMPLE)
     if len(set(asked.methods)) < len(asked.methods):
         raise InputError(f"--methods needs two or more different methods; got {' '.join(asked.methods)}.")
-    job = compared(asked, opened(asked.project, Folder(data=asked.data)), unlearners)
+    subject = opened(asked.project, Folder(data=asked.data), asked.after)
+    tell_before(subject)
+    job = compared(asked, subject, unlearners)
     done = carried_out(job, asked, "compare", argv, asked.project, asked.seed)
     return 3 if done.failed else 0

@@ -13,7 +13,7 @@ from ..jobs.opened import Folder
 from ..jobs.tracking import Tracker
 from ..jobs.train import TrainJob
 from ._exact import refuse_idle_exact, train_exact, with_exact_options
-from ._opened import opened
+from ._opened import opened, tell_before
 from ._parse import carried_out, named_methods, parse
 from ._recipes import OWN, changed, refuse_idle_sparsity, trained_with, with_training_options
 
@@ -36,6 +36,7 @@ class Train:
         project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
         data: images of a transformers folder: imagefolder:PATH, with train and test (or validation) below it.
         pretrained: folder of the pretrained model that a transformers folder starts from; "" starts at random weights.
+        after: model that something was deleted from, or its folder: that is kept out of the training, too.
         optimizer: "recipe" for the recipe's own; sgd, adamw or another of torch; or one of `unweave list --family
             optim`.
         base: what an optimiser that wraps another wraps; the recipe's own unless given.
@@ -59,6 +60,7 @@ class Train:
     project: tyro.conf.Positional[str] = ""
     data: str = ""
     pretrained: str = ""
+    after: Path | None = None
     optimizer: str = OWN
     base: str = ""
     sparse: str = ""
@@ -82,7 +84,8 @@ def run(argv: Sequence[str]) -> int:
     if asked.exact:
         return train_exact(asked, argv)
     refuse_idle_exact(asked)
-    subject = opened(asked.project, Folder(data=asked.data, base=asked.pretrained))
+    subject = opened(asked.project, Folder(data=asked.data, base=asked.pretrained), asked.after)
+    tell_before(subject)
     own = subject.require_recipe("nothing can be trained", "Define `recipe` in project.py.")
     recipe = trained_with(own, "+".join(c for c in (asked.sparse, asked.optimizer) if c), asked)
     refuse_idle_sparsity(asked.sparsity, own, [recipe])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -33,10 +35,25 @@ class Estimate:
             self._stamps = []
         self._stamps.append(monotonic())
         spent = self._stamps[-1] - self._stamps[0]
-        if step < 4 or spent < self.least or step == total:
+        if step < 5 or spent < self.least or step == total:
             return False
-        self.seconds += spent / (step - 1) * (total - step)
+        self.seconds += _usual(self._stamps) * (total - step)
         return True
+
+    def few(self, batches: Iterable[A], total: int) -> Iterator[A]:
+        """The first few of `total` batches; what reading the others would have taken is added once they are read."""
+        stamps: list[float] = []
+        for step, batch in enumerate(batches, 1):
+            yield batch
+            stamps.append(monotonic())
+            if step >= 4 and step < total and stamps[-1] - stamps[0] >= self.least / 4:
+                self.seconds += _usual(stamps) * (total - step)
+                return
+
+
+def _usual(stamps: Sequence[float]) -> float:
+    """Time of a usual step: the median, since the first ones also warm up."""
+    return float(median(b - a for a, b in pairwise(stamps)))
 
 
 current_estimate: ContextVar[Estimate | None] = ContextVar("estimate", default=None)

@@ -139,6 +139,22 @@ def mask_beside(path: Path) -> Mask | None:
     return load_mask(mask_file) if mask_file.exists() else None
 
 
+def structure_beside(path: Path) -> Mapping[str, Any] | None:
+    """The record of removed structure that lies beside a model's weights (a file, or its folder), if there is one.
+
+    Raises:
+        IntegrityError: if it is damaged.
+    """
+    path = Path(path)
+    file = _companions(path / _NAMES[0] if path.is_dir() else path)[1]
+    if not file.exists():
+        return None
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{file} is not a readable structure record. Copy the folder again.") from error
+
+
 def require_zeros(model: Module, mask: Mask, where: str = "the model") -> None:
     """Raise InputError if `model`, called `where` in the message, is not zero wherever the mask says dead."""
     alive = [

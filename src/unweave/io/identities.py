@@ -63,5 +63,6 @@ def require_key(found: str, key: bytes, where: str) -> None:
     if found != named(key):
         raise InputError(
             f"{where} names what was deleted under the key {found}, and the key here is {named(key)}, so nobody can "
-            "tell which examples these are. Name the file of that key by the environment variable UNWEAVE_KEY."
+            "tell which examples these are. Name the file of that key by the environment variable UNWEAVE_KEY. Of a "
+            "model that a ledger served it is fingerprints.key there; unweave forget --ledger takes it by itself."
         )

@@ -82,6 +82,18 @@ def cut_(model: Module, cuts: Cuts) -> None:
             _resize_(module)
 
 
+def has_shape(model: Module, structure: Structure) -> bool:
+    """Whether a model's tensors have the sizes that a record of format 2 leaves them: it was cut by that record."""
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if structure.get("format") != 2 or not structure.get("tensors"):
+        return False
+    return all(
+        name in named and named[name].shape[int(dim)] == len(cut["kept"])
+        for name, dims in structure["tensors"].items()
+        for dim, cut in dims.items()
+    )
+
+
 def record_of(sizes: Mapping[tuple[str, int], int], cuts: Cuts, biases: list[str]) -> dict[str, Any]:
     """The record of these cuts.
 

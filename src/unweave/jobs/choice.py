@@ -89,6 +89,14 @@ def choose_for(request: Request[Any], recipe: Any, model: Module | None) -> Choi
     """The method for this request; `model` is looked at for whether it is pruned, the recipe where it is None."""
     made_sparse = any(getattr(recipe, name, None) is not None for name in ("prune", "sparse"))
     pruned = made_sparse if model is None else bool(Mask.of(model))
+    if model is not None and _of_another_shape(recipe, model):
+        try:
+            return choose(kind_of(request))
+        except InputError as error:
+            raise InputError(
+                "the recipe makes another network than the model (was it shrunk?), so it cannot be trained anew as it "
+                f"is; and {error} Or --method retrain, and shrink what comes of it."
+            ) from error
     epochs = getattr(recipe, "epochs", None)
     steps = None if epochs is None else epochs * request.retain.steps
     return choose(kind_of(request), recipe, pruned=pruned, steps=steps)
@@ -137,6 +145,16 @@ def _without_recipe(kind: Kind) -> Choice:
         )
     why = "the nearest to forgetting scattered examples that needs no recipe, and it stops short of it"
     return Choice("l1-sparse", L1Sparse(lr=0.1), why, None)
+
+
+def _of_another_shape(recipe: Any, model: Module) -> bool:
+    """Whether a recipe's untrained network has other parameters than the model: structure was removed from it."""
+    if not hasattr(recipe, "initial"):
+        return False
+    theirs, ours = (
+        {name: p.shape for name, p in m.named_parameters()} for m in (recipe.initial(seeded(0)), model)
+    )
+    return theirs != ours
 
 
 def _starts_alike(recipe: Any) -> bool:

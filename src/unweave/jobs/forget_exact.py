@@ -19,6 +19,7 @@ from ..io.requests import read_ids
 from ..io.runs import RunFolder, Stage
 from ..io.sealed import token
 from ..parallel import single_threaded
+from ..report.card import FILE, STILL, exact_card
 from ..report.exact import markdown_exact, render_exact
 from ..settings import settings
 from ..unlearn.exact import Deleted, Ensemble, Service, kept_in, prove, save_exact, update_exact_
@@ -169,7 +170,7 @@ class ForgetExactJob:
                 left = opened(run.path / "model", record["method"], self.subject)
                 update_exact_(left, self.source, log=tuple(read_record(run.path / "model")["log"]))
                 run.undo("report")
-            with run.stage("report", *REPORTS) as stage:
+            with run.stage("report", *REPORTS, f"model/{FILE}") as stage:
                 if stage.todo:
                     self._report(stage, ForgottenExactly.read(run.path), record, facts_of(run, command))
         return ForgottenExactly.read(run.path)
@@ -252,6 +253,12 @@ class ForgetExactJob:
         )  # fmt: skip
         write_text(stage.paths[0], render_exact(*told))
         write_text(stage.paths[1], markdown_exact(*told))
+        lasting = [
+            *limits_of(record["settings"]["pretrained_on"]),
+            STILL,
+        ]  # no place, which is none of the model's
+        card = exact_card(title[found.identical], found.lead, found.figures, lasting, made=self.subject.name)
+        write_text(stage.paths[2], card)
 
 
 _NOT_LOOKED = "The bits were not compared with those of a run without the data (proof=none)."

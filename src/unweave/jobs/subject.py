@@ -18,7 +18,7 @@ from torch.nn import Module
 
 from ..errors import InputError, UnweaveError
 from ..fit import resumable
-from ..io.checkpoint import load_into, save_model
+from ..io.checkpoint import load_into, save_model, structure_beside
 from ..io.content import describe, fingerprint
 from ..io.deleted import WITNESSES, Deleted, find, read_deleted
 from ..io.identities import By, fingerprints, identities, named
@@ -26,6 +26,7 @@ from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
 from ..io.sealed import key as read_key
 from ..io.steady import require_steady
+from ..io.structure import has_shape
 from ..io.told import told_of
 from ..io.weights import written_here
 from ..masks.layers import copied, require_plain
@@ -290,12 +291,15 @@ class Subject:
             ) from error
 
     def write(self, model: Module, folder: Path, structure: Mapping[str, Any] | None = None) -> None:
-        """Write a model with its mask, and the record of what was removed from its structure.
+        """Write a model with its mask, and the record of what was removed from its structure, now or before.
 
         Raises:
             InputError: if structure was removed, and `save` takes no record of it.
         """
         mask = Mask.of(model) or None
+        if structure is None and not isinstance(self.model, Module | None):
+            former = structure_beside(Path(self.model))
+            structure = former if former is not None and has_shape(model, former) else None
         if self.save is None:
             save_model(model, folder, mask=mask, structure=structure)
         elif structure is None:

@@ -5,9 +5,11 @@ Through accelerate's trackers, which know how each service wants to be spoken to
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +18,8 @@ from ..fit.context import heard_by
 from .done import Done
 
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
-FOLDER = "tracking"
-"""Beside a run, where tensorboard's files go."""
+FOLDER, RUNS = "tracking", "mlruns"
+"""Beside a run: where tensorboard's files go, and mlflow's without an address and without a database."""
 _EXTRA = {"tensorboard": "track", "mlflow": "track", "wandb": "track"}
 _NAMES = {"tensorboard": "TensorBoardTracker", "mlflow": "MLflowTracker", "wandb": "WandBTracker"}
 
@@ -51,7 +53,8 @@ def tracked(tracker: Tracker | None, folder: Path, settings: Mapping[str, Any]) 
     """Follow what runs in the block; nothing where no tracker is named.
 
     Args:
-        tracker: whom to tell. Where mlflow and wandb send it is set as they want it (MLFLOW_TRACKING_URI, wandb login).
+        tracker: whom to tell. Where mlflow and wandb send it is set as they want it (MLFLOW_TRACKING_URI, wandb login);
+            mlflow without an address and without a database (mlflow-skinny) writes into `mlruns` beside the run.
         folder: of the run; its name is the run's, and tensorboard's files go into `tracking` beside it.
         settings: of the job.
 
@@ -66,6 +69,9 @@ def tracked(tracker: Tracker | None, folder: Path, settings: Mapping[str, Any]) 
     require(tracker, extra=_EXTRA[tracker], purpose=purpose)
     kinds = require("accelerate.tracking", extra=_EXTRA[tracker], purpose=purpose)
     kind = getattr(kinds, _NAMES[tracker])
+    if tracker == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ and find_spec("sqlalchemy") is None:
+        os.environ["MLFLOW_TRACKING_URI"] = (folder.resolve().parent / RUNS).as_uri()
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     try:
         made = _made(kind, tracker, folder.resolve())
         if hasattr(made, "start"):  # accelerate from 1.8 on begins apart from the constructor

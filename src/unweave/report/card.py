@@ -9,6 +9,7 @@ from typing import Literal
 from ..audit.result import Audit
 from . import words
 from .markdown import plain
+from .models import value_text
 
 FILE = "README.md"
 MADE = "Made by unweave, which writes this card beside every model that it edits."
@@ -99,6 +100,35 @@ def pruned_card(
         lines.append(f"| {plain(name)} | {' | '.join(plain(c) for c in cells)} |")
     lines += ["", *(f"- {plain(sentence)}" for sentence in notes)]
     return _whole("A pruned model", lines, library, ("unweave", "pruning"), former)
+
+
+def exact_card(
+    title: str,
+    lead: Sequence[str],
+    figures: Mapping[str, tuple[float, str]],
+    limits: Sequence[str],
+    *,
+    made: str = "",
+) -> str:
+    """The card of a model in shards that examples were deleted from.
+
+    Args:
+        title: what came out.
+        lead: what was done, in sentences.
+        figures: name -> (value, unit).
+        limits: what is not covered, a sentence each.
+        made: what the model is, in a few words.
+    """
+    lines = [f"**{title}.** " + " ".join(map(plain, lead)), ""]
+    lines += [f"It is of {plain(made)}.", ""] if made else []
+    lines += ["### Figures", "", "| measurement | value |", "| --- | --- |"]
+    for name, (value, unit) in figures.items():
+        if not name.startswith("time "):
+            lines.append(f"| {plain(name)} | {plain(f'{value_text(value)} {unit}'.strip())} |")
+    lines += ["", "### What this does not say", "", *(f"- {plain(one)}" for one in limits)]
+    return _whole(
+        "A model that was asked to forget", lines, "pytorch", ("unweave", "machine-unlearning"), None
+    )
 
 
 def _whole(

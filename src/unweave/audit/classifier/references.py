@@ -158,7 +158,9 @@ class References:
         """Steps in which one model learns the forget set again; see `relearn`."""
         forget, target = self._lesson
         if timed() and model is not self.holders[0]:  # a stand-in, of which nothing can be told but time
-            return float(relearn_steps(model, forget, 0.0, rng=seeded(self.seed), cap=USUAL))
+            return float(
+                relearn_steps(model, forget, 0.0, rng=seeded(self.seed), cap=USUAL[bool(self.parts.deleted)])
+            )
         return float(relearn_steps(model, forget, target, rng=seeded(self.seed)))
 
     @cached_property

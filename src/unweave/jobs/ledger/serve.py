@@ -246,7 +246,8 @@ class _Batch:
     def _edit_exactly(self, version: Version) -> None:
         """Of a model that can forget exactly: its stages are switched off or trained anew, and the bits compared."""
         found = forget_exactly(
-            self.ledger, self._world(version, []), [*self.earlier, *self.names], self.folder / version.name,
+            self.ledger, self._world(version, []),
+            [r for r in (*self.earlier, *self.names) if r not in version.without], self.folder / version.name,
             seed=self.job.seed, command=self.command,
         )  # fmt: skip
         why = " ".join(found.lead)
