@@ -8,7 +8,7 @@ PYTHON ?= python3
 PINS   ?= constraints.txt
 # Another build of torch: make test TORCH="torch==2.13.0"
 TORCH  ?= $(shell grep '^torch==' constraints.txt)
-EXTRAS  = vision,distributed,prune,parquet,diffusion,language,optim,onnx,ledger,track,docs,test
+EXTRAS  = vision,distributed,prune,parquet,diffusion,language,optim,video,onnx,ledger,track,docs,test
 SOURCES = src tests claims benchmarks examples $(wildcard docs/*.py)
 PIP     = $(VENV)/bin/python -m pip install -q -c $(VENV)/pins.txt
 PYTEST  = $(VENV)/bin/python -m pytest -n auto --dist worksteal -q

@@ -23,6 +23,7 @@ FAMILY = {
     "language": "Make language models forget texts",
     "generate": "Draw",
     "interpret": "Look inside",
+    "restore": "Restore and deliver",
 }
 """Family -> words for a heading; others are called by their own name."""
 

@@ -36,6 +36,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "augment": ("unweave.augment",),
     "generate": ("unweave.generate",),
     "interpret": ("unweave.interpret",),
+    "restore": ("unweave.restore",),
     "jobs": ("unweave.jobs",),
     "audit": ("unweave.audit",),
     "report": (

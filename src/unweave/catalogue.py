@@ -33,7 +33,18 @@ VERBS = {
     "generate": "Decoder",
 }
 """The verb of a protocol -> the role of what has it."""
-FAMILIES = ("unlearn", "erase", "language", "prune", "experts", "optim", "augment", "generate", "interpret")
+FAMILIES = (
+    "unlearn",
+    "erase",
+    "language",
+    "prune",
+    "experts",
+    "optim",
+    "augment",
+    "generate",
+    "interpret",
+    "restore",
+)
 
 
 @dataclass(frozen=True)
