@@ -13,6 +13,8 @@ COMMANDS = {
     "compare": "several methods over several seeds: means, spreads, paired differences",
     "audit": "judge a model that was edited elsewhere",
     "explain": "look inside: what a layer's latents speak of, which regions an answer rests on",
+    "deliver": "send a video as a small stream and networks overfitted to it, beside codecs at equal bits",
+    "play": "restore the frames of a delivered video",
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",
     "cite": "the papers behind a run or a method, as BibTeX",
