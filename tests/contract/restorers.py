@@ -2,6 +2,54 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
 from tests.contract.others import PlainRow
 
-RESTORERS: list[PlainRow] = []
+
+def _pairs(degraded: tuple[int, ...], clean: tuple[int, ...], n: int = 4) -> Any:
+    """Noise and noise of these shapes, values in [0, 1]."""
+    from torch.utils.data import TensorDataset
+
+    from unweave import Data, seeded
+    from unweave.tasks import Restore
+
+    rng = seeded(0)
+    made = (torch.rand(n, *shape, generator=rng) for shape in (degraded, clean))
+    return Data(TensorDataset(*made), Restore(), 2)
+
+
+def _built(method: Any, data: Any, rng: Generator) -> dict[str, Tensor]:
+    return dict(method.build(data, rng=rng).state_dict())
+
+
+def _sesr(rng: Generator, skip: bool = True) -> dict[str, Tensor]:
+    from unweave.restore import SESR
+
+    method = SESR(features=4, blocks=1, width=8, skip=skip, epochs=2)
+    return _built(method, _pairs((1, 4, 4), (1, 8, 8)), rng)
+
+
+def _plain(name: str) -> Any:
+    import unweave.restore
+
+    return getattr(unweave.restore, name)
+
+
+RESTORERS: list[PlainRow] = [
+    PlainRow(
+        name="SESR",
+        run=_sesr,
+        off=lambda rng: _sesr(rng, skip=False),
+        bad=(
+            (
+                lambda: _built(_plain("SESR")(scale=4), _pairs((1, 4, 4), (1, 8, 8)), Generator()),
+                "has scale 4",
+            ),
+            (lambda: _plain("SESR")(width=3), "width must be 0 or at least"),
+        ),
+    ),
+]
