@@ -33,6 +33,20 @@ def _sesr(rng: Generator, skip: bool = True) -> dict[str, Tensor]:
     return _built(method, _pairs((1, 4, 4), (1, 8, 8)), rng)
 
 
+def _larger(rng: Generator, kernel: str = "square") -> dict[str, Tensor]:
+    from unweave.restore import ESSAformer
+
+    method = ESSAformer(scale=2, bands=2, dim=4, rounds=1, epochs=2, kernel=kernel)  # type: ignore[arg-type]
+    return _built(method, _pairs((2, 4, 4), (2, 8, 8)), rng)
+
+
+def _quieter(rng: Generator, every: int = 2) -> dict[str, Tensor]:
+    from unweave.restore import FastFullSubNet
+
+    small: dict[str, Any] = {"rate": 1000, "window": 64, "mels": 8, "full": (4, 4), "sub": 4, "merge": 4}
+    return _built(FastFullSubNet(**small, every=every, epochs=1), _pairs((200,), (200,)), rng)
+
+
 def _plain(name: str) -> Any:
     import unweave.restore
 
@@ -50,6 +64,27 @@ RESTORERS: list[PlainRow] = [
                 "has scale 4",
             ),
             (lambda: _plain("SESR")(width=3), "width must be 0 or at least"),
+        ),
+    ),
+    PlainRow(
+        name="ESSAformer",
+        run=_larger,
+        off=lambda rng: _larger(rng, kernel="none"),
+        bad=(
+            (lambda: _plain("ESSAformer")(dim=6), "dim must be a multiple of 4"),
+            (lambda: _plain("ESSAformer")(scale=6), "scale must be 2, 3, 4 or 8"),
+        ),
+    ),
+    PlainRow(
+        name="FastFullSubNet",
+        run=_quieter,
+        off=lambda rng: _quieter(rng, every=1),
+        bad=(
+            (
+                lambda: _built(_plain("FastFullSubNet")(), _pairs((200,), (200,)), Generator()),
+                "at least 512 samples",
+            ),
+            (lambda: _plain("FastFullSubNet")(mels=4).initial(Generator()), "more mels than neighbours"),
         ),
     ),
 ]

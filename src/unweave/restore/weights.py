@@ -78,6 +78,6 @@ def load_restorer(path: Path) -> Any:
 
 def networks() -> dict[str, type[Any]]:
     """Name of a method -> the class of its network, found among what the family exports."""
-    family: dict[str, Any] = vars(import_module("unweave.restore"))
-    found = {name: kind for name, kind in family.items() if inspect.isclass(kind) and issubclass(kind, Module)}
-    return {kind.method: kind for kind in found.values() if isinstance(getattr(kind, "method", None), str)}
+    family = vars(import_module("unweave.restore")).values()
+    found: list[Any] = [kind for kind in family if inspect.isclass(kind) and issubclass(kind, Module)]
+    return {kind.method: kind for kind in found if isinstance(getattr(kind, "method", None), str)}
