@@ -43,8 +43,30 @@ def _larger(rng: Generator, kernel: str = "square") -> dict[str, Tensor]:
 def _quieter(rng: Generator, every: int = 2) -> dict[str, Tensor]:
     from unweave.restore import FastFullSubNet
 
-    small: dict[str, Any] = {"rate": 1000, "window": 64, "mels": 8, "full": (4, 4), "sub": 4, "merge": 4}
-    return _built(FastFullSubNet(**small, every=every, epochs=1), _pairs((200,), (200,)), rng)
+    small: dict[str, Any] = {"rate": 1000, "window": 64, "mels": 8, "full": (4, 4), "sub": 16, "merge": 8}
+    return _built(FastFullSubNet(**small, every=every, lr=1e-2, epochs=3), _pairs((200,), (200,)), rng)
+
+
+def _routed(rng: Generator, balance: float = 300.0) -> dict[str, Tensor]:
+    from unweave.restore import PCSR
+
+    small: dict[str, Any] = {
+        "backbone": "convs",
+        "width": 4,
+        "depth": 1,
+        "heavy": (4,),
+        "light": (2,),
+        "scale": 2.0,
+    }
+    method = PCSR(**small, channels=1, balance=balance, lr=1e-2, epochs=1, router_epochs=3)
+    return _built(method, _pairs((1, 4, 4), (1, 8, 8)), rng)
+
+
+def _seen(rng: Generator, scaling: str = "frame") -> dict[str, Tensor]:
+    from unweave.restore import MLSIM
+
+    method = MLSIM(groups=1, blocks=1, features=4, epochs=1, scaling=scaling, lr=1e-2)  # type: ignore[arg-type]
+    return _built(method, _pairs((9, 8, 8), (1, 8, 8)), rng)
 
 
 def _plain(name: str) -> Any:
@@ -85,6 +107,27 @@ RESTORERS: list[PlainRow] = [
                 "at least 512 samples",
             ),
             (lambda: _plain("FastFullSubNet")(mels=4).initial(Generator()), "more mels than neighbours"),
+        ),
+    ),
+    PlainRow(
+        name="PCSR",
+        run=_routed,
+        off=lambda rng: _routed(rng, balance=0.0),
+        bad=(
+            (
+                lambda: _built(_plain("PCSR")(channels=1), _pairs((1, 4, 4), (1, 8, 8)), Generator()),
+                "has scale 4",
+            ),
+            (lambda: _plain("PCSR")(heavy=(0,)), "heavy must be"),
+        ),
+    ),
+    PlainRow(
+        name="MLSIM",
+        run=_seen,
+        off=lambda rng: _seen(rng, scaling="stack"),
+        bad=(
+            (lambda: _built(_plain("MLSIM")(), _pairs((6, 8, 8), (1, 8, 8)), Generator()), "9 frames; got 6"),
+            (lambda: _built(_plain("MLSIM")(), _pairs((9, 8, 8), (1, 9, 9)), Generator()), "on the grid"),
         ),
     ),
 ]
