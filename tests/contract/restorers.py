@@ -69,6 +69,14 @@ def _seen(rng: Generator, scaling: str = "frame") -> dict[str, Tensor]:
     return _built(method, _pairs((9, 8, 8), (1, 8, 8)), rng)
 
 
+def _drawn(rng: Generator, average: float = 0.9) -> dict[str, Tensor]:
+    from unweave.restore import EDiffSR
+
+    small: dict[str, Any] = {"channels": 1, "scale": 2, "width": 8, "encoder": (1,), "decoder": (1,)}
+    method = EDiffSR(**small, lr=1e-2, average=average, epochs=11)
+    return _built(method, _pairs((1, 8, 8), (1, 16, 16), n=2), rng)
+
+
 def _plain(name: str) -> Any:
     import unweave.restore
 
@@ -128,6 +136,18 @@ RESTORERS: list[PlainRow] = [
         bad=(
             (lambda: _built(_plain("MLSIM")(), _pairs((6, 8, 8), (1, 8, 8)), Generator()), "9 frames; got 6"),
             (lambda: _built(_plain("MLSIM")(), _pairs((9, 8, 8), (1, 9, 9)), Generator()), "on the grid"),
+        ),
+    ),
+    PlainRow(
+        name="EDiffSR",
+        run=_drawn,
+        off=lambda rng: _drawn(rng, average=0.0),
+        bad=(
+            (lambda: _plain("EDiffSR")(encoder=(1, 1)), "as many levels"),
+            (
+                lambda: _built(_plain("EDiffSR")(channels=1), _pairs((1, 8, 8), (1, 16, 16)), Generator()),
+                "scale 4",
+            ),
         ),
     ),
 ]

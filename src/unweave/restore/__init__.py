@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .ediffsr import EDiffSR, EDiffSRNet, MeanReverting, Sampler, Stepped, step_loss
 from .essaformer import ESSAformer, ESSAformerNet, attention
 from .fast_fullsubnet import (
     FastFullSubNet,
@@ -31,6 +32,8 @@ from .sesr import SESR, Factors, SESRNet, collapse, collapse_, expand_, warm_sta
 from .weights import Restorer, load_restorer, save_restorer
 
 __all__ = [
+    "EDiffSR",
+    "EDiffSRNet",
     "ESSAformer",
     "ESSAformerNet",
     "Factors",
@@ -38,13 +41,16 @@ __all__ = [
     "FastFullSubNetNet",
     "MLSIM",
     "MLSIMNet",
+    "MeanReverting",
     "Microscope",
     "PCSR",
     "PCSRNet",
     "Restorer",
     "SESR",
     "SESRNet",
+    "Sampler",
     "Simulator",
+    "Stepped",
     "Stream",
     "attention",
     "by_clusters",
@@ -69,6 +75,7 @@ __all__ = [
     "si_sdr",
     "spectral_angle",
     "ssim",
+    "step_loss",
     "transfer",
     "warm_start_",
     "widefield",
