@@ -77,6 +77,22 @@ def _drawn(rng: Generator, average: float = 0.9) -> dict[str, Tensor]:
     return _built(method, _pairs((1, 8, 8), (1, 16, 16), n=2), rng)
 
 
+def _completed(rng: Generator, hole_weight: float = 5.0) -> dict[str, Tensor]:
+    from unweave.restore import SuperInpaint
+
+    small: dict[str, Any] = {
+        "channels": 1,
+        "features": 4,
+        "blocks": 0,
+        "hidden": 4,
+        "layers": 1,
+        "queries": 20,
+    }
+    data = _pairs((2, 4, 4), (1, 8, 8))
+    data.examples.tensors[0][:, 1] = data.examples.tensors[0][:, 1].round()
+    return _built(SuperInpaint(**small, hole_weight=hole_weight, lr=1e-2, epochs=2), data, rng)
+
+
 def _plain(name: str) -> Any:
     import unweave.restore
 
@@ -147,6 +163,21 @@ RESTORERS: list[PlainRow] = [
             (
                 lambda: _built(_plain("EDiffSR")(channels=1), _pairs((1, 8, 8), (1, 16, 16)), Generator()),
                 "scale 4",
+            ),
+        ),
+    ),
+    PlainRow(
+        name="SuperInpaint",
+        run=_completed,
+        off=lambda rng: _completed(rng, hole_weight=1.0),
+        bad=(
+            (
+                lambda: _built(_plain("SuperInpaint")(channels=1), _pairs((2, 4, 4), (1, 8, 8)), Generator()),
+                "zeros and ones",
+            ),
+            (
+                lambda: _built(_plain("SuperInpaint")(), _pairs((2, 4, 4), (1, 8, 8)), Generator()),
+                "reads 4 channels",
             ),
         ),
     ),

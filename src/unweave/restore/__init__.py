@@ -29,6 +29,7 @@ from .ml_sim import (
 from .pcsr import PCSR, PCSRNet, by_clusters, by_knob, knob_for, mixed_loss, refined
 from .quality import psnr, si_sdr, spectral_angle, ssim
 from .sesr import SESR, Factors, SESRNet, collapse, collapse_, expand_, warm_start_
+from .superinpaint import SuperInpaint, SuperInpaintNet, holes, place_loss
 from .weights import Restorer, load_restorer, save_restorer
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "Simulator",
     "Stepped",
     "Stream",
+    "SuperInpaint",
+    "SuperInpaintNet",
     "attention",
     "by_clusters",
     "by_knob",
@@ -62,11 +65,13 @@ __all__ = [
     "expand_",
     "expanded",
     "fringes",
+    "holes",
     "knob_for",
     "load_restorer",
     "mask_loss",
     "mel_bank",
     "mixed_loss",
+    "place_loss",
     "psnr",
     "ratio_mask",
     "refined",

@@ -1,8 +1,8 @@
 """EDiffSR: diffusion that begins at the enlarged picture instead of at noise, for pictures from above.
 
 Xiao, Yuan, Jiang et al., "EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing Image
-Super-Resolution", IEEE TGRS 2024, arXiv 2310.19288. A light gated U predicts the noise e of the mean-reverting diffusion (`scheduler`); it
-is trained on the mean of the reverse step, not on the noise:
+Super-Resolution", IEEE TGRS 2024, arXiv 2310.19288. A light gated U predicts the noise e of the mean-reverting
+diffusion (`scheduler`); it is trained on the mean of the reverse step, not on the noise:
 
     L = mean |m(x_t, e) - x*(x_t, x_0)|,   t uniform in 1..T
 

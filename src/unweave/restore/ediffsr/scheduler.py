@@ -11,6 +11,7 @@ dt is such that e^{-T_T} = delta. Steps may be strided: from t to s, theta dt be
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -264,11 +265,9 @@ class Sampler:
         return MeanRevertingScheduler(told.steps, told.spread, told.delta, told.kind)
 
     def _posterior(self, t: int, s: int) -> float:
-        a, b, c = (
-            float((-p).exp()) for p in (self.passed[t] - self.passed[s], self.passed[t], self.passed[s])
-        )
-        variance: float = (1 - a**2) * (1 - c**2) / (1 - b**2)
-        return self.schedule.spread * variance**0.5
+        a, b, c = ((-p).exp() for p in (self.passed[t] - self.passed[s], self.passed[t], self.passed[s]))
+        variance = float((1 - a**2) * (1 - c**2) / (1 - b**2))
+        return float(self.schedule.spread) * math.sqrt(variance)
 
     def _at(self, t: Any, like: Tensor) -> tuple[Tensor, Tensor]:
         """e^{-T_t} and v_t, shaped to multiply pictures."""
