@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..settings import hints, members
 from ..types import Edit
 from ._fields import default_of
 from ._flags import key_of
+from ._serves import require_serves
 
 
 def make(method: Method, asked: Any, given: Mapping[str, Any] | None = None) -> Any:
@@ -45,7 +45,7 @@ def unlearner(chain: str, asked: Any, subject: Subject) -> Edit[Any]:
     inner: Edit[Any] | None = None
     for name in reversed(chain.split("+")):
         method = find(name)
-        _require_deletes(method, subject)
+        require_serves(method, subject)
         given: dict[str, Any] = {}
         fields = {f.name for f in dataclasses.fields(method.cls)}
         if "recipe" in fields:
@@ -66,26 +66,6 @@ def unlearner(chain: str, asked: Any, subject: Subject) -> Edit[Any]:
         inner = make(method, asked, given)
     assert inner is not None
     return inner
-
-
-def _require_deletes(method: Method, subject: Subject) -> None:
-    """Refuse a method that does not serve a request of this kind of model."""
-    families = subject.kind.families
-    if method.family not in families or not deletes(method):
-        what = "" if method.family in families else f" is of family {method.family}, and"
-        cure = " For a language model's folder, name it first: unweave forget ./llm --data texts.jsonl."
-        raise InputError(
-            f"{method.name}{what} does not delete data from {subject.name}. `unweave forget` takes methods of "
-            f"{' and '.join(families)} here (unweave list --family {families[0]})."
-            + cure
-            * (method.family == "language")
-        )
-
-
-def deletes(method: Method) -> bool:
-    """Whether a method's verb takes a request to delete data."""
-    verb: Any = getattr(method.cls, "apply", None)
-    return verb is not None and "Request" in str(inspect.signature(verb).parameters["data"].annotation)
 
 
 def _require_steps(method: Method, recipe: Any) -> None:

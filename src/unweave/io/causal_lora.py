@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor
@@ -67,7 +68,9 @@ def save_adapter(model: Module, folder: Path, *, source: Path, rank: int) -> Non
         r=rank, lora_alpha=rank, target_modules=list(factors), task_type="CAUSAL_LM",
         fan_in_fan_out=all(is_conv1d(modules[name]) for name in factors),
     )  # fmt: skip
-    wrapped = peft.get_peft_model(original, config)
+    with catch_warnings():
+        simplefilter("ignore")  # peft asks for names that transformers has renamed
+        wrapped = peft.get_peft_model(original, config)
     adapted = dict(wrapped.get_base_model().named_modules())
     with torch.no_grad():
         for name, (a, b) in factors.items():

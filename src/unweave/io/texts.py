@@ -204,7 +204,11 @@ def _lines(
         f"{file.name}: {len(examples):,} sequences of at most {length:,} tokens; {_predicted(examples):,} tokens are "
         "predicted, padding left out."
     ]
-    notes += [f"{cut:,} texts of {file.name} are longer than {length:,} tokens and were cut."] if cut else []
+    if cut:
+        whole_ones = " All parts of one are chosen by --where id=ID." if named and pieces_of else ""
+        notes.append(
+            f"{cut:,} texts of {file.name} are longer than {length:,} tokens and were cut.{whole_ones}"
+        )
     notes += [f"{empty:,} texts of {file.name} have no token to predict and are left out."] if empty else []
     filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     return Sequences(
