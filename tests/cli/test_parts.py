@@ -16,12 +16,13 @@ from unweave import Supervised
 from unweave.audit.result import Audit, Verdict
 from unweave.cli import COMMANDS, _packages, main
 from unweave.cli._fields import field_prose
+from unweave.cli._judged import carry_out
 from unweave.cli._named import unlearner
 from unweave.cli._optimizers import optimizer
 from unweave.cli._parse import named_methods, named_run
 from unweave.cli._pruners import pruner
 from unweave.cli._recipes import trained_with
-from unweave.cli._selection import carry_out, selected
+from unweave.cli._selection import selected
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.jobs import Audited, Texts, embedded
