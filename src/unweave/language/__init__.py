@@ -1,4 +1,7 @@
-"""Methods for language models: make a model forget texts. Each reads a `Request[CausalLM]`."""
+"""Methods for texts and sequences: make a language model forget, tell how unsure it is, classify, read sound.
+
+Unlearners read a `Request[CausalLM]`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from .idk import IDK
 from .npo import NPO
 from .pdu import PDU
 from .rmu import RMU
+from .s4d import S4D, S4DClassifier, at_rate, fixed, s4d_groups
 from .sat_imp import SatImp
 from .sim_npo import SimNPO
 from .task_vector import TaskVector
@@ -18,6 +22,6 @@ from .wga import WGA
 from .whp import WHP
 
 __all__ = [
-    "CEU", "DPO", "IDK", "NPO", "PDU", "RMU", "UNDIAL", "WGA", "WHP", "AltPO", "GradDiff", "SatImp", "SimNPO",
-    "TaskVector",
+    "CEU", "DPO", "IDK", "NPO", "PDU", "RMU", "S4D", "UNDIAL", "WGA", "WHP", "AltPO", "GradDiff", "S4DClassifier",
+    "SatImp", "SimNPO", "TaskVector", "at_rate", "fixed", "s4d_groups",
 ]  # fmt: skip
