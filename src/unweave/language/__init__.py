@@ -18,10 +18,20 @@ from .sat_imp import SatImp
 from .sim_npo import SimNPO
 from .task_vector import TaskVector
 from .undial import UNDIAL
+from .uq_icl import (
+    UQICL,
+    LabelPrompts,
+    Uncertainty,
+    detection,
+    entropy_parts,
+    selective,
+    variance_parts,
+)
 from .wga import WGA
 from .whp import WHP
 
 __all__ = [
-    "CEU", "DPO", "IDK", "NPO", "PDU", "RMU", "S4D", "UNDIAL", "WGA", "WHP", "AltPO", "GradDiff", "S4DClassifier",
-    "SatImp", "SimNPO", "TaskVector", "at_rate", "fixed", "s4d_groups",
+    "CEU", "DPO", "IDK", "NPO", "PDU", "RMU", "S4D", "UNDIAL", "UQICL", "WGA", "WHP", "AltPO", "GradDiff",
+    "LabelPrompts", "S4DClassifier", "SatImp", "SimNPO", "TaskVector", "Uncertainty", "at_rate", "detection",
+    "entropy_parts", "fixed", "s4d_groups", "selective", "variance_parts",
 ]  # fmt: skip
