@@ -400,6 +400,13 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: augment.DataEfficientAugmentation(budget=0.0), "budget"),),
         ),
         PlainRow(
+            name="UNCURL",
+            run=partial(_experts, method="UNCURL", experts=3),
+            off=partial(_experts, method="ExpertPruning", experts=8),
+            random=False,
+            bad=((lambda: experts.UNCURL(cluster="mean"), "cluster must be"),),
+        ),
+        PlainRow(
             name="WorstCaseForget",
             run=_worst,
             off=partial(_worst, which="random"),

@@ -7,14 +7,17 @@ from .mc_smoe import MCSMoE
 from .momentum_smoe import Momentum, MomentumSMoE
 from .naee import NAEE
 from .scmoe import SCMoE
+from .uncurl import UNCURL, Merging
 
 __all__ = [
     "NAEE",
+    "UNCURL",
     "CDMoE",
     "Choice",
     "ExpertPruning",
     "HCSMoE",
     "MCSMoE",
+    "Merging",
     "Momentum",
     "MomentumSMoE",
     "SCMoE",
