@@ -1,6 +1,7 @@
 """Mixtures of experts: condense, prune, merge, route, contrast."""
 
 from .cd_moe import CDMoE, Choice
+from .dasg_moe import DASGMoE, DualScaleExperts, GroupedAttention
 from .expert_pruning import ExpertPruning
 from .hc_smoe import HCSMoE
 from .mc_smoe import MCSMoE
@@ -14,7 +15,10 @@ __all__ = [
     "UNCURL",
     "CDMoE",
     "Choice",
+    "DASGMoE",
+    "DualScaleExperts",
     "ExpertPruning",
+    "GroupedAttention",
     "HCSMoE",
     "MCSMoE",
     "Merging",
