@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -154,7 +154,9 @@ class DualScaleExperts(Module):
         hidden = max(2, width // 4)
         self.level = Sequential(Linear(width + 18, hidden), GELU(), Linear(hidden, 2))
         with torch.no_grad():  # the levels begin at the budget, so that neither starves
-            self.level[2].bias.copy_(torch.tensor([0.0, log(settings.rho / (1 - settings.rho))]))
+            cast(Linear, self.level[2]).bias.copy_(
+                torch.tensor([0.0, log(settings.rho / (1 - settings.rho))])
+            )
         self.mean: Tensor
         self.var: Tensor
         self.register_buffer("mean", torch.zeros(()))
