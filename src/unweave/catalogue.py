@@ -31,6 +31,7 @@ VERBS = {
     "learn": "Dictionary",
     "explain": "Attribution",
     "generate": "Decoder",
+    "edit": "Editor",
 }
 """The verb of a protocol -> the role of what has it."""
 FAMILIES = (
