@@ -11,12 +11,14 @@ import torch
 from torch import Generator
 from torch.nn import Module
 
+from ...interpret import SparseAutoencoder
 from ...random import child, draw_seed
 from ...tasks import Autoregressive, requires
 from ...types import Data, Measurement, Request
 from ..classifier.standard import HEAD, RELEARN, Readings
 from ..classifier.verdict import Court, Decision
 from ..cost import cost
+from ..latents import still_active_read
 from ..measured import measurement
 from ..result import Audit, Panel, Samples
 from .figures import NEAR, Choices, Compared, answers, knowledge, memberships, plain_bytes, truth
@@ -37,12 +39,15 @@ class Auditor:
         choices: right and wrong answers, for the truth ratio.
         decode: token ids -> words, for what the models say.
         truth_mean: over the wrong answers of a truth ratio.
+        dictionary: (sparse autoencoder of a layer of the original, that layer's name), to see which of its latents that
+            spoke of the texts are still active; see `audit.latents`.
     """
 
     references: References
     choices: Choices | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     truth_mean: MeanOf = "geometric"
+    dictionary: tuple[SparseAutoencoder, str] | None = None
 
     @classmethod
     def of(
@@ -57,6 +62,7 @@ class Auditor:
         choices: Choices | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
         truth_mean: MeanOf = "geometric",
+        dictionary: tuple[SparseAutoencoder, str] | None = None,
     ) -> Auditor:
         """Take what to compare with.
 
@@ -71,6 +77,7 @@ class Auditor:
             choices: right and wrong answers, for the truth ratio.
             decode: token ids -> words; without it nothing is generated.
             truth_mean: over the wrong answers of a truth ratio.
+            dictionary: see `Auditor`.
 
         Raises:
             EmptyDataError: if a part of the request is empty.
@@ -82,7 +89,7 @@ class Auditor:
         small = Request(request.forget, _cut(request.retain, child(rng)), _cut(request.heldout, child(rng)))
         everyone = [original, *(model for model in holders if model is not original)]
         references = References(small, everyone, list(oracles), draw_seed(rng), paraphrases)
-        return cls(references, choices, decode, truth_mean)
+        return cls(references, choices, decode, truth_mean, dictionary)
 
     def decide(self, edited: Module) -> Decision:
         """The verdict alone, with its controls."""
@@ -101,6 +108,14 @@ class Auditor:
         c = Compared(r, edited, read)
         figures = [*knowledge(c), *truth(c, self.choices, self.truth_mean)]
         figures += memberships(c, plain_bytes if self.decode is None else self._bytes)
+        if self.dictionary is not None:
+            sae, layer = self.dictionary
+            figures.append(
+                still_active_read(
+                    sae, layer, r.request.forget, r.request.heldout, edited=edited, original=r.holders[0],
+                    oracles=r.oracles,
+                )  # fmt: skip
+            )
         panels: list[Panel] = [_scores(c)]
         if self.decode is not None:
             said, shown = answers(c, self.decode, r.seed)
