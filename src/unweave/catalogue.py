@@ -32,6 +32,7 @@ VERBS = {
     "explain": "Attribution",
     "generate": "Decoder",
     "overfit": "Delivery",
+    "edit": "Editor",
 }
 """The verb of a protocol -> the role of what has it."""
 FAMILIES = (
