@@ -82,7 +82,9 @@ class STDO:
         if not self.joint:
             refuse_idle(self, "fractions", when="without joint")
         elif self.split != "psnr" or self.k < 2:
-            raise InputError("STDO.joint needs split='psnr' and k of at least 2: it favours the hardest group.")
+            raise InputError(
+                "STDO.joint needs split='psnr' and k of at least 2: it favours the hardest group."
+            )
         if self.fractions is not None and (len(self.fractions) != self.k or not any(self.fractions)):
             raise InputError(
                 f"STDO.fractions must be k={self.k} shares, one of them above 0; got {self.fractions!r}."
@@ -122,11 +124,18 @@ class STDO:
         nets = []
         for c, where in enumerate(chosen):
             patches = source.patches(grid, where, halo=self.halo, batch_size=self.batch_size)
-            nets.append(self._net(source, patches, len(chosen), f"network {c + 1} of {len(chosen)}", child(rng)))
+            nets.append(
+                self._net(source, patches, len(chosen), f"network {c + 1} of {len(chosen)}", child(rng))
+            )
         if self.joint:
             labels = torch.zeros_like(labels)
         return Overfitted(
-            (self.backbone,) * len(nets), tuple(nets), labels, (self.cell, self.cell), (1,) * len(nets), self.halo
+            (self.backbone,) * len(nets),
+            tuple(nets),
+            labels,
+            (self.cell, self.cell),
+            (1,) * len(nets),
+            self.halo,
         )
 
     def _net(self, source: Source, patches: Patches, among: int, label: str, rng: Generator) -> Module:

@@ -95,7 +95,9 @@ class _WDSR(Module):
 
         def block() -> Module:
             wide = width * expansion
-            return _Residual(Sequential(conv(width, wide, 3, 2.0), ReLU(), conv(wide, width, 3, blocks**-0.5)))
+            return _Residual(
+                Sequential(conv(width, wide, 3, 2.0), ReLU(), conv(wide, width, 3, blocks**-0.5))
+            )
 
         out = 3 * scale**2
         self.body = Sequential(
@@ -267,7 +269,9 @@ class Backbone:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InputError(f"Backbone.name must be one of {', '.join(BACKBONES)}; got {self.name!r}.{hint}")
         if self.residual and self.name in ("wdsr", "srcnn", "vdsr", "srvc"):
-            raise InputError(f"Backbone.residual=True would do nothing for {self.name}, which has its own way past.")
+            raise InputError(
+                f"Backbone.residual=True would do nothing for {self.name}, which has its own way past."
+            )
         if self.name == "vdsr" and self.blocks == 1:
             raise InputError("Backbone.blocks must be at least 2 for vdsr; got 1.")
 

@@ -72,14 +72,18 @@ class Clip:
             raise InputError(
                 f"a video needs at least two frames; this one has {shape[0]}. Restore single pictures instead."
             )
-        if len(self.times) != shape[0] or any(b <= a for a, b in zip(self.times, self.times[1:], strict=False)):
+        if len(self.times) != shape[0] or any(
+            b <= a for a, b in zip(self.times, self.times[1:], strict=False)
+        ):
             raise InputError(f"Clip.times must be {shape[0]} increasing whole numbers, one a frame.")
 
     @classmethod
     def of(cls, frames: Tensor, rate: Fraction | int = 25) -> Clip:
         """Frames [frames, 3, height, width] at a constant rate (frames a second)."""
         rate = Fraction(rate)
-        return cls(frames, tuple(i * rate.denominator for i in range(len(frames))), Fraction(1, rate.numerator))
+        return cls(
+            frames, tuple(i * rate.denominator for i in range(len(frames))), Fraction(1, rate.numerator)
+        )
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -100,7 +104,14 @@ class Clip:
         """Frames a second, on average."""
         return len(self) / self.seconds
 
-    def cut(self, start: int = 0, stop: int | None = None, *, rows: slice = slice(None), columns: slice = slice(None)) -> Clip:
+    def cut(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> Clip:
         """The frames from `start` to before `stop`, and of them these rows and columns; without sound."""
         return Clip(
             self.frames[start:stop, :, rows, columns].contiguous(), self.times[start:stop], self.time_base,
@@ -144,7 +155,9 @@ def read_clip(path: Path | str, *, most: int | None = None) -> Clip:
         raise InputError(f"{path} has {len(frames)} frame; a video needs at least two.")
     notes: list[str] = []
     if any(t is None for t in times) or any(b <= a for a, b in zip(times, times[1:], strict=False)):
-        notes.append(f"the file tells no usable times: frames are taken as evenly spaced, {float(rate):.4g} a second")
+        notes.append(
+            f"the file tells no usable times: frames are taken as evenly spaced, {float(rate):.4g} a second"
+        )
         times, base = [i * rate.denominator for i in range(len(times))], Fraction(1, rate.numerator)
     if len(times) > 1 and sound is not None:
         end = None if most is None else float((2 * times[-1] - times[-2]) * base)
@@ -191,7 +204,9 @@ def upright_rgb(frame: Any) -> np.ndarray[Any, Any]:
     matrix = int(frame.colorspace)
     told = _MATRICES.get(matrix) or (_BT709 if frame.height >= 720 else _BT601)
     keep = frame.format.is_rgb or matrix == _RGB
-    array = frame.to_ndarray(format="rgb24") if keep else frame.to_ndarray(format="rgb24", src_colorspace=told)
+    array = (
+        frame.to_ndarray(format="rgb24") if keep else frame.to_ndarray(format="rgb24", src_colorspace=told)
+    )
     turns = round(getattr(frame, "rotation", 0) / 90)
     return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
 

@@ -50,7 +50,9 @@ CODECS: dict[str, Codec] = {
 }
 
 
-def encode(frames: Iterable[Tensor], codec: CodecName, *, crf: float, gop: int, rate: float, preset: str = "") -> Segments:
+def encode(
+    frames: Iterable[Tensor], codec: CodecName, *, crf: float, gop: int, rate: float, preset: str = ""
+) -> Segments:
     """Encode frames at a constant quality, on one thread, so that the bits are the same every time.
 
     Args:
@@ -92,7 +94,9 @@ def encode(frames: Iterable[Tensor], codec: CodecName, *, crf: float, gop: int, 
     return tuple(map(tuple, segments))
 
 
-def _context(av: Any, codec: str, size: tuple[int, ...], crf: float, gop: int, rate: float, preset: str) -> Any:
+def _context(
+    av: Any, codec: str, size: tuple[int, ...], crf: float, gop: int, rate: float, preset: str
+) -> Any:
     known = codec_of(codec)
     if any(side % 2 for side in size):
         raise InputError(f"4:2:0 video has even sides; got {size[1]} x {size[0]}.")
@@ -107,12 +111,17 @@ def _context(av: Any, codec: str, size: tuple[int, ...], crf: float, gop: int, r
     context.color_range, context.colorspace, context.color_primaries, context.color_trc = 1, 1, 1, 1
     options = {"preset": preset or known.preset, "crf": f"{crf:g}"}
     if codec == "h264":
-        options |= {"forced-idr": "1", "x264-params": f"keyint={gop}:open-gop=0:threads=1:lookahead-threads=1"}
+        options |= {
+            "forced-idr": "1",
+            "x264-params": f"keyint={gop}:open-gop=0:threads=1:lookahead-threads=1",
+        }
     elif codec == "h265":
         own = f"keyint={gop}:min-keyint={gop}:open-gop=0:pools=none:frame-threads=1:log-level=none:repeat-headers=1"
         options |= {"forced-idr": "1", "x265-params": own}
     else:
-        os.environ.setdefault("SVT_LOG", "1")  # errors alone: it writes to the terminal past FFmpeg's own logging
+        os.environ.setdefault(
+            "SVT_LOG", "1"
+        )  # errors alone: it writes to the terminal past FFmpeg's own logging
         options["svtav1-params"] = f"keyint={gop}:lp=1:irefresh-type=2"
     context.options = options
     return context
@@ -192,5 +201,3 @@ def within(budget: float, codec: CodecName, encoded: Callable[[float], Segments]
         else:
             low = middle + 1
     return best
-
-

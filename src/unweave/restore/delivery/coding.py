@@ -86,7 +86,9 @@ def read_labels(data: bytes, shape: tuple[int, int, int], before: Tensor | None 
     return torch.from_numpy(np.bitwise_xor.accumulate(changes, axis=0))
 
 
-def coded_weights(state: Mapping[str, Tensor], precision: Precision, reference: Mapping[str, Tensor] | None = None) -> tuple[bytes, State]:
+def coded_weights(
+    state: Mapping[str, Tensor], precision: Precision, reference: Mapping[str, Tensor] | None = None
+) -> tuple[bytes, State]:
     """Weights as bytes, and as they will be read back.
 
     fp32 and fp16 are kept by their bytes, most significant bytes together. int8 has one scale an output channel (the
@@ -111,7 +113,12 @@ def coded_weights(state: Mapping[str, Tensor], precision: Precision, reference: 
     return shortened(bytes(kinds) + bytes(held)), back
 
 
-def read_weights(data: bytes, shapes: Mapping[str, Sequence[int]], precision: Precision, reference: Mapping[str, Tensor] | None = None) -> State:
+def read_weights(
+    data: bytes,
+    shapes: Mapping[str, Sequence[int]],
+    precision: Precision,
+    reference: Mapping[str, Tensor] | None = None,
+) -> State:
     """The inverse of `coded_weights`: name -> float32 tensor, the same bits.
 
     Raises:
@@ -151,13 +158,17 @@ def _coded(tensor: Tensor, precision: Precision, known: Tensor | None) -> tuple[
     return (_SPARSE, sparse, back) if len(sparse) < len(dense) else (_DENSE, dense, back)
 
 
-def _read(raw: bytes, at: int, kind: int, shape: tuple[int, ...], precision: Precision, known: Tensor | None) -> tuple[Tensor, int]:
+def _read(
+    raw: bytes, at: int, kind: int, shape: tuple[int, ...], precision: Precision, known: Tensor | None
+) -> tuple[Tensor, int]:
     if kind == _SAME and known is not None:
         return known, at
     n = int(np.prod(shape))
     if precision == "int8":
         count = shape[0] if len(shape) > 1 else 1
-        scales = torch.from_numpy(np.frombuffer(raw, "<f4", count, at).copy()).view(-1, *[1] * (len(shape) - 1))
+        scales = torch.from_numpy(np.frombuffer(raw, "<f4", count, at).copy()).view(
+            -1, *[1] * (len(shape) - 1)
+        )
         codes = torch.from_numpy(np.frombuffer(raw, np.int8, n, at + 4 * count).copy()).view(shape)
         moved = codes.float() * scales
         return moved if known is None else known + moved, at + 4 * count + n

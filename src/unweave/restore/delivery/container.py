@@ -38,7 +38,9 @@ class Container:
     def head(self) -> bytes:
         """Everything before the first part."""
         listed = [[name, len(data), _digest(data).hex()] for name, data in self.parts.items()]
-        told = zlib.compress(json.dumps({**self.manifest, "parts": listed}, separators=(",", ":")).encode(), 9)
+        told = zlib.compress(
+            json.dumps({**self.manifest, "parts": listed}, separators=(",", ":")).encode(), 9
+        )
         return MAGIC + struct.pack("<I", len(told)) + _digest(told) + told
 
     def sizes(self) -> dict[str, int]:
@@ -133,7 +135,9 @@ def read_parts(file: BinaryIO, listed: Listed, name: str) -> Iterator[tuple[str,
                 f"{name} ends within part {part!r}: {len(data):,} of its {size:,} bytes are there. Fetch the file again."
             )
         if _digest(data).hex() != digest:
-            raise IntegrityError(f"{name}: part {part!r} was changed since it was written. Fetch the file again.")
+            raise IntegrityError(
+                f"{name}: part {part!r} was changed since it was written. Fetch the file again."
+            )
         yield part, data
     if file.read(1):
         raise IntegrityError(f"{name} goes on after its last part. Fetch the file again.")

@@ -143,7 +143,13 @@ class Delivery:
 
     @classmethod
     def _assembled(
-        cls, clip: Clip, made: Overfitted, plan: Encoding, stream: tuple[float, Segments], source: Source, trained: float
+        cls,
+        clip: Clip,
+        made: Overfitted,
+        plan: Encoding,
+        stream: tuple[float, Segments],
+        source: Source,
+        trained: float,
     ) -> Delivery:
         weights, nets = _sent(made, plan, source.general)
         grid = source.grid(*made.cell)
@@ -168,7 +174,12 @@ class Delivery:
         }  # fmt: skip
         container = Container(manifest, _parts(clip, made, weights, stream[1], plan.gop(clip.rate)))
         report = Report(
-            container.sizes(), container.until("stream/0"), clip.seconds, {**meter.figures(), **made.figures}, stream[0], trained
+            container.sizes(),
+            container.until("stream/0"),
+            clip.seconds,
+            {**meter.figures(), **made.figures},
+            stream[0],
+            trained,
         )
         return cls(container, report)
 
@@ -228,7 +239,9 @@ def _stream(clip: Clip, low: Tensor, method: Overfits, plan: Encoding) -> tuple[
     each = {"fp32": 4, "fp16": 2, "int8": 1.1}[plan.precision]
     nets = each * method.weights(len(clip), clip.rate, plan.scale)
     total = plan.bits / 8 * clip.seconds
-    left = total - nets - _MANIFEST - 12 * len(clip)  # at most a few bytes a frame for labels, times and tables
+    left = (
+        total - nets - _MANIFEST - 12 * len(clip)
+    )  # at most a few bytes a frame for labels, times and tables
     if left <= 0:
         raise InputError(
             f"networks of {nets:,.0f} bytes leave nothing for the stream: {plan.bits:,.0f} bits a second over {clip.seconds:.3g} s "
@@ -260,7 +273,9 @@ def fitting(shared: State | None, wanted: Mapping[str, Tensor]) -> State | None:
     return shared
 
 
-def _parts(clip: Clip, made: Overfitted, weights: list[bytes], segments: Segments, gop: int) -> dict[str, bytes]:
+def _parts(
+    clip: Clip, made: Overfitted, weights: list[bytes], segments: Segments, gop: int
+) -> dict[str, bytes]:
     gaps = np.diff(np.array(clip.times, np.int64), prepend=0)
     parts = {"times": shortened(np.diff(gaps, prepend=0).astype("<i8").tobytes())}
     if clip.audio is not None:
@@ -287,5 +302,3 @@ def lay_out(manifest: Mapping[str, Any]) -> Grid:
     """The grid of a manifest."""
     (h, w), (rows, columns) = manifest["low"], manifest["cell"]
     return Grid(h, w, rows, columns)
-
-

@@ -45,7 +45,9 @@ class Source:
         """Cells of `rows` x `columns` low-resolution pixels."""
         return Grid(self.low.shape[2], self.low.shape[3], rows, columns or rows)
 
-    def patches(self, grid: Grid, chosen: Tensor, *, span: int = 1, halo: int = 0, batch_size: int = 16) -> Patches:
+    def patches(
+        self, grid: Grid, chosen: Tensor, *, span: int = 1, halo: int = 0, batch_size: int = 16
+    ) -> Patches:
         """The patches at chosen cells.
 
         Args:
@@ -62,7 +64,9 @@ class Source:
         s, (gh, gw) = self.scale, grid.shape
         room = Grid(self.high.shape[2], self.high.shape[3], gh * grid.rows * s, gw * grid.columns * s)
         size = (grid.rows * span, grid.columns * span)
-        return Patches(grid.extended(self.low, halo), room.extended(self.high), places, size, s, halo, batch_size)
+        return Patches(
+            grid.extended(self.low, halo), room.extended(self.high), places, size, s, halo, batch_size
+        )
 
 
 @dataclass(frozen=True)

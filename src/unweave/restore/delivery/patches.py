@@ -100,7 +100,12 @@ class Patches:
         return len(self.places)
 
     def batches(
-        self, rng: Generator | None = None, *, start: int = 0, part: tuple[int, int] = (0, 1), join: bool = False
+        self,
+        rng: Generator | None = None,
+        *,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        join: bool = False,
     ) -> Iterator[Batch]:
         """Batches of (low [n, 3, rows + 2 halo, columns + 2 halo], high [n, 3, scale rows, scale columns], frame [n]), 0 to 1."""
         n = len(self)
@@ -129,7 +134,9 @@ def bicubic(frames: Tensor, scale: int) -> Iterator[Tensor]:
         yield bytes_of(enlarge(frame[None].float() / 255))[0]
 
 
-def scores(low: Tensor, high: Tensor, grid: Grid, scale: int, scorer: Scorer, general: torch.nn.Module | None = None) -> Tensor:
+def scores(
+    low: Tensor, high: Tensor, grid: Grid, scale: int, scorer: Scorer, general: torch.nn.Module | None = None
+) -> Tensor:
     """How well each cell is restored without a network of its own, float64 [frames, rows, columns]; low is hard.
 
     Args:
@@ -150,7 +157,7 @@ def scores(low: Tensor, high: Tensor, grid: Grid, scale: int, scorer: Scorer, ge
     for t in range(len(low)):
         if scorer == "gradient":
             x = high[t].double().mean(0, keepdim=True)
-            error = (x.diff(dim=1, prepend=x[:, :1]).abs() + x.diff(dim=2, prepend=x[:, :, :1]).abs())
+            error = x.diff(dim=1, prepend=x[:, :1]).abs() + x.diff(dim=2, prepend=x[:, :, :1]).abs()
         else:
             if scorer == "bicubic" or general is None:
                 restored = next(bicubic(low[t : t + 1], scale))
@@ -199,7 +206,9 @@ def by_quantile(values: Tensor, k: int) -> Tensor:
     return labels.view(values.shape).to(torch.uint8)
 
 
-def split_labels(split: Split, k: int, shape: tuple[int, int, int], values: Tensor | None, rng: Generator) -> Tensor:
+def split_labels(
+    split: Split, k: int, shape: tuple[int, int, int], values: Tensor | None, rng: Generator
+) -> Tensor:
     """A label for every cell, uint8 [frames, rows, columns].
 
     Args:
@@ -216,11 +225,15 @@ def split_labels(split: Split, k: int, shape: tuple[int, int, int], values: Tens
         return torch.zeros(shape, dtype=torch.uint8)
     if split == "time":
         if k > shape[0]:
-            raise InputError(f"{shape[0]} frames cannot be split into k={k} stretches of time. Give a smaller k.")
+            raise InputError(
+                f"{shape[0]} frames cannot be split into k={k} stretches of time. Give a smaller k."
+            )
         when = torch.arange(shape[0]) * k // shape[0]
         return when.view(-1, 1, 1).expand(shape).to(torch.uint8).contiguous()
     if split == "random":
-        return by_quantile(torch.randperm(shape[0] * shape[1] * shape[2], generator=rng).double().view(shape), k)
+        return by_quantile(
+            torch.randperm(shape[0] * shape[1] * shape[2], generator=rng).double().view(shape), k
+        )
     if values is None:
         raise InputError("split='psnr' needs scores.")
     return by_quantile(values, k)

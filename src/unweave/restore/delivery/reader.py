@@ -57,7 +57,9 @@ class Reader:
                 f"this delivery is of version {self.manifest.get('version')!r}; this program reads version {VERSION}."
             )
         if self.backend == "onnxruntime" and self.device != "cpu":
-            raise InputError("device would do nothing with backend='onnxruntime', which runs on the processor.")
+            raise InputError(
+                "device would do nothing with backend='onnxruntime', which runs on the processor."
+            )
         asked = self.manifest["general"]
         if asked is not None and (self.general is None or state_digest(self.general) != asked):
             raise InputError(
@@ -82,7 +84,9 @@ class Reader:
         digest, n = hashlib.sha256(), 0
         for n, low in enumerate(decode(self._segments(), self.manifest["codec"]), 1):
             if n > len(self):
-                raise IntegrityError(f"the stream holds more than the {len(self)} frames that the manifest tells of.")
+                raise IntegrityError(
+                    f"the stream holds more than the {len(self)} frames that the manifest tells of."
+                )
             restored = self._restored(low, self._labels_of(n - 1))[:, :h, :w].contiguous()
             digest.update(restored.numpy().tobytes())
             yield restored
@@ -127,7 +131,9 @@ class Reader:
         told = self.manifest
         net = remade(told["nets"][c], told["scale"])
         shapes = {name: tuple(t.shape) for name, t in net.state_dict().items()}
-        shared = None if self.general is None else {n: t.float() for n, t in self.general.state_dict().items()}
+        shared = (
+            None if self.general is None else {n: t.float() for n, t in self.general.state_dict().items()}
+        )
         chained = told["chained"] and self._before is not None
         reference = self._before if chained else fitting(shared, net.state_dict())
         state = read_weights(data, shapes, told["precision"], reference)

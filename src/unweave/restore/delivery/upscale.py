@@ -54,7 +54,9 @@ class Upscaler:
         grid, s, halo = self.grid, self.scale, self.halo
         widest = max(self.spans)
         gh, gw = (-(-side // widest) * widest for side in grid.shape)
-        room = Grid(grid.height, grid.width, gh * grid.rows, gw * grid.columns).extended(low, halo).float() / 255
+        room = (
+            Grid(grid.height, grid.width, gh * grid.rows, gw * grid.columns).extended(low, halo).float() / 255
+        )
         canvas = torch.empty(3, gh * grid.rows * s, gw * grid.columns * s, dtype=torch.uint8)
         for c in labels.unique().tolist():
             span = self.spans[c]
@@ -65,7 +67,11 @@ class Upscaler:
                 part = where[at : at + most]
                 patches = torch.stack(
                     [
-                        room[:, i * rows : (i + 1) * rows + 2 * halo, j * columns : (j + 1) * columns + 2 * halo]
+                        room[
+                            :,
+                            i * rows : (i + 1) * rows + 2 * halo,
+                            j * columns : (j + 1) * columns + 2 * halo,
+                        ]
                         for i, j in part
                     ]
                 )
