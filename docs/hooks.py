@@ -41,6 +41,7 @@ GUIDE = (
     "guide/error-rates.md",
     "guide/frontier.md",
     "guide/a-real-run.md",
+    "guide/delivering-video.md",
     "guide/erasing-concepts.md",
     "guide/forgetting-texts.md",
     "guide/pruning.md",

@@ -54,7 +54,9 @@ def run(argv: Sequence[str]) -> int:
     """Play."""
     asked: Play = parse(Play, argv, command="play", example=EXAMPLE)
     if asked.threads < 0 or not 0 <= asked.crf <= 51:
-        raise InputError(f"--threads must be at least 0 and --crf from 0 to 51; got {asked.threads} and {asked.crf}.")
+        raise InputError(
+            f"--threads must be at least 0 and --crf from 0 to 51; got {asked.threads} and {asked.crf}."
+        )
     told = play(
         asked.delivery, out=asked.out, frames=asked.frames, backend=asked.backend, device=asked.device,
         threads=asked.threads, general=asked.general, crf=asked.crf,
@@ -62,7 +64,11 @@ def run(argv: Sequence[str]) -> int:
     if asked.json:
         import json
 
-        write_json(json.dumps({**dataclasses.asdict(told), "files": [str(f) for f in told.files], "speed": told.speed}))
+        write_json(
+            json.dumps(
+                {**dataclasses.asdict(told), "files": [str(f) for f in told.files], "speed": told.speed}
+            )
+        )
     else:
         say(str(told))
     return 0

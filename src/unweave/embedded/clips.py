@@ -36,7 +36,9 @@ def _scene(height: int, width: int, seed: int) -> Tensor:
     rng = seeded(seed)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     coarse = torch.rand(1, 3, 4, 5, generator=rng)
-    scene = 0.3 + 0.4 * F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[0].clamp(0, 1)
+    scene = 0.3 + 0.4 * F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[0].clamp(
+        0, 1
+    )
     for _ in range(40):
         cy, cx = (torch.rand(2, generator=rng) * torch.tensor([height, width * 0.55])).tolist()
         radius = 2 + 5 * float(torch.rand((), generator=rng))
@@ -47,7 +49,9 @@ def _scene(height: int, width: int, seed: int) -> Tensor:
     return (scene * (1 - 0.5 * stripes)).clamp(0, 1)
 
 
-def write_clip(clip: Clip, path: Path, *, codec: str = "libx264", pix_fmt: str = "yuv420p", sound: bool = True) -> Path:
+def write_clip(
+    clip: Clip, path: Path, *, codec: str = "libx264", pix_fmt: str = "yuv420p", sound: bool = True
+) -> Path:
     """Write a clip as a file, with a tone as its sound: something for the command line to read.
 
     Args:

@@ -26,7 +26,12 @@ from ..restore.delivery.measures import Meter, bd_rate, rate_at
 from ..restore.delivery.packets import packed
 from ..restore.delivery.patches import bicubic, padded_to, smaller
 
-NATIVE, BICUBIC, LANCZOS, OURS = "codec at full size", "codec small + bicubic", "codec small + Lanczos", "codec small + networks"
+NATIVE, BICUBIC, LANCZOS, OURS = (
+    "codec at full size",
+    "codec small + bicubic",
+    "codec small + Lanczos",
+    "codec small + networks",
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,13 @@ class Arms:
                 f"Against {self.codec} at full size no quality is reached by both; the curves stand beside one another."
             )
         elif ours < 0:
-            said.append(f"At equal quality in luma the delivery takes {-ours:.1f} % fewer bits than {self.codec} at full size.")
+            said.append(
+                f"At equal quality in luma the delivery takes {-ours:.1f} % fewer bits than {self.codec} at full size."
+            )
         else:
-            said.append(f"{self.codec} alone at full size wins: at equal quality in luma the delivery takes {ours:.1f} % more bits.")
+            said.append(
+                f"{self.codec} alone at full size wins: at equal quality in luma the delivery takes {ours:.1f} % more bits."
+            )
         if ours is not None and ours >= 0:
             said.append(
                 "Networks of this size never pay off here: the small stream alone takes more at that quality."
@@ -74,7 +83,9 @@ class Arms:
         small = self.bd[BICUBIC]["psnr y"]
         if small is not None and ours is not None:
             better = "fewer" if ours < small else "more"
-            said.append(f"It takes {better} bits than the small stream enlarged by bicubic interpolation ({small:+.1f} %).")
+            said.append(
+                f"It takes {better} bits than the small stream enlarged by bicubic interpolation ({small:+.1f} %)."
+            )
         return [*said, *([self.note] if self.note else [])]
 
 
@@ -117,12 +128,25 @@ def against_codecs(
             _point(curves, shown, LANCZOS, clip, lanczos(seen, plan.scale), _bytes(small), crf)
             made = Delivery.encode(clip, method, plan, rng=seed, general=general, stream=(crf, small))
             assert made.report is not None
-            _point(curves, shown, OURS, clip, made.decode(general=general), made.report.total, crf, _bytes(small))
+            _point(
+                curves, shown, OURS, clip, made.decode(general=general), made.report.total, crf, _bytes(small)
+            )
             bar.advance()
-    curve = {a: {q: [(p["kbit/s"], p[q]) for p in c] for q in ("psnr y", "psnr rgb", "ssim y")} for a, c in curves.items()}
+    curve = {
+        a: {q: [(p["kbit/s"], p[q]) for p in c] for q in ("psnr y", "psnr rgb", "ssim y")}
+        for a, c in curves.items()
+    }
     bd = {a: {q: bd_rate(curve[NATIVE][q], curve[a][q]) for q in curve[a]} for a in curves if a != NATIVE}
     note = "VMAF is left out: this build of FFmpeg has no libvmaf." if not _has_vmaf() else ""
-    return Arms(plan.codec, clip.seconds, curves, bd, _break_even(curves, clip.seconds), _crops(clip, curves, shown), note)
+    return Arms(
+        plan.codec,
+        clip.seconds,
+        curves,
+        bd,
+        _break_even(curves, clip.seconds),
+        _crops(clip, curves, shown),
+        note,
+    )
 
 
 def _encoded(frames: Tensor, plan: Encoding, crf: float, clip: Clip) -> Segments:
@@ -156,7 +180,9 @@ def _point(
             shown[arm].append(frame[:, :h, :w].contiguous())
     told = meter.figures()
     rate = 8 * size / clip.seconds / 1000
-    curves[arm].append({"crf": crf, "kbit/s": rate, "bytes": size, "stream": size if stream is None else stream, **told})
+    curves[arm].append(
+        {"crf": crf, "kbit/s": rate, "bytes": size, "stream": size if stream is None else stream, **told}
+    )
 
 
 def _break_even(curves: Mapping[str, Sequence[Mapping[str, float]]], seconds: float) -> float | None:
@@ -172,7 +198,9 @@ def _break_even(curves: Mapping[str, Sequence[Mapping[str, float]]], seconds: fl
     return 8 * extra / 1000 / (full - small)
 
 
-def _crops(clip: Clip, curves: Mapping[str, Sequence[Mapping[str, float]]], shown: Mapping[str, Sequence[Tensor]]) -> dict[str, str]:
+def _crops(
+    clip: Clip, curves: Mapping[str, Sequence[Mapping[str, float]]], shown: Mapping[str, Sequence[Tensor]]
+) -> dict[str, str]:
     """The part of the middle frame with the most detail, from each arm at the bits nearest to the networks' middle point."""
     import base64
 
@@ -184,7 +212,9 @@ def _crops(clip: Clip, curves: Mapping[str, Sequence[Mapping[str, float]]], show
     detail = y.diff(dim=0)[:, :-1].abs() + y.diff(dim=1)[:-1].abs()
     rows, columns = max(1, detail.shape[0] - side_y + 1), max(1, detail.shape[1] - side_x + 1)
     places = [(i, j) for i in range(0, rows, 16) for j in range(0, columns, 16)]
-    top, left = max(places, key=lambda at: float(detail[at[0] : at[0] + side_y, at[1] : at[1] + side_x].sum()))
+    top, left = max(
+        places, key=lambda at: float(detail[at[0] : at[0] + side_y, at[1] : at[1] + side_x].sum())
+    )
 
     def cut(frame: Tensor) -> str:
         part = frame[:, top : top + side_y, left : left + side_x].float() / 255
@@ -197,7 +227,9 @@ def _crops(clip: Clip, curves: Mapping[str, Sequence[Mapping[str, float]]], show
     found = {"original": cut(wanted)}
     for arm in curves:
         at = nearest(arm)
-        found[f"{arm}, {curves[arm][at]['kbit/s']:.0f} kbit/s, {curves[arm][at]['psnr y']:.2f} dB"] = cut(shown[arm][at])
+        found[f"{arm}, {curves[arm][at]['kbit/s']:.0f} kbit/s, {curves[arm][at]['psnr y']:.2f} dB"] = cut(
+            shown[arm][at]
+        )
     return found
 
 

@@ -19,13 +19,14 @@ from ..io.files import in_bytes, strict_json, write_text
 from ..io.runs import RunFolder, Stage
 from ..report import words
 from ..report.delivered import pages
-from ..restore.delivery import Clip, Delivery, Encoding, Overfits
-from ..restore.delivery.delivery import state_digest
+from ..restore.delivery import Clip, Container, Delivery, Encoding, Overfits
+from ..restore.delivery.delivery import state_digest, streamed
+from ..restore.delivery.packets import packed, unpacked
 from ..settings import settings
-from .done import Done, facts_of
 from .against_codecs import Arms, against_codecs
+from .done import Done, facts_of
 
-FILE, CONTAINER, COMPARED = "deliver.json", "clip.uwv", "compare.json"
+FILE, CONTAINER, COMPARED, STREAM = "deliver.json", "clip.uwv", "compare.json", "stream.bin"
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,19 @@ class DeliverJob:
             command: as the user typed it.
         """
         inputs = dict(self.files) or {"frames": _digest(self.clip)}
-        with RunFolder.open(Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command) as run:
+        with RunFolder.open(
+            Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
+        ) as run:
+            with run.stage(
+                "stream", STREAM
+            ) as stage:  # kept, for an encoder need not give the same bits again
+                if stage.todo:
+                    crf, segments = streamed(self.clip, self.method, self.encoding)
+                    parts = {f"stream/{i}": packed(segment) for i, segment in enumerate(segments)}
+                    Container({"crf": crf}, parts).write(stage.paths[0])
             with run.stage("deliver", CONTAINER, FILE) as stage:
                 if stage.todo:
-                    self._deliver(stage)
+                    self._deliver(stage, Container.read(run.path / STREAM))
             if self.compare:
                 with run.stage("compare", COMPARED) as stage:
                     if stage.todo:
@@ -144,9 +154,12 @@ class DeliverJob:
                     write_text(stage.paths[1], text)
         return done
 
-    def _deliver(self, stage: Stage) -> None:
+    def _deliver(self, stage: Stage, small: Container) -> None:
+        stream = (float(small.manifest["crf"]), tuple(map(unpacked, small.parts.values())))
         with resumable(stage.work):
-            made = Delivery.encode(self.clip, self.method, self.encoding, rng=stage.rng, general=self.general)
+            made = Delivery.encode(
+                self.clip, self.method, self.encoding, rng=stage.rng, general=self.general, stream=stream
+            )
         made.save(stage.paths[0])
         report = made.report
         assert report is not None
@@ -166,7 +179,9 @@ class DeliverJob:
             *self.clip.notes,
         ]
         if self.encoding.bits is not None and report.bits > self.encoding.bits:
-            lead.append(f"That is more than the {self.encoding.bits / 1000:.1f} kbit/s asked for: labels took more room.")
+            lead.append(
+                f"That is more than the {self.encoding.bits / 1000:.1f} kbit/s asked for: labels took more room."
+            )
         write_text(stage.paths[1], strict_json({"lead": lead, "sizes": report.sizes, "figures": figures}))
 
 
@@ -179,5 +194,3 @@ def _digest(clip: Clip) -> str:
 
     told = f"{tuple(clip.frames.shape)} {clip.times} {clip.time_base}".encode()
     return hashlib.sha256(told + clip.frames.contiguous().numpy().tobytes()).hexdigest()
-
-

@@ -53,7 +53,11 @@ class Played:
         return self.frames / self.restoring
 
     def __str__(self) -> str:
-        same = "the encoder's own, bit for bit" if self.exact else "not the encoder's bits (another back end or machine)"
+        same = (
+            "the encoder's own, bit for bit"
+            if self.exact
+            else "not the encoder's bits (another back end or machine)"
+        )
         lines = [
             f"{self.frames} frames, {self.speed:.1f} a second ({self.speed / self.rate:.2f} x real time); {same}."
         ]
@@ -135,7 +139,9 @@ class _Video:
         height, width = told["size"]
         even = height % 2 == width % 2 == 0
         exact = self.crf == 0
-        self.track = self.file.add_stream("libx264rgb" if exact else "libx264", options={"crf": str(self.crf), "preset": "fast"})
+        self.track = self.file.add_stream(
+            "libx264rgb" if exact else "libx264", options={"crf": str(self.crf), "preset": "fast"}
+        )
         self.track.height, self.track.width = height, width
         self.track.pix_fmt = "rgb24" if exact else "yuv420p" if even else "yuv444p"
         context = self.track.codec_context

@@ -12,7 +12,11 @@ from .curves import Point, curves
 from .explained import Pages, render_explained
 from .page import Section
 
-_QUALITY = {"psnr y": ("dB", "PSNR in luma"), "psnr rgb": ("dB", "PSNR in RGB"), "ssim y": ("", "SSIM in luma")}
+_QUALITY = {
+    "psnr y": ("dB", "PSNR in luma"),
+    "psnr rgb": ("dB", "PSNR in RGB"),
+    "ssim y": ("", "SSIM in luma"),
+}
 
 
 def pages(
@@ -61,11 +65,11 @@ def _compared(found: Mapping[str, Any]) -> list[Section]:
             arm: [Point(p["kbit/s"], p[quality], (float("nan"), float("nan"))) for p in points]
             for arm, points in found["curves"].items()
         }
-        picture = curves(lines, {}, unit=f"{what}{', ' + unit if unit else ''}", words="kbit/s, everything that is sent")
+        picture = curves(
+            lines, {}, unit=f"{what}{', ' + unit if unit else ''}", words="kbit/s, everything that is sent"
+        )
         parts.append(Section(heading=what, picture=picture))
-    rows = [
-        (arm, *(_percent(found["bd"][arm][q]) for q in _QUALITY)) for arm in found["bd"]
-    ]
+    rows = [(arm, *(_percent(found["bd"][arm][q]) for q in _QUALITY)) for arm in found["bd"]]
     parts.append(
         Section(
             heading=f"Bits at equal quality, beside {found['codec']} at full size",

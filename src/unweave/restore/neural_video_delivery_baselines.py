@@ -77,12 +77,16 @@ def _when(frames: int, n: int) -> Tensor:
     return torch.arange(frames) * n // frames
 
 
-def _whole(source: Source, how: _Common, nets: list[Module], n: int, *, chained: bool, **figures: float) -> Overfitted:
+def _whole(
+    source: Source, how: _Common, nets: list[Module], n: int, *, chained: bool, **figures: float
+) -> Overfitted:
     """Whole frames, each by its stretch's network."""
     labels = (_when(len(source.low), n) if len(nets) > 1 else torch.zeros(len(source.low))).to(torch.uint8)
     h, w = source.low.shape[2:]
     kinds = (how.backbone,) * len(nets)
-    return Overfitted(kinds, tuple(map(folded, nets)), labels.view(-1, 1, 1), (h, w), chained=chained, figures=figures)
+    return Overfitted(
+        kinds, tuple(map(folded, nets)), labels.view(-1, 1, 1), (h, w), chained=chained, figures=figures
+    )
 
 
 @settings
@@ -99,7 +103,10 @@ class AwDNN(_Common):
     """
 
     paper: ClassVar[Paper] = Paper(
-        title="How will Deep Learning Change Internet Video Delivery?", authors="Yeo, Do, Han", venue="HotNets", year=2017
+        title="How will Deep Learning Change Internet Video Delivery?",
+        authors="Yeo, Do, Han",
+        venue="HotNets",
+        year=2017,
     )
 
     def chunks(self, frames: int, rate: float) -> int:
@@ -109,7 +116,14 @@ class AwDNN(_Common):
     def overfit(self, source: Source, *, rng: Generator) -> Overfitted:
         """Train on a clip."""
         net = built(self.backbone, source.scale, rng, source.general)
-        overfit_(net, _of_chunk(source, self, 0, 1), steps=self.steps, lr=self.lr, rng=child(rng), label="one network")
+        overfit_(
+            net,
+            _of_chunk(source, self, 0, 1),
+            steps=self.steps,
+            lr=self.lr,
+            rng=child(rng),
+            label="one network",
+        )
         return _whole(source, self, [net], 1, chained=False)
 
 
@@ -127,7 +141,10 @@ class NAS(_Common):
     """
 
     paper: ClassVar[Paper] = Paper(
-        title="Neural Adaptive Content-aware Internet Video Delivery", authors="Yeo, Jung, Kim, Shin, Han", venue="OSDI", year=2018
+        title="Neural Adaptive Content-aware Internet Video Delivery",
+        authors="Yeo, Jung, Kim, Shin, Han",
+        venue="OSDI",
+        year=2018,
     )
 
     def overfit(self, source: Source, *, rng: Generator) -> Overfitted:
@@ -137,7 +154,14 @@ class NAS(_Common):
         for c in range(n):
             net = built(self.backbone, source.scale, rng, source.general)
             steps = max(1, self.steps // n)
-            overfit_(net, _of_chunk(source, self, c, n), steps=steps, lr=self.lr, rng=child(rng), label=f"stretch {c + 1} of {n}")
+            overfit_(
+                net,
+                _of_chunk(source, self, c, n),
+                steps=steps,
+                lr=self.lr,
+                rng=child(rng),
+                label=f"stretch {c + 1} of {n}",
+            )
             nets.append(net)
         return _whole(source, self, nets, n, chained=False)
 
@@ -176,7 +200,9 @@ class CaFM(_Common):
             return out
 
         patches = _of_chunk(source, self, 0, 1)
-        overfit_(net, patches, steps=self.steps, lr=self.lr, rng=child(rng), label="all stretches", forward=forward)
+        overfit_(
+            net, patches, steps=self.steps, lr=self.lr, rng=child(rng), label="all stretches", forward=forward
+        )
         folded(net)
         nets = []
         for c in range(n):
@@ -192,11 +218,20 @@ def _trial(net: Module, before: dict[str, Tensor], share: float) -> Mask:
     moved = {k: (p.detach() - before[k]).abs() for k, p in net.named_parameters()}
     sizes = torch.cat([m.flatten() for m in moved.values() if m.ndim > 1])
     least = sizes.kthvalue(len(sizes) - max(1, round(share * len(sizes))) + 1).values
-    return Mask({k: m >= least if m.ndim > 1 else torch.ones_like(m, dtype=torch.bool) for k, m in moved.items()})
+    return Mask(
+        {k: m >= least if m.ndim > 1 else torch.ones_like(m, dtype=torch.bool) for k, m in moved.items()}
+    )
 
 
 def _by_updates(
-    source: Source, how: _Common, rng: Generator, *, first: float, later: float, worst: float | None, squared: bool
+    source: Source,
+    how: _Common,
+    rng: Generator,
+    *,
+    first: float,
+    later: float,
+    worst: float | None,
+    squared: bool,
 ) -> Overfitted:
     """Stretch after stretch: train on trial, keep the share that moved most, go back, train those alone."""
     n = how.chunks(len(source.low), source.rate)
@@ -212,7 +247,9 @@ def _by_updates(
         if share < 1:
             before = {k: p.detach().clone() for k, p in net.named_parameters()}
             trial = max(1, each // 4)
-            overfit_(net, patches, steps=trial, lr=how.lr, rng=child(rng), label=f"{label}, on trial", loss=kind)
+            overfit_(
+                net, patches, steps=trial, lr=how.lr, rng=child(rng), label=f"{label}, on trial", loss=kind
+            )
             only, left = _trial(net, before, share), max(1, each - trial)
             net.load_state_dict(before, strict=False)
         overfit_(net, patches, steps=left, lr=how.lr, rng=child(rng), label=label, loss=kind, only=only)
@@ -326,7 +363,14 @@ class LiveNAS(_Common):
             if c + 1 < n:
                 seen = replace(patches, places=torch.cat(places))
                 overfit_(
-                    net, seen, steps=max(1, self.steps // max(1, n - 1)), lr=self.lr, rng=child(rng), label=f"up to stretch {c + 1}"
+                    net,
+                    seen,
+                    steps=max(1, self.steps // max(1, n - 1)),
+                    lr=self.lr,
+                    rng=child(rng),
+                    label=f"up to stretch {c + 1}",
                 )
         sent = 3 * (self.cell * source.scale) ** 2 * sum(map(len, places))
-        return _whole(source, self, nets, n, chained=True, **{"KiB of patches sent up, uncompressed": sent / 1024})
+        return _whole(
+            source, self, nets, n, chained=True, **{"KiB of patches sent up, uncompressed": sent / 1024}
+        )

@@ -207,7 +207,9 @@ class _SRVC(Module):
         super().__init__()
         self.look = Conv2d(3, 8 * width, 3, padding=1)
         self.kernels, self.biases = Conv2d(8 * width, 27 * width, 1), Conv2d(8 * width, width, 1)
-        middle = [layer for _ in range(blocks) for layer in (Conv2d(4 * width, 4 * width, 3, padding=1), ReLU())]
+        middle = [
+            layer for _ in range(blocks) for layer in (Conv2d(4 * width, 4 * width, 3, padding=1), ReLU())
+        ]
         self.body = Sequential(
             ReLU(), Conv2d(width, 4 * width, 5, padding=2), ReLU(), *middle, Conv2d(4 * width, 3 * scale**2, 3, padding=1),
             PixelShuffle(scale),

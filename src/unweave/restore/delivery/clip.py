@@ -228,4 +228,3 @@ def _audio(av: Any, path: Path, end: float | None) -> Audio | None:
                     packet.stream = copy
                     out.mux(packet)
     return Audio(head.getvalue(), tuple(packets), base) if packets else None
-

@@ -160,7 +160,9 @@ class DyDCA:
         if self.threshold is not None:
             return values <= self.threshold
         if len(values) < 2:
-            raise InputError("DyDCA: fewer than two cells are left to choose from. Give smaller cells or fewer levels.")
+            raise InputError(
+                "DyDCA: fewer than two cells are left to choose from. Give smaller cells or fewer levels."
+            )
         chosen = values if not self.random else torch.randperm(len(values), generator=rng).double()
         if not self.random:
             by_quantile(chosen, 2)  # refuses scores that tell nothing apart

@@ -17,7 +17,18 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.nn import Module
 
-_ALIASES = ("view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "alias", "slice", "select", "expand")
+_ALIASES = (
+    "view",
+    "reshape",
+    "permute",
+    "transpose",
+    "unsqueeze",
+    "squeeze",
+    "alias",
+    "slice",
+    "select",
+    "expand",
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,7 @@ def plan_memory(exported: ExportedProgram) -> MemoryPlan:
     placed: dict[str, tuple[int, int, int, int]] = {}
     for node, (size, first, last) in sorted(lives.items(), key=lambda item: (-item[1][0], item[1][1])):
         beside = sorted(
-            (offset, offset + bytes_)
-            for offset, bytes_, a, b in placed.values()
-            if a <= last and first <= b
+            (offset, offset + bytes_) for offset, bytes_, a, b in placed.values() if a <= last and first <= b
         )
         start = 0
         for low, high in beside:
@@ -65,7 +74,11 @@ def plan_memory(exported: ExportedProgram) -> MemoryPlan:
             start = max(start, high)
         placed[node.name] = (start, size, first, last)
     live = max(
-        (sum(size for size, first, last in lives.values() if first <= step <= last) for step in range(len(nodes))), default=0
+        (
+            sum(size for size, first, last in lives.values() if first <= step <= last)
+            for step in range(len(nodes))
+        ),
+        default=0,
     )
     peak = max((offset + size for offset, size, _, _ in placed.values()), default=0)
     return MemoryPlan(sum(size for size, _, _ in lives.values()), live, peak, placed)
