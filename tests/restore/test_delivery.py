@@ -208,7 +208,7 @@ def camera(tmp_path_factory) -> Path:
 
 def test_a_file_is_read_with_its_sound_which_comes_out_untouched(camera, tmp_path) -> None:
     clip = read_clip(camera)
-    assert (len(clip), clip.size, clip.rate) == (10, (48, 64), 25)
+    assert (len(clip), clip.size, round(clip.rate, 6)) == (10, (48, 64), 25)
     made = Delivery.encode(clip, NAS(backbone=TINY, steps=2, cell=12), PLAN, rng=seeded(0))
     made.save(tmp_path / "c.uwv")
     play(tmp_path / "c.uwv", out=tmp_path / "up.mp4")

@@ -173,8 +173,10 @@ class DeliverJob:
         }
         h, w = self.clip.size
         lead = [
-            f"{len(self.clip)} frames of {w} x {h}, {self.clip.rate:.4g} a second: {in_bytes(report.total)} without sound, "
-            f"{report.bits / 1000:.1f} kbit/s; {told['psnr rgb']:.2f} dB over whole frames in RGB, {told['psnr y']:.2f} dB in "
+            f"{len(self.clip)} frames of {w} x {h}, {self.clip.rate:.4g} a second: {in_bytes(report.total)} "
+            f"without sound, "
+            f"{report.bits / 1000:.1f} kbit/s; {told['psnr rgb']:.2f} dB over whole frames in RGB, "
+            f"{told['psnr y']:.2f} dB in "
             f"luma. Playing can begin after {in_bytes(report.startup)}.",
             *self.clip.notes,
         ]

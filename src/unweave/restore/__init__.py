@@ -27,10 +27,10 @@ from .ml_sim import (
     widefield,
     wiener,
 )
+from .neural_video_delivery_baselines import EMT, NAS, SRVC, AwDNN, CaFM, LiveNAS
 from .pcsr import PCSR, PCSRNet, by_clusters, by_knob, knob_for, mixed_loss, refined
 from .quality import psnr, si_sdr, spectral_angle, ssim
 from .sesr import SESR, Factors, SESRNet, collapse, collapse_, expand_, warm_start_
-from .neural_video_delivery_baselines import EMT, NAS, SRVC, AwDNN, CaFM, LiveNAS
 from .stdo import STDO
 from .superinpaint import SuperInpaint, SuperInpaintNet, holes, place_loss
 from .weights import Restorer, load_restorer, save_restorer

@@ -211,8 +211,8 @@ class _SRVC(Module):
             layer for _ in range(blocks) for layer in (Conv2d(4 * width, 4 * width, 3, padding=1), ReLU())
         ]
         self.body = Sequential(
-            ReLU(), Conv2d(width, 4 * width, 5, padding=2), ReLU(), *middle, Conv2d(4 * width, 3 * scale**2, 3, padding=1),
-            PixelShuffle(scale),
+            ReLU(), Conv2d(width, 4 * width, 5, padding=2), ReLU(), *middle,
+            Conv2d(4 * width, 3 * scale**2, 3, padding=1), PixelShuffle(scale),
         )  # fmt: skip
         self.skip = Bicubic(scale)
         init.zeros_(self.body[-2].weight)  # type: ignore[arg-type]
@@ -253,8 +253,8 @@ class Backbone:
         name: of `BACKBONES`.
         blocks: residual blocks, or layers; the published number unless given.
         width: channels; the published number unless given.
-        modulated: stretches of time for which each convolution but the first and last has a gain and an offset a channel
-            (CaFM); 0 for none. What is sent is of one stretch.
+        modulated: stretches of time for which each convolution but the first and last has a gain and an offset a
+            channel (CaFM); 0 for none. What is sent is of one stretch.
         residual: beside bicubic interpolation, with the last layer beginning at zero: short trainings begin where the
             interpolation is. For espcn and edsr; the others have a way past the network already.
     """

@@ -189,7 +189,8 @@ def within(budget: float, codec: CodecName, encoded: Callable[[float], Segments]
     worst = encoded(high * known.step)
     if stream_bytes(worst) > budget:
         raise InputError(
-            f"{budget:,.0f} bytes are left for the stream, and the coarsest {codec} takes {stream_bytes(worst):,}. Give more "
+            f"{budget:,.0f} bytes are left for the stream, and the coarsest {codec} takes "
+            f"{stream_bytes(worst):,}. Give more "
             "bits, a larger scale, or smaller networks."
         )
     best = (high * known.step, worst)

@@ -71,8 +71,8 @@ class Report:
 
     Attributes:
         sizes: bytes of each kind of part.
-        startup: bytes before the first frame can be shown: manifest, the networks and labels that the first segment needs, and
-            that segment.
+        startup: bytes before the first frame can be shown: manifest, the networks and labels that the first segment
+            needs, and that segment.
         seconds: of the clip.
         figures: name -> figure, by `Meter` and the method.
         crf: of the stream.
@@ -164,10 +164,10 @@ class Delivery:
                 meter.add(restored, frame)
                 bar.advance()
         manifest = {
-            "version": VERSION, "size": [h, w], "low": list(source.low.shape[2:]), "scale": plan.scale, "codec": plan.codec,
-            "frames": len(clip), "gop": plan.gop(clip.rate), "base": _ratio(clip.time_base), "aspect": _ratio(clip.aspect),
-            "cell": list(made.cell), "spans": list(spans), "halo": made.halo, "precision": plan.precision,
-            "nets": [b.plain() for b in made.backbones], "chained": made.chained,
+            "version": VERSION, "size": [h, w], "low": list(source.low.shape[2:]), "scale": plan.scale,
+            "codec": plan.codec, "frames": len(clip), "gop": plan.gop(clip.rate), "base": _ratio(clip.time_base),
+            "aspect": _ratio(clip.aspect), "cell": list(made.cell), "spans": list(spans), "halo": made.halo,
+            "precision": plan.precision, "nets": [b.plain() for b in made.backbones], "chained": made.chained,
             "general": None if source.general is None else state_digest(source.general),
             "digest": digest.hexdigest(), "audio": None if clip.audio is None else _ratio(clip.audio.time_base),
         }  # fmt: skip
@@ -258,8 +258,10 @@ def streamed(clip: Clip, method: Overfits, plan: Encoding) -> tuple[float, Segme
     )  # at most a few bytes a frame for labels, times and tables
     if left <= 0:
         raise InputError(
-            f"networks of {nets:,.0f} bytes leave nothing for the stream: {plan.bits:,.0f} bits a second over {clip.seconds:.3g} s "
-            f"are {total:,.0f} bytes. Give more bits, int8, fewer or smaller networks, or a longer clip, over which they "
+            f"networks of {nets:,.0f} bytes leave nothing for the stream: {plan.bits:,.0f} bits a second over "
+            f"{clip.seconds:.3g} s "
+            f"are {total:,.0f} bytes. Give more bits, int8, fewer or smaller networks, or a longer clip, over "
+            f"which they "
             "cost less a second."
         )
     return within(left, plan.codec, encoded)

@@ -1,4 +1,4 @@
-"""What every method of delivery is given and gives: a clip as its reader will have it, and networks overfitted to it."""
+"""What every method of delivery is given and gives: a clip as its reader has it, and networks overfitted to it."""
 
 from __future__ import annotations
 
