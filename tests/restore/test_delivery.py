@@ -37,7 +37,7 @@ from unweave.restore.delivery.patches import Grid, by_quantile, padded_to, small
 
 TINY = Backbone(name="espcn", blocks=1, width=4, residual=True)
 METHOD = STDO(k=2, cell=10, steps=6, lr=1e-3, backbone=TINY, halo=1)
-PLAN = Encoding(crf=30, gop_seconds=0.2, precision="int8")
+PLAN = Encoding(crf=30, gop_seconds=0.2, precision="int8", preset="ultrafast")
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,14 @@ def test_the_bicubic_convolution_is_interpolation(scale) -> None:
 
 @pytest.mark.parametrize(
     ("name", "numbers"),
-    [("wdsr", 1_187_484), ("espcn", 60_652), ("srcnn", 69_251), ("vdsr", 10_955), ("edsr", 1_369_859)],
+    [
+        ("wdsr", 1_187_484),
+        ("espcn", 60_652),
+        ("srcnn", 69_251),
+        ("vdsr", 10_955),
+        ("edsr", 1_369_859),
+        ("sesr", 18_140),
+    ],
 )
 def test_backbones_have_the_published_number_of_weights(name, numbers) -> None:
     assert sum(p.numel() for p in folded(Backbone(name=name).build(2)).parameters()) == numbers
@@ -350,6 +357,7 @@ def test_folding_keeps_answers_and_unknown_backbones_are_refused() -> None:
         (lambda: Backbone(name="vdsr", residual=True), "would do nothing"),
         (lambda: Backbone(name="vdsr", blocks=1), "at least 2"),
         (lambda: Backbone().build(5), "scale must be 2, 3 or 4"),
+        (lambda: Backbone(name="sesr").build(3), "by 2 or 4"),
     ):
         with pytest.raises(InputError, match=says):
             bad()

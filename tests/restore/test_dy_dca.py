@@ -66,6 +66,14 @@ def test_each_path_is_trained_on_its_own_size_and_steps_follow_its_share(source,
         assert (out[:, i * 24 : i * 24 + 24, j * 24 : j * 24 + 24].int() - wanted.int()).abs().max() <= 1
 
 
+def test_blocks_that_reach_past_the_frame_are_whole(source) -> None:
+    """Cells of 8 pixels: three rows of them, so that the lower blocks have one row of their own."""
+    made = replace(HOW, cell=8, halo=1).overfit(source, rng=seeded(0))
+    assert made.labels.shape == (6, 3, 4)
+    run = [on_torch(net) for net in made.nets]
+    assert Upscaler(source.grid(8), 2, run, made.spans, 1)(source.low[0], made.labels[0]).shape == (3, 48, 64)
+
+
 @pytest.mark.slow  # torch.export
 def test_memory_is_planned_without_overlap_and_the_program_answers_as_the_path() -> None:
     net, x = HEAVY.build(2).eval(), torch.rand(3, 3, 8, 8, generator=seeded(0))
