@@ -191,10 +191,10 @@ def _scales(tensor: Tensor) -> Tensor:
     return tensor.abs().amax(dim=tuple(range(1, tensor.ndim)), keepdim=True) / 127
 
 
-def _planes(values: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _planes(values: np.ndarray) -> bytes:
     return values.reshape(-1, 1).view(np.uint8).T[::-1].tobytes()
 
 
-def _unplaned(raw: bytes, at: int, count: int, width: int) -> np.ndarray:  # type: ignore[type-arg]
+def _unplaned(raw: bytes, at: int, count: int, width: int) -> np.ndarray:
     planes = np.frombuffer(raw, np.uint8, count * width, at).reshape(width, count)[::-1]
     return np.ascontiguousarray(planes.T).view("<f4" if width == 4 else "<f2").reshape(-1).astype(np.float32)
