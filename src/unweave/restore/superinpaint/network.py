@@ -219,5 +219,6 @@ def require_mask(mask: Tensor, x: Tensor) -> None:
         raise InputError("SuperInpaint: a picture is masked as a whole; nothing of it is known.")
     if float(whole.mean()) > 0.9:
         raise InputError(
-            f"SuperInpaint: the mask covers {100 * float(whole.mean()):.0f} % of the pictures. Is it inverted? A hole is 1."
+            f"SuperInpaint: the mask covers {100 * float(whole.mean()):.0f} % of the pictures. Is it inverted? A hole "
+            "is 1."
         )
