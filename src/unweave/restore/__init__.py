@@ -39,6 +39,7 @@ from .ml_sim import (
 from .pcsr import PCSR, PCSRNet, by_clusters, by_knob, knob_for, mixed_loss, refined
 from .quality import psnr, si_sdr, spectral_angle, ssim
 from .sesr import SESR, Factors, SESRNet, collapse, collapse_, expand_, warm_start_
+from .stdo import STDO
 from .superinpaint import SuperInpaint, SuperInpaintNet, holes, place_loss
 from .weights import Restorer, load_restorer, save_restorer
 
@@ -64,6 +65,7 @@ __all__ = [
     "Restorer",
     "SESR",
     "SESRNet",
+    "STDO",
     "Sampler",
     "Simulator",
     "Stepped",
