@@ -149,13 +149,13 @@ def test_priors_learn_what_is_hidden() -> None:
     ):
         with global_seed(0):
             adam, losses = torch.optim.Adam(prior.parameters(), 1e-2), []
-            for _ in range(40):
+            for _ in range(20):
                 adam.zero_grad()
                 loss = read(prior)
                 loss.backward()
                 adam.step()
                 losses.append(float(loss.detach()))
-        assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+        assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     with pytest.raises(InputError, match="multiples of 8"):
         prior.tokens(torch.rand(1, 3, 12, 16))
 
@@ -169,7 +169,7 @@ def pairs() -> Data[Restore]:
 
 
 def test_training_brightens(pairs) -> None:
-    method = CUE(**SMALL, stages=2, lr=5e-3, prior_epochs=2, epochs=15)
+    method = CUE(**SMALL, stages=2, lr=5e-3, prior_epochs=1, epochs=10)
     net = method.build(pairs, rng=seeded(0))
     dark, bright = pairs.examples.tensors
     apart = (net.restore(dark) - bright).square().mean()

@@ -156,7 +156,7 @@ def retinex_loss(
     low: Parts = net.parts(dark)  # type: ignore[operator]
     high: Parts = net.parts(bright)  # type: ignore[operator]
     made = low.picture
-    total = (
+    total: Tensor = (
         _l1(low.light * low.reflectance + low.noise, dark)
         + _l1(high.light * high.reflectance, bright)
         + 0.009 * _l1(low.reflectance, high.reflectance)

@@ -58,6 +58,7 @@ class CUENet(Module):
     """
 
     method: ClassVar[str] = "cue"
+    reads: ClassVar[str] = "picture"
 
     @checked
     def __init__(
@@ -76,7 +77,7 @@ class CUENet(Module):
             "stages": stages, "width": width, "hidden": hidden, "prior": prior, "illumination": illumination,
             "step": step, "ratio": ratio,
         }  # fmt: skip
-        self.stages, self.step, self.ratio = stages, step, ratio
+        self.stages, self.step, self.ratio, self.channels = stages, step, ratio, 3
         self.prior = IlluminationPrior(prior) if illumination else None
         self.move_light = _lift(4 * prior, hidden) if illumination else _nearby(1, hidden)
         self.move_reflectance, self.move_noise = _nearby(3, hidden), _nearby(3, hidden)
@@ -100,9 +101,8 @@ class CUENet(Module):
             bare = shrunk(x - reflectance * light, 1 / self.threshold.clamp_min(1e-3))
             noise = bare + self.move_noise(bare)
         asked = torch.full_like(light, self.ratio if ratio is None else ratio)
-        return Parts(
-            light, reflectance, noise, self.raise_light(torch.cat([light, asked], 1)), self.raise_reflectance(reflectance)
-        )  # fmt: skip
+        raised = self.raise_light(torch.cat([light, asked], 1))
+        return Parts(light, reflectance, noise, raised, self.raise_reflectance(reflectance))
 
     def restore(self, x: Tensor, *, ratio: float | None = None) -> Tensor:
         """The bright pictures in [0, 1], in eval mode and without gradients.
@@ -181,10 +181,10 @@ class _Both(Module):
         self.waves = nn.Sequential(
             nn.Conv2d(2 * channels, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, 2 * channels, 1)
         )
-        self.mix, self.half = nn.Conv2d(2 * channels, channels, 1), half
+        self.mix, self.cut = nn.Conv2d(2 * channels, channels, 1), half
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = x[:, : self.half], x[:, self.half :]
+        a, b = x[:, : self.cut], x[:, self.cut :]
         b = b + self.near(a)
         a = a + self.across(b)
         spectrum = torch.fft.rfft2(x, norm="ortho")

@@ -107,7 +107,7 @@ class GradientPrior(Module):
         target = F.unfold(drawn_gradients(pictures, self.patch), self.patch, stride=self.patch).transpose(
             1, 2
         )
-        apart = (self.draw(whole) - target).square().mean(2)
+        apart: Tensor = (self.draw(whole) - target).square().mean(2)
         return apart.gather(1, hidden).mean()
 
 

@@ -35,6 +35,7 @@ class SuperInpaintNet(Module):
     """
 
     method: ClassVar[str] = "superinpaint"
+    reads: ClassVar[str] = "picture"
 
     @checked
     def __init__(
