@@ -11,6 +11,7 @@ COMMANDS = {
     "condense": "make a mixture of experts smaller: condense, prune or merge its experts",
     "train": "train a model with another optimiser, sparse from the start, or so that it can forget exactly",
     "compare": "several methods over several seeds: means, spreads, paired differences",
+    "restore": "enlarge, complete, brighten or denoise a picture, a cube, a stack or a sound with a trained network",
     "audit": "judge a model that was edited elsewhere",
     "explain": "look inside: what a layer's latents speak of, which regions an answer rests on",
     "list": "every method: what it does, what it needs, whether its claim holds",

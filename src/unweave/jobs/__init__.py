@@ -23,6 +23,8 @@ from .language import Texts, language_subject
 from .opened import Folder, embedded, open_subject
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
+from .restore import Restored, RestoreJob
+from .restore_training import RestorerTraining
 from .shrink_pipeline import ShrinkPipelineJob, Shrunk
 from .subject import Subject
 from .train import Trained, TrainJob
@@ -30,7 +32,7 @@ from .train import Trained, TrainJob
 __all__ = [
     "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "CondenseJob", "CondensedRun", "Done", "EraseJob",
     "Erased", "ExactJob", "ExactlyTrained", "Explained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly",
-    "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob",
+    "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob", "RestoreJob", "Restored", "RestorerTraining",
     "GenerateJob", "Generated", "ShrinkPipelineJob", "Shrunk", "Subject", "Texts", "TrainJob", "Trained",
     "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject", "open_latents",
     "open_pipeline", "open_regions", "open_subject",

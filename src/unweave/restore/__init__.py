@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from .cue import (
+    CUE,
+    CUENet,
+    GradientPrior,
+    IlluminationPrior,
+    Parts,
+    bilateral,
+    drawn_gradients,
+    retinex_loss,
+)
 from .ediffsr import EDiffSR, EDiffSRNet, MeanReverting, Sampler, Stepped, step_loss
 from .essaformer import ESSAformer, ESSAformerNet, attention
 from .fast_fullsubnet import (
@@ -34,6 +44,8 @@ from .superinpaint import SuperInpaint, SuperInpaintNet, holes, place_loss
 from .weights import Restorer, load_restorer, save_restorer
 
 __all__ = [
+    "CUE",
+    "CUENet",
     "EDiffSR",
     "EDiffSRNet",
     "ESSAformer",
@@ -41,12 +53,15 @@ __all__ = [
     "Factors",
     "FastFullSubNet",
     "FastFullSubNetNet",
+    "GradientPrior",
+    "IlluminationPrior",
     "MLSIM",
     "MLSIMNet",
     "MeanReverting",
     "Microscope",
     "PCSR",
     "PCSRNet",
+    "Parts",
     "Restorer",
     "SESR",
     "SESRNet",
@@ -58,12 +73,14 @@ __all__ = [
     "SuperInpaint",
     "SuperInpaintNet",
     "attention",
+    "bilateral",
     "by_clusters",
     "by_knob",
     "classical",
     "collapse",
     "collapse_",
     "compressed",
+    "drawn_gradients",
     "expand_",
     "expanded",
     "fringes",
@@ -77,6 +94,7 @@ __all__ = [
     "psnr",
     "ratio_mask",
     "refined",
+    "retinex_loss",
     "ring_correlation",
     "save_restorer",
     "si_sdr",
