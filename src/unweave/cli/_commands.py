@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "several methods over several seeds: means, spreads, paired differences",
     "audit": "judge a model that was edited elsewhere",
     "explain": "look inside: what a layer's latents speak of, which regions an answer rests on",
+    "uncertainty": "what a language model that learns from its prompt is unsure of: its own doubt, or the examples",
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",
     "cite": "the papers behind a run or a method, as BibTeX",
