@@ -94,6 +94,19 @@ def _asked(rng: Generator, **settings: Any) -> dict[str, Tensor]:
     return {"total": told.total, "between": told.between_demo, "probabilities": told.probabilities}
 
 
+def _classified(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    """Probabilities that a classifier gives to comments that it was trained on."""
+    import torch
+
+    from tests.language.test_problem_statements import comments
+    from unweave.language import ReviewClassifier
+    from unweave.random import draw_seed
+
+    texts, y, reviewers = comments(60)
+    made = ReviewClassifier("svm", seed=draw_seed(rng) % 1000, **settings).fit(texts, y, reviewers)
+    return {"p": torch.from_numpy(made.predict_proba(texts))}
+
+
 def _rows() -> list[PlainRow]:
     from unweave import language
 
@@ -113,6 +126,11 @@ def _rows() -> list[PlainRow]:
         row("NPO", language.NPO(**few), "beta", "beta must be above 0"),
         row("PDU", language.PDU(**few), "flatten", "flatten must be", "all"),
         row("RMU", language.RMU(**few, layer=1), "coefficient", "coefficient must be above 0"),
+        PlainRow(
+            name="ReviewClassifier",
+            run=_classified,
+            bad=((lambda: language.ReviewClassifier("svm", lr=0.1), "lr=0.1 would do nothing"),),
+        ),
         PlainRow(
             name="S4D",
             run=_read,
