@@ -230,7 +230,8 @@ class ReviewClassifier:
 
     def predict(self, X: Sequence[str]) -> Any:
         """Labels, [n]."""
-        return self.classes_[(self.predict_proba(X)[:, 1] >= self.threshold_).astype(int)]
+        found = self.predict_proba(X)[:, 1]
+        return self.classes_[(found >= self.threshold_).astype(int)]
 
     def score(
         self, X: Sequence[str], y: Sequence[Any], sample_weight: Sequence[float] | None = None
