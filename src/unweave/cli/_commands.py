@@ -14,6 +14,7 @@ COMMANDS = {
     "restore": "enlarge, complete, brighten or denoise a picture, a cube, a stack or a sound with a trained network",
     "audit": "judge a model that was edited elsewhere",
     "explain": "look inside: what a layer's latents speak of, which regions an answer rests on",
+    "uncertainty": "what a language model that learns from its prompt is unsure of: its own doubt, or the examples",
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",
     "cite": "the papers behind a run or a method, as BibTeX",

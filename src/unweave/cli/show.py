@@ -26,6 +26,7 @@ from ..jobs.forget_exact import ForgottenExactly
 from ..jobs.judging import Audited
 from ..jobs.prune import Pruned
 from ..jobs.train import Trained
+from ..jobs.uncertainty import Unsure
 from ..report.audits import from_json
 from ._parse import parse
 from ._plain import write_json
@@ -38,6 +39,7 @@ WRITTEN: dict[str, type[Done]] = {
     "exact-train.json": ExactlyTrained,
     "forget.json": ForgottenExactly,
     "explain.json": Explained,
+    "uncertainty.json": Unsure,
 }
 """What a finished run leaves -> what reads and prints it."""
 

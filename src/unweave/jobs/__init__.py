@@ -28,12 +28,14 @@ from .restore_training import RestorerTraining
 from .shrink_pipeline import ShrinkPipelineJob, Shrunk
 from .subject import Subject
 from .train import Trained, TrainJob
+from .uncertainty import UncertaintyJob, Unsure, open_uncertainty
 
 __all__ = [
     "AuditJob", "Audited", "Choice", "CompareJob", "Compared", "CondenseJob", "CondensedRun", "Done", "EraseJob",
     "Erased", "ExactJob", "ExactlyTrained", "Explained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly",
     "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob", "RestoreJob", "Restored", "RestorerTraining",
     "GenerateJob", "Generated", "ShrinkPipelineJob", "Shrunk", "Subject", "Texts", "TrainJob", "Trained",
+    "UncertaintyJob", "Unsure", "open_uncertainty",
     "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject", "open_latents",
     "open_pipeline", "open_regions", "open_subject",
 ]  # fmt: skip
