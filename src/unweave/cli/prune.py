@@ -13,6 +13,7 @@ from ..catalogue import find
 from ..jobs.language import Texts
 from ..jobs.opened import Folder
 from ..jobs.prune import PruneJob
+from ..jobs.target import Target
 from ..jobs.tracking import Tracker
 from ..masks.scope import Scope
 from . import _prune_pipeline
@@ -20,6 +21,7 @@ from ._flags import with_methods
 from ._parse import carried_out, named_methods, parse
 from ._pruned import pruned_subject, recovery
 from ._pruners import PRUNING, pruner
+from ._scanning import Scanning, as_targeted, scan_job
 
 EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --model model.safetensors --sparsity 0.95 --recover-epochs 5 --out runs/small
@@ -28,6 +30,8 @@ EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --method gmp --gmp.epochs 30 --sparsity 0.95
   unweave prune ./pipeline --method laptop-diff --keep 0.5 --prompts prompts.txt   # whole layers
   unweave prune ./llama --calibration wikitext.txt --method sparse-gpt --sparsity 0.5 --recover lora --out runs/llama-50
+  unweave prune project.py --model model.safetensors --scan                 # which layers are sensitive; prunes nothing
+  unweave prune project.py --model model.safetensors --target latency=0.6   # or macs=, bytes=, parameters=
 
 A method adds its flags: add --help. Those that train sparsely from the start: unweave train --help."""
 
@@ -57,6 +61,11 @@ class Prune:
         recover: recover in a way of its own, for one pass unless --recover-epochs says more: "full" trains all weights
             that are left, "lora" low-rank adapters, merged under the mask (needs peft), "distil" all on the unpruned
             model's answers.
+        target: what the pruned model may cost at most, as a share of the dense one: macs=0.5, latency=0.6 (measured
+            on this machine), bytes=0.3 or parameters=0.5; the sparsity is searched for. Channels are removed for the
+            first two, weights packed for bytes, unless another pattern is named.
+        scanning: what is measured instead.
+        packed: write of sparse weights those alone that live, and a bit a position: few bytes, read by unweave alone.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
         recalibrate: measure batch normalisation again on the training data after a pruning at once.
         shrink: remove dead channels, heads and units for real, so that the model is smaller (pattern "channel").
@@ -83,6 +92,9 @@ class Prune:
     recover_lr: float | None = None
     recover: Literal["full", "lora", "distil"] | None = None
     recalibrate: bool = True
+    target: str | None = None
+    scanning: Annotated[Scanning, tyro.conf.arg(name="")] = Scanning()
+    packed: bool = False
     shrink: bool = False
     width: bool = True
     onnx: bool = False
@@ -100,10 +112,16 @@ def run(argv: Sequence[str]) -> int:
         return _prune_pipeline.run(argv)
     options = with_methods(Prune, named, also=chooser, skip=PRUNING)
     asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
-    edit = pruner(asked)
-    job = PruneJob(
-        subject=pruned_subject(asked), method=edit, **recovery(asked), shrink=asked.shrink, onnx=asked.onnx,
-        recalibrate=None if asked.recalibrate else False, width=asked.width, seed=asked.seed,
-    )  # fmt: skip
+    job: Any
+    if asked.scanning.scan:
+        job = scan_job(asked)
+    else:
+        asked = as_targeted(asked)
+        edit = pruner(asked)
+        job = PruneJob(
+            subject=pruned_subject(asked), method=edit, **recovery(asked), shrink=asked.shrink, onnx=asked.onnx,
+            recalibrate=None if asked.recalibrate else False, width=asked.width, seed=asked.seed, packed=asked.packed,
+            target=None if asked.target is None else Target.read(asked.target),
+        )  # fmt: skip
     carried_out(job, asked, "prune", argv, asked.project, job.subject.model, asked.seed)
     return 0
