@@ -1,4 +1,4 @@
-"""What `unweave prune --scan` and `--target` stand for."""
+"""The job that the flags of `unweave prune` name: a pruning, towards a target or not, or a scan."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from ..jobs.prune import PruneJob
 from ..jobs.scan import ScanJob
 from ..jobs.target import Target
 from ._opened import tell
-from ._pruned import pruned_subject
+from ._pruned import pruned_subject, recovery
 from ._pruners import pruner
 
 
@@ -54,6 +55,18 @@ def scan_job(asked: Any) -> ScanJob:
     return ScanJob(
         subject=pruned_subject(asked), method=pruner(asked), sparsities=how.scan_at, examples=how.scan_examples,
         seed=asked.seed,
+    )  # fmt: skip
+
+
+def prune_job(asked: Any) -> PruneJob:
+    """The pruning that the flags name."""
+    edit = pruner(asked)
+    if asked.budget is None and asked.pattern == "channel":
+        tell(("every layer loses the same share of its channels (--budget global ranks them all together).",))
+    return PruneJob(
+        subject=pruned_subject(asked), method=edit, **recovery(asked), shrink=asked.shrink, onnx=asked.onnx,
+        recalibrate=None if asked.recalibrate else False, width=asked.width, seed=asked.seed, packed=asked.packed,
+        target=None if asked.target is None else Target.read(asked.target),
     )  # fmt: skip
 
 

@@ -12,16 +12,13 @@ import tyro
 from ..catalogue import find
 from ..jobs.language import Texts
 from ..jobs.opened import Folder
-from ..jobs.prune import PruneJob
-from ..jobs.target import Target
 from ..jobs.tracking import Tracker
 from ..masks.scope import Scope
 from . import _prune_pipeline
 from ._flags import with_methods
 from ._parse import carried_out, named_methods, parse
-from ._pruned import pruned_subject, recovery
-from ._pruners import PRUNING, pruner
-from ._scanning import Scanning, as_targeted, scan_job
+from ._pruners import PRUNING
+from ._scanning import Scanning, as_targeted, prune_job, scan_job
 
 EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --model model.safetensors --sparsity 0.95 --recover-epochs 5 --out runs/small
@@ -51,7 +48,8 @@ class Prune:
         sparsity: share of the weights to remove, in [0, 1); 0.9 unless given, 0.5 of a language model. N:M patterns
             fix it themselves.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4" (where M divides the inputs).
-        budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
+        budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers; "uniform" of
+            channels unless given, or else "global".
         only: names of layers or weights, or patterns such as "encoder.*": just these are pruned. All, unless given.
         skip: the same; these stay dense.
         least: share of the matrix weights, apart from those named, that must be looked at; or nothing is pruned.
@@ -84,7 +82,7 @@ class Prune:
     method: str = "magnitude"
     sparsity: float | None = None
     pattern: str = "unstructured"
-    budget: Literal["global", "uniform", "erk"] = "global"
+    budget: Literal["global", "uniform", "erk"] | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     least: float = Scope().least
@@ -112,16 +110,6 @@ def run(argv: Sequence[str]) -> int:
         return _prune_pipeline.run(argv)
     options = with_methods(Prune, named, also=chooser, skip=PRUNING)
     asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
-    job: Any
-    if asked.scanning.scan:
-        job = scan_job(asked)
-    else:
-        asked = as_targeted(asked)
-        edit = pruner(asked)
-        job = PruneJob(
-            subject=pruned_subject(asked), method=edit, **recovery(asked), shrink=asked.shrink, onnx=asked.onnx,
-            recalibrate=None if asked.recalibrate else False, width=asked.width, seed=asked.seed, packed=asked.packed,
-            target=None if asked.target is None else Target.read(asked.target),
-        )  # fmt: skip
+    job = scan_job(asked) if asked.scanning.scan else prune_job(as_targeted(asked))
     carried_out(job, asked, "prune", argv, asked.project, job.subject.model, asked.seed)
     return 0

@@ -50,16 +50,17 @@ class Target:
         Raises:
             InputError: if it names no cost, or no share of it.
         """
-        of, _, share = text.partition("=")
+        of, _, said = text.partition("=")
         try:
-            if of not in WORDS:
-                raise ValueError
-            return cls(of=of, share=float(share))  # type: ignore[arg-type]
-        except ValueError as error:
+            share = float(said)
+        except ValueError:
+            share = None
+        if of not in WORDS or share is None:
             raise InputError(
                 f"a target is one of {', '.join(WORDS)} with a share of the dense model's, such as macs=0.5; got "
                 f"{text!r}."
-            ) from error
+            )
+        return cls(of=of, share=share)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
