@@ -106,8 +106,8 @@ def save_causal_lm(
     whole, beside_weights = _whole(Path(source)), files_beside(Path(source))
     shard = _largest_shard(whole)
     if structure is not None or packed:
-        given: Any = getattr(model, "config", None)
-        own = structure is not None or given is None or not _same_config(given, config_of(whole))
+        config = getattr(model, "config", None)
+        own = structure is not None or config is None or not _same_config(config, config_of(whole))
         names = [name for name in beside_weights if not (own and name == _CONFIG)]
         save_model_folder(
             model,

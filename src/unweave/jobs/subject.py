@@ -36,6 +36,7 @@ from ..random import seeded
 from ..settings import settings
 from ..tasks import read_labels, require_readable
 from ..types import Data, Recipe
+from .kinds import Kind, OfExamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ class Subject:
         kept_out: how many examples of the data were left out of `train` because they had been deleted before.
         key: file of the key under which deletions are recorded; UNWEAVE_KEY or the user's own unless given.
         notes: what is to be told of it, in sentences: how the data were read, what is lost.
+        kind: of model: which methods serve its requests, and what judges them.
     """
 
     train: Data[Any]
@@ -104,6 +106,7 @@ class Subject:
     kept_out: int = 0
     key: Path | None = None
     notes: tuple[str, ...] = ()
+    kind: Kind = field(default_factory=OfExamples)
 
     def __post_init__(self) -> None:
         given = self.ids is not None and (callable(self.ids) or len(self.ids))
