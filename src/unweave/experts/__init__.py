@@ -8,6 +8,7 @@ from .mc_smoe import MCSMoE
 from .momentum_smoe import Momentum, MomentumSMoE
 from .naee import NAEE
 from .scmoe import SCMoE
+from .se_moe import SEMoE
 from .uncurl import UNCURL, Merging
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "Momentum",
     "MomentumSMoE",
     "SCMoE",
+    "SEMoE",
 ]
