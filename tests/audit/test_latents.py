@@ -13,7 +13,14 @@ from tests.audit.test_erasure import ASKED, drawn
 from tests.erase.pipelines import pipeline
 from unweave import Data, seeded
 from unweave.audit.drawing.run import audit_erasure
-from unweave.audit.latents import NAME, Speaking, codes_of, still_active, still_active_drawn, still_active_read
+from unweave.audit.latents import (
+    NAME,
+    Speaking,
+    codes_of,
+    still_active,
+    still_active_drawn,
+    still_active_read,
+)
 from unweave.errors import InputError
 from unweave.interpret import Dictionary, SparseAutoencoder, drawn_activations, vectors
 

@@ -197,7 +197,9 @@ def still_active_drawn(
 
     def codes(model: TextToImage) -> tuple[Tensor, Tensor]:
         first, second = (
-            sae.encode(drawn_activations(model, prompts, layer, noise=noise, steps=steps, stop=stop).to(sae.W_dec))
+            sae.encode(
+                drawn_activations(model, prompts, layer, noise=noise, steps=steps, stop=stop).to(sae.W_dec)
+            )
             for prompts in (forget, others)
         )
         return first.double().mean(1), second.double().mean(1)

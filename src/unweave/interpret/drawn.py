@@ -55,7 +55,9 @@ def drawn_activations(
 
         with through(model.denoiser, layer, see) as calls:
             part = slice(low, low + batch_size)
-            model.sample(text[part], steps=steps, guidance=1, noise=starts[part], stop=stop, batch_size=batch_size)
+            model.sample(
+                text[part], steps=steps, guidance=1, noise=starts[part], stop=stop, batch_size=batch_size
+            )
         once(calls[::stop], layer)  # a call for each step
         found.append(torch.cat(held, 1))
     return torch.cat(found)

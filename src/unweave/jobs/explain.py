@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from markupsafe import Markup
 from rich.console import Console
 from torch import Tensor
 from torch.nn import Module
@@ -96,6 +97,8 @@ class LatentsJob:
         latents: how many to show, the most active ones.
         top: examples of each.
         show: (example, place) -> the place in its surroundings, as text; positions unless given.
+        picture: (example, place) -> a picture [c, h, w] from 0 to 1 with the place in it, for the report.
+        ids: names of the examples, in their order; their positions unless given.
         heldout: one in this many examples is held out, at the end.
         name: of the model, in a few words.
         files: name -> what was read, to be hashed; the weights at hand unless given.
@@ -110,6 +113,8 @@ class LatentsJob:
     latents: Count = 20
     top: Count = 5
     show: Callable[[Any, int], str] | None = None
+    picture: Callable[[Any, int], Tensor] | None = None
+    ids: Sequence[str] = ()
     heldout: Count = 10
     name: str = "a model at hand"
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -197,7 +202,17 @@ class LatentsJob:
         return {"lead": lead, "figures": figures, "found": {"latents": shown, "densities": densities}}
 
     def _shown(self, at: int, place: int) -> str:
-        return self.show(self.data.examples[at], place) if self.show else f"example {at}, place {place}"
+        said = self.show(self.data.examples[at], place) if self.show else f"place {place}"
+        if self.ids:
+            return f"{self.ids[at]}, {said}"
+        return said if self.show else f"example {at}, {said}"
+
+    def _seen(self, examples: Sequence[Sequence[Any]]) -> Markup | None:
+        if self.picture is None or not examples:
+            return None
+        return framed(
+            {text: self.picture(self.data.examples[at], place) for _, at, place, text in examples}, 112
+        )
 
     def _report(self, found: Explained, facts: Mapping[str, Any], stage: Stage) -> None:
         parts = [
@@ -206,6 +221,7 @@ class LatentsJob:
                 caption=f"Active on {100 * one['density']:.2g} % of vectors.",
                 columns=("code", "example", "where it is strongest"),
                 rows=[(f"{v:.3g}", str(at), text) for v, at, _, text in one["examples"]],
+                picture=self._seen(one["examples"]),
             )
             for one in found.found["latents"]
         ]

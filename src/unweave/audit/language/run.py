@@ -112,7 +112,12 @@ class Auditor:
             sae, layer = self.dictionary
             figures.append(
                 still_active_read(
-                    sae, layer, r.request.forget, r.request.heldout, edited=edited, original=r.holders[0],
+                    sae,
+                    layer,
+                    r.request.forget,
+                    r.request.heldout,
+                    edited=edited,
+                    original=r.holders[0],
                     oracles=r.oracles,
                 )  # fmt: skip
             )
