@@ -14,14 +14,15 @@ from torch.optim import SGD, AdamW
 
 from unweave import Supervised
 from unweave.audit.result import Audit, Verdict
-from unweave.cli import COMMANDS, doctor, main
+from unweave.cli import COMMANDS, _packages, main
 from unweave.cli._fields import field_prose
+from unweave.cli._judged import carry_out
 from unweave.cli._named import unlearner
 from unweave.cli._optimizers import optimizer
 from unweave.cli._parse import named_methods, named_run
 from unweave.cli._pruners import pruner
 from unweave.cli._recipes import trained_with
-from unweave.cli._selection import carry_out, selected
+from unweave.cli._selection import selected
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.jobs import Audited, Texts, embedded
@@ -214,8 +215,9 @@ def test_what_is_broken_or_needed_shows_in_the_exit_code(
     state: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = {"name": "x", "state": "ok", "detail": ""}
-    monkeypatch.setattr(doctor, "_package", lambda name, extra: {**check, "name": name})
-    monkeypatch.setattr(doctor, "_torchvision", lambda: {**check, "state": state})
+    monkeypatch.setattr(_packages, "_import_together", lambda names: set())
+    monkeypatch.setattr(_packages, "_package", lambda name, *_: {**check, "name": name})
+    monkeypatch.setattr(_packages, "_torchvision", lambda *_: {**check, "state": state})
     assert main(("doctor", "--json")) == code
     assert json.loads(capsys.readouterr().out)["healthy"] is (code == 0)
     assert main(("doctor",)) == code

@@ -1,20 +1,27 @@
 """Mixtures of experts: condense, prune, merge, route, contrast."""
 
 from .cd_moe import CDMoE, Choice
+from .dasg_moe import DASGMoE, DualScaleExperts, GroupedAttention
 from .expert_pruning import ExpertPruning
 from .hc_smoe import HCSMoE
 from .mc_smoe import MCSMoE
 from .momentum_smoe import Momentum, MomentumSMoE
 from .naee import NAEE
 from .scmoe import SCMoE
+from .uncurl import UNCURL, Merging
 
 __all__ = [
     "NAEE",
+    "UNCURL",
     "CDMoE",
     "Choice",
+    "DASGMoE",
+    "DualScaleExperts",
     "ExpertPruning",
+    "GroupedAttention",
     "HCSMoE",
     "MCSMoE",
+    "Merging",
     "Momentum",
     "MomentumSMoE",
     "SCMoE",
