@@ -19,14 +19,15 @@ from ._parse import carried_out, named_methods, parse
 
 EXAMPLE = """  unweave explain ./llm --layer model.layers.6 --texts corpus.txt --choice-sae.latents 2048
   unweave explain ./llm --layer model.layers.6 --texts corpus.jsonl --method g-sae --g-sae.k 8
-  unweave explain ./vit --layer vit.layers.6 --images ./pets/train
+  unweave explain ./vit --layer vit.layers.6 --images ./pets
   unweave explain ./vit --image cat.png
   unweave explain ./vit --image cat.png --target lynx --smdl.pieces 25
   unweave explain ./clip --image cat.png --classes "a photo of a cat" "a photo of a dog"
 
 With --texts it learns directions of one layer of a language model (a sparse autoencoder, written in sae-lens' layout)
-and shows the texts each speaks of, with --images those of a classifier and the patches; with --image it finds the few regions of a picture that an answer rests on. With the
-true class as --target of a wrong answer it shows what would repair it. Each method named adds its flags: add --help."""
+and shows the texts each speaks of, with --images those of a classifier and the patches; with --image it finds the few
+regions of a picture that an answer rests on. With the true class as --target of a wrong answer it shows what would
+repair it. Each method named adds its flags: add --help."""
 TEXTS, IMAGE = ("choice-sae", "g-sae"), "smdl"
 
 
@@ -39,7 +40,7 @@ class Explain:
             CLIP for --image.
         layer: by its name in named_modules (model.layers.6, vit.layers.6).
         texts: a .txt or .jsonl file for it to read; a tenth at the end is kept to measure on.
-        images: folder of images in folders by class, for the classifier to read.
+        images: folder with train and test below it and images in folders by class; the classifier reads train's.
         image: a picture for the classifier.
         method: choice-sae (the default) or g-sae for texts and images; smdl for a picture.
         target: class to explain, by number or name; what the model says unless given.

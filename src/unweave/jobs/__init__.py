@@ -13,8 +13,8 @@ from .condense import CondensedRun, CondenseJob
 from .done import Done
 from .erase import Erased, EraseJob
 from .exact import ExactJob, ExactlyTrained, dense
-from .explain import Explained, LatentsJob, RegionsJob
-from .explained_folders import open_latents, open_regions
+from .explain import Explained, LatentsJob
+from .explained_folders import open_image_latents, open_latents, open_regions
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .generate import Generated, GenerateJob
@@ -23,6 +23,7 @@ from .language import Texts, language_subject
 from .opened import Folder, embedded, open_subject
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import Pruned, PruneJob
+from .regions import RegionsJob
 from .shrink_pipeline import ShrinkPipelineJob, Shrunk
 from .subject import Subject
 from .train import Trained, TrainJob
@@ -32,6 +33,7 @@ __all__ = [
     "Erased", "ExactJob", "ExactlyTrained", "Explained", "Folder", "ForgetExactJob", "ForgetJob", "ForgottenExactly",
     "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob",
     "GenerateJob", "Generated", "ShrinkPipelineJob", "Shrunk", "Subject", "Texts", "TrainJob", "Trained",
-    "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject", "open_latents",
+    "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject",
+    "open_image_latents", "open_latents",
     "open_pipeline", "open_regions", "open_subject",
 ]  # fmt: skip

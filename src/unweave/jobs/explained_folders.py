@@ -15,7 +15,8 @@ from ..interpret.activations import read_layer
 from ..interpret.places import Places
 from ..interpret.viewer import as_prepare
 from ..types import Data
-from .explain import LatentsJob, RegionsJob
+from .explain import LatentsJob
+from .regions import RegionsJob
 
 AROUND = 12
 """Tokens on each side of the one that a latent speaks of."""
