@@ -13,8 +13,8 @@ from .condense import CondensedRun, CondenseJob
 from .done import Done
 from .erase import Erased, EraseJob
 from .exact import ExactJob, ExactlyTrained, dense
-from .explain import Explained, LatentsJob, RegionsJob
-from .explained_folders import open_latents, open_regions
+from .explain import Explained, LatentsJob
+from .explained_folders import open_image_latents, open_latents, open_regions
 from .forget import ForgetJob, UnsuitedWarning
 from .forget_exact import ForgetExactJob, ForgottenExactly
 from .generate import Generated, GenerateJob
@@ -24,6 +24,7 @@ from .opened import Folder, embedded, open_subject
 from .pipelines import PipelineSubject, embedded_pipeline, open_pipeline
 from .prune import PruneJob
 from .pruned import Pruned
+from .regions import RegionsJob
 from .restore import Restored, RestoreJob
 from .restore_training import RestorerTraining
 from .scan import ScanJob, Scanned
@@ -39,6 +40,7 @@ __all__ = [
     "LatentsJob", "PipelineSubject", "PruneJob", "Pruned", "RegionsJob", "RestoreJob", "Restored", "RestorerTraining",
     "GenerateJob", "Generated", "ScanJob", "Scanned", "ShrinkPipelineJob", "Shrunk", "Subject", "Target", "Texts",
     "TrainJob", "Trained", "UncertaintyJob", "Unsure", "open_uncertainty",
-    "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject", "open_latents",
+    "UnsuitedWarning", "choose", "dense", "embedded", "embedded_pipeline", "language_subject", "open_image_latents",
+    "open_latents",
     "open_pipeline", "open_regions", "open_subject",
 ]  # fmt: skip
