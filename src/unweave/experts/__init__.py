@@ -7,9 +7,11 @@ from .mc_smoe import MCSMoE
 from .momentum_smoe import Momentum, MomentumSMoE
 from .naee import NAEE
 from .scmoe import SCMoE
+from .uoe import UOE
 
 __all__ = [
     "NAEE",
+    "UOE",
     "CDMoE",
     "Choice",
     "ExpertPruning",
