@@ -1,11 +1,14 @@
 """How often the audit's verdict is right, on models that had no part in setting its limits.
 
 For each world and request a pool of models is trained: with the data, without it, and with a part of it. Eight of
-each kind (or as many as the request says) are drawn as references, again and again; fresh models of both kinds, and
-models that cheat, are then judged one by one by the verdict that `audit` gives, controls included. Intervals are
-Wilson's over distinct models, never over draws times models.
+each kind (or as many as the request says) are drawn as references, again and again; other models of both kinds, those
+judged least often first, and models that cheat, are then judged one by one by the verdict that `audit` gives, controls
+included. Intervals are Wilson's over distinct models, never over draws times models.
 
     python -m benchmarks.audit_error_rates digits fashion    # these worlds; all of them unless named
+    python -m benchmarks.audit_error_rates --draws 6 --fresh 48    # what is stored; goes on where it was stopped
+
+Requests and seeds are none of those that any threshold was chosen by.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from unweave.embedded.digits import digits, of_tensors
 from unweave.embedded.nets import mlp
 from unweave.fit.recipe import Supervised
 from unweave.io.files import write_text
-from unweave.parallel import build_models
+from unweave.parallel import build_models, default_cache
 from unweave.prune import Global, Prune
 from unweave.random import seeded
 from unweave.statistics import wilson
@@ -59,6 +62,8 @@ class World:
     train: Data[Any]
     heldout: Data[Any]
     recipe: Supervised
+    along: Callable[[Tensor], Tensor] = lambda x: x.flatten(1).mean(1)
+    """What a subgroup is taken by: brightness of pictures."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Case:
     """A request, and how it is judged: references of either kind, edits judged by their mean."""
 
     words: str
-    pick: Callable[[Tensor], Tensor]
+    pick: Callable[[World], Tensor]
     references: int = 8
     edits: int = 1
     leak: bool = False
@@ -170,36 +175,50 @@ def _adult() -> World:
     x = torch.cat(columns, 1)
     data = _split(x, y, 1200, len(kinds))
     recipe = Supervised(network=partial(mlp, x.shape[1], 128, len(kinds)), epochs=40, lr=0.1)
-    return World("Adult (tabular), two-layer network", *data, recipe)
+    return World("Adult (tabular), two-layer network", *data, recipe, along=lambda x: x[:, 0])
 
 
 WORLDS = {"digits": _digits, "fashion": _fashion, "cifar": _cifar, "mnist": _mnist, "adult": _adult}
 
 
-def _class(labels: Tensor, which: int = 3) -> Tensor:
-    return (labels == which).nonzero().flatten()
+def _class(world: World, which: int = 5) -> Tensor:
+    return (read_labels(world.train) == which).nonzero().flatten()
 
 
-def _half_class(labels: Tensor) -> Tensor:
-    return _class(labels)[::2]
+def _half_class(world: World) -> Tensor:
+    return _class(world)[::2]
 
 
-def _random(labels: Tensor, n: int) -> Tensor:
-    return torch.randperm(len(labels), generator=seeded(77 + n))[:n]
+def _fifth(world: World) -> Tensor:
+    """The fifth of the examples that lie highest by what the world's subgroups are taken by: brightest, oldest."""
+    x = torch.cat([batch[0] for batch in world.train.batches()])
+    return world.along(x).argsort(descending=True, stable=True)[: len(x) // 5].sort().values
+
+
+def _random(world: World, n: int) -> Tensor:
+    return torch.randperm(len(world.train), generator=seeded(1501 + n))[:n]
 
 
 CASES = (
     Case("one class", _class),
     Case("half a class", _half_class, references=12),
+    Case("a subgroup, one in five", _fifth),
     Case("240 at random", partial(_random, n=240), leak=True),
     Case("60 at random", partial(_random, n=60), references=16, leak=True),
     Case("20 at random", partial(_random, n=20)),
     Case("5 at random", partial(_random, n=5)),
     Case("1 at random", partial(_random, n=1)),
+    Case("20 at random, three edits judged", partial(_random, n=20), references=16, edits=3),
     Case("5 at random, six edits judged", partial(_random, n=5), references=16, edits=6),
+    Case("1 at random, eight edits judged", partial(_random, n=1), references=16, edits=8),
     Case("240 at random, four references", partial(_random, n=240), references=4),
     Case("one class, four references", _class, references=4),
 )
+SHIPPED_CASES = ("one class", "a subgroup, one in five", "240 at random", "60 at random")
+FIRST, HELD, LEAKED = 20_000, 30_000, 40_000
+"""First seeds of retrained models, of those that hold the data and of those that kept a tenth."""
+UNEDITED, LEAKY = 12, 10
+"""Models judged, beside the references: that hold the data; that kept a tenth."""
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -277,53 +296,87 @@ CHEATS = (
 )
 
 
-def judged(world: World, case: Case, draws: int, seed: int = 0) -> dict[str, list[tuple[int, str]]]:
-    """Kind of model -> (which model, outcome), over all draws of references."""
-    forget = case.pick(read_labels(world.train))
-    request = Request.of(world.train, world.heldout, forget)
-    refs, pool = case.references, case.references + 12
-    holders = build_models(world.recipe, world.train, range(pool), jobs=1)
-    oracles = build_models(world.recipe, request.retain, range(1000, 1000 + pool), jobs=1)
-    leaks = []
-    if case.leak:
-        for i in range(6):
-            stays = forget[torch.randperm(len(forget), generator=seeded(40 + i))[: len(forget) // 10]]
+Told = dict[str, list[tuple[int, str]]]
+"""Kind of model -> (which model, outcome), judgement by judgement."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Models of one request, some of which are drawn as references each time."""
+
+    world: World
+    case: Case
+    request: Request[Any]
+    holders: list[nn.Module]
+    oracles: list[nn.Module]
+    leaks: list[nn.Module]
+
+    @classmethod
+    def trained(cls, world: World, case: Case, fresh: int, cache: Path) -> Pool:
+        """With `fresh` retrained models more than are drawn as references; models are kept in `cache`."""
+        build = partial(build_models, world.recipe, jobs=1, cache=cache)
+        forget = case.pick(world)
+        request = Request.of(world.train, world.heldout, forget)
+        held, never = case.references + max(UNEDITED, case.edits), case.references + fresh
+        holders = build(world.train, range(HELD, HELD + held))
+        oracles = build(request.retain, range(FIRST, FIRST + never))
+        leaks = []
+        for i in range(LEAKY if case.leak else 0):
+            stays = forget[torch.randperm(len(forget), generator=seeded(140 + i))[: len(forget) // 10]]
             kept = torch.cat([request_positions(world, forget), stays])
-            leaks += build_models(world.recipe, world.train.subset(kept.sort().values), [5000 + i], jobs=1)
+            leaks += build(world.train.subset(kept.sort().values), [LEAKED + i])
+        return cls(world, case, request, holders, oracles, leaks)
+
+
+def judged(pool: Pool, draws: int, judgements: int = 12, seed: int = 0) -> Told:
+    """Outcomes over all draws of references, `judgements` retrained models each and half as many unedited ones."""
+    case, request, found = pool.case, pool.request, defaultdict[str, list[tuple[int, str]]](list)
     whole = bool(set(read_labels(request.forget).tolist()) - set(read_labels(request.retain).tolist()))
-    inputs = torch.cat([batch[0] for batch in request.forget.batches()])
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    asked = {"retrained": Counter[int](), "unedited": Counter[int]()}
     for draw in range(draws):
-        order = [torch.randperm(pool, generator=seeded(100 * draw + k + seed)).tolist() for k in (1, 2)]
-        held, never = order
+        held, never = (
+            torch.randperm(len(models), generator=seeded(100 * draw + k + seed)).tolist()
+            for k, models in enumerate((pool.holders, pool.oracles), 1)
+        )
+        refs = case.references
         auditor = Auditor.of(
-            request, original=holders[held[0]], holders=[holders[i] for i in held[1:refs]],
-            oracles=[oracles[i] for i in never[:refs]], rng=seeded(draw),
+            request, original=pool.holders[held[0]], holders=[pool.holders[i] for i in held[1:refs]],
+            oracles=[pool.oracles[i] for i in never[:refs]], rng=seeded(draw),
         )  # fmt: skip
 
-        def tell(
-            kind: str, which: int, model: nn.Module | list[nn.Module], auditor: Auditor = auditor
-        ) -> None:
-            found[kind].append((which, auditor.decide(model).verdict.outcome))
+        def tell(kind: str, which: int, model: nn.Module | list[nn.Module], by: Auditor = auditor) -> None:
+            decision = by.decide(model)
+            failed = [c.name.split(",")[0] for c in decision.controls if not c.passed]
+            if failed and kind == "retrained":
+                found["controls"].append((draw, "; ".join(failed)))  # noqa: B023
+            found[kind].append((which, decision.verdict.outcome))
 
-        fresh, others = never[refs:], held[refs:]
-        for i in range(0, 12 - case.edits + 1, max(2, case.edits)):
-            group = [oracles[j] for j in fresh[i : i + case.edits]]
-            tell("retrained", fresh[i], group)
-            tell("unedited", others[i], [holders[j] for j in others[i : i + case.edits]])
-        for i, model in enumerate(leaks):
-            tell("a tenth still trained on", i, model)
+        for kind, models, rest, most in (
+            ("retrained", pool.oracles, never[refs:], judgements),
+            ("unedited", pool.holders, held[refs:], judgements // 2),
+        ):
+            rest.sort(key=lambda i: asked[kind][i])  # noqa: B023
+            for at in range(0, max(most, case.edits) - case.edits + 1, case.edits):
+                group = rest[at : at + case.edits]
+                if len(group) == case.edits:
+                    asked[kind].update(group)
+                    tell(kind, group[0], [models[i] for i in group])
+        for i, model in enumerate(pool.leaks):
+            if i % 2 == draw % 2:
+                tell("a tenth still trained on", i, model)
         for name in CHEATS if case.edits == 1 else ():
             if name == "silenced class" and not whole:
                 continue
-            at = held[0] if draw % 2 else others[draw % 12]
-            made = (
-                Table(holders[at], inputs, predict(oracles[fresh[0]], request.forget)).eval()
-                if name == "table"
-                else cheat(name, holders[at], oracles[fresh[0]], request, draw)
-            )
-            tell(name, at, made)
+            at = held[0] if draw % 2 else held[refs + draw % UNEDITED]
+            tell(name, at, _cheating(name, pool, at, pool.oracles[never[refs]], draw))
     return dict(found)
+
+
+def _cheating(name: str, pool: Pool, at: int, oracle: nn.Module, draw: int) -> nn.Module:
+    if name != "table":
+        return cheat(name, pool.holders[at], oracle, pool.request, draw)
+    inputs = torch.cat([batch[0] for batch in pool.request.forget.batches()])
+    return Table(pool.holders[at], inputs, predict(oracle, pool.request.forget)).eval()
 
 
 def request_positions(world: World, forget: Tensor) -> Tensor:
@@ -334,7 +387,7 @@ def request_positions(world: World, forget: Tensor) -> Tensor:
 
 
 def summed(rows: list[tuple[int, str]], good: tuple[str, ...]) -> dict[str, Any]:
-    """Share of the judgements that are right, and its interval over distinct models."""
+    """Share of the judgements that are right, and its interval over distinct models (or groups judged together)."""
     models = len({which for which, _ in rows})
     share = sum(o in good for _, o in rows) / len(rows)
     return {
@@ -343,11 +396,17 @@ def summed(rows: list[tuple[int, str]], good: tuple[str, ...]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def measure(name: str, draws: int, cases: list[Case]) -> list[dict[str, Any]]:
-    world, rows = WORLDS[name](), []
+def measure(name: str, draws: int, fresh: int, cases: list[Case], again: bool, cache: Path) -> None:
+    world = WORLDS[name]()
+    known = {(r["setting"], r["case"]): r.get("fresh", 0) for r in _stored()}
     for case in cases:
-        began = time.monotonic()
-        found = judged(world, case, draws)
+        if name == "adult" and case.pick in (_class, _half_class):
+            continue  # of two classes, one alone would stay
+        if known.get((name, case.words), 0) >= fresh and not again:
+            continue
+        began = time.process_time()
+        found = judged(Pool.trained(world, case, fresh, cache), draws)
+        failed = dict(found.pop("controls", []))
         kinds = {k: summed(v, ("forgotten",) if k == "retrained" else REMEMBERS) for k, v in found.items()}
         outcomes = {k: [o for _, o in v] for k, v in found.items()}
         rates = asdict(rates_of(outcomes["unedited"], outcomes["retrained"], ""))
@@ -358,25 +417,28 @@ def measure(name: str, draws: int, cases: list[Case]) -> list[dict[str, Any]]:
             rates[f"{key}_{end}"] = kinds[kind]["share"]
         refs = f"{case.references} + {case.references} references"
         rates["source"] = f"{world.words}, {case.words}, {refs}"
-        rows.append(
-            {
-                "setting": name, "world": world.words, "case": case.words, "references": case.references,
-                "edits": case.edits, "draws": draws, "kinds": kinds, "rates": rates,
-                "seconds": time.monotonic() - began,
-            }
-        )  # fmt: skip
-        print(json.dumps({k: rows[-1][k] for k in ("setting", "case", "references", "seconds")}), flush=True)
-        for kind, row in kinds.items():
-            print(f"    {kind}: {100 * row['share']:.0f} % of {row['judgements']} ({row['models']} models) {dict(row['outcomes'])}", flush=True)  # noqa: E501  # fmt: skip
-        store(name, rows[-1:])
-    return rows
+        row = {
+            "setting": name, "world": world.words, "case": case.words, "references": case.references,
+            "edits": case.edits, "draws": draws, "fresh": fresh, "failed_controls": list(failed.values()),
+            "kinds": kinds, "rates": rates,
+            "seconds": time.process_time() - began,
+        }  # fmt: skip
+        print(
+            {k: row[k] for k in ("setting", "case", "references", "seconds", "failed_controls")}, flush=True
+        )
+        for kind, told in kinds.items():
+            print(f"    {kind}: {100 * told['share']:.0f} % of {told['judgements']} ({told['models']} models) {dict(told['outcomes'])}", flush=True)  # noqa: E501  # fmt: skip
+        store([row])
 
 
-def store(name: str, results: list[dict[str, Any]]) -> None:
+def _stored() -> list[dict[str, Any]]:
+    return json.loads(STORED.read_text(encoding="utf-8"))["results"] if STORED.exists() else []
+
+
+def store(results: list[dict[str, Any]]) -> None:
     """Replace these settings' entries, keep the others'."""
-    old = json.loads(STORED.read_text(encoding="utf-8"))["results"] if STORED.exists() else []
     keys = {(r["setting"], r["case"]) for r in results}
-    known = [r for r in old if "case" in r and (r["setting"], r["case"]) not in keys] + results
+    known = [r for r in _stored() if "case" in r and (r["setting"], r["case"]) not in keys] + results
     place = [c.words for c in CASES]
     known.sort(key=lambda r: (list(WORLDS).index(r["setting"]), place.index(r["case"])))
     full = {
@@ -385,7 +447,7 @@ def store(name: str, results: list[dict[str, Any]]) -> None:
     }  # fmt: skip
     STORED.parent.mkdir(parents=True, exist_ok=True)
     write_text(STORED, json.dumps(full, indent=1) + "\n")
-    shipped = [r["rates"] for r in known if r["case"] in ("one class", "240 at random", "60 at random")]
+    shipped = [r["rates"] for r in known if r["case"] in SHIPPED_CASES]
     write_text(SHIPPED, json.dumps({"rates": shipped}, indent=1) + "\n")
 
 
@@ -393,14 +455,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("worlds", nargs="*", help=f"of {', '.join(WORLDS)}; all unless named")
     parser.add_argument("--draws", type=int, default=6, help="draws of references a request")
-    parser.add_argument("--cases", default="", help="only the request of these words")
+    parser.add_argument("--fresh", type=int, default=48, help="retrained models beside the references")
+    parser.add_argument("--cases", default=[], nargs="+", help="only the requests of these words")
+    parser.add_argument("--cache", type=Path, default=default_cache() / "error-rates", help="trained models")
+    parser.add_argument("--again", action="store_true", help="measure what is stored again")
     options = parser.parse_args()
     unknown = sorted(set(options.worlds) - set(WORLDS))
     if unknown:
         parser.error(f"no such world: {', '.join(unknown)}. Choose from {', '.join(WORLDS)}.")
     torch.set_num_threads(1)
     for name in options.worlds or list(WORLDS):
-        measure(name, options.draws, [c for c in CASES if options.cases in ("", c.words)])
+        chosen = [c for c in CASES if c.words in (options.cases or [c.words])]
+        measure(name, options.draws, options.fresh, chosen, options.again, options.cache)
 
 
 if __name__ == "__main__":

@@ -75,13 +75,61 @@ def test_verdicts(edited: Drawn, verdict: str) -> None:
 
 def test_what_attacks_bring_back_is_read_by_the_verdict() -> None:
     tried = Tried(name="soft-vector", edited={"cat": (10, 10)}, control={"cat": (0, 10)}, never={})
-    shown = Measurement(name="attack success: x", value=100.0, unit="%", direction="", n=10)
+    shown = Measurement(name="attack success: x", value=0.0, unit="%", direction="", n=10)
     settings = {"judge": Eye(), "changed": 0.1, "seconds": 1.0, "attacks": (shown,)}
     found = audit_erasure(ASKED, drawn(0.0), drawn(1.0), tried=[tried], **settings)
     assert found.verdict.outcome == "not erased"
     assert "hidden, not gone" in found.verdict.reason
     assert shown in found.measurements
     assert audit_erasure(ASKED, drawn(0.0), drawn(1.0), **settings).verdict.outcome == "erased"
+
+
+def rate(name: str, percent: float, retrained: float | None = None) -> Measurement:
+    return Measurement(
+        name=f"attack success: {name}", value=percent, unit="%", direction="", n=50, oracle_mean=retrained
+    )
+
+
+@pytest.mark.parametrize(
+    ("attacks", "outcome"),
+    [
+        ([rate("unlearn-diff-atk", 100), rate("as many random tokens", 0)], "not erased"),
+        ([rate("unlearn-diff-atk", 100), rate("as many random tokens", 100)], "inconclusive"),
+        ([rate("unlearn-diff-atk", 100)], "inconclusive"),
+        ([rate("unlearn-diff-atk", 100, retrained=0)], "not erased"),
+        ([rate("unlearn-diff-atk", 100, retrained=100)], "erased"),
+        ([rate("soft-vector", 100), rate("a random vector", 0), rate("as many random tokens", 100)], "not erased"),
+        ([rate("unlearn-diff-atk", 0), rate("as many random tokens", 100)], "erased"),
+    ],
+)  # fmt: skip
+def test_success_rates_alone_count(attacks: list[Measurement], outcome: str) -> None:
+    settings = {"judge": Eye(), "changed": 0.1, "seconds": 1.0, "attacks": attacks}
+    verdict = audit_erasure(ASKED, drawn(0.0), drawn(1.0), **settings).verdict
+    assert verdict.outcome == outcome
+    assert [c.name for c in verdict.checks] == [f"attack {attacks[0].name.removeprefix('attack success: ')}"]
+
+
+def test_former_calls_are_understood() -> None:
+    settings = {"judge": Eye(), "changed": 0.1, "seconds": 1.0}
+    with pytest.warns(DeprecationWarning) as told:
+        found = audit_erasure(
+            concepts=ASKED, edited=drawn(1.0), original=drawn(1.0), rng=seeded(0), **settings
+        )
+        assert found.verdict == "not erased"
+        assert found.verdict != "erased"
+        assert found.reason == found.verdict.reason
+        assert found.concepts == found.rows("concepts")
+    assert [str(w.message) for w in told] == [
+        "audit_erasure: concepts is called asked now",
+        "audit_erasure: rng is passed over now: nothing is drawn at random",
+        *["a verdict has more than a word now: compare its outcome"] * 2,
+        "Audit.reason is Audit.verdict.reason now",
+        'Audit.concepts is Audit.rows("concepts") now',
+    ]
+    assert found.verdict == replace(found.verdict)
+    assert found.verdict != replace(found.verdict, reason="another")
+    with pytest.raises(AttributeError, match="'Audit' object has no attribute 'nonsense'"):
+        _ = found.nonsense
 
 
 def test_an_edit_is_measured_by_the_retrained() -> None:

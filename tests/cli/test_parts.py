@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW
 
 from unweave import Supervised
 from unweave.audit.result import Audit, Verdict
-from unweave.cli import COMMANDS, doctor, main
+from unweave.cli import COMMANDS, _packages, main
 from unweave.cli._fields import field_prose
 from unweave.cli._judged import carry_out
 from unweave.cli._named import unlearner
@@ -215,8 +215,9 @@ def test_what_is_broken_or_needed_shows_in_the_exit_code(
     state: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = {"name": "x", "state": "ok", "detail": ""}
-    monkeypatch.setattr(doctor, "_package", lambda name, extra: {**check, "name": name})
-    monkeypatch.setattr(doctor, "_torchvision", lambda: {**check, "state": state})
+    monkeypatch.setattr(_packages, "_import_together", lambda names: set())
+    monkeypatch.setattr(_packages, "_package", lambda name, *_: {**check, "name": name})
+    monkeypatch.setattr(_packages, "_torchvision", lambda *_: {**check, "state": state})
     assert main(("doctor", "--json")) == code
     assert json.loads(capsys.readouterr().out)["healthy"] is (code == 0)
     assert main(("doctor",)) == code

@@ -59,6 +59,19 @@ def empty(method: Any) -> Any:
     return (call, "needs at least one example")
 
 
+def _read(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    """What an S4D layer makes of a fixed signal."""
+    import torch
+
+    from unweave import seeded
+    from unweave.language import S4D
+    from unweave.random import draw_seed, global_seed
+
+    u = torch.randn(2, 4, 30, generator=seeded(0))
+    with global_seed(draw_seed(rng)), torch.no_grad():
+        return {"y": S4D(4, states=8, **settings)(u)}
+
+
 def _rows() -> list[PlainRow]:
     from unweave import language
 
@@ -78,6 +91,12 @@ def _rows() -> list[PlainRow]:
         row("NPO", language.NPO(**few), "beta", "beta must be above 0"),
         row("PDU", language.PDU(**few), "flatten", "flatten must be", "all"),
         row("RMU", language.RMU(**few, layer=1), "coefficient", "coefficient must be above 0"),
+        PlainRow(
+            name="S4D",
+            run=_read,
+            off=partial(_read, init="real"),
+            bad=((lambda: language.S4D(4, states=3), "states must be even"),),
+        ),
         row("SatImp", language.SatImp(**few), "beta1", "beta1 must be at least 0"),
         row("SimNPO", language.SimNPO(**few), "gamma", "gamma must be above 0"),
         row("TaskVector", language.TaskVector(**few), "scale", "scale must be above 0"),

@@ -178,6 +178,15 @@ def _momentum(rng: Generator, mu: float = 0.7) -> dict[str, Tensor]:
         return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
 
 
+def _grouped(rng: Generator, **parts: Any) -> dict[str, Tensor]:
+    from unweave.experts import DASGMoE
+    from unweave.random import draw_seed
+
+    stack = DASGMoE(8, 2, group=4, window=4, seed=draw_seed(rng), **parts).eval()
+    with torch.no_grad():
+        return {"states": stack(torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(0)))}
+
+
 def _contrasted(rng: Generator, beta: float = 0.5) -> dict[str, Tensor]:
     from tests.moe_models import moe
     from unweave.experts import SCMoE
@@ -258,6 +267,12 @@ def _rows() -> list[PlainRow]:
             run=partial(_sparse, prune.DSR(every=4)),
             off=static,
             bad=((lambda: prune.DSR(rate=2.0), "rate"),),
+        ),
+        PlainRow(
+            name="DASGMoE",
+            run=_grouped,
+            off=partial(_grouped, attention="window", dsse="plain top-k"),
+            bad=((lambda: experts.DASGMoE(rho=1.5), "rho must be"),),
         ),
         PlainRow(
             name="ExpertPruning",
@@ -416,6 +431,13 @@ def _rows() -> list[PlainRow]:
             run=_one_expert,
             off=partial(_one_expert, pick="random"),
             bad=((lambda: experts.UOE(unlearn=language.NPO(lora=2)), "Leave its lora out"),),
+        ),
+        PlainRow(
+            name="UNCURL",
+            run=partial(_experts, method="UNCURL", experts=3),
+            off=partial(_experts, method="ExpertPruning", experts=8),
+            random=False,
+            bad=((lambda: experts.UNCURL(cluster="mean"), "cluster must be"),),
         ),
         PlainRow(
             name="WorstCaseForget",

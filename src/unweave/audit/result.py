@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..audit.shown import place
 from ..errors import InputError
@@ -189,6 +191,18 @@ class Verdict:
     caveats: tuple[str, ...] = ()
     next_step: str = ""
 
+    def __eq__(self, other: object) -> bool:
+        """Equal to a verdict of the same content, and, as in former releases, to its word."""
+        if isinstance(other, str):
+            warnings.warn(
+                "a verdict has more than a word now: compare its outcome", DeprecationWarning, stacklevel=2
+            )
+            return self.outcome == other
+        return vars(self) == vars(other) if isinstance(other, Verdict) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.outcome)
+
     @property
     def why(self) -> str:
         """The reason, and the next step where there is one."""
@@ -304,6 +318,15 @@ class Audit:
                 f"unknown outcome {self.verdict.outcome!r}: a {self.kind} audit has {', '.join(known) or 'none'}."
             )
 
+    if not TYPE_CHECKING:  # former names are no part of what is checked
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in _FORMER:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            now, read = _FORMER[name]
+            warnings.warn(f"Audit.{name} is {now} now", DeprecationWarning, stacklevel=2)
+            return read(self)
+
     @property
     def passed(self) -> bool:
         """Whether what was to go is gone."""
@@ -336,3 +359,13 @@ class Audit:
 
     def _repr_html_(self) -> str:
         return fragment(self)
+
+
+_FORMER: dict[str, tuple[str, Callable[[Audit], Any]]] = {
+    "reason": ("Audit.verdict.reason", lambda audit: audit.verdict.reason),
+    "concepts": ('Audit.rows("concepts")', lambda audit: audit.rows("concepts")),
+    "scores": ('Audit.samples("scores")', lambda audit: audit.samples("scores")),
+    "per_class": ('Audit.rows("classes")', lambda audit: audit.rows("classes")),
+    "layers": ('Audit.rows("layers")', lambda audit: audit.rows("layers")),
+}
+"""Former attribute of an audit -> what it is called now, and how it is read."""

@@ -112,8 +112,8 @@ def _folder(path: Path, how: Folder) -> Subject:
     return Subject(
         name=f"{path} on {how.data.partition(':')[2]} ({images.facts[0]})", notes=images.facts,
         train=images.train, heldout=images.heldout, recipe=recipe, load=load_model,
-        save=lambda model, to, mask, structure=None: save_model_folder(
-            model, to, mask=mask, structure=structure, source=path
+        save=lambda model, to, mask, structure=None, packed=False: save_model_folder(
+            model, to, mask=mask, structure=structure, source=path, packed=packed
         ),
         ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
     )  # fmt: skip
@@ -143,8 +143,9 @@ def _texts(path: Path, how: Folder) -> Subject:
     return Subject(
         name=f"{path} on {how.data}", train=texts.train, heldout=texts.heldout, recipe=recipe,
         load=partial(load_model, auto_class=TEXTS),
-        save=lambda model, to, mask, structure=None: save_model_folder(
-            model, to, mask=mask, structure=structure, source=path, beside_weights=tokenizer_files(path)
+        save=lambda model, to, mask, structure=None, packed=False: save_model_folder(
+            model, to, mask=mask, structure=structure, source=path, beside_weights=tokenizer_files(path),
+            packed=packed,
         ),
         ids=texts.ids, class_names=texts.class_names, columns=texts.columns, notes=texts.notes, model=path,
         files={"checkpoint": path, **texts.files},

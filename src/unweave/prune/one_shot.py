@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 
 from ..errors import InputError
 from ..masks.budgets import Budget, Global, PerOutput
-from ..masks.layers import copied
+from ..masks.layers import RUNNING_NORMS, copied
 from ..masks.mask import Mask
 from ..masks.patterns import Channel, Pattern, Unstructured, fitting, refuse_own_sparsity, suited
 from ..masks.scope import Scope, rows_first
@@ -33,9 +33,10 @@ class Prune:
 
     Weights that were already zero stay zero, whether chosen or not. With the pattern `Channel` units are chosen that
     can be removed: a filter with everything that falls with it, such as the filters of other layers that it is added
-    to, or the other rows of its head. A unit's score is that of all these weights and of those that read it. Biases
-    and norms of a dead unit are zeroed too, so that it is silent and `shrink` can remove it. Filters that are tied to a
-    layer out of scope stay; leave the last layer out of the score's scope, for its filters are the classes.
+    to, or the other rows of its head. A unit's score is that of all these weights, of those that read it, and of batch
+    normalisation's scale where the score can tell it (Wanda, which looks at a layer's inputs, cannot). Biases and norms
+    of a dead unit are zeroed too, so that it is silent and `shrink` can remove it. Filters that are tied to a layer out
+    of scope stay; leave the last layer out of the score's scope, for its filters are the classes.
 
     Attributes:
         score: says how much each weight matters.
@@ -120,17 +121,25 @@ def narrowed(model: Module) -> list[str]:
     return found
 
 
+class _Falling(Scope):
+    """The weights of a scope, and the scales of batch normalisation, which fall with a channel."""
+
+    def weights(self, model: Module, kinds: tuple[type[Module], ...] | None = None) -> dict[str, Parameter]:
+        found = super().weights(model, kinds)
+        for name, module in model.named_modules():
+            scale = module.weight if isinstance(module, RUNNING_NORMS) else None
+            if isinstance(scale, Parameter) and scale.requires_grad:
+                found[f"{name}.weight" if name else "weight"] = scale
+        return found
+
+
 def _with_ends(score: Score) -> Score:
-    """A score of the layers too that are not chosen from but may read what is; those to skip excepted."""
+    """A score of all that may fall with what is chosen: layers that read it, and scales; those to skip excepted."""
     scope: Any = getattr(score, "scope", None)
     if not isinstance(scope, Scope) or not dataclasses.is_dataclass(score):
         return score
-    wider: Any = dataclasses.replace(
-        score,
-        scope=dataclasses.replace(
-            scope, only=(), first=True, last=True, least=0.0 if scope.only else scope.least
-        ),
-    )
+    falling = _Falling(skip=scope.skip, least=0.0 if scope.only else scope.least)
+    wider: Any = dataclasses.replace(score, scope=falling)
     made: Score = wider
     return made
 

@@ -29,6 +29,7 @@ from .drawn import Hits, Judge
 
 ALONE = "prompts that draw it alone"
 _SUCCESS = "attack success: "
+_TOKENS, _VECTOR = f"{_SUCCESS}as many random tokens", f"{_SUCCESS}a random vector"
 _RETRAINED = "retrained "
 
 
@@ -107,10 +108,10 @@ def control_of(attack: Attack) -> tuple[str, Attack] | None:
     """The control of an attack, by the name of its figure: as many random candidates. None of one that is random."""
     if isinstance(attack, UnlearnDiffAtk):
         random = TokenSearch(tokens=attack.tokens, tries=attack.levels, banned=attack.banned)
-        return f"{_SUCCESS}as many random tokens", random
+        return _TOKENS, random
     if isinstance(attack, SoftVector):
         random_vector = RandomVector(tokens=attack.tokens, at_once=attack.at_once)
-        return f"{_SUCCESS}a random vector", random_vector
+        return _VECTOR, random_vector
     return None
 
 
@@ -124,6 +125,36 @@ def with_controls(attacks: Mapping[str, Attack]) -> tuple[dict[str, Attack], dic
             controls[f"{_SUCCESS}{name}"] = control[0]
             found[control[0]] = control[1]
     return found, controls
+
+
+def tried_of(figures: Sequence[Measurement]) -> list[Tried]:
+    """What success rates tell of attacks whose single attempts are not at hand: all concepts together, as "".
+
+    An attack is set against the retrained pipelines' rate, taken as of as many prompts; without any, against the
+    control among the figures: a random vector for an attack by a vector, random tokens for others, or whichever
+    there is.
+    """
+    rates = {m.name: m for m in figures if m.name.startswith(_SUCCESS) and m.value is not None}
+    controls = [name for name in (_TOKENS, _VECTOR) if name in rates]
+
+    def hits(percent: float | None, n: int) -> dict[str, Hits]:
+        return {} if percent is None else {"": (round(percent * n / 100), n)}
+
+    found = []
+    for name, m in rates.items():
+        if name in controls:
+            continue
+        like = _VECTOR if "vector" in name else _TOKENS
+        control = rates.get(like if like in controls else next(iter(controls), ""))
+        found.append(
+            Tried(
+                name=name.removeprefix(_SUCCESS),
+                edited=hits(m.value, m.n),
+                control=hits(control.value, control.n) if control else {},
+                never=hits(m.oracle_mean, m.n),
+            )
+        )
+    return found
 
 
 def attack_all(

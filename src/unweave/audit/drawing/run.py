@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ...erase import Concepts
+from ...moved import dropped, renamed
 from ...types import Measurement
 from ..cost import cost, memory_cost
 from ..result import Audit, Rows, Verdict
+from .attacks import tried_of
 from .compared import Compared, Tried
 from .damage import strayed
 from .drawn import Asked, Drawn, Judge
@@ -21,6 +23,8 @@ from .figures import by_concept, distance, drawn_concepts
 from .verdict import controls_of, decide
 
 
+@renamed(concepts="asked")
+@dropped(rng="nothing is drawn at random", margin="see the rules of unweave.audit.drawing.verdict")
 def audit_erasure(
     asked: Asked | Concepts,
     edited: Drawn,
@@ -33,6 +37,7 @@ def audit_erasure(
     seconds: float,
     memory: int | None = None,
     attacks: Sequence[Measurement] = (),
+    latents: Measurement | None = None,
     tried: Sequence[Tried] = (),
     turns: Mapping[str, Mapping[str, float]] | None = None,
     caveats: Sequence[str] = (),
@@ -51,7 +56,9 @@ def audit_erasure(
         seconds: the edit took.
         memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
         attacks: attack success rates, to be shown.
-        tried: what attacks brought back, for the verdict.
+        latents: which latents that spoke of the concepts are still active, to be shown; `audit.latents` measures it.
+        tried: what attacks brought back, concept by concept, for the verdict; read off the rates, for all concepts
+            together, unless given.
         turns: concept -> erased concept -> % of its images that show it after that erasure, one after the other.
         caveats: what could not be looked at, one sentence each.
         method: name of the edit.
@@ -60,6 +67,7 @@ def audit_erasure(
         The audit: `inconclusive` without a judge, or where the judge does not know the original's images.
     """
     asked = Asked(concepts=asked) if isinstance(asked, Concepts) else asked
+    tried = tried or tried_of(attacks)
     looked = [None if judge is None else strayed(judge, drawn, original) for drawn in (edited, *oracles)]
     c = Compared(
         concepts=asked.concepts, edited=edited, original=original, oracles=oracles, tried=tried,
@@ -71,6 +79,7 @@ def audit_erasure(
     if judge is not None:
         panels.append(Rows(name="concepts", unit="%", rows=by_concept(c)))
         figures += [*drawn_concepts(c), distance(c, judge, real)]
+    figures += [] if latents is None else [latents]
     if turns:
         panels.append(Rows(name="turns", unit="%", rows={step: dict(row) for step, row in turns.items()}))
     return Audit(

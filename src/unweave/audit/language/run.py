@@ -11,6 +11,7 @@ import torch
 from torch import Generator
 from torch.nn import Module
 
+from ...interpret import SparseAutoencoder
 from ...random import child, draw_seed
 from ...tasks import Autoregressive, requires
 from ...types import Data, Measurement, Request
@@ -18,6 +19,7 @@ from ..classifier.run import listed
 from ..classifier.standard import HEAD, RELEARN, Readings
 from ..classifier.verdict import Court, Decision
 from ..cost import cost
+from ..latents import still_active_read
 from ..measured import measurement
 from ..result import Audit, Panel, Samples
 from .figures import NEAR, Choices, Compared, answers, knowledge, memberships, plain_bytes, truth
@@ -38,12 +40,15 @@ class Auditor:
         choices: right and wrong answers, for the truth ratio.
         decode: token ids -> words, for what the models say.
         truth_mean: over the wrong answers of a truth ratio.
+        dictionary: (sparse autoencoder of a layer of the original, that layer's name), to see which of its latents that
+            spoke of the texts are still active; see `audit.latents`.
     """
 
     references: References
     choices: Choices | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     truth_mean: MeanOf = "geometric"
+    dictionary: tuple[SparseAutoencoder, str] | None = None
 
     @classmethod
     def of(
@@ -59,6 +64,7 @@ class Auditor:
         choices: Choices | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
         truth_mean: MeanOf = "geometric",
+        dictionary: tuple[SparseAutoencoder, str] | None = None,
     ) -> Auditor:
         """Take what to compare with.
 
@@ -74,6 +80,7 @@ class Auditor:
             choices: right and wrong answers, for the truth ratio.
             decode: token ids -> words; without it nothing is generated.
             truth_mean: over the wrong answers of a truth ratio.
+            dictionary: see `Auditor`.
 
         Raises:
             EmptyDataError: if a part of the request is empty.
@@ -86,7 +93,7 @@ class Auditor:
         general = None if general is None else _cut(general, child(rng))
         everyone = [original, *(model for model in holders if model is not original)]
         references = References(small, everyone, list(oracles), draw_seed(rng), paraphrases, general)
-        return cls(references, choices, decode, truth_mean)
+        return cls(references, choices, decode, truth_mean, dictionary)
 
     def decide(self, edited: Module | Sequence[Module]) -> Decision:
         """The verdict alone, with its controls."""
@@ -114,6 +121,19 @@ class Auditor:
         c = Compared(r, several[0], reads[0])
         figures = [*knowledge(c), *truth(c, self.choices, self.truth_mean)]
         figures += memberships(c, plain_bytes if self.decode is None else self._bytes)
+        if self.dictionary is not None:
+            sae, layer = self.dictionary
+            figures.append(
+                still_active_read(
+                    sae,
+                    layer,
+                    r.request.forget,
+                    r.request.heldout,
+                    edited=several[0],
+                    original=r.holders[0],
+                    oracles=r.oracles,
+                )  # fmt: skip
+            )
         panels: list[Panel] = [_scores(c)]
         if self.decode is not None:
             said, shown = answers(c, self.decode, r.seed)
