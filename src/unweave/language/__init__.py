@@ -11,6 +11,7 @@ from .dpo import DPO
 from .grad_diff import GradDiff
 from .idk import IDK
 from .npo import NPO
+from .o3 import O3
 from .pdu import PDU
 from .rmu import RMU
 from .s4d import S4D, S4DClassifier, at_rate, fixed, s4d_groups
@@ -31,7 +32,7 @@ from .wga import WGA
 from .whp import WHP
 
 __all__ = [
-    "CEU", "DPO", "IDK", "NPO", "PDU", "RMU", "S4D", "UNDIAL", "UQICL", "WGA", "WHP", "AltPO", "GradDiff",
+    "CEU", "DPO", "IDK", "NPO", "O3", "PDU", "RMU", "S4D", "UNDIAL", "UQICL", "WGA", "WHP", "AltPO", "GradDiff",
     "LabelPrompts", "S4DClassifier", "SatImp", "SimNPO", "TaskVector", "Uncertainty", "at_rate", "detection",
     "entropy_parts", "fixed", "s4d_groups", "selective", "variance_parts",
 ]  # fmt: skip
