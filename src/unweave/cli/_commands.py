@@ -15,6 +15,8 @@ COMMANDS = {
     "audit": "judge a model that was edited elsewhere",
     "explain": "look inside: what a layer's latents speak of, which regions an answer rests on",
     "uncertainty": "what a language model that learns from its prompt is unsure of: its own doubt, or the examples",
+    "deliver": "send a video as a small stream and networks overfitted to it, beside codecs at equal bits",
+    "play": "restore the frames of a delivered video",
     "list": "every method: what it does, what it needs, whether its claim holds",
     "show": "print a run's report",
     "cite": "the papers behind a run or a method, as BibTeX",
