@@ -41,6 +41,7 @@ GUIDE = (
     "guide/error-rates.md",
     "guide/frontier.md",
     "guide/a-real-run.md",
+    "guide/delivering-video.md",
     "guide/erasing-concepts.md",
     "guide/looking-inside-and-drawing.md",
     "guide/forgetting-texts.md",
