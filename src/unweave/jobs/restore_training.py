@@ -81,7 +81,7 @@ class RestorerTraining:
         notes += [f"Passed over: {passed}."] if passed else []
         weights = weights_of(net)
         record = {
-            "lead": f"{net.method} of {weights:,} weights trained on {self.crops:,} crops of {len(pictures) - kept} pictures",
+            "lead": f"{net.method}, {weights:,} weights, trained on {self.crops:,} crops of {len(pictures) - kept} pictures",
             "input": str(self.folder), "output": str(out), "method": net.method, "read": f"{len(pictures)} pictures",
             "made": f"{weights} weights", "seconds": round(perf_counter() - began, 3), "notes": notes,
             "psnr": score,
