@@ -12,6 +12,7 @@ from .cue import (
     drawn_gradients,
     retinex_loss,
 )
+from .dy_dca import DyDCA
 from .ediffsr import EDiffSR, EDiffSRNet, MeanReverting, Sampler, Stepped, step_loss
 from .essaformer import ESSAformer, ESSAformerNet, attention
 from .fast_fullsubnet import (
@@ -36,6 +37,7 @@ from .ml_sim import (
     widefield,
     wiener,
 )
+from .neural_video_delivery_baselines import EMT, NAS, SRVC, AwDNN, CaFM, LiveNAS
 from .pcsr import PCSR, PCSRNet, by_clusters, by_knob, knob_for, mixed_loss, refined
 from .quality import psnr, si_sdr, spectral_angle, ssim
 from .sesr import SESR, Factors, SESRNet, collapse, collapse_, expand_, warm_start_
@@ -46,6 +48,13 @@ from .weights import Restorer, load_restorer, save_restorer
 __all__ = [
     "CUE",
     "CUENet",
+    "AwDNN",
+    "CaFM",
+    "DyDCA",
+    "EMT",
+    "LiveNAS",
+    "NAS",
+    "SRVC",
     "EDiffSR",
     "EDiffSRNet",
     "ESSAformer",
