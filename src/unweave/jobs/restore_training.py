@@ -79,9 +79,9 @@ class RestorerTraining:
             score = float(psnr(_made(net, test_small), test_large).mean())
         notes = [f"Held-out pictures: {kept}; crops of them: {score:.2f} dB."]
         notes += [f"Passed over: {passed}."] if passed else []
-        weights = weights_of(net)
+        weights, used = weights_of(net), len(pictures) - kept
         record = {
-            "lead": f"{net.method}, {weights:,} weights, trained on {self.crops:,} crops of {len(pictures) - kept} pictures",
+            "lead": f"{net.method}, {weights:,} weights, trained on {self.crops:,} crops of {used} pictures",
             "input": str(self.folder), "output": str(out), "method": net.method, "read": f"{len(pictures)} pictures",
             "made": f"{weights} weights", "seconds": round(perf_counter() - began, 3), "notes": notes,
             "psnr": score,
