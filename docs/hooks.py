@@ -48,6 +48,7 @@ GUIDE = (
     "guide/pruning.md",
     "guide/pruning-a-language-model.md",
     "guide/training-and-comparing.md",
+    "guide/restoring.md",
     "guide/writing-a-method.md",
 )
 

@@ -69,11 +69,11 @@ def _seen(rng: Generator, scaling: str = "frame") -> dict[str, Tensor]:
     return _built(method, _pairs((9, 8, 8), (1, 8, 8)), rng)
 
 
-def _drawn(rng: Generator, average: float = 0.9) -> dict[str, Tensor]:
+def _drawn(rng: Generator, kind: str = "cosine") -> dict[str, Tensor]:
     from unweave.restore import EDiffSR
 
     small: dict[str, Any] = {"channels": 1, "scale": 2, "width": 8, "encoder": (1,), "decoder": (1,)}
-    method = EDiffSR(**small, lr=1e-2, average=average, epochs=11)
+    method = EDiffSR(**small, lr=1e-2, kind=kind, epochs=3)  # type: ignore[arg-type]
     return _built(method, _pairs((1, 8, 8), (1, 16, 16), n=2), rng)
 
 
@@ -221,7 +221,7 @@ RESTORERS: list[PlainRow] = [
     PlainRow(
         name="EDiffSR",
         run=_drawn,
-        off=lambda rng: _drawn(rng, average=0.0),
+        off=lambda rng: _drawn(rng, kind="constant"),
         bad=(
             (lambda: _plain("EDiffSR")(encoder=(1, 1)), "as many levels"),
             (
