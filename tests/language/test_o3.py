@@ -101,8 +101,8 @@ def test_scores_are_the_equation_and_weigh_what_is_like_the_request(sign: Any) -
     assert torch.allclose(made.means[1], due.mean())
     assert torch.allclose(made.sds[1], due.std(correction=0))
     if sign == "consistent":
-        assert float(made(rest).mean()) > 0.8
-        assert float(made(far).max()) == 0.0  # below the floor
+        assert float(made(rest).mean()) > 0.6
+        assert float(made(rest).min()) > float(made(far).max()) == 0.0  # below the floor
         hard = Detector.of(used, rest, Fit(gamma=3.0), cut=0.5)
         assert set(hard(torch.cat([rest, far])).tolist()) == {0.0, 1.0}
 
