@@ -187,6 +187,15 @@ def _grouped(rng: Generator, **parts: Any) -> dict[str, Tensor]:
         return {"states": stack(torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(0)))}
 
 
+def _offloaded(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    from tests.moe_models import moe
+    from unweave.experts import SEMoE
+
+    made = SEMoE(**settings).adapt(moe("mixtral"))
+    with torch.no_grad():
+        return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
+
+
 def _contrasted(rng: Generator, beta: float = 0.5) -> dict[str, Tensor]:
     from tests.moe_models import moe
     from unweave.experts import SCMoE
@@ -397,6 +406,12 @@ def _rows() -> list[PlainRow]:
             run=_contrasted,
             off=partial(_contrasted, beta=0.0),
             bad=((lambda: experts.SCMoE(alpha=0.0), "alpha must be"),),
+        ),
+        PlainRow(
+            name="SEMoE",
+            run=partial(_offloaded, slots=2),
+            random=False,
+            bad=((lambda: experts.SEMoE(slots=0), "slots must be"),),
         ),
         PlainRow(
             name="SET",

@@ -13,6 +13,7 @@ from .idk import IDK
 from .npo import NPO
 from .o3 import O3
 from .pdu import PDU
+from .problem_statements import ReviewClassifier, Vocabulary, deduplicated, evaluate
 from .rmu import RMU
 from .s4d import S4D, S4DClassifier, at_rate, fixed, s4d_groups
 from .sat_imp import SatImp
@@ -33,6 +34,7 @@ from .whp import WHP
 
 __all__ = [
     "CEU", "DPO", "IDK", "NPO", "O3", "PDU", "RMU", "S4D", "UNDIAL", "UQICL", "WGA", "WHP", "AltPO", "GradDiff",
-    "LabelPrompts", "S4DClassifier", "SatImp", "SimNPO", "TaskVector", "Uncertainty", "at_rate", "detection",
-    "entropy_parts", "fixed", "s4d_groups", "selective", "variance_parts",
+    "LabelPrompts", "ReviewClassifier", "S4DClassifier", "SatImp", "SimNPO", "TaskVector", "Uncertainty", "Vocabulary",
+    "at_rate", "deduplicated", "detection", "entropy_parts", "evaluate", "fixed", "s4d_groups", "selective",
+    "variance_parts",
 ]  # fmt: skip
