@@ -1,5 +1,6 @@
 """Mixtures of experts inside a model, found and read by structure."""
 
+from .apart import HeldApart
 from .blocks import MoE, experts_in, moe_layers
 from .cut import expert_count, keep_experts_, require_count
 from .dense import Condensed, Dense, Trimmed
@@ -12,6 +13,7 @@ from .watch import Routed, present_rows, route_once, watching
 __all__ = [
     "Condensed",
     "Dense",
+    "HeldApart",
     "Layout",
     "Matrices",
     "MoE",
