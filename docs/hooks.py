@@ -36,6 +36,7 @@ GUIDE = (
     "guide/bring-your-own-loop.md",
     "guide/bring-your-own-data.md",
     "guide/bring-your-own-text-classifier.md",
+    "guide/forgetting-a-reviewer.md",
     "guide/bring-your-own-table.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
