@@ -1,4 +1,4 @@
-"""Faults to inject: a disk full at the n-th write, files damaged in every way, killed processes."""
+"""Faults to inject: a disk full at the n-th write, files damaged in every way."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
@@ -111,68 +108,3 @@ def one_line(error: BaseException) -> str:
     assert "\n" not in text, text
     assert 20 < len(text) < 700, text
     return text
-
-
-def run_python(
-    script: str,
-    *args: str,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    timeout: float = 120,
-) -> subprocess.CompletedProcess[str]:
-    """Run a Python script in a process of its own, one thread, and wait."""
-    return subprocess.run(
-        [sys.executable, "-c", script, *args], env=_env(env), cwd=cwd, timeout=timeout, capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-
-
-def run_and_kill(
-    command: Sequence[str],
-    *,
-    ready: Callable[[], bool],
-    after: float,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    timeout: float = 120,
-) -> bool:
-    """Start a command in a session of its own; `after` seconds after `ready()` turns true, kill -9 all of it.
-
-    Returns:
-        True if it was killed, False if it ended by itself before that.
-    """
-    process = subprocess.Popen(
-        list(command),
-        env=_env(env),
-        cwd=cwd,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        end = time.monotonic() + timeout
-        while not ready():
-            if process.poll() is not None:
-                break
-            assert time.monotonic() < end, "the command never got ready"
-            time.sleep(0.005)
-        try:
-            process.wait(after)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        assert process.stderr is not None
-        assert process.returncode == 0, process.stderr.read().decode()
-        return False
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
-
-
-def _env(extra: Mapping[str, str] | None) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "UNWEAVE_PROGRESS": "0", **(extra or {})}

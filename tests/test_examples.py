@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import Done, run_file, run_module
+
 ROOT = Path(__file__).parent.parent
 ADULT = ROOT.parent / "shared" / "data" / "tabular"
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
-
-
-def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=600, env={**os.environ, **environment}
-    )
 
 
 @pytest.fixture
@@ -29,7 +22,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_digits(tmp_path: Path, pages: str) -> None:
-    done = run(sys.executable, str(ROOT / "examples" / "digits.py"), cwd=tmp_path, UNWEAVE_CACHE=pages)
+    done = run_file(ROOT / "examples" / "digits.py", cwd=tmp_path, UNWEAVE_CACHE=pages)
     assert done.returncode == 0, done.stderr
     assert "accuracy on forgotten examples" in done.stdout
 
@@ -69,22 +62,17 @@ def test_examples_import_nothing_of_this_repository_but_unweave() -> None:
 
 
 def test_own_loop(tmp_path: Path) -> None:
-    done = run(
-        sys.executable,
-        str(ROOT / "examples" / "own_loop.py"),
-        cwd=tmp_path,
-        UNWEAVE_CACHE=str(tmp_path / "cache"),
-    )
+    done = run_file(ROOT / "examples" / "own_loop.py", cwd=tmp_path, UNWEAVE_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("retrain, about 1 of one retraining")
     assert "# ✓ Forgotten" in done.stdout
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 16
 
 
-def forget_rows(tmp_path: Path, where: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def forget_rows(tmp_path: Path, where: str, **environment: str) -> Done:
     pytest.importorskip("pandas")
-    return run(
-        sys.executable, "-m", "unweave", "forget", str(ROOT / "examples" / "adult.py"), "--where", where, "--method",
+    return run_module(
+        "unweave", "forget", str(ROOT / "examples" / "adult.py"), "--where", where, "--method",
         "retrain", "--oracles", "0", "--holders", "0", "--quick", "--out", "run", cwd=tmp_path, **environment,
     )  # fmt: skip
 
@@ -119,8 +107,8 @@ def test_cifar10_project_with_a_pruned_resnet(tmp_path: Path) -> None:
         "EPOCHS": "1",
         "UNWEAVE_CACHE": str(tmp_path / "cache"),
     }
-    done = run(
-        sys.executable, "-m", "unweave", "forget", project, "--classes", "dog", "--method", "unprune+continue",
+    done = run_module(
+        "unweave", "forget", project, "--classes", "dog", "--method", "unprune+continue",
         "--unprune.scout-epochs", "1", "--continue.epochs", "1", "--oracles", "1", "--holders", "1", "--out", "run",
         cwd=tmp_path, **small,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from tests.contract import world
 from tests.faults import disk_full_at
+from tests.processes import run_at_once
 from unweave import Supervised
 from unweave.embedded.nets import mlp
 from unweave.errors import StorageError
@@ -149,10 +150,7 @@ build_models(RECIPE, world.points()[0], range(2), jobs=1, cache=Path(sys.argv[1]
 
 def test_requests_at_once_share_a_cache(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", _REQUEST, str(tmp_path)]
-    running = [subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": path}) for _ in range(3)]
-    assert [p.wait(timeout=300) for p in running] == [0, 0, 0]
+    run_at_once(["-c", _REQUEST, str(tmp_path)], [{}, {}, {}], cwd=root)
     train, _ = world.points()
     assert_same(
         build_models(RECIPE, train, range(2), jobs=1),

@@ -31,6 +31,10 @@ VERBS = {
     "learn": "Dictionary",
     "explain": "Attribution",
     "generate": "Decoder",
+    "decompose": "Uncertainty",
+    "predict_proba": "Classifier",
+    "overfit": "Delivery",
+    "edit": "Editor",
 }
 """The verb of a protocol -> the role of what has it."""
 FAMILIES = (
@@ -127,7 +131,7 @@ def find(name: str) -> Method:
 
 PARTS = ("forget", "retain", "heldout", "guide", "preserve")
 """Attributes of a request, or of concepts, that a method may read."""
-ABILITIES = {"Labelled": "labels", "Perturbing": "inputs", "Representing": "features"}
+ABILITIES = {"Labelled": "labels", "Perturbing": "inputs", "Representing": "features", "Restoring": "pairs"}
 """Abilities of a task that a method may require -> what it then reads."""
 SETTINGS = ("recipe", "checkpoint")
 """Fields of a method that the user must have."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
+
+from tests.processes import run_module
 
 PROJECT = """
 import torch
@@ -49,9 +49,5 @@ def make_project(folder: Path) -> Path:
 
 
 def unweave(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "unweave", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "UNWEAVE_CACHE": str(cwd / "cache"), **environment},
-    )  # fmt: skip
+    """Run the command in a process of its own, with a cache of trained models in that folder."""
+    return run_module("unweave", *arguments, cwd=cwd, **{"UNWEAVE_CACHE": str(cwd / "cache"), **environment})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.projects import make_project, unweave
-from unweave.cli import COMMANDS, main
+from unweave.cli import COMMANDS, _packages, main
 
 FORGET = (
     "forget",
@@ -135,13 +135,24 @@ def test_list_and_cite(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2310.12508" in out
 
 
-@pytest.mark.slow
-def test_doctor_finds_a_broken_torchvision(folder: Path, tmp_path: Path) -> None:
+def test_doctor_finds_a_broken_torchvision(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    done = unweave("doctor", cwd=folder, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 2
-    assert "torchvision" in done.stdout
-    assert "pip uninstall torchvision" in done.stdout
+    (tmp_path / "needs_it.py").write_text("import torchvision")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of the processes that import the packages
+    monkeypatch.setattr(_packages, "CORE", ("numpy",))
+    monkeypatch.setattr(_packages, "EXTRAS", {"needs_it": "vision", "nowhere": "optim"})
+    code, out, _ = call(capsys, "doctor")
+    assert code == 2
+    assert [line.split()[:2] for line in out.splitlines()[1:5]] == [
+        ["numpy", "ok"],
+        ["needs_it", "broken"],
+        ["nowhere", "absent"],
+        ["torchvision", "broken"],
+    ]
+    assert "pip uninstall torchvision" in out
 
 
 @pytest.mark.slow

@@ -14,14 +14,15 @@ from torch.optim import SGD, AdamW
 
 from unweave import Supervised
 from unweave.audit.result import Audit, Verdict
-from unweave.cli import COMMANDS, doctor, main
+from unweave.cli import COMMANDS, _packages, main
 from unweave.cli._fields import field_prose
+from unweave.cli._judged import carry_out
 from unweave.cli._named import unlearner
 from unweave.cli._optimizers import optimizer
 from unweave.cli._parse import named_methods, named_run
 from unweave.cli._pruners import pruner
 from unweave.cli._recipes import trained_with
-from unweave.cli._selection import carry_out, selected
+from unweave.cli._selection import selected
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
 from unweave.jobs import Audited, Texts, embedded
@@ -72,7 +73,7 @@ def test_the_first_name_of_a_chain_is_outermost() -> None:
 
 
 def pruning(**given: Any) -> SimpleNamespace:
-    asked = {"method": "magnitude", "sparsity": None, "pattern": "unstructured", "budget": "global"}
+    asked = {"method": "magnitude", "sparsity": None, "pattern": "unstructured", "budget": None}
     asked |= {"only": (), "skip": (), "least": 0.9, "texts": Texts()}
     return SimpleNamespace(**{**asked, **given})
 
@@ -95,6 +96,10 @@ def test_whole_channels_leave_the_classes_alone() -> None:
     plain: Any = pruner(pruning())
     assert plain.score.scope == Scope()
     assert plain.budget == Global(0.9)
+    half: Any = pruner(pruning(pattern="channel", sparsity=0.5))
+    assert half.budget == Uniform(0.5)  # of every layer; under one threshold the small ones fall
+    whole: Any = pruner(pruning(pattern="channel", sparsity=0.5, budget="global"))
+    assert whole.budget == Global(0.5)
     assert pruner(pruning(pattern="1:4")).pattern == NM(1, 4)  # type: ignore[attr-defined]
 
 
@@ -214,8 +219,9 @@ def test_what_is_broken_or_needed_shows_in_the_exit_code(
     state: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = {"name": "x", "state": "ok", "detail": ""}
-    monkeypatch.setattr(doctor, "_package", lambda name, extra: {**check, "name": name})
-    monkeypatch.setattr(doctor, "_torchvision", lambda: {**check, "state": state})
+    monkeypatch.setattr(_packages, "_import_together", lambda names: set())
+    monkeypatch.setattr(_packages, "_package", lambda name, *_: {**check, "name": name})
+    monkeypatch.setattr(_packages, "_torchvision", lambda *_: {**check, "state": state})
     assert main(("doctor", "--json")) == code
     assert json.loads(capsys.readouterr().out)["healthy"] is (code == 0)
     assert main(("doctor",)) == code

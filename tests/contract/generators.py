@@ -70,6 +70,32 @@ def _adapters(rng: Generator, lr: float = 1e-2) -> dict[str, Tensor]:
         return {"answer": model(x, 300, model.encode(["a cat"])), **adapters.state_dict()}
 
 
+def _repaired(rng: Generator, step_size: float = 0.1) -> dict[str, Tensor]:
+    from unweave.generate import CODE, Prior
+
+    shares = torch.linspace(0.999, 0.9, 20, dtype=torch.float64).cumprod(0)
+    prior = Prior(
+        lambda x, t: (1 - float(shares[t])) ** 0.5 * x, shares, lambda n: list(range(n))
+    )  # of N(0, 1)
+    more = {"updates": 8} if step_size else {}
+    how = CODE(steps=10, depth=0.5, step_size=step_size, jitter=0.01, **more)  # type: ignore[arg-type]
+    return {"edited": how.edit(prior, torch.full((2, 1, 3, 3), 0.9), rng=rng)}
+
+
+def _distilled(rng: Generator, lr: float = 1e-2) -> dict[str, Tensor]:
+    from unweave.generate import SIM
+    from unweave.random import global_seed
+
+    class Net(torch.nn.Linear):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x) / (1 + sigma[:, None])
+
+    with global_seed(0):
+        teacher = Net(3, 3).eval()
+    method = SIM(steps=3, warm_up=1, batch_size=4, lr=lr, fake_lr=1e-2)
+    return dict(method.distil(teacher, [3], rng=rng).state_dict())
+
+
 def _rows() -> list[PlainRow]:
     from unweave import generate
 
@@ -95,6 +121,12 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: generate.APG(eta=1.5), "eta must be"),),
         ),
         PlainRow(
+            name="CODE",
+            run=_repaired,
+            off=lambda rng: _repaired(rng, step_size=0.0),
+            bad=((lambda: generate.CODE(depth=0.0), "depth must be"),),
+        ),
+        PlainRow(
             name="LaptopDiff",
             run=_smaller,
             off=lambda rng: _smaller(rng, steps=0),
@@ -105,6 +137,12 @@ def _rows() -> list[PlainRow]:
             run=_informed,
             off=lambda rng: _informed(rng, trained=False),
             bad=((bad_pictures, "the pictures are of shape"),),
+        ),
+        PlainRow(
+            name="SIM",
+            run=_distilled,
+            off=lambda rng: _distilled(rng, lr=1e-9),
+            bad=((lambda: generate.SIM(start=0.01), "start must lie between"),),
         ),
         PlainRow(
             name="SIMS",

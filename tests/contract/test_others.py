@@ -11,10 +11,13 @@ from tests.contract.erasers import ERASERS
 from tests.contract.generators import GENERATORS
 from tests.contract.language import LANGUAGE
 from tests.contract.others import OTHERS, PlainRow
+from tests.contract.restorers import RESTORERS
 from unweave import seeded
 from unweave.errors import InputError
 
-EVERY = pytest.mark.parametrize("row", [*OTHERS, *ERASERS, *LANGUAGE, *GENERATORS], ids=lambda row: row.name)
+EVERY = pytest.mark.parametrize(
+    "row", [*OTHERS, *ERASERS, *LANGUAGE, *GENERATORS, *RESTORERS], ids=lambda row: row.name
+)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -11,10 +11,11 @@ from tests.erase.first_step import follows
 from tests.erase.pipelines import CONCEPTS, KINDS, loaded, pipeline
 from unweave import Mask, seeded
 from unweave.erase import SFD, Concepts, one_step
-from unweave.erase.sfd import _Clipped, _Losses, _started_at, draws_in_one_step, level, matching
+from unweave.erase.sfd import _Clipped, _Losses, matching
 from unweave.errors import InputError
 from unweave.fit import resumable
 from unweave.io.pipeline_folder import save_pipeline
+from unweave.models.text_to_image.one_step import draws_in_one_step, level, started_at
 from unweave.random import global_seed
 
 ASKED = replace(CONCEPTS, guide={"cat": "bird", "golf ball": "table"})
@@ -203,7 +204,7 @@ def test_the_generator_starts_where_its_schedule_ends() -> None:
     model = pipeline("pixart")
     made, how = model.editable(), model.alphas_cumprod.clone()
     made.index = {"scheduler": ["diffusers", "PNDMScheduler"], "other": 1}
-    started = _started_at(made, 600)
+    started = started_at(made, 600)
     assert started.timesteps == 601
     assert torch.allclose(started.scheduler.alphas_cumprod.double(), how[:601], atol=1e-6)
     assert started.sampler(1).timesteps.tolist() == [600]
@@ -225,10 +226,10 @@ def test_a_level_may_be_missed_by_a_twentieth() -> None:
     model = pipeline("pixart")
     a = model.alphas_cumprod
     top = float(((1 - a) / a).sqrt()[-1])
-    assert level(model, 1.04 * top) == 999
-    assert level(model, 1e-9) == 0
+    assert level(model, 1.04 * top, "SFD") == 999
+    assert level(model, 1e-9, "SFD") == 0
     with pytest.raises(InputError, match="Lower start or high"):
-        level(model, 1.06 * top)
+        level(model, 1.06 * top, "SFD")
 
 
 def test_the_gradient_of_a_gaussian_passes_through_the_noised_image() -> None:
@@ -320,7 +321,7 @@ def test_refuses() -> None:
         replace(ONE, high=20.0).apply(pipeline(), ASKED, rng=seeded(0))
     with pytest.raises(InputError, match="one step already"):
         ONE.apply(ONE.apply(pipeline(), ASKED, rng=seeded(0)), ASKED, rng=seeded(0))
-    assert level(pipeline(), 2.5) == nearest(pipeline(), 2.5)
+    assert level(pipeline(), 2.5, "SFD") == nearest(pipeline(), 2.5)
     model = pipeline()
     with torch.no_grad():
         model.text_encoder.get_input_embeddings().weight.zero_()

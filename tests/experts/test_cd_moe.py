@@ -147,7 +147,7 @@ def test_memory_decides_how_many_layers_and_fold_changes_nothing() -> None:
     assert {id(p) for p in edited.parameters()}.isdisjoint(id(p) for p in original.parameters())
 
 
-@pytest.mark.parametrize("recover", ["lm", "distil"])
+@pytest.mark.parametrize("recover", ["lm", "lora", "distil"])
 def test_light_tuning_moves_the_kept_experts_alone_and_helps(recover: Any) -> None:
     original, data = model(), text(640)
     plain = CDMoE(layers=2, fold=False, examples=8)
@@ -158,7 +158,13 @@ def test_light_tuning_moves_the_kept_experts_alone_and_helps(recover: Any) -> No
     assert all("routed" in name for name in moved)
     assert all(torch.equal(t, b.get_buffer(n)) for n, t in a.named_buffers())
     loss = lambda m: float(predict(m, data, data.task.losses).mean())  # noqa: E731
-    if recover == "lm":
+    assert {n for n, _ in a.named_parameters()} == {n for n, _ in b.named_parameters()}, (
+        "no factor is left behind"
+    )
+    if recover == "lora":
+        change = (b.get_parameter(min(moved)) - a.get_parameter(min(moved))).double()
+        assert torch.linalg.matrix_rank(change, rtol=1e-4) <= 8 < min(change.shape)
+    if recover != "distil":
         assert loss(b) < loss(a) - 0.05
     else:
         wanted = predict(original, data).softmax(-1)

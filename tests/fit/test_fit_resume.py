@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from tests.faults import damages, disk_full_at, one_line, partials, run_and_kill
+from tests.faults import damages, disk_full_at, one_line, partials
+from tests.processes import run_and_kill, run_python
 from unweave import Data, Fit, Mask, Step, fit_, resumable, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, IntegrityError, NonFiniteError, StorageError
@@ -230,27 +231,29 @@ def _path(root: Path) -> str:
 @pytest.mark.slow
 def test_kill_9_at_random_moments_ends_in_the_same_bits(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    env = {"PYTHONPATH": _path(root)}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
 
-    def command(name: str, slow: float) -> list[str]:
-        (tmp_path / name).mkdir(exist_ok=True)
-        return [sys.executable, "-c", _KILLED, str(tmp_path / name), str(slow)]
+    def finish(name: str) -> None:
+        done = run_python(_KILLED, str(tmp_path / name), "0", cwd=root)
+        assert done.returncode == 0, done.stderr
 
-    subprocess.run(command("whole", 0), check=True, cwd=root, env={**os.environ, **env})
+    finish("whole")
     rng = random.Random(1)
     work = tmp_path / "killed" / "work"
     killed = 0
     for _ in range(4):
         began = time.time()
         killed += run_and_kill(
-            command("killed", 0.02),
+            _KILLED,
+            str(tmp_path / "killed"),
+            "0.02",
             ready=lambda began=began: any(p.stat().st_mtime > began for p in work.glob("fit-*")),
             after=rng.uniform(0, 0.3),
             cwd=root,
-            env=env,
         )
     assert killed >= 2
-    subprocess.run(command("killed", 0), check=True, cwd=root, env={**os.environ, **env})
+    finish("killed")
     for name in ("done.safetensors", "done.mask.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.processes import run_python
 from unweave import Data, Supervised
 from unweave.embedded.digits import of_tensors
 from unweave.embedded.nets import mlp
@@ -53,9 +53,8 @@ print(describe(project.Own()), describe(project.Plain(0.1)), describe(project.ma
 
 
 def keys(folder: Path) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", ASK], cwd=folder, capture_output=True, text=True, check=True
-    )
+    done = run_python(ASK, cwd=folder)
+    assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 

@@ -16,7 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.faults import contents, damages, each_full_disk, one_line, partials, run_and_kill
+from tests.faults import contents, damages, each_full_disk, one_line, partials
+from tests.processes import run_and_kill, run_python
 from unweave.errors import InputError, IntegrityError, StorageError, UnweaveError
 from unweave.io.files import write_text
 from unweave.io.runs import RunFolder, locked, read_record
@@ -417,24 +418,28 @@ with RunFolder.open(out, settings={"lr": 0.1}, inputs={"model": source}, seed=5)
 
 @pytest.mark.slow
 def test_killed_at_random_moments_then_the_same_bits(tmp_path: Path, source: Path) -> None:
-    def command(out: Path, slow: float) -> list[str]:
-        return [sys.executable, "-c", _PIPELINE, str(out), str(source), str(slow)]
+    def finish(out: Path) -> None:
+        done = run_python(_PIPELINE, str(out), str(source), "0")
+        assert done.returncode == 0, done.stderr
 
-    subprocess.run(command(tmp_path / "whole", 0), check=True)
+    finish(tmp_path / "whole")
     rng = random.Random(0)
     killed = 0
     out = tmp_path / "out"
     for _ in range(4):
         before = time.time()
         killed += run_and_kill(
-            command(out, 0.02),
+            _PIPELINE,
+            str(out),
+            str(source),
+            "0.02",
             ready=lambda before=before: (
                 (out / "run.json").exists() and (out / "run.json").stat().st_mtime > before
             ),
             after=rng.uniform(0, 0.3),
         )
     assert killed >= 2
-    subprocess.run(command(out, 0), check=True)
+    finish(out)
     _same_but_times(out, tmp_path / "whole")
     assert not partials(tmp_path)
 

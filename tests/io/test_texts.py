@@ -81,7 +81,7 @@ def test_lines_are_padded_and_padding_and_prompts_do_not_count(tok: Any, tmp_pat
     assert task.present(batch).sum(1).tolist() == [counted[0] + 1, len(prompt + answer), counted[2] + 1]
     assert found.tokens == sum(counted)
     assert found.ids == ["a", "b", "c"]
-    assert found.columns == {"who": ["x", "", ""]}
+    assert found.columns == {"who": ["x", "", ""], "n": ["", "3", ""]}
     assert found.notes[1] == "1 texts of a.jsonl have no token to predict and are left out."
 
     # the same perplexity as text by text, each alone and unpadded

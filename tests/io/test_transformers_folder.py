@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.faults import contents, damages, each_full_disk, one_line, partials, run_python
+from tests.faults import contents, damages, each_full_disk, one_line, partials
+from tests.processes import run_python
 from unweave import Mask, fit_, seeded
 from unweave.errors import InputError, IntegrityError, MissingExtraError, StorageError
 from unweave.fit.recipe import mean_loss

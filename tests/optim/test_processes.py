@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import unweave
+from tests.processes import run_ranks
 from unweave.io.nested import load_nested
 
 _SCRIPT = """
@@ -56,20 +53,9 @@ def test_two_processes_perturb_alike_and_end_where_one_does(tmp_path: Path) -> N
     root = Path(__file__).parents[2]
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(root), str(Path(unweave.__file__).parents[1])]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for folder, command in (("one", [sys.executable]), ("two", launch)):
+    for folder, processes in (("one", 1), ("two", 2)):
         (tmp_path / folder).mkdir()
-        done = subprocess.run(
-            [*command, str(script), str(tmp_path / folder)], cwd=root, env=env, timeout=200, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_ranks(script, str(tmp_path / folder), cwd=root, processes=processes)
     names = sorted(p.name.removesuffix("-0") for p in (tmp_path / "one").iterdir())
     assert len(names) == 9
     for name in names:

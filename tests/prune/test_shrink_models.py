@@ -19,7 +19,7 @@ from unweave.io.structure import restructure_
 from unweave.io.transformers_folder import save_model_folder
 from unweave.masks import Channel, Global, Scope, Uniform
 from unweave.models.units import find_units
-from unweave.prune import Magnitude, Prune, shrink
+from unweave.prune import Magnitude, Prune, Taylor, shrink
 
 SCORE = Magnitude(scope=Scope(last=False))
 
@@ -141,6 +141,36 @@ def test_a_units_score_is_that_of_all_that_falls_with_it() -> None:
     assert set(kept.nonzero().flatten().tolist()) == set((rows + columns).topk(2).indices.tolist())
     model[2].weight.data[:, 0] = 100.0  # what reads it matters too
     assert prune.mask(model, data, rng=seeded(0)).keep["0.weight"][0].all()
+
+
+def test_batch_normalisations_scale_falls_with_its_channel() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    nn.init.uniform_(model[1].weight, 0.0, 1.5)
+    data = named("mlp").data()
+    for score in (SCORE, Taylor(scope=Scope(last=False))):
+        prune = Prune(score=score, pattern=Channel(), budget=Uniform(0.5))
+        kept = prune.mask(model, data, rng=seeded(0)).keep["0.weight"].all(1)
+        if score is SCORE:
+            parts = [p.detach() ** 2 for p in (model[0].weight, model[1].weight[:, None], model[3].weight.T)]
+        else:
+            weights = [model[0].weight, model[1].weight, model[3].weight]
+            squares = [torch.zeros_like(w) for w in weights]
+            for batch in data.batches():
+                loss = data.task.losses(model.eval(), batch).mean()
+                share = len(batch[0]) / len(data)
+                for total, w, g in zip(squares, weights, torch.autograd.grad(loss, weights), strict=True):
+                    total += share * (w * g).detach() ** 2
+            parts = [squares[0], squares[1][:, None], squares[2].T]
+        whole = sum(part.sum(1) for part in parts)
+        assert set(kept.nonzero().flatten().tolist()) == set(whole.topk(3).indices.tolist())
+    model[1].weight.data[2] = 1e3
+    assert (
+        Prune(score=SCORE, pattern=Channel(), budget=Uniform(0.8))
+        .mask(model, data, rng=seeded(0))
+        .keep["0.weight"][2]
+        .all()
+    )
 
 
 def test_a_unit_tied_to_a_layer_out_of_scope_stays() -> None:

@@ -6,10 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.prune.world import assert_untouched, convolutional, images, points, state, trained
+from unweave import seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError
 from unweave.masks import select
-from unweave.prune import PerOutput, Wanda
+from unweave.prune import PerOutput, Prune, Uniform, Wanda
 
 
 def test_by_hand() -> None:
@@ -34,6 +35,20 @@ def test_convolutions_equal_unfolded_patches(groups: int) -> None:
         first = out // (6 // groups) * (4 // groups)
         naive = conv.weight[out].detach().abs() * norms[first : first + 4 // groups]
         torch.testing.assert_close(scores[out], naive)
+
+
+def test_transposed_linear_layers_are_scored_as_linear_ones() -> None:
+    transformers = pytest.importorskip("transformers")
+    plain = nn.Linear(6, 3)
+    turned = transformers.Conv1D(3, 6)
+    turned.weight.data = plain.weight.detach().T.clone()
+    data = points()
+    found = Wanda().score(nn.Sequential(nn.Flatten(), turned), data)["1.weight"]
+    torch.testing.assert_close(found, Wanda().score(nn.Sequential(nn.Flatten(), plain), data)["1.weight"].T)
+    half = Prune(score=Wanda(), budget=Uniform(0.5)).apply(
+        nn.Sequential(nn.Flatten(), turned), data, rng=seeded(0)
+    )
+    assert int((half[1].weight == 0).sum()) == 9
 
 
 def test_batches_do_not_matter_and_the_model_is_left_alone() -> None:

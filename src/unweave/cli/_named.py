@@ -15,6 +15,7 @@ from ..settings import hints, members
 from ..types import Edit
 from ._fields import default_of
 from ._flags import key_of
+from ._serves import require_serves
 
 
 def make(method: Method, asked: Any, given: Mapping[str, Any] | None = None) -> Any:
@@ -44,19 +45,17 @@ def unlearner(chain: str, asked: Any, subject: Subject) -> Edit[Any]:
     inner: Edit[Any] | None = None
     for name in reversed(chain.split("+")):
         method = find(name)
-        if method.family != "unlearn":
-            raise InputError(
-                f"{method.name} is of family {method.family}; `unweave forget` takes methods of family unlearn."
-                + " It is called from Python so far: docs/guide/forgetting-texts.md."
-                * (method.family == "language")
-            )
+        require_serves(method, subject)
         given: dict[str, Any] = {}
-        fields = {f.name for f in dataclasses.fields(method.cls)}
+        fields = {f.name: f for f in dataclasses.fields(method.cls)}
         if "recipe" in fields:
             given["recipe"] = recipe = subject.require_recipe(
                 f"{method.name} cannot train as the model was trained"
             )
             _require_steps(method, recipe)
+        own = fields.get("unlearn")
+        if inner is None and own is not None and default_of(own) is dataclasses.MISSING:
+            raise InputError(f"{method.name} runs another method inside: write --method {name}+npo, say.")
         if inner is not None:
             if "unlearn" not in fields:
                 wrappers = (

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from ..errors import InputError
 from ..jobs.deletion import WAYS
-from ..jobs.estimate import repeating
-from ..jobs.judging import Judging
 from ..jobs.opened import Folder
 from ..jobs.subject import Subject
+from ..jobs.texts import TextFiles
 from ..jobs.tracking import Tracker
-from ._opened import opened, tell
-from ._parse import carried_out
+from ._opened import opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +22,12 @@ class Selection:
     """Which model, which data, and what must go.
 
     Attributes:
-        project: your project.py, a transformers image-classification folder, or nothing for the embedded digits.
+        project: your project.py, a transformers folder (of a classifier, or of a language model), or nothing for the
+            embedded digits.
         model: weights of the trained model: .safetensors, .pt read as plain tensors, or a folder. Without it the model
             is trained first, by the recipe.
         folder: for a transformers folder.
+        text_files: for a language model's.
         ids: file with the ids to delete, one a line (.txt), or with a column "id" (.csv, .parquet).
         classes: classes to delete, by name or number.
         where: delete examples whose column has this value: COLUMN=VALUE.
@@ -39,8 +36,11 @@ class Selection:
             "request-" and part of a hash under your key unless given.
         purge: after the verdict, remove what this run and the cache keep of models that were trained on the deleted
             data: they are listed in the report. Your own files, such as --model, are listed and never removed.
-        oracles: models to retrain without the data, to compare with; 0 gives no verdict.
-        holders: models to retrain with the data, to know how much models differ by chance.
+        oracles: models to retrain without the data, to compare with; 0 gives no verdict. 8, unless a language model has
+            no --base.
+        holders: models to retrain with the data, to know how much models differ by chance; as many unless given.
+        given_oracles: models retrained without the data elsewhere: weights or folders. They come beside those above.
+        given_holders: models trained with the data elsewhere.
         seed: governs the whole run.
         jobs: processes that train at once; 0 takes all cores.
         cache: folder of retrained models, shared between requests; UNWEAVE_CACHE or ~/.cache/unweave unless given.
@@ -55,14 +55,17 @@ class Selection:
     project: tyro.conf.Positional[str] = ""
     model: Path | None = None
     folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
+    text_files: Annotated[TextFiles, tyro.conf.arg(name="")] = TextFiles()
     ids: Path | None = None
     classes: tuple[str, ...] = ()
     where: str = ""
     random: int | None = None
     name: str = ""
     purge: bool = False
-    oracles: int = 8
-    holders: Annotated[int, tyro.conf.arg(aliases=["--held"])] = 8  # its former name
+    oracles: int | None = None
+    holders: Annotated[int | None, tyro.conf.arg(aliases=["--held"])] = None  # its former name
+    given_oracles: Annotated[tuple[Path, ...], tyro.conf.arg(name="oracle")] = ()
+    given_holders: Annotated[tuple[Path, ...], tyro.conf.arg(name="holder")] = ()
     seed: int = 0
     jobs: int = 0
     cache: Path | None = None
@@ -75,7 +78,7 @@ class Selection:
 
 def subject_of(asked: Any) -> Subject:
     """Open the project that was named, with the weights that were named."""
-    return opened(asked.project, asked.folder, asked.model)
+    return opened(asked.project, asked.folder, asked.model, getattr(asked, "text_files", None))
 
 
 def selected(asked: Any, subject: Subject, *, needed: bool = True) -> dict[str, Any]:
@@ -89,32 +92,3 @@ def selected(asked: Any, subject: Subject, *, needed: bool = True) -> dict[str, 
         ways["random"] = len(subject.train) // 5
     told = {"name": getattr(asked, "name", ""), "seed": asked.seed, "jobs": asked.jobs or None}
     return {**ways, **told, "subject": subject, "cache": asked.cache}
-
-
-def judged(asked: Any, subject: Subject) -> dict[str, Any]:
-    """The fields of a `Judging`."""
-    more = {name: getattr(asked, name) for name in ("oracles", "holders", "quick", "purge")}
-    return {**selected(asked, subject), **more}
-
-
-def carry_out(job: Judging, asked: Any, command: str, argv: Sequence[str]) -> int:
-    """Run the job or estimate it, and print. Exit code 0 if the verdict is `forgotten`, else 3."""
-    if asked.dry_run:
-        tell(repeating(job.subject.recipe, job.subject.train))
-        return _show_estimate(job.estimate(), asked.json)
-    return 0 if carried_out(job, asked, command, argv, asked.project, asked.seed, asked.model).passed else 3
-
-
-def _show_estimate(seconds: Mapping[str, float], as_json: bool) -> int:
-    out = Console(highlight=False, soft_wrap=True)
-    total = sum(seconds.values())
-    if as_json:
-        out.print(json.dumps({"seconds": dict(seconds), "total": total}, indent=1), markup=False)
-        return 0
-    for name, value in seconds.items():
-        out.print(f"  {name:40} {value:9.1f} s", markup=False)
-    out.print(
-        f"  {'in all, about':40} {total:9.1f} s\nNothing was written. Models in the cache cost nothing again.",
-        markup=False,
-    )
-    return 0

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..jobs.audit import AuditJob
+from ._judged import carry_out, judged
 from ._parse import parse
-from ._selection import Selection, carry_out, judged, subject_of
+from ._selection import Selection, subject_of
 
 EXAMPLE = (
     "  unweave audit project.py --model before.safetensors --edited after.safetensors "

@@ -22,11 +22,12 @@ EXAMPLE = """  unweave condense ./moe --calibration texts.jsonl
   unweave condense ./moe --calibration texts.jsonl --memory 0.725 --recover light --out runs/small
   unweave condense ./moe --calibration texts.jsonl --cd-moe.layers 9 --cd-moe.k 6
   unweave condense ./moe --calibration code.jsonl --method reap --memory 0.6
+  unweave condense ./moe --calibration task.jsonl --method uncurl --recover lora --options questions.jsonl
   unweave condense ./mixtral --calibration texts.jsonl --method naee --naee.experts 6
 
 A method adds its flags: add --help. All of them: unweave list --family experts."""
 
-TUNED = {"none": "none", "light": "lm", "distil": "distil"}
+TUNED: dict[str, Any] = {"none": "none", "light": "lm", "lora": "lora", "distil": "distil"}
 NAMED = {"reap": "expert-pruning"}
 """Names of settings that people know as methods."""
 
@@ -39,10 +40,12 @@ class Condense:
         folder: of a causal language model of transformers with experts, and its tokenizer.
         calibration: texts: a .txt, or a .jsonl with "text", or "prompt" and "answer". Every tenth sequence is held out.
         heldout: texts to measure on instead.
-        method: cd-moe (condense whole layers), reap or expert-pruning (drop experts), naee, hc-smoe, mc-smoe.
+        method: cd-moe (condense whole layers), reap or expert-pruning (drop experts), naee, hc-smoe, mc-smoe,
+            uncurl (merge by a task's routing).
         memory: share of the parameters to end with, at most; the method's own (0.725) unless given.
-        recover: "light" tunes the experts that stay in condensed layers on the calibration texts, "distil" towards the
-            original's predictions (cd-moe).
+        options: a .jsonl of {"prompt", "options", "answer"}: how many are answered right, before and after.
+        recover: "light" tunes the experts that are left (cd-moe: of condensed layers; uncurl: every weight) on the
+            calibration texts, "lora" a low-rank change of them, "distil" towards the original's predictions.
         length: tokens of the longest sequence.
         baselines: measure two baselines at no more memory.
         seed: governs the whole run.
@@ -57,7 +60,8 @@ class Condense:
     heldout: Path | None = None
     method: str = "cd-moe"
     memory: float | None = None
-    recover: Literal["none", "light", "distil"] = "none"
+    options: Path | None = None
+    recover: Literal["none", "light", "lora", "distil"] = "none"
     length: int = 256
     baselines: bool = True
     seed: int = 0
@@ -71,9 +75,11 @@ def run(argv: Sequence[str]) -> int:
     named = [NAMED.get(name, name) for name in named_methods(argv, ("--method",), "cd-moe")]
     options = with_methods(Condense, named, skip=("memory", "recover"))
     asked: Any = parse(options, argv, command="condense", example=EXAMPLE)
+    method = _method(asked)
     job = CondenseJob(
-        folder=asked.folder, calibration=asked.calibration, heldout=asked.heldout, method=_method(asked),
+        folder=asked.folder, calibration=asked.calibration, heldout=asked.heldout, method=method, options=asked.options,
         length=asked.length, baselines=asked.baselines, seed=asked.seed,
+        recover="none" if hasattr(method, "recover") else TUNED[asked.recover],
     )  # fmt: skip
     carried_out(job, asked, "condense", argv, asked.folder, asked.calibration, asked.seed)
     return 0
@@ -85,11 +91,7 @@ def _method(asked: Any) -> Any:
         raise InputError(f"{method.name} condenses no experts. See: unweave list --family experts.")
     given: dict[str, Any] = {} if asked.memory is None else {"memory": asked.memory}
     fields = {f.name for f in dataclasses.fields(method.cls)}
-    if asked.recover != "none":
-        if "recover" not in fields:
-            raise InputError(
-                f"--recover would do nothing with {method.name}, which tunes nothing. Leave it out."
-            )
+    if "recover" in fields and asked.recover != "none":
         given["recover"] = TUNED[asked.recover]
     own = {f.name: f.default for f in dataclasses.fields(method.cls) if f.name in ("memory", "recover")}
     return make(method, asked, own | given)

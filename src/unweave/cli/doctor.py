@@ -5,26 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata, util
 
 from rich.console import Console
 
+from ._packages import checked
 from ._parse import parse
-
-CORE = (
-    "torch", "numpy", "scipy", "sklearn", "joblib", "cloudpickle", "safetensors", "matplotlib", "jinja2", "tyro",
-    "rich",
-)  # fmt: skip
-EXTRAS = {
-    "accelerate": "distributed", "transformers": "vision", "PIL": "vision",
-    "torch_pruning": "prune", "pyarrow": "parquet", "diffusers": "diffusion", "peft": "language",
-    "pytorch_optimizer": "optim", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray",
-    "cryptography": "ledger", "tensorboard": "track",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,11 +28,7 @@ class Doctor:
 def run(argv: Sequence[str]) -> int:
     """Check this machine. Exit code 2 if something needed is absent or broken."""
     asked: Doctor = parse(Doctor, argv, command="doctor", example="  unweave doctor")
-    checks = [
-        *(_package(name, None) for name in CORE),
-        *(_package(n, extra) for n, extra in EXTRAS.items()),
-        _torchvision(),
-    ]
+    checks = checked()
     broken = [c for c in checks if c["state"] in ("broken", "absent, needed")]
     if asked.json:
         report = {
@@ -65,43 +48,6 @@ def run(argv: Sequence[str]) -> int:
         markup=False,
     )
     return 2 if broken else 0
-
-
-def _package(name: str, extra: str | None) -> dict[str, str]:
-    if util.find_spec(name) is None:
-        cure = "pip install unweave" if extra is None else f"optional: pip install 'unweave[{extra}]'"
-        return {"name": name, "state": "absent, needed" if extra is None else "absent", "detail": cure}
-    return _imported(name)
-
-
-def _torchvision() -> dict[str, str]:
-    if util.find_spec("torchvision") is None:
-        return {"name": "torchvision", "state": "absent", "detail": "good: unweave never needs it"}
-    check = _imported("torchvision")
-    if check["state"] == "broken":
-        check["detail"] += (
-            ". It breaks transformers and others at import: pip uninstall torchvision, "
-            "or install the one made for this torch"
-        )
-    return check
-
-
-def _imported(name: str) -> dict[str, str]:
-    # In a process of its own: a broken package can take the interpreter down.
-    done = subprocess.run(
-        [sys.executable, "-c", f"import {name}"], capture_output=True, text=True, timeout=120
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        return {"name": name, "state": "broken", "detail": last}
-    distribution = {"sklearn": "scikit-learn", "PIL": "pillow", "torch_pruning": "torch-pruning"}.get(
-        name, name
-    )
-    try:
-        version = metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        version = "?"
-    return {"name": name, "state": "ok", "detail": version}
 
 
 def _accelerator() -> str:

@@ -10,18 +10,21 @@ from typing import Any
 from rich.console import Console
 
 from ..jobs.forget import ForgetJob, UnsuitedWarning
+from ..jobs.texts import with_adapters
 from ._flags import with_methods
 from ._forget_exact import exact_folder, forget_exact
+from ._judged import carry_out, judged
 from ._ledger_serve import serve
 from ._named import unlearner
 from ._parse import named_methods, parse
-from ._selection import Selection, carry_out, judged, subject_of
+from ._selection import Selection, subject_of
 
 EXAMPLE = """  unweave forget
   unweave forget project.py --model model.safetensors --ids delete.txt --out runs/req-17
   unweave forget ./vit-checkpoint --data imagefolder:./pets --classes beagle
   unweave forget --classes 3 --method short-retrain --short-retrain.fraction 0.5 --compare fine-tune scrub
   unweave forget project.py --model model.safetensors --where user=4711 --dry-run
+  unweave forget ./llm --data qa.jsonl --base ./base --epochs 5 --where author="J. Doe" --method npo --npo.lr 2e-5
   unweave forget runs/train-1a2b3c4d --ids delete.txt       (trained with --exact: switched off, not edited)
   unweave forget --ledger ./deletions                       (what is open there, all that went before kept out)
 
@@ -68,6 +71,7 @@ def run(argv: Sequence[str]) -> int:
     subject = subject_of(asked)
     names = dict.fromkeys((asked.method, *asked.compare) if asked.method else asked.compare)
     edits = {chain: unlearner(chain, asked, subject) for chain in names}
+    subject = with_adapters(subject, edits) if asked.text_files.output == "lora" else subject
     how: dict[str, Any] = {"edits": edits} if asked.method else {"compare": edits}
     job = ForgetJob(**how, several=asked.edits, **judged(asked, subject))
     said = [f"unweave forget {' '.join(argv)}"] if alone and not asked.json else []

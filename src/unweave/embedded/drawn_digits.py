@@ -339,10 +339,10 @@ def _taught(made: Judge, images: Tensor, labels: Tensor, seed: int) -> None:
 
 
 def real_images(
-    digits: Sequence[str] = DIGITS, rng: Generator | None = None
+    digits: Sequence[str] = DIGITS, rng: Generator | None = None, *, heldout: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Real training images of these digits in both styles: images [n, 1, 8, 8], digits [n], styles [n]."""
-    images, labels = _images()[0]
+    """Real images of these digits in both styles, of training or held out: images [n, 1, 8, 8], digits, styles [n]."""
+    images, labels = _images()[heldout]
     chosen = torch.isin(labels, torch.tensor([DIGITS.index(d) for d in digits]))
     images, labels = images[chosen], labels[chosen]
     both, styles = torch.cat([images, -images]), torch.arange(2).repeat_interleave(len(images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..models.text_to_image import Text, TextToImage, training_only
+from ..models.text_to_image.one_step import draws_in_one_step, one_step
 from .adv_unlearn import AdvUnlearn
 from .attacks import Attack, Attacked, Attempt, Targets
 from .concept_ablation import ConceptAblation
@@ -14,7 +15,7 @@ from .esd import ESD
 from .fia import FIA, Neurons
 from .neighbours import nearest_words, ranked, reads
 from .sculpting_memory import SculptingMemory
-from .sfd import SFD, draws_in_one_step, one_step
+from .sfd import SFD
 from .soft_vector import RandomVector, SoftVector
 from .templates import prompts_of, templates_of
 from .token_search import TokenSearch

@@ -16,18 +16,17 @@ networks. No images are needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import ModuleList
 from torch.nn.utils import clip_grad_value_
 from torch.optim import Adam
 
-from ..errors import InputError, require
+from ..errors import InputError
 from ..models.text_to_image import Guidance, Text, TextToImage, noise_like, pick, train_steps_, training_only
+from ..models.text_to_image.one_step import Still, draws_in_one_step, level, started_at
 from ..paper import Paper
 from ..settings import Count, Positive, Whole, settings
 from ._train import editing
@@ -112,7 +111,7 @@ class SFD:
         """
         with editing(model, data, copies=2, who="SFD", rng=rng) as (original, theta, psi):
             self._refuse(original, data)
-            t0, low, high = (level(original, ratio) for ratio in (self.start, self.low, self.high))
+            t0, low, high = (level(original, ratio, "SFD") for ratio in (self.start, self.low, self.high))
             gone = [data, *earlier(original, data)]
             prompts = (
                 data.prompts(*data.preserve), [p for asked in gone for p in asked.prompts(*asked.erase)],
@@ -131,7 +130,7 @@ class SFD:
             if self.distil:
                 losses.train_(self.distil, forgetting=False, rng=rng)
             losses.train_(self.steps, forgetting=True, rng=rng)
-        return _started_at(theta, t0), psi
+        return started_at(theta, t0), psi
 
     def _refuse(self, model: TextToImage, data: Concepts) -> None:
         if draws_in_one_step(model):
@@ -177,8 +176,8 @@ class _Losses:
     def train_(self, rounds: int, *, forgetting: bool, rng: Generator) -> None:
         """Train psi, `fake_steps` times a round, and then theta."""
         own, fake = (list(net.weights("all").values()) for net in (self.theta, self.psi))
-        both = _Pair([self.theta.denoiser, self.psi.denoiser])
-        networks = _Pair([self.original.denoiser, *both])
+        both = Still([self.theta.denoiser, self.psi.denoiser])
+        networks = Still([self.original.denoiser, *both])
         turns = self.how.fake_steps + 1
 
         def loss(step: int) -> Tensor:
@@ -244,65 +243,6 @@ def matching(x0: Tensor, real: Tensor, fake: Tensor, alpha: float) -> Tensor:
     gap = real - fake
     weight = (real - x0).detach().abs().flatten(1).mean(1).clamp(min=1e-5)
     return (gap * ((real - x0) - alpha * gap)).flatten(1).sum(1) / weight
-
-
-def level(model: TextToImage, ratio: float) -> int:
-    """The step whose noise is nearest to this many times the signal.
-
-    Raises:
-        InputError: if there is none so noisy, by more than 5 per cent.
-    """
-    a = model.alphas_cumprod
-    ratios = ((1 - a) / a).sqrt()
-    if ratio > 1.05 * float(ratios[-1]):
-        raise InputError(
-            f"SFD: the pipeline's noise reaches {float(ratios[-1]):.3g} times the signal, not {ratio}. Lower start "
-            "or high."
-        )
-    return int((ratios.log() - torch.tensor(ratio).log()).abs().argmin())
-
-
-def draws_in_one_step(pipeline: TextToImage) -> bool:
-    """Whether the pipeline is a generator that `SFD` made, to be drawn from in one step without guidance."""
-    known = pipeline.scheduler.config
-    return known.get("timestep_spacing") == "trailing" and known.get("trained_betas") is not None
-
-
-def one_step(pipeline: TextToImage, prompts: Sequence[str], *, rng: Generator) -> Tensor:
-    """Draw with a generator that `SFD` made: one image a prompt, [n, channels, height, width], about -1 to 1.
-
-    Raises:
-        InputError: if the pipeline is no such generator.
-    """
-    if not draws_in_one_step(pipeline):
-        raise InputError(
-            "one_step draws with a generator made by SFD(keep='generator'); this pipeline is none."
-        )
-    return pipeline.sample(prompts, steps=1, guidance=1, rng=rng)
-
-
-def _started_at(model: TextToImage, t0: int) -> TextToImage:
-    """The same with a schedule that ends at t0, where any of diffusers' samplers then begins."""
-    a = model.alphas_cumprod[: t0 + 1]
-    betas = 1 - a / torch.cat([a.new_ones(1), a[:-1]])
-    ddim: Any = require("diffusers", extra="diffusion", purpose="sampling images").DDIMScheduler
-    model.scheduler = ddim(
-        num_train_timesteps=t0 + 1, trained_betas=betas.tolist(), timestep_spacing="trailing", steps_offset=1,
-        set_alpha_to_one=True, clip_sample=False,
-        prediction_type=model.scheduler.config.get("prediction_type", "epsilon"),
-    )  # fmt: skip
-    model.alphas_cumprod = a.clone()
-    if model.index:
-        model.index = {**model.index, "scheduler": ["diffusers", "DDIMScheduler"]}
-    return model
-
-
-class _Pair(ModuleList):
-    """Networks that stay in eval mode."""
-
-    def train(self, mode: bool = True) -> _Pair:
-        super().train(False)
-        return self
 
 
 class _Clipped(Adam):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,10 +14,12 @@ from ..errors import InputError
 from ..models.moe import Matrices, MoE, expert_count, tie_
 
 Clusters = Sequence[Sequence[int]]
+Align = bool | Callable[[MoE, Matrices, Matrices], Matrices]
+"""Whether members are aligned to the first by their weights, or how: (block, first, member) -> member."""
 
 
 def merge_(
-    model: Module, moes: Sequence[MoE], clusters: Mapping[str, Clusters], weights: Mapping[str, Tensor], *, align: bool
+    model: Module, moes: Sequence[MoE], clusters: Mapping[str, Clusters], weights: Mapping[str, Tensor], *, align: Align
 ) -> None:  # fmt: skip
     """Merge each cluster into one expert, in place; the router keeps its outputs.
 
@@ -27,16 +29,23 @@ def merge_(
         clusters: block -> lists of experts that become one, each expert once; the first of a list is what the others
             are aligned to.
         weights: block -> weight of each expert in the mean [N]; all zero in a cluster gives the plain mean.
-        align: whether hidden units are permuted first, which changes no expert's answers.
+        align: whether, or how, hidden units are permuted first, which changes no expert's answers.
     """
     field = expert_count(model, moes[0])
     for moe in moes:
         for cluster in clusters[moe.name]:
-            parts = [moe.expert(e) for e in cluster]
-            if align:
-                parts = [parts[0], *(aligned(parts[0], part) for part in parts[1:])]
-            moe.layout.put_(moe.experts, cluster[0], averaged(parts, weights[moe.name][list(cluster)]))
+            merge_cluster_(moe, cluster, weights[moe.name], align=align)
         tie_(model, moe, clusters[moe.name], field)
+
+
+def merge_cluster_(moe: MoE, cluster: Sequence[int], weights: Tensor, *, align: Align) -> None:
+    """Put the mean of a cluster of experts at the place of its first; arguments as in `merge_`."""
+    first, *others = (moe.expert(e) for e in cluster)
+    if align is True:
+        others = [aligned(first, part) for part in others]
+    elif align:
+        others = [align(moe, first, part) for part in others]
+    moe.layout.put_(moe.experts, cluster[0], averaged([first, *others], weights[list(cluster)]))
 
 
 def refuse_scaled_inputs(moes: Sequence[MoE]) -> None:
@@ -62,6 +71,11 @@ def aligned(reference: Matrices, part: Matrices) -> Matrices:
         + reference.up.detach().double() @ part.up.detach().double().T
         + reference.down.detach().double().T @ part.down.detach().double()
     )
+    return ordered(part, score)
+
+
+def ordered(part: Matrices, score: Tensor) -> Matrices:
+    """The same feed-forward with its hidden units put where they score most in total; score [place, unit]."""
     order = torch.tensor(
         linear_sum_assignment(score.cpu().numpy(), maximize=True)[1], device=part.gate.device
     )

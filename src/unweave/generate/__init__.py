@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from .agd import AGD, Adapters, adapted
 from .apg import APG, Projected
+from .code_ode import CODE, confident, sdedit
 from .drawing import draw, step_of
 from .guidance import CFG, Guidance, Rule, Step
 from .laptop_diff import Choice, LaptopDiff, feature_loss, knapsack
 from .oms import OMS, Informed, OneMoreStep, latents_for
 from .pictures import Pictures
+from .priors import Prior
 from .removable import Unit, units_of, without
 from .schedules import predicts, step_at
+from .sim import SIM, OneStep, mismatch
 from .sims import SIMS, extrapolated
 from .steering import as_guider, steered
 
@@ -20,7 +23,9 @@ __all__ = [
     "adapted",
     "APG",
     "CFG",
+    "CODE",
     "OMS",
+    "SIM",
     "SIMS",
     "Choice",
     "LaptopDiff",
@@ -32,16 +37,21 @@ __all__ = [
     "Guidance",
     "Informed",
     "OneMoreStep",
+    "OneStep",
     "Pictures",
+    "Prior",
     "Projected",
     "Rule",
     "Step",
     "as_guider",
+    "confident",
     "draw",
     "extrapolated",
     "latents_for",
+    "mismatch",
     "predicts",
     "steered",
     "step_at",
+    "sdedit",
     "step_of",
 ]

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from ..errors import InputError
 from ..models.text_to_image import Text, TextToImage
+from ..models.text_to_image.one_step import require_steps
 from ..random import require_generator
 from .guidance import CFG, Guidance, Step
 
@@ -45,7 +46,8 @@ def draw(
         decode: return images from the VAE, where there is one; else latents.
 
     Raises:
-        InputError: if neither `rng` nor `noise` is given, or the numbers of prompts and noises differ.
+        InputError: if neither `rng` nor `noise` is given, the numbers of prompts and noises differ, or a generator of
+            one step is to draw in more or with guidance.
     """
     if noise is None:
         require_generator(rng)
@@ -56,6 +58,7 @@ def draw(
             f"draw got {len(prompts)} prompts and {len(noise)} noises; it draws one image a prompt."
         )
     asked = CFG() if guidance is None else guidance
+    require_steps(model, steps, asked.scale, "draw")
     text, null, out = model.encode(prompts), model.encode([negative]), []
     for low in range(0, len(text), batch_size):
         part, x = text[low : low + batch_size], noise[low : low + batch_size].to(model.device, model.dtype)

@@ -27,6 +27,7 @@ from torch.optim import AdamW
 
 from ..errors import InputError
 from ..models.text_to_image import Guidance, TextToImage, noise_like, pick, train_steps_
+from ..models.text_to_image.running_mean import RunningMean
 from ..paper import Paper
 from ..random import require_generator
 from ..settings import Count, Part, Positive, settings
@@ -91,20 +92,13 @@ class SIMS:
             return F.mse_loss(copy(x, t, text[asked]), model.truth(latents[at], noise, t))
 
         weights = list(copy.denoiser.parameters())
-        mean = [p.detach().float().clone() for p in weights]
-
-        def follow(_: Any) -> None:
-            with torch.no_grad():
-                torch._foreach_lerp_(mean, [p.detach() for p in weights], 1 - self.average)
-
+        mean = RunningMean(weights, self.average)
         train_steps_(
             copy, loss, weights, AdamW(weights, lr=self.lr), steps=self.steps, rng=rng, label="SIMS",
-            after_step=follow if self.average else None,
+            after_step=(lambda _: mean.follow()) if self.average else None,
         )  # fmt: skip
         if self.average:
-            with torch.no_grad():
-                for weight, kept in zip(weights, mean, strict=True):
-                    weight.copy_(kept)
+            mean.write_()
         return copy
 
 

@@ -7,6 +7,7 @@ from .autoencoder import SparseAutoencoder
 from .brain_ot import BrainOT
 from .choice_sae import ChoiceSAE
 from .dictionary import Dictionary
+from .drawn import drawn_activations, vectors
 from .fidelity import Fidelity, Steering, fidelity, steering
 from .files import load, save
 from .g_sae import GSAE
@@ -18,7 +19,8 @@ from .zero_shot import ZeroShot
 
 __all__ = [
     "Activations", "BrainOT", "ChoiceSAE", "Dictionary", "Explanation", "Fidelity", "GSAE", "Latents",
-    "RegionEffects", "SMDL", "SparseAutoencoder", "Steering", "Viewer", "VoxelEncoder", "ZeroShot", "fidelity",
+    "RegionEffects", "SMDL", "SparseAutoencoder", "Steering", "Viewer", "VoxelEncoder", "ZeroShot", "drawn_activations",
+    "fidelity",
     "gradient_times_input", "identification", "load", "occlusion", "region_effects", "save", "steering",
-    "token_accuracy", "top_examples", "trace", "without",
+    "token_accuracy", "top_examples", "trace", "vectors", "without",
 ]  # fmt: skip

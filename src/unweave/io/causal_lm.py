@@ -82,6 +82,7 @@ def save_causal_lm(
     source: Path,
     mask: Mask | None = None,
     structure: Mapping[str, Any] | None = None,
+    packed: bool = False,
 ) -> None:
     """Write an edited causal language model as a folder that transformers reads, whole or not at all.
 
@@ -95,6 +96,7 @@ def save_causal_lm(
         source: folder that the model was read from.
         mask: written beside the weights; the model must be zero elsewhere.
         structure: record of removed structure; see `save_model_folder`.
+        packed: as `save_model_folder` takes it.
 
     Raises:
         InputError: if the model is none of transformers, or not zero where the mask says so.
@@ -103,8 +105,10 @@ def save_causal_lm(
     """
     whole, beside_weights = _whole(Path(source)), files_beside(Path(source))
     shard = _largest_shard(whole)
-    if structure is not None:
-        names = [name for name in beside_weights if name != _CONFIG]
+    if structure is not None or packed:
+        config = getattr(model, "config", None)
+        own = structure is not None or config is None or not _same_config(config, config_of(whole))
+        names = [name for name in beside_weights if not (own and name == _CONFIG)]
         save_model_folder(
             model,
             folder,
@@ -113,6 +117,7 @@ def save_causal_lm(
             source=whole,
             beside_weights=names,
             largest_file=shard,
+            packed=packed,
         )
         return
     if not hasattr(model, "save_pretrained"):

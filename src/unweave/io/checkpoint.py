@@ -26,10 +26,12 @@ from .fitting import fitting
 from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import load_mask, save_mask
 from .memory import give_back
+from .packed import pack
 from .weights import (
     _KEY,
     _NAMES,
     _PICKLED,
+    PACKED,
     _check_companions,
     _companions,
     _digest,
@@ -40,11 +42,19 @@ from .weights import (
     find_weights,
     load_weights,
     nonfinite,
+    packed_mask,
+    packed_record,
+    usual,
 )
 
 
 def save_model(
-    model: Module, path: Path, *, mask: Mask | None = None, structure: Mapping[str, Any] | None = None
+    model: Module,
+    path: Path,
+    *,
+    mask: Mask | None = None,
+    structure: Mapping[str, Any] | None = None,
+    packed: bool = False,
 ) -> Path:
     """Write a model's weights, and what else is needed to load them, all or none.
 
@@ -53,6 +63,8 @@ def save_model(
         path: a folder, or a file that ends in .safetensors.
         mask: which weights live; the model must be zero elsewhere.
         structure: record of removed structure, plain JSON, as `unweave.io.structure` makes it.
+        packed: write of sparse tensors only the weights that live and where they lie, see `unweave.io.packed`; in a
+            folder the file is packed.safetensors, and holds the mask too. `load_into` reads either.
 
     Returns:
         The weights file that was written.
@@ -62,7 +74,7 @@ def save_model(
         NonFiniteError: if a weight is NaN or infinite.
         StorageError: if a file cannot be written; then the old ones are still there.
     """
-    weights = _target(Path(path))
+    weights = _target(Path(path), packed)
     tensors, aliases = _untie(model)
     bad = nonfinite(tensors)
     if bad:
@@ -71,13 +83,18 @@ def save_model(
         require_zeros(model, mask)
     mask_file, structure_file = _companions(weights)
     record: dict[str, Any] = {"aliases": aliases, "sha256": _digest(tensors), "mask": None, "structure": None}
+    if packed:
+        tensors, record["packed"] = pack(tensors, mask)
     paths = [weights]
-    paths += [mask_file] if mask is not None else []
+    paths += [mask_file] if mask is not None and not packed else []
     paths += [structure_file] if structure is not None else []
-    gone = tuple(p for p in (mask_file, structure_file) if p not in paths)
+    others = (
+        [weights.with_name(n) for n in (_NAMES[0], PACKED)] if weights.name in (_NAMES[0], PACKED) else []
+    )
+    gone = tuple(p for p in (mask_file, structure_file, *others) if p not in paths)
     with written_together(*paths, gone=gone, needs=bytes_of(tensors)) as besides:
         beside = dict(zip(paths, besides, strict=True))
-        if mask is not None:
+        if mask is not None and not packed:
             save_mask(mask, beside[mask_file])
             record["mask"] = sha256(beside[mask_file])
         if structure is not None:
@@ -129,13 +146,15 @@ def load_into(model: Module, path: Path) -> Module:
 
 
 def mask_beside(path: Path) -> Mask | None:
-    """The mask that lies beside a model's weights (a file, or the folder that holds it), if there is one.
+    """The mask that lies beside a model's weights (a file, or the folder that holds it) or in them, if there is one.
 
     Raises:
         IntegrityError: if it is damaged.
     """
-    path = Path(path)
-    mask_file = _companions(path / _NAMES[0] if path.is_dir() else path)[0]
+    weights = usual(Path(path))
+    if packed_record(weights):
+        return packed_mask(weights)
+    mask_file = _companions(weights)[0]
     return load_mask(mask_file) if mask_file.exists() else None
 
 
@@ -146,7 +165,7 @@ def structure_beside(path: Path) -> Mapping[str, Any] | None:
         IntegrityError: if it is damaged.
     """
     path = Path(path)
-    file = _companions(path / _NAMES[0] if path.is_dir() else path)[1]
+    file = _companions(usual(path))[1]
     if not file.exists():
         return None
     try:
@@ -167,7 +186,7 @@ def require_zeros(model: Module, mask: Mask, where: str = "the model") -> None:
         )
 
 
-def _target(path: Path) -> Path:
+def _target(path: Path, packed: bool) -> Path:
     if path.suffix == ".safetensors":
         return path
     if path.suffix in _PICKLED and not path.is_dir():
@@ -175,7 +194,7 @@ def _target(path: Path) -> Path:
             f"models are written as safetensors; got {path.name}. Give a folder, or a name ending in "
             ".safetensors."
         )
-    return path / _NAMES[0]
+    return path / (PACKED if packed else _NAMES[0])
 
 
 def _untie(model: Module) -> tuple[dict[str, Tensor], dict[str, str]]:

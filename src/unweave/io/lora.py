@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from torch import Tensor
 from torch.nn import Module
@@ -68,7 +69,9 @@ def merged(base: Module, folder: Path, tensors: dict[str, Tensor]) -> Module:
         config = peft.PeftConfig.from_pretrained(str(folder))
         config.task_type = None  # any module, not only models of transformers
         config.inference_mode, config.base_model_name_or_path = True, None
-        wrapped = peft.get_peft_model(base, config)
+        with catch_warnings():
+            simplefilter("ignore")  # peft asks for names that transformers has renamed
+            wrapped = peft.get_peft_model(base, config)
         done = peft.set_peft_model_state_dict(wrapped, dict(tensors))
         lost = [n for n in done.missing_keys if "lora" in n or "modules_to_save" in n] + list(
             done.unexpected_keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,14 @@ class Padded:
 
     filler: int = 0
 
-    def __call__(self, items: Sequence[Any]) -> dict[str, Tensor]:
-        """One dictionary of tensors [n, t], and [n] for what is one number an example."""
-        first = {k: torch.as_tensor(v) for k, v in items[0].items()}
-        batch = {}
-        for name, value in first.items():
-            column = [torch.as_tensor(item[name]) for item in items]
+    def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
+        """One dictionary of tensors [n, t], and [n] for what is one number an example; of dictionaries inside, too."""
+        batch: dict[str, Any] = {}
+        for name, given in items[0].items():
+            if isinstance(given, Mapping):
+                batch[name] = self([item[name] for item in items])
+                continue
+            value, column = torch.as_tensor(given), [torch.as_tensor(item[name]) for item in items]
             fill = self.filler if name == TEXT else _FILLERS.get(name)
             of_tokens = value.ndim == 1 and fill is not None
             batch[name] = _filled(column, fill or 0) if of_tokens else torch.stack(column)

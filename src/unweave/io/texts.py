@@ -21,6 +21,8 @@ from .padding import Padded
 ENDINGS = (".txt", ".jsonl")
 _BLOCK = 1 << 20  # characters that are tokenized at once
 _TEXT, _PROMPT, _ANSWER, _ID = "text", "prompt", "answer", "id"
+ALTERNATIVE, PARAPHRASE = "alternative", "paraphrase"
+_OWN = (_TEXT, _PROMPT, _ANSWER, _ID, ALTERNATIVE, PARAPHRASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Sequences:
         data: batches {"input_ids", "labels"} [n, t], with "attention_mask" where texts are filled up; labels are -100
             at padding, in prompts and, where windows overlap, at tokens that an earlier one predicts.
         tokens: how many tokens are predicted.
-        ids: of the texts: the column "id" of a .jsonl file; () are positions.
+        ids: of the texts: the column "id" of a .jsonl file; () are positions. Of a text that was cut into several
+            sequences they are ID/1, ID/2, ..., and "id" is a column too.
         columns: further columns of it, name -> one value a sequence.
         notes: what was read, and what was left out, in sentences.
     """
@@ -77,6 +80,7 @@ def read_sequences(
     stride: int | None = None,
     batch_size: int = 8,
     prompted: bool = False,
+    beside: str | None = None,
 ) -> Sequences:
     """Read texts with a model's tokenizer, a block or a line at a time.
 
@@ -84,7 +88,8 @@ def read_sequences(
     before the first, and what is left after the last window is left out. Of a .jsonl file each line is a sequence of
     its own: {"text": ...}, cut where it is longer than a window; or {"prompt": ..., "answer": ...}, of which only the
     answer and the token that ends it are predicted, and which is cut off where it is longer. Prompt and answer are put
-    together by the tokenizer's chat template; without one a newline stands between them, unless white space does.
+    together by the tokenizer's chat template, and what it puts between them is part of the prompt; without one a
+    newline stands between them, unless white space does.
 
     Args:
         file: ends in .txt or .jsonl, in UTF-8.
@@ -93,6 +98,9 @@ def read_sequences(
         stride: tokens from one window's beginning to the next's in running text; `length` unless given.
         batch_size: sequences a batch.
         prompted: whether each line must have a prompt and an answer.
+        beside: where a string, what is needed to make a model forget is read too: an `alternative` to each answer,
+            from the column of this name or, where a line has none, this string ("" for none); and, where all lines
+            have the column `paraphrase`, the same in other words: another prompt, or of a plain text another text.
 
     Raises:
         InputError: if the file cannot be read, or does not hold one window, or one token to predict.
@@ -113,7 +121,7 @@ def read_sequences(
         raise InputError(
             f"stride={stride} would do nothing: each line of {file} is a text of its own. Leave it out, or give a .txt."
         )
-    return _lines(file, tokenizer, length, batch_size, prompted)
+    return _lines(file, tokenizer, length, batch_size, prompted, beside)
 
 
 def _running(file: Path, tokenizer: Any, length: int, stride: int, batch_size: int) -> Sequences:
@@ -162,9 +170,12 @@ def _opening(tokenizer: Any) -> list[int]:
     return added[:1] if added[:1] == [tokenizer.bos_token_id] else []
 
 
-def _lines(file: Path, tokenizer: Any, length: int, batch_size: int, prompted: bool) -> Sequences:
-    examples: list[dict[str, Tensor]] = []
+def _lines(
+    file: Path, tokenizer: Any, length: int, batch_size: int, prompted: bool, beside: str | None
+) -> Sequences:
+    examples: list[dict[str, Any]] = []
     rows: list[Mapping[str, str]] = []
+    ids_found: list[str] = []
     empty = cut = 0
     with quiet():
         for number, row in _rows(file):
@@ -177,31 +188,63 @@ def _lines(file: Path, tokenizer: Any, length: int, batch_size: int, prompted: b
             cut += len(ids) > length
             whole = [p for p in pieces if len(p) > max(1, prompt)]
             empty += not whole
-            for piece in whole:
-                found = torch.tensor(piece)
-                unread = torch.arange(len(found)) < prompt
-                examples.append({"input_ids": found, "labels": found.masked_fill(unread, IGNORED)})
+            more = {} if beside is None else _beside(tokenizer, row, beside, length, f"{file}, line {number}")
+            for k, piece in enumerate(whole):
+                examples.append(_example(piece, prompt) | more)
                 rows.append(row)
+                ids_found.append(row.get(_ID, "") + (f"/{k + 1}" if len(pieces) > 1 else ""))
     if not examples:
         raise InputError(f"{file} holds no text with a token to predict in a window of {length} tokens.")
-    columns = [c for c in rows[0] if c not in (_TEXT, _PROMPT, _ANSWER, _ID)]
+    named, pieces_of = all(_ID in row for row in rows), len(examples) > len({id(row) for row in rows})
+    columns = [c for c in dict.fromkeys(c for row in rows for c in row) if c not in _OWN]
+    columns += [_ID] if named and pieces_of else []
+    lacking = [k for k in (ALTERNATIVE, PARAPHRASE) if not all(k in e for e in examples)]
+    examples = [{k: v for k, v in e.items() if k not in lacking} for e in examples]
     notes = [
         f"{file.name}: {len(examples):,} sequences of at most {length:,} tokens; {_predicted(examples):,} tokens are "
         "predicted, padding left out."
     ]
-    notes += [f"{cut:,} texts of {file.name} are longer than {length:,} tokens and were cut."] if cut else []
+    if cut:
+        whole_ones = " All parts of one are chosen by --where id=ID." if named and pieces_of else ""
+        notes.append(
+            f"{cut:,} texts of {file.name} are longer than {length:,} tokens and were cut.{whole_ones}"
+        )
     notes += [f"{empty:,} texts of {file.name} have no token to predict and are left out."] if empty else []
     filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     return Sequences(
         data=Data(examples, CausalLM(), batch_size, Padded(int(filler))),  # type: ignore[arg-type]
         tokens=_predicted(examples),
-        ids=[row[_ID] for row in rows] if all(_ID in row for row in rows) else (),
+        ids=ids_found if named else (),
         columns={c: [row.get(c, "") for row in rows] for c in columns},
         notes=tuple(notes),
     )
 
 
-def _predicted(examples: Sequence[Mapping[str, Tensor]]) -> int:
+def _example(ids: Sequence[int], prompt: int) -> dict[str, Any]:
+    found = torch.tensor(ids)
+    return {"input_ids": found, "labels": found.masked_fill(torch.arange(len(found)) < prompt, IGNORED)}
+
+
+def _beside(
+    tokenizer: Any, row: Mapping[str, str], refusal: str, length: int, where: str
+) -> dict[str, dict[str, Any]]:
+    """What else is read of a line, cut as its text is: another answer to its prompt, and the same in other words."""
+    others: dict[str, Mapping[str, str]] = {}
+    other = row.get(ALTERNATIVE, refusal)
+    if other and _PROMPT in row:
+        others[ALTERNATIVE] = {_PROMPT: row[_PROMPT], _ANSWER: other}
+    if row.get(PARAPHRASE):
+        words = row[PARAPHRASE]
+        others[PARAPHRASE] = {_TEXT: words} if _TEXT in row else {_PROMPT: words, _ANSWER: row[_ANSWER]}
+    found = {}
+    for name, told in others.items():
+        ids, prompt = _encoded(tokenizer, told, f"{where}, {name}")
+        if max(1, prompt) < len(ids[:length]):
+            found[name] = _example(ids[:length], prompt)
+    return found
+
+
+def _predicted(examples: Sequence[Mapping[str, Any]]) -> int:
     return sum(int((e["labels"][1:] != IGNORED).sum()) for e in examples)
 
 
@@ -244,8 +287,17 @@ def _encoded(tokenizer: Any, row: Mapping[str, str], where: str) -> tuple[list[i
                 f"{where}: by the tokenizer's chat template the prompt does not begin the text, so the answer cannot "
                 'be told from it. Put them together yourself, as {"text": ...}.'
             )
+        said = answer if whole.find(answer, len(given)) >= 0 else answer.strip()
+        at = whole.find(
+            said, len(given)
+        )  # a template may put more before the answer, such as an empty thought
+        if at < 0:
+            raise InputError(
+                f"{where}: the tokenizer's chat template changes the answer, so where it begins cannot be told. Put "
+                'prompt and answer together yourself, as {"text": ...}.'
+            )
         ids, rest = (
-            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (given, whole[len(given) :])
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (whole[:at], whole[at:])
         )
         return [*ids, *rest], len(ids)
     between = "" if prompt[-1:].isspace() or answer[:1].isspace() or not prompt else "\n"

@@ -26,7 +26,7 @@ from .lora import adapter_weights, base_of, is_adapter, merged
 from .masks import save_mask
 from .shards import INDEXES, shards_of
 from .slim_config import says
-from .weights import load_weights, nonfinite
+from .weights import PACKED, load_weights, nonfinite, usual
 
 __all__ = ["TransformersRecipe", "is_model_folder", "load_images", "load_model", "save_model_folder"]
 
@@ -140,7 +140,7 @@ def load_model(folder: Path, auto_class: str = IMAGES) -> Module:
         if (folder / index).is_file():
             shards_of(folder / index)  # refuses what leads outside the folder
     auto = transformers_class(auto_class)
-    if (folder / "structure.json").exists():
+    if (folder / "structure.json").exists() or (usual(folder).name == PACKED and usual(folder).is_file()):
         with loading(folder), quiet(), global_seed(0):
             full = auto.from_config(config, trust_remote_code=False)
         return load_into(full, folder).eval()
@@ -173,6 +173,7 @@ def save_model_folder(
     source: Path | None = None,
     beside_weights: Sequence[str] = _PROCESSOR_FILES,
     largest_file: int | None = None,
+    packed: bool = False,
 ) -> None:
     """Write a transformers model as a folder that transformers reads, whole or not at all.
 
@@ -185,6 +186,8 @@ def save_model_folder(
         source: folder whose image processor is copied; the one the model was read from unless given.
         beside_weights: names of the files that are copied from there.
         largest_file: bytes of the largest file of weights, beyond which they are split into several.
+        packed: write sparse weights packed (packed.safetensors, see `save_model`), which `load_model` reads and
+            transformers alone does not.
 
     Raises:
         InputError: if the model is none of transformers, or not zero where the mask says so.
@@ -198,9 +201,10 @@ def save_model_folder(
         require_zeros(model, mask)
     origin = source if source is not None else Path(str(getattr(model, "name_or_path", "") or "/nonexistent"))
     with folder_written_beside(folder) as beside, quiet():
-        if structure is not None and not says(model):
+        told = structure is not None and not says(model)
+        if told or packed:
             pretrained.config.save_pretrained(beside)
-            save_model(model, beside, mask=mask, structure=structure)
+            save_model(model, beside, mask=mask, structure=structure if told else None, packed=packed)
         else:
             pretrained.save_pretrained(
                 beside, **({} if largest_file is None else {"max_shard_size": largest_file})

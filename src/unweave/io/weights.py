@@ -18,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError, IntegrityError
+from ..masks.mask import Mask
 from .files import sha256
 from .fitting import Held, is_plain, sets_of_tensors
+from .packed import BITS, alive, unpack
 from .shards import INDEXES, read_shards
 from .told import tell
 
@@ -39,7 +41,10 @@ _PICKLED = (
     ".checkpoint",
 )
 
-_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.pth")
+PACKED = "packed.safetensors"
+"""Name of a packed file in a folder: another than transformers', which could not read it."""
+
+_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.pth", PACKED)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -88,7 +93,7 @@ def find_weights(path: Path) -> Path:
 
 def written_here(path: Path) -> bool:
     """Whether a path is a weights file, or a folder with one, that `save_model` wrote."""
-    file = path / _NAMES[0] if path.is_dir() else path
+    file = usual(path)
     if file.suffix != ".safetensors" or not file.is_file():
         return False
     try:
@@ -96,6 +101,13 @@ def written_here(path: Path) -> bool:
             return _KEY in (opened.metadata() or {})
     except (SafetensorError, OSError):
         return False
+
+
+def usual(path: Path) -> Path:
+    """The weights file of ours that a path means, whether or not it is there: itself, or that of a folder."""
+    if not path.is_dir():
+        return path
+    return path / (PACKED if (path / PACKED).is_file() and not (path / _NAMES[0]).is_file() else _NAMES[0])
 
 
 def _companions(weights: Path) -> tuple[Path, Path]:
@@ -135,7 +147,11 @@ def _read_safetensors(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] 
         text = told.get(_KEY)
         if text is None and any("aliases" in value or "sha256" in value for value in told.values()):
             raise ValueError("the name of its record is damaged")
-        record = None if text is None else _checked(json.loads(text), tensors)
+        record = None if text is None else json.loads(text)
+        if isinstance(record, dict) and record.get("packed") is not None:
+            tensors = unpack(tensors, record["packed"])
+        if text is not None:
+            _check(record, tensors)
     except (
         SafetensorError,
         KeyError,
@@ -153,14 +169,41 @@ def _read_safetensors(weights: Path) -> tuple[dict[str, Tensor], dict[str, Any] 
     return tensors, record
 
 
-def _checked(record: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    if not isinstance(record, dict) or set(record) != {"aliases", "sha256", "mask", "structure"}:
+def packed_record(weights: Path) -> dict[str, Any] | None:
+    """How a file of packed weights is to be read, by its header; None of any other file."""
+    if weights.suffix != ".safetensors" or not weights.is_file():
+        return None
+    try:
+        with safe_open(weights, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get(_KEY, "null"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return None
+    record: dict[str, Any] | None = found.get("packed") if isinstance(found, dict) else None
+    return record
+
+
+def packed_mask(weights: Path) -> Mask | None:
+    """The mask in a file of packed weights; None if it was written without one.
+
+    Raises:
+        IntegrityError: if it is damaged.
+    """
+    record = packed_record(weights) or {"masked": []}
+    try:
+        with safe_open(weights, framework="pt") as file:
+            held = {n: file.get_tensor(n) for name in record["masked"] for n in (name, name + BITS)}
+        return Mask({name: alive(held, record, name) for name in record["masked"]}) or None
+    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise IntegrityError(f"{weights} is damaged ({_short(error)}). Copy it again.") from error
+
+
+def _check(record: Any, tensors: Mapping[str, Tensor]) -> None:
+    if not isinstance(record, dict) or set(record) - {"packed"} != {"aliases", "sha256", "mask", "structure"}:
         raise ValueError("its header is not one that unweave writes")
     if any(other not in tensors for other in record["aliases"].values()):
         raise ValueError("its header names a tensor that it lacks")
     if record["sha256"] != _digest(tensors):
         raise ValueError("its weights differ from those that were written")
-    return record
 
 
 def _is_bare_pickle(file: Path) -> bool:

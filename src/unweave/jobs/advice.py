@@ -8,13 +8,13 @@ from typing import Any
 from ..audit.result import Audit
 from ..errors import InputError
 from ..types import Request
-from .choice import choose_for
+from .kinds import Kind, OfExamples
 
 ALONE = "That alone shows it; no audit is needed."
 ONLY_GIVEN = "What a recipe reads beside the examples that it is given is not looked at."
 
 
-def advised(audit: Audit, request: Request[Any], recipe: Any, model: Any) -> Audit:
+def advised(audit: Audit, request: Request[Any], recipe: Any, model: Any, kind: Kind | None = None) -> Audit:
     """The audit with a next step where it lacks one and did not find that the model forgot.
 
     Args:
@@ -22,10 +22,13 @@ def advised(audit: Audit, request: Request[Any], recipe: Any, model: Any) -> Aud
         request: that it was to serve.
         recipe: how the model was made; None where that is not known.
         model: before the edit.
+        kind: of model; one that answers examples unless given.
     """
     verdict = audit.verdict
     if not audit.passed and not verdict.next_step:
-        verdict = replace(verdict, next_step=_next(audit.method, request, recipe, model))
+        verdict = replace(
+            verdict, next_step=_next(audit.method, request, recipe, model, kind or OfExamples())
+        )
     return replace(audit, verdict=verdict)
 
 
@@ -40,17 +43,19 @@ def by_construction(audit: Audit) -> Audit:
     return replace(audit, verdict=verdict)
 
 
-def _next(method: str, request: Request[Any], recipe: Any, model: Any) -> str:
+def _next(method: str, request: Request[Any], recipe: Any, model: Any, kind: Kind) -> str:
     try:
-        nearest = choose_for(request, recipe, model)
+        nearest = kind.choose(request, recipe, model)
     except InputError:  # nothing approximate serves so few examples
-        return "Next: define `recipe`, so that it can be retrained; no method without one serves so few examples."
+        return f"Next: {kind.recipe_by}, so that it can be retrained; no method without one serves so few examples."
     if nearest.name == method:
         return (
             "Next: retrain (--method retrain)."
             if recipe is not None
-            else "Next: define `recipe`, and retrain."
+            else f"Next: {kind.recipe_by}, and retrain."
         )
+    if nearest.name == "retrain":
+        return "Next: retrain (--method retrain), which is exact."
     cost = (
         "at a cost that is not known"
         if nearest.cost is None

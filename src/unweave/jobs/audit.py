@@ -8,7 +8,6 @@ from typing import Any
 
 from torch.nn import Module
 
-from ..audit.classifier.scores import require_answers
 from ..errors import InputError
 from ..io.told import told_of
 from ..progress import progress
@@ -60,7 +59,7 @@ class AuditJob(Judging):
             if (settled := self.settled(run, bar, [], command)) is not None:
                 return settled
             for who, model in (("the original model", original), ("the edited model", edited)):
-                require_answers(model, self.request, who)
+                self.subject.kind.require_answers(model, self.request, who)
             return self.judged(run, bar, original, {self.method: edited}, {}, command)
 
     def estimate(self) -> dict[str, float]:

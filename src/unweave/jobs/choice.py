@@ -129,8 +129,8 @@ def _pruned(kind: Kind, recipe: Any) -> Choice:
     share, words = (0.25, "a quarter") if kind == "class" else (0.75, "three quarters")
     edit = ShortRetrain(recipe=recipe, fraction=share, recover_epochs=ceil(share * recover))
     why = (
-        "a pruned model: exact, for it begins at the initial weights and chooses its mask again; heals slowly, so "
-        f"{words} of a retraining"
+        "a pruned model: exact but for how many weights live, for it begins at the initial weights and chooses its "
+        f"mask again; heals slowly, so {words} of a retraining"
     )
     return Choice("short-retrain", edit, why, (share * recipe.epochs + edit.recover_epochs) / passes)
 

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any, Self
 
 import torch
@@ -17,24 +15,20 @@ from torch.nn import Module
 from ..catalogue import name_of
 from ..errors import InputError, IntegrityError
 from ..experts import CDMoE, ExpertPruning
+from ..experts._recover import Recovery, expert_places, recover_
 from ..io.causal_lm import load_causal_lm, save_causal_lm
 from ..io.content import described
 from ..io.files import write_text
 from ..io.loading import read_tokenizer
 from ..io.runs import RunFolder, Stage
 from ..io.texts import read_sequences
-from ..models.moe import Condensed, MoE, Tied, Trimmed, moe_layers, record_of
-from ..report import words
-from ..report.condensed import render_condensed
+from ..models.moe import record_of
+from ..report.condensed import render_condensed, shown
 from ..settings import Count, settings
-from ..tasks import evaluating, perplexity, predict
+from ..tasks import predict
 from ..types import Data, Edit
+from .condense_figures import Questions, baseline, became, compared, layer_distances, read_questions
 from .done import Done, facts_of
-
-_BATCHES = (1, 8, 32)
-_TIMES = 5
-Figures = dict[str, tuple[float, float, str]]
-"""Name -> (before, after, unit)."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +37,20 @@ class CondensedRun(Done):
 
     Attributes:
         figures: name -> (before, after, unit).
+        spread: name of a figure -> half of its range over repeats (before, after).
         layers: block -> what became of it, in words.
+        distances: block -> Jensen-Shannon divergence of its decoder layer's output from the original's, in nats, on the
+            held-out texts.
         steps: replaced module -> distance of the final hidden state once it and those before were replaced.
-        beside: baseline -> (perplexity, share of the parameters), at the same memory; or why there is none.
+        beside: baseline -> its figures (perplexity, accuracy where options are given, parameters left and used by a
+            token as shares, tokens a second), at no more memory; or why there is none.
         notes: sentences on how the model is read again.
     """
 
     figures: Mapping[str, tuple[float, float, str]]
     layers: Mapping[str, str]
+    spread: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
     steps: Mapping[str, float] = field(default_factory=dict)
     beside: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -64,20 +64,17 @@ class CondensedRun(Done):
 
     def json(self) -> str:
         """Figures and baselines as strict JSON."""
-        return json.dumps({"figures": self.figures, "beside": self.beside}, indent=1) + "\n"
+        told = {"figures": self.figures, "spread": self.spread, "beside": self.beside}
+        return json.dumps(told, indent=1) + "\n"
 
     def tell(self, out: Console) -> None:
         """Print every figure before and after, and the baselines."""
-        for name, (before, after, unit) in self.figures.items():
-            old, new = words.number(before, digits=4), words.number(after, digits=4)
-            out.print(f"  {name:34} {old:>12} -> {new:<12} {unit}", markup=False)
+        for name, cells in shown(self.figures, self.spread).items():
+            old, new, unit = cells
+            out.print(f"  {name:28} {old:>18} -> {new:<18} {unit}", markup=False)
         for name, told in self.beside.items():
-            shown = (
-                told
-                if isinstance(told, str)
-                else f"perplexity {told[0]:.4g} at {100 * told[1]:.1f} % of the parameters"
-            )
-            out.print(f"  beside it, {name}: {shown}", markup=False)
+            words = told if isinstance(told, str) else ", ".join(f"{n} {v:.4g}" for n, v in told.items())
+            out.print(f"  beside it, {name}: {words}", markup=False)
         for note in self.notes:
             out.print(note, markup=False)
         out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
@@ -93,6 +90,8 @@ class CondenseJob:
             on, unless `heldout` is given.
         heldout: texts to measure on.
         method: a method of the family experts.
+        options: questions to answer, a .jsonl of {"prompt", "options", "answer"}; accuracy is measured on them.
+        recover: tuning after a method that has none of its own; see `CDMoE.recover`. The experts that are left move.
         length: tokens of the longest sequence.
         baselines: measure two baselines at no more memory as well.
         seed: governs the whole run.
@@ -102,13 +101,23 @@ class CondenseJob:
     calibration: Path
     heldout: Path | None = None
     method: Edit[Data[Any]] = CDMoE()
+    options: Path | None = None
+    recover: Recovery = "none"
     length: Count = 256
     baselines: bool = True
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.recover != "none" and hasattr(self.method, "recover"):
+            raise InputError(
+                f"CondenseJob.recover would do nothing: {type(self.method).__name__} has a setting recover of its own."
+            )
+
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON; a run goes on only under the same plan."""
-        return {"condense": described(self.method), "length": self.length, "baselines": self.baselines}
+        return {"condense": described(self.method), "length": self.length, "baselines": self.baselines} | (
+            {} if self.recover == "none" else {"recover": self.recover}
+        )
 
     def run(self, out: Path | str, *, command: Sequence[str] = ()) -> CondensedRun:
         """Run every stage, or go on with a run that was stopped, to the same bits.
@@ -122,22 +131,29 @@ class CondenseJob:
         """
         model = load_causal_lm(self.folder)
         train, heldout = self._texts()
+        asked = (
+            None
+            if self.options is None
+            else read_questions(self.options, read_tokenizer(self.folder), self.length)
+        )
         check: Any = self.method
         check.check(model)
         inputs: dict[str, Path | str] = {"model": self.folder, "calibration": self.calibration}
         inputs |= {} if self.heldout is None else {"heldout": self.heldout}
+        inputs |= {} if self.options is None else {"options": self.options}
         with RunFolder.open(
             Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
         ) as run:
             with run.stage("condense", "model", "condense.json") as stage:
                 if stage.todo:
-                    self._condense(model, train, heldout, stage)
+                    self._condense(model, train, heldout, asked, stage)
             found = CondensedRun.read(run.path)
             with run.stage("report", "report.html") as stage:
                 if stage.todo:
                     page = render_condensed(
-                        found.figures, found.layers, found.steps, found.beside, notes=found.notes,
-                        method=name_of(self.method), subject=self.folder.name, run=facts_of(run, command),
+                        found.figures, found.spread, found.layers, found.distances, found.steps, found.beside,
+                        notes=found.notes, method=name_of(self.method), subject=self.folder.name,
+                        run=facts_of(run, command),
                     )  # fmt: skip
                     write_text(stage.paths[0], page)
         return found
@@ -155,7 +171,9 @@ class CondenseJob:
             )
         return train.subset([i for i in range(len(train)) if i % 10 != 9]), train.subset(held)
 
-    def _condense(self, model: Module, train: Data[Any], heldout: Data[Any], stage: Stage) -> None:
+    def _condense(
+        self, model: Module, train: Data[Any], heldout: Data[Any], asked: Questions | None, stage: Stage
+    ) -> None:
         method, steps = self.method, dict[str, float]()
         if isinstance(method, CDMoE):
             choice = method.choose(model, train, rng=stage.rng)
@@ -163,112 +181,46 @@ class CondenseJob:
             edited = method.carry_out(choice, model, train, rng=stage.rng)
         else:
             edited = method.apply(model, train, rng=stage.rng)
+        if self.recover != "none":
+            recover_(edited, model, train, expert_places(edited), by=self.recover, rng=stage.rng)
         structure = record_of(edited)
         save_causal_lm(edited, stage.paths[0], source=self.folder, structure=structure or None)
         notes = [_read_back(edited, stage.paths[0], heldout)]
-        figures = _figures(model, edited, heldout)
+        figures, spread = compared(model, edited, heldout, asked)
         share = figures["parameters"][1] / figures["parameters"][0]
-        beside = self._beside(model, train, heldout, share, stage) if self.baselines else {}
+        beside = self._beside(model, train, heldout, asked, share, stage) if self.baselines else {}
         found = {
-            "figures": figures, "layers": _became(model, edited), "steps": steps, "beside": beside, "notes": notes,
+            "figures": figures, "spread": spread, "layers": became(model, edited), "steps": steps, "beside": beside,
+            "distances": layer_distances(model, edited, heldout), "notes": notes,
         }  # fmt: skip
         write_text(stage.paths[1], json.dumps(found, indent=1) + "\n")
 
     def _beside(
-        self, model: Module, train: Data[Any], heldout: Data[Any], share: float, stage: Stage
-    ) -> dict[str, Any]:
-        """Two baselines that end with at most as many parameters."""
+        self, model: Module, train: Data[Any], heldout: Data[Any], asked: Questions | None, share: float, stage: Stage
+    ) -> dict[str, Any]:  # fmt: skip
+        """Two baselines of another kind that end with at most as many parameters."""
         memory = min(1.0, share + 1e-9)
-        condensing = isinstance(self.method, CDMoE)
         others: dict[str, Any] = {
             "layer trimming": CDMoE(mode="layer trim", memory=memory),
-            "pruning by REAP" if condensing else "pruning by frequency": ExpertPruning(
-                score="reap" if condensing else "frequency", memory=memory
-            ),
+            "pruning by REAP": ExpertPruning(memory=memory),
+            "pruning by frequency": ExpertPruning(score="frequency", memory=memory),
         }
+        mine = {
+            "layer trim": "layer trimming",
+            "reap": "pruning by REAP",
+            "frequency": "pruning by frequency",
+        }
+        own: Any = self.method
+        others.pop(mine.get(getattr(own, "mode", getattr(own, "score", "")), ""), None)
         found: dict[str, Any] = {}
-        for name, other in others.items():
+        for name, other in list(others.items())[:2]:
             try:
                 edited = other.apply(model, train, rng=stage.rng)
             except InputError as error:
                 found[name] = f"not possible: {error}"
                 continue
-            found[name] = (perplexity(edited, heldout), _size(edited) / _size(model))
+            found[name] = baseline(model, edited, heldout, asked)
         return found
-
-
-def _figures(before: Module, after: Module, heldout: Data[Any]) -> Figures:
-    figures: Figures = {
-        "held-out perplexity": (perplexity(before, heldout), perplexity(after, heldout), ""),
-        "parameters": (_size(before), _size(after), ""),
-        "parameters a token uses": (_active(before), _active(after), ""),
-        "weights": (_bytes(before), _bytes(after), "MiB"),
-    }
-    for size in _BATCHES:
-        (was, spread), (now, new) = (_speed(m, heldout, size) for m in (before, after))
-        figures[f"tokens a second, batch {size}"] = (was, now, "")
-        figures[f"  its spread, batch {size}"] = (spread, new, "")
-    return figures
-
-
-def _speed(model: Module, data: Data[Any], size: int) -> tuple[float, float]:
-    """Tokens a second of one forward pass of a batch, the median and half of the range of several."""
-    longest = max((item["input_ids"] for item in data.examples), key=len)  # type: ignore[attr-defined]
-    batch = {"input_ids": longest.repeat(size, 1)}
-    rates = []
-    with evaluating(model):
-        for _ in range(_TIMES):
-            began = perf_counter()
-            data.task.outputs(model, batch)
-            rates.append(batch["input_ids"].numel() / (perf_counter() - began))
-    return median(rates[1:]), (max(rates[1:]) - min(rates[1:])) / 2
-
-
-def _active(model: Module) -> float:
-    """Parameters that one token meets: all but the experts that it does not choose."""
-    idle = 0.0
-    for moe in _blocks(model):
-        held = sum(p.numel() for p in moe.experts.parameters())
-        idle += held * (1 - min(moe.top_k, moe.count) / moe.count)
-    return _size(model) - idle
-
-
-def _blocks(model: Module) -> list[MoE]:
-    try:
-        return moe_layers(model)
-    except InputError:  # all of them are condensed, or merged
-        return []
-
-
-def _became(before: Module, after: Module) -> dict[str, str]:
-    told = {}
-    for moe in moe_layers(before):
-        trimmed = next(
-            (n for n in (moe.name, moe.layer) if isinstance(dict(after.named_modules()).get(n), Trimmed)),
-            None,
-        )
-        new = None if trimmed else after.get_submodule(moe.name)
-        if trimmed is not None:
-            told[moe.name] = "taken out" if trimmed == moe.name else "taken out, with its decoder layer"
-        elif isinstance(new, Condensed):
-            told[moe.name] = f"condensed: {'shared expert and ' if moe.shared else ''}experts " + _listed(
-                new.kept, new.alpha
-            )
-        else:
-            assert new is not None
-            tied = next((m for m in new.modules() if isinstance(m, Tied)), None)
-            kept: Any = next((m.kept for m in new.modules() if hasattr(m, "kept")), None)
-            if tied is not None:
-                told[moe.name] = f"{moe.count} experts merged into {int(tied.places.max()) + 1}"
-            elif kept is not None and len(kept) < moe.count:
-                told[moe.name] = f"experts kept: {', '.join(map(str, kept))} of {moe.count}"
-            else:
-                told[moe.name] = "as it was"
-    return told
-
-
-def _listed(kept: Sequence[int], alpha: Sequence[float]) -> str:
-    return ", ".join(f"{e} ({a:.3f})" for e, a in zip(kept, alpha, strict=True)) or "none"
 
 
 def _read_back(model: Module, folder: Path, heldout: Data[Any]) -> str:
@@ -285,11 +237,3 @@ def _read_back(model: Module, folder: Path, heldout: Data[Any]) -> str:
         else "its config.json says the new shape, so transformers' from_pretrained reads it."
     )
     return f"The model was read back from its folder and answers to the bit as the one in memory; {how}"
-
-
-def _size(model: Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def _bytes(model: Module) -> float:
-    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Generator
 from torch.nn import Module
 
-from ..audit import Auditor
 from ..errors import InputError
 from ..fit import each, estimating
 from ..fit.own_loop import OwnLoop
@@ -89,9 +88,9 @@ def _trainings(job: Judging, original: Module, seconds: dict[str, float]) -> Mod
 def _audits(job: Judging, original: Module, oracle: Module, edited: Mapping[str, Module]) -> None:
     """The audit of every model: the references are read once, by the first."""
     holder = copied(original).eval()  # another than the original, which is counted among them
-    auditor = Auditor.of(
-        job.request, original=original, holders=[holder] * job.holders, oracles=[oracle] * job.oracles,
-        rng=seeded(job.seed), quick=job.quick,
+    auditor = job.subject.kind.auditor(
+        job.request, original=original, holders=[holder] * (job.holders + len(job.given_holders)),
+        oracles=[oracle] * (job.oracles + len(job.given_oracles)), rng=seeded(job.seed), quick=job.quick,
     )  # fmt: skip
     first, *others = list(edited.items())
     auditor.audit(first[1], method=first[0])

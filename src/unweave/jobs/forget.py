@@ -14,7 +14,6 @@ from typing import Any
 from torch import Generator
 from torch.nn import Module
 
-from ..audit.classifier.scores import require_answers
 from ..errors import InputError
 from ..fit import resumable
 from ..io.content import described
@@ -27,7 +26,7 @@ from ..progress import progress
 from ..settings import Count, settings
 from ..types import Edit, Request
 from ..unlearn import Retrain, ShortRetrain
-from .choice import Choice, choose_for, doubt
+from .choice import Choice
 from .estimate import estimate
 from .judging import Audited, Judging, slug
 
@@ -82,7 +81,7 @@ class ForgetJob(Judging):
         """
         if self.edits is not None:
             return None
-        return choose_for(self.request, self.subject.recipe, self.subject.given())
+        return self.subject.kind.choose(self.request, self.subject.recipe, self.subject.given())
 
     @property
     def work(self) -> dict[str, Edit[Any]]:
@@ -98,7 +97,7 @@ class ForgetJob(Judging):
     def doubts(self) -> tuple[str, ...]:
         """Why the method whose model is handed out does not suit the request; empty if it does."""
         name, edit = next(iter(self.work.items()))
-        return tuple(filter(None, (doubt(name, edit, self.request), self.foreseen)))
+        return tuple(filter(None, (self.subject.kind.doubt(name, edit, self.request), self.foreseen)))
 
     def plan(self) -> dict[str, Any]:
         """What is to be done, as plain JSON."""
@@ -126,7 +125,7 @@ class ForgetJob(Judging):
                 bar.advance()
             else:
                 original = given
-            require_answers(original, self.request, "the original model")  # before anything is trained
+            subject.kind.require_answers(original, self.request, "the original model")  # before any training
             edited: dict[str, list[Module]] = {}
             costs: dict[str, dict[str, float]] = {}
             for i, (name, edit) in enumerate(self.work.items()):

@@ -26,6 +26,7 @@ from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
 from ..models.text_to_image import TextToImage
+from ..models.text_to_image.one_step import require_steps
 from ..random import seeded
 from ..report import words
 from ..report.images import grids, save_png
@@ -128,6 +129,7 @@ class GenerateJob:
                 "GenerateJob.guidance is classifier-free, which is what it is compared with: both columns would be the "
                 "same. Give APG, a start or an auxiliary."
             )
+        require_steps(self.pipeline, self.steps, self.guidance.scale, "generate")
         self.pipeline.sampler(self.steps)
         with self._leading():
             pass  # refuses an auxiliary or a weight that changes nothing before anything is drawn

@@ -14,9 +14,6 @@ import torch
 from rich.console import Console
 from torch.nn import Module
 
-from ..audit import Auditor
-from ..audit.classifier.power import forecast
-from ..audit.classifier.scores import deleted_classes
 from ..audit.rates import published
 from ..audit.result import Audit, Rows
 from ..errors import InputError
@@ -35,6 +32,7 @@ from . import holding
 from .advice import advised, by_construction
 from .deletion import Deletion
 from .done import Done
+from .subject import hashable
 
 FILES = {"audit": "audit.json", "html": "report.html", "markdown": "report.md"}
 RETRAINING = "retraining.json"
@@ -96,6 +94,8 @@ class Judging(Deletion, ABC):
     Attributes:
         oracles: models to retrain without the data, to compare with; 0 gives no verdict.
         holders: models to retrain with the data, to know how much models differ by chance.
+        given_oracles: further models that were trained without the data elsewhere, or their weights.
+        given_holders: further models that were trained with the data elsewhere.
         quick: spend less on the figures that train something (relearning) or draw samples; the verdict stays the same.
         purge: after the verdict, whatever it is, remove what this run and the cache keep of models that were trained
             on the deleted data. Files of your own are listed, never removed.
@@ -103,6 +103,8 @@ class Judging(Deletion, ABC):
 
     oracles: Whole = 8
     holders: Whole = 8
+    given_oracles: Sequence[Path | str | Module] = ()
+    given_holders: Sequence[Path | str | Module] = ()
     quick: bool = False
     purge: bool = False
 
@@ -116,8 +118,8 @@ class Judging(Deletion, ABC):
         subject = self.subject
         if subject.recipe is None and (self.oracles or self.holders or subject.model is None):
             raise InputError(
-                f"{subject.name} has no recipe, so nothing can be trained: define `recipe`, or give the model with "
-                "oracles=0 and holders=0 (--oracles 0 --holders 0); the report then says what cannot be concluded."
+                f"{subject.name} has no recipe, so nothing can be trained: {subject.kind.recipe_by}, or give the model "
+                "with oracles=0 and holders=0 (--oracles 0 --holders 0); the report then says what cannot be concluded."
             )
         _ = self.request  # refuse a bad request before anything is written
 
@@ -129,10 +131,10 @@ class Judging(Deletion, ABC):
     @property
     def foreseen(self) -> str:
         """What the references asked for cannot decide, in words; "" where they can, or none were asked for."""
-        if not (self.oracles or self.holders):
+        oracles, holders = self.oracles + len(self.given_oracles), self.holders + len(self.given_holders)
+        if not (oracles or holders):
             return ""
-        whole = bool(deleted_classes(self.request))
-        return forecast(len(self.request.forget), self.oracles, self.holders + 1, self.several, whole=whole)
+        return self.subject.kind.foreseen(self.request, oracles, holders + 1, self.several)
 
     def exact(self, name: str, original: Module) -> bool:
         """Whether the method of this name reads nothing that the original learned."""
@@ -170,7 +172,13 @@ class Judging(Deletion, ABC):
 
     def inputs(self) -> dict[str, Path | str]:
         """Name -> file, or hash, of all that is read."""
-        return self.subject.inputs()
+        return {**self.subject.inputs(), **{name: hashable(model) for name, model in self._outside.items()}}
+
+    @property
+    def _outside(self) -> dict[str, Path | str | Module]:
+        """Models to compare with that were made elsewhere, by name."""
+        kinds = {"oracle": self.given_oracles, "holder": self.given_holders}
+        return {f"{kind} {i}": m for kind, given in kinds.items() for i, m in enumerate(given, 1)}
 
     def opened(self, out: Path | str, command: Sequence[str]) -> AbstractContextManager[RunFolder]:
         """The run folder, begun or gone on with."""
@@ -227,8 +235,8 @@ class Judging(Deletion, ABC):
                     write_text(path, self._card(found[0], path.parent))
                 told = self._told(run, costs, retrain, command)
                 more = [holding.section(held)]
-                write_text(stage.paths[0], render_html(found, told, published(), more=more))
-                write_text(stage.paths[1], render_markdown(found, told, published(), more=more))
+                write_text(stage.paths[0], render_html(found, told, published(found[0].kind), more=more))
+                write_text(stage.paths[1], render_markdown(found, told, published(found[0].kind), more=more))
         bar.advance()
         return Audited(run.path, found)
 
@@ -275,7 +283,14 @@ class Judging(Deletion, ABC):
             if stage.todo:
                 write_text(stage.paths[0], json.dumps(cost) + "\n")
             cost = json.loads(stage.paths[0].read_text(encoding="utf-8"))
+        oracles += [self._from_outside(name) for name in self._outside if name.startswith("oracle")]
+        holders += [self._from_outside(name) for name in self._outside if name.startswith("holder")]
         return References(oracles=oracles, holders=holders, cost=cost)
+
+    def _from_outside(self, name: str) -> Module:
+        model = self.subject.opened(self._outside[name])
+        self.subject.kind.require_answers(model, self.request, f"the given {name}")
+        return model
 
     def _audits(
         self,
@@ -285,7 +300,7 @@ class Judging(Deletion, ABC):
         references: References,
     ) -> list[Audit]:
         audits = []
-        auditor = Auditor.of(
+        auditor = self.subject.kind.auditor(
             self.request, original=original, holders=references.holders, oracles=references.oracles,
             rng=seeded(self.seed), quick=self.quick,
         )  # fmt: skip
@@ -295,7 +310,7 @@ class Judging(Deletion, ABC):
                 found = self._named(auditor.audit(model, method=name, seconds=seconds))
                 if found.verdict.outcome == "inconclusive" and self.exact(name, original):
                     found = by_construction(found)
-                audits.append(advised(found, self.request, self.subject.recipe, original))
+                audits.append(advised(found, self.request, self.subject.recipe, original, self.subject.kind))
                 bar.advance()
         return audits
 

@@ -81,8 +81,11 @@ def language_subject(
         train, kept = shown.data, judged.data
         notes = (*shown.notes, *(f"held out: {note}" for note in judged.notes))
 
-    def save(model: Module, to: Path, mask: Mask | None, structure: Mapping[str, Any] | None = None) -> None:
-        save_causal_lm(model, to, source=place, mask=mask, structure=structure)
+    def save(
+        model: Module, to: Path, mask: Mask | None, structure: Mapping[str, Any] | None = None, *,
+        packed: bool = False,
+    ) -> None:  # fmt: skip
+        save_causal_lm(model, to, source=place, mask=mask, structure=structure, packed=packed)
 
     part = len(train)
     return Subject(

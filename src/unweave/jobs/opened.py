@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..fit.recipe import Supervised
 from ..tasks import read_labels
 from .subject import Subject
+from .texts import TextFiles, is_causal_lm, text_subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,12 @@ class Folder:
     Attributes:
         data: where its images are: imagefolder:PATH, with train and test (or validation) below it;
             imagefolder:PATH:holdout=SHARE draws what is held out, of a folder without test. Or its texts: a .csv or
-            .jsonl file with a column `split`, or a folder with train.csv and test.csv.
+            .jsonl file with a column `split`, or a folder with train.csv and test.csv. Of a language model a .jsonl
+            file of texts, or of prompts and answers.
         epochs: passes over the data.
         lr: peak learning rate of AdamW.
-        base: folder of the pretrained model that training began from; "" began at random weights.
+        base: folder of the pretrained model that training began from; "" began at random weights, and of a language
+            model is not known, so that nothing can be trained to compare with.
         init_seed: seed of the random initial weights, where it is known; un-pruning needs it, or `base`.
     """
 
@@ -35,23 +38,26 @@ class Folder:
     init_seed: int | None = None
 
 
-def open_subject(source: str, folder: Folder | None = None) -> Subject:
+def open_subject(source: str, folder: Folder | None = None, texts: TextFiles | None = None) -> Subject:
     """Open what the user named.
 
     Args:
-        source: "" for the embedded digits, a .py file, or a transformers image-classification folder.
-        folder: for a transformers folder, its images and how it was trained.
+        source: "" for the embedded digits, a .py file, or a transformers folder.
+        folder: for a transformers folder, its data and how it was trained.
+        texts: for a language model's, what else it is shown.
 
     Raises:
         InputError: if it is none of these, or incomplete.
     """
     if not source:
         return embedded()
-    path = Path(source)
+    path, how = Path(source), folder or Folder()
     if path.suffix == ".py":
         return _project(path)
+    if path.is_dir() and is_causal_lm(path):
+        return _language(path, how, texts)
     if path.is_dir():
-        return _folder(path, folder or Folder())
+        return _folder(path, how)
     what = "does not exist" if not path.exists() else "is neither a .py file nor a folder"
     raise InputError(
         f"{source} {what}. Give a project.py, a transformers image-classification folder, or nothing for the "
@@ -95,7 +101,7 @@ def _folder(path: Path, how: Folder) -> Subject:
     if not how.data:
         raise InputError(
             f"{path} is a model folder; its data are missing. Give --data imagefolder:PATH for a classifier of images, "
-            "--data texts.csv for one of texts; for a language model, `unweave prune --calibration texts.txt`."
+            "--data texts.csv for one of texts."
         )
     if is_text_data(how.data):
         return _texts(path, how)
@@ -106,11 +112,24 @@ def _folder(path: Path, how: Folder) -> Subject:
     return Subject(
         name=f"{path} on {how.data.partition(':')[2]} ({images.facts[0]})", notes=images.facts,
         train=images.train, heldout=images.heldout, recipe=recipe, load=load_model,
-        save=lambda model, to, mask, structure=None: save_model_folder(
-            model, to, mask=mask, structure=structure, source=path
+        save=lambda model, to, mask, structure=None, packed=False: save_model_folder(
+            model, to, mask=mask, structure=structure, source=path, packed=packed
         ),
         ids=images.ids, class_names=images.class_names, columns=images.columns, files={"checkpoint": path}, model=path,
     )  # fmt: skip
+
+
+def _language(path: Path, how: Folder, texts: TextFiles | None) -> Subject:
+    if not how.data:
+        raise InputError(
+            f"{path} is a language model's folder; its texts are missing. Give --data texts.jsonl to forget some of "
+            "them; or, to prune it, `unweave prune --calibration texts.txt`."
+        )
+    if how.init_seed is not None:
+        raise InputError(
+            "init_seed is for models whose training began at random weights; a language model has --base."
+        )
+    return text_subject(path, how.data, base=how.base, epochs=how.epochs, lr=how.lr, files=texts)
 
 
 def _texts(path: Path, how: Folder) -> Subject:
@@ -124,8 +143,9 @@ def _texts(path: Path, how: Folder) -> Subject:
     return Subject(
         name=f"{path} on {how.data}", train=texts.train, heldout=texts.heldout, recipe=recipe,
         load=partial(load_model, auto_class=TEXTS),
-        save=lambda model, to, mask, structure=None: save_model_folder(
-            model, to, mask=mask, structure=structure, source=path, beside_weights=tokenizer_files(path)
+        save=lambda model, to, mask, structure=None, packed=False: save_model_folder(
+            model, to, mask=mask, structure=structure, source=path, beside_weights=tokenizer_files(path),
+            packed=packed,
         ),
         ids=texts.ids, class_names=texts.class_names, columns=texts.columns, notes=texts.notes, model=path,
         files={"checkpoint": path, **texts.files},

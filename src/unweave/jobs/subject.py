@@ -36,6 +36,7 @@ from ..random import seeded
 from ..settings import settings
 from ..tasks import read_labels, require_readable
 from ..types import Data, Recipe
+from .kinds import Kind, OfExamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ class Subject:
         kept_out: how many examples of the data were left out of `train` because they had been deleted before.
         key: file of the key under which deletions are recorded; UNWEAVE_KEY or the user's own unless given.
         notes: what is to be told of it, in sentences: how the data were read, what is lost.
+        kind: of model: which methods serve its requests, and what judges them.
     """
 
     train: Data[Any]
@@ -104,6 +106,7 @@ class Subject:
     kept_out: int = 0
     key: Path | None = None
     notes: tuple[str, ...] = ()
+    kind: Kind = field(default_factory=OfExamples)
 
     def __post_init__(self) -> None:
         given = self.ids is not None and (callable(self.ids) or len(self.ids))
@@ -290,18 +293,40 @@ class Subject:
                 "is of as network = Net."
             ) from error
 
-    def write(self, model: Module, folder: Path, structure: Mapping[str, Any] | None = None) -> None:
+    def write(
+        self,
+        model: Module,
+        folder: Path,
+        structure: Mapping[str, Any] | None = None,
+        *,
+        packed: bool = False,
+    ) -> None:
         """Write a model with its mask, and the record of what was removed from its structure, now or before.
 
+        Args:
+            model: to write.
+            folder: it is written into.
+            structure: record of what was removed now.
+            packed: write sparse weights packed; see `save_model`.
+
         Raises:
-            InputError: if structure was removed, and `save` takes no record of it.
+            InputError: if structure was removed and `save` takes no record of it, or it cannot pack.
         """
         mask = Mask.of(model) or None
         if structure is None and not isinstance(self.model, Module | None):
             former = structure_beside(Path(self.model))
             structure = former if former is not None and has_shape(model, former) else None
         if self.save is None:
-            save_model(model, folder, mask=mask, structure=structure)
+            save_model(model, folder, mask=mask, structure=structure, packed=packed)
+        elif packed:
+            try:
+                signature(self.save).bind(model, folder, mask, structure, packed=True)
+            except TypeError as error:
+                raise InputError(
+                    "Subject.save writes its own files, so they cannot be packed. Give it an argument `packed`, or "
+                    "leave that out."
+                ) from error
+            self.save(model, folder, mask, structure, packed=True)
         elif structure is None:
             self.save(model, folder, mask)
         else:

@@ -311,7 +311,7 @@ def student_of(
     shared = {id(p): Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names)
     with global_seed(draw_seed(rng)), catch_warnings():
-        simplefilter("ignore", FutureWarning)  # peft asks for names that transformers has renamed
+        simplefilter("ignore")  # peft asks for names that transformers has renamed, and tells of Conv1D
         wrapped = peft.get_peft_model(deepcopy(model, shared), config)
     adapted: Module = wrapped.get_base_model()
     alive = Mask.of(model).keep

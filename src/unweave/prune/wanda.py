@@ -17,7 +17,7 @@ from torch.nn import Linear, Module
 from ..derivatives import spaced
 from ..errors import InputError
 from ..masks.budgets import PerOutput, Sparsity
-from ..masks.layers import copied
+from ..masks.layers import conv1d, copied, is_conv1d
 from ..masks.patterns import NM, Unstructured, refuse_own_sparsity
 from ..masks.scope import ROWS, Scope
 from ..masks.select import select
@@ -60,7 +60,7 @@ class Wanda:
         """
         data.require_examples("Wanda")
         copy = copied(model).eval()
-        layers = self.scope.layers(copy, ROWS)
+        layers = self.scope.layers(copy, (*ROWS, *conv1d()))
         energy: dict[str, Tensor] = {}
         present: Tensor | None = None
 
@@ -140,6 +140,8 @@ def _input_energy(layer: Any, inputs: Tensor) -> Tensor:
     squares = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32)).square()
     if isinstance(layer, Linear):
         return squares.reshape(-1, squares.shape[-1]).sum(0)
+    if is_conv1d(layer):  # its weight is [in, out]
+        return squares.reshape(-1, squares.shape[-1]).sum(0)[:, None]
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(layer.kernel_size) - 1]
     with torch.enable_grad():
         weight = torch.zeros_like(layer.weight, dtype=squares.dtype, requires_grad=True)

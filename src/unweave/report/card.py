@@ -13,7 +13,7 @@ from .models import value_text
 
 FILE = "README.md"
 MADE = "Made by unweave, which writes this card beside every model that it edits."
-Library = Literal["pytorch", "transformers", "diffusers"]
+Library = Literal["pytorch", "transformers", "diffusers", "peft"]
 STILL = "The model before still holds what was taken out of this one."
 
 
@@ -69,6 +69,8 @@ def library_of(model: Path) -> Library:
     """What reads a model's folder, by the file that describes it."""
     if (model / "model_index.json").is_file():
         return "diffusers"
+    if (model / "adapter_config.json").is_file():
+        return "peft"
     return "transformers" if (model / "config.json").is_file() else "pytorch"
 
 

@@ -11,7 +11,9 @@ from .page import Section, render_page
 
 def render_condensed(
     figures: Mapping[str, tuple[float, float, str]],
+    spread: Mapping[str, tuple[float, float]],
     layers: Mapping[str, str],
+    distances: Mapping[str, float],
     steps: Mapping[str, float],
     beside: Mapping[str, Any],
     *,
@@ -24,9 +26,11 @@ def render_condensed(
 
     Args:
         figures: name -> (before, after, unit); "held-out perplexity" and "parameters" are in the lead.
+        spread: figure -> half of its range over repeats, before and after.
         layers: block -> what became of it.
+        distances: block -> divergence of its decoder layer's output from the original's, in nats.
         steps: replaced module -> distance of the final hidden state, in the order of their choice.
-        beside: baseline -> (perplexity, share of the parameters), or why there is none.
+        beside: baseline -> its figures, or why there is none.
         notes: sentences on how the model is read again.
         method: in words.
         subject: what was condensed, in words.
@@ -38,25 +42,39 @@ def render_condensed(
         f"{words.number(share)} % of the parameters are left. Held-out perplexity went from {words.number(was)} to "
         f"{words.number(now)}."
     )
-    cells = [(n, words.number(b, digits=4), words.number(a, digits=4), u) for n, (b, a, u) in figures.items()]
-    others = [
-        (name, told, "")
-        if isinstance(told, str)
-        else (name, words.number(told[0], digits=4), f"{100 * told[1]:.1f} %")
-        for name, told in beside.items()
-    ]
+    cells = [(name, *row) for name, row in shown(figures, spread).items()]
     sections = [
-        Section(heading="Before and after", columns=("figure", "before", "after", "unit"), rows=cells),
-        Section(heading="Layer by layer", columns=("block", "what became of it"), rows=list(layers.items())),
-    ]
-    if others:
+        Section(
+            heading="Before and after", columns=("figure", "before", "after", "unit"), rows=cells,
+            caption="Speed is that of one forward pass: the median of four, and half of their range.",
+        ),
+        Section(
+            heading="Layer by layer",
+            columns=("block", "what became of it", "divergence, nats"),
+            rows=[(n, told, words.number(distances.get(n, 0.0), digits=3)) for n, told in layers.items()],
+            picture=pictures.dumbbells(
+                {n: {"edited": v} for n, v in distances.items()}, {"edited": "smaller model"}, unit="nats",
+                apart=("edited", "edited"), figure="edited", ends=(0.0,),
+            ),
+            caption="Jensen-Shannon divergence of each decoder layer's output from the original's on the held-out "
+            "texts (softmax over the hidden dimension, mean over tokens): what has gathered up to that layer.",
+        ),
+    ]  # fmt: skip
+    rows = [told for told in beside.values() if not isinstance(told, str)]
+    if beside:
+        columns = list(rows[0]) if rows else ["why not"]
         sections.append(
             Section(
                 heading="Baselines at no more memory",
-                columns=("baseline", "held-out perplexity", "parameters left"),
+                columns=("baseline", *columns),
                 caption="On the same calibration texts, with no more parameters than the model above.",
-                rows=others,
-            )  # fmt: skip
+                rows=[
+                    (name, told, *[""] * (len(columns) - 1))
+                    if isinstance(told, str)
+                    else (name, *(words.number(told[c], digits=4) for c in columns))
+                    for name, told in beside.items()
+                ],
+            )
         )
     if len(steps) > 1:
         sections.append(
@@ -69,3 +87,15 @@ def render_condensed(
         )
     kicker = f"{method} on {subject}"
     return render_page("A condensed model", kicker=kicker, lead=[lead, *notes], sections=sections, run=run)
+
+
+def shown(
+    figures: Mapping[str, tuple[float, float, str]], spread: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[str, str, str]]:
+    """Figure -> before, after and unit as they are printed, with the spread beside the number where it was repeated."""
+    found = {}
+    for name, (before, after, unit) in figures.items():
+        around = [f" ± {words.number(s, digits=2)}" for s in spread[name]] if name in spread else ["", ""]
+        old, new = (words.number(v, digits=4) + s for v, s in zip((before, after), around, strict=True))
+        found[name] = (old, new, unit)
+    return found

@@ -20,6 +20,7 @@ from .classify import Classify
 from .language import CausalLM
 from .multi_label import MultiLabel
 from .regress import Regress
+from .restoring import Restore
 
 __all__ = [
     "Autoregressive",
@@ -33,6 +34,8 @@ __all__ = [
     "Perturbing",
     "Regress",
     "Representing",
+    "Restore",
+    "Restoring",
     "ability",
     "able",
     "accuracy",
@@ -68,6 +71,18 @@ class Representing(Task, Protocol):
 
     def features(self, model: Module, batch: Batch) -> Tensor:
         """Representation of each example, [n, width]."""
+        ...
+
+
+class Restoring(Task, Protocol):
+    """A task whose examples are pairs of a degraded and a clean signal; see `Restore`."""
+
+    def degraded(self, batch: Batch) -> Tensor:
+        """What the model reads, [n, ...]."""
+        ...
+
+    def clean(self, batch: Batch) -> Tensor:
+        """What should come out, [n, ...]."""
         ...
 
 

@@ -70,7 +70,7 @@ class Auditor:
         seconds: Mapping[str, float] | None = None,
     ) -> Audit:
         """Judge one edited model, or the mean of several; see `audit`."""
-        several = _listed(edited)
+        several = listed(edited)
         r, first = self.references, several[0]
         read = [r.look(model, f"the edited model ({method or 'edited'})") for model in several]
         decision, readings = self._decided(several, read)
@@ -101,7 +101,7 @@ class Auditor:
 
     def decide(self, edited: Module | Sequence[Module]) -> Decision:
         """The verdict alone, with its controls: what `audit` says, without the figures that it does not rest on."""
-        several = _listed(edited)
+        several = listed(edited)
         return self._decided(several, [self.references.look(model) for model in several])[0]
 
     def _decided(self, several: Sequence[Module], read: Sequence[Read]) -> tuple[Decision, Readings | None]:
@@ -161,7 +161,12 @@ def audit(
     return auditor.audit(edited, method=method, seconds=seconds)
 
 
-def _listed(edited: Module | Sequence[Module]) -> list[Module]:
+def listed(edited: Module | Sequence[Module]) -> list[Module]:
+    """One edited model, or several, as a list.
+
+    Raises:
+        InputError: if there is none.
+    """
     several = [edited] if isinstance(edited, Module) else list(edited)
     if not several:
         raise InputError("audit was given no edited model.")

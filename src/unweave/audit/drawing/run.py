@@ -37,6 +37,7 @@ def audit_erasure(
     seconds: float,
     memory: int | None = None,
     attacks: Sequence[Measurement] = (),
+    latents: Measurement | None = None,
     tried: Sequence[Tried] = (),
     turns: Mapping[str, Mapping[str, float]] | None = None,
     caveats: Sequence[str] = (),
@@ -55,6 +56,7 @@ def audit_erasure(
         seconds: the edit took.
         memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
         attacks: attack success rates, to be shown.
+        latents: which latents that spoke of the concepts are still active, to be shown; `audit.latents` measures it.
         tried: what attacks brought back, concept by concept, for the verdict; read off the rates, for all concepts
             together, unless given.
         turns: concept -> erased concept -> % of its images that show it after that erasure, one after the other.
@@ -77,6 +79,7 @@ def audit_erasure(
     if judge is not None:
         panels.append(Rows(name="concepts", unit="%", rows=by_concept(c)))
         figures += [*drawn_concepts(c), distance(c, judge, real)]
+    figures += [] if latents is None else [latents]
     if turns:
         panels.append(Rows(name="turns", unit="%", rows={step: dict(row) for step, row in turns.items()}))
     return Audit(

@@ -27,6 +27,8 @@ NEAR = "near the retrained models"
 FEW = 4
 """Reference models of either kind whose answers are written out."""
 SHOWN = 5
+ASKED, LONGEST = 100, 64
+"""Texts that answers are generated to, and the most tokens of an answer: no cache of states is kept between tokens."""
 DRAWS = 5
 """Answers that are drawn to a prompt, beside the likeliest."""
 
@@ -78,7 +80,8 @@ class Compared:
 
 def knowledge(c: Compared) -> list[Measurement]:
     """How probable and how extractable the texts are, and what is left of the others."""
-    n, sizes = len(c.read.forget), {p: len(getattr(c.read, p)) for p in ("forget", "retain", "heldout")}
+    n, parts = len(c.read.forget), ("forget", "retain", "heldout")
+    sizes = {p: len(getattr(c.read, p) or ()) for p in (*parts, "general")}
     found = [
         c.figure(
             f"probability, {_named(part)} texts",
@@ -87,7 +90,7 @@ def knowledge(c: Compared) -> list[Measurement]:
             n=sizes[part],
             note="mean of p(answer)^(1 / tokens)",
         )  # fmt: skip
-        for part in sizes
+        for part in parts
     ]
     found += [
         c.figure("extraction strength", lambda r: _mean(r.forget, _extracted), unit="share", n=n),
@@ -107,7 +110,7 @@ def knowledge(c: Compared) -> list[Measurement]:
             direction="near the retrained models; lower is better",
             n=sizes[part],
         )  # fmt: skip
-        for part in ("retain", "heldout")
+        for part in ("retain", "heldout", *(["general"] if c.read.general is not None else []))
     ]
     return found
 
@@ -210,9 +213,11 @@ def truth(c: Compared, choices: Choices | None, mean: MeanOf) -> list[Measuremen
 def answers(
     c: Compared, decode: Callable[[Sequence[int]], str], seed: int
 ) -> tuple[list[Measurement], Passages]:
-    """ROUGE-L of what the models say to the prompts, greedily and drawn, and some of it side by side."""
-    r, whole = c.references, list(_texts(c.references.request.forget))
-    whole = [(p, a) for p, a in whole if len(p)]
+    """ROUGE-L of what the models say to the prompts, greedily and drawn, and some of it side by side.
+
+    Of a text without a prompt its first half is the prompt.
+    """
+    r, whole = c.references, [_asked(p, a) for p, a in _texts(c.references.request.forget)][:ASKED]
     models = {"edited": c.edited, "original": r.holders[0]} | {
         f"oracle {i}": m for i, m in enumerate(r.oracles[:FEW])
     }
@@ -280,12 +285,19 @@ def _texts(data: Data[Any]) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
+def _asked(prompt: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+    if not len(prompt):
+        half = max(1, len(answer) // 2)
+        prompt, answer = answer[:half], answer[half:]
+    return prompt, answer[:LONGEST]
+
+
 def _answers(data: Data[Any]) -> list[list[int]]:
     return [answer.tolist() for _, answer in _texts(data)]
 
 
 def _named(part: str) -> str:
-    return {"forget": "deleted", "retain": "retained", "heldout": "held-out"}[part]
+    return {"forget": "deleted", "retain": "retained", "heldout": "held-out", "general": "general"}[part]
 
 
 def _mean(told: Told, of: Callable[[Seen], float]) -> float:

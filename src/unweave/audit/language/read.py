@@ -88,6 +88,7 @@ class Read:
         margins: of each counted token of the forget set under a last layer made anew, [tokens].
         quantised: the forget set read by a copy of the model rounded to 4 bits.
         said_otherwise: the forget set in other words; None where none were given.
+        general: texts of another kind; None where none were given.
     """
 
     forget: Told
@@ -96,16 +97,23 @@ class Read:
     margins: Floats
     quantised: Told
     said_otherwise: Told | None
+    general: Told | None = None
 
     @classmethod
-    def of(cls, model: Module, request: Request[Any], paraphrases: Data[Any] | None) -> Read:
+    def of(
+        cls,
+        model: Module,
+        request: Request[Any],
+        paraphrases: Data[Any] | None,
+        general: Data[Any] | None = None,
+    ) -> Read:
         """Read `model` over every part; it is left unchanged."""
         forget, retain, heldout = (
             Told.of(model, d) for d in (request.forget, request.retain, request.heldout)
         )
         return cls(
             forget, retain, heldout, margins(model, request), Told.of(quantised(model), request.forget),
-            None if paraphrases is None else Told.of(model, paraphrases),
+            *(None if other is None else Told.of(model, other) for other in (paraphrases, general)),
         )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class References:
         oracles: models retrained without them; may be empty.
         seed: of relearning and cheats, the same for every model.
         paraphrases: the texts to forget in other words, one each in the same order; None where there are none.
+        general: texts of another kind; None where there are none.
     """
 
     request: Request[Any]
@@ -41,10 +42,11 @@ class References:
     oracles: Sequence[Module]
     seed: int
     paraphrases: Data[Any] | None = None
+    general: Data[Any] | None = None
 
     def look(self, model: Module) -> Read:
         """One model's answers."""
-        return Read.of(model, self.request, self.paraphrases)
+        return Read.of(model, self.request, self.paraphrases, self.general)
 
     @cached_property
     def holders_read(self) -> list[Read]:

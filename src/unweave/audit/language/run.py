@@ -11,12 +11,15 @@ import torch
 from torch import Generator
 from torch.nn import Module
 
+from ...interpret import SparseAutoencoder
 from ...random import child, draw_seed
 from ...tasks import Autoregressive, requires
 from ...types import Data, Measurement, Request
+from ..classifier.run import listed
 from ..classifier.standard import HEAD, RELEARN, Readings
 from ..classifier.verdict import Court, Decision
 from ..cost import cost
+from ..latents import still_active_read
 from ..measured import measurement
 from ..result import Audit, Panel, Samples
 from .figures import NEAR, Choices, Compared, answers, knowledge, memberships, plain_bytes, truth
@@ -37,12 +40,15 @@ class Auditor:
         choices: right and wrong answers, for the truth ratio.
         decode: token ids -> words, for what the models say.
         truth_mean: over the wrong answers of a truth ratio.
+        dictionary: (sparse autoencoder of a layer of the original, that layer's name), to see which of its latents that
+            spoke of the texts are still active; see `audit.latents`.
     """
 
     references: References
     choices: Choices | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     truth_mean: MeanOf = "geometric"
+    dictionary: tuple[SparseAutoencoder, str] | None = None
 
     @classmethod
     def of(
@@ -54,9 +60,11 @@ class Auditor:
         oracles: Sequence[Module] = (),
         rng: Generator,
         paraphrases: Data[Any] | None = None,
+        general: Data[Any] | None = None,
         choices: Choices | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
         truth_mean: MeanOf = "geometric",
+        dictionary: tuple[SparseAutoencoder, str] | None = None,
     ) -> Auditor:
         """Take what to compare with.
 
@@ -68,9 +76,11 @@ class Auditor:
                 or fewer than four models that hold the texts.
             rng: governs samples of large parts, relearning and cheats.
             paraphrases: the texts to forget in other words, one each in the same order.
+            general: texts of another kind, whose perplexity tells what the edit cost elsewhere.
             choices: right and wrong answers, for the truth ratio.
             decode: token ids -> words; without it nothing is generated.
             truth_mean: over the wrong answers of a truth ratio.
+            dictionary: see `Auditor`.
 
         Raises:
             EmptyDataError: if a part of the request is empty.
@@ -80,27 +90,50 @@ class Auditor:
             part.require_examples("the audit of a language model")
             requires(part.task, Autoregressive, "the audit of a language model")
         small = Request(request.forget, _cut(request.retain, child(rng)), _cut(request.heldout, child(rng)))
+        general = None if general is None else _cut(general, child(rng))
         everyone = [original, *(model for model in holders if model is not original)]
-        references = References(small, everyone, list(oracles), draw_seed(rng), paraphrases)
-        return cls(references, choices, decode, truth_mean)
+        references = References(small, everyone, list(oracles), draw_seed(rng), paraphrases, general)
+        return cls(references, choices, decode, truth_mean, dictionary)
 
-    def decide(self, edited: Module) -> Decision:
+    def decide(self, edited: Module | Sequence[Module]) -> Decision:
         """The verdict alone, with its controls."""
-        return self._decided(edited, self.references.look(edited))[0]
+        several = listed(edited)
+        return self._decided(several, [self.references.look(model) for model in several])[0]
 
-    def audit(self, edited: Module, *, method: str = "", seconds: Mapping[str, float] | None = None) -> Audit:
-        """Judge one edited model; it is left unchanged.
+    def audit(
+        self,
+        edited: Module | Sequence[Module],
+        *,
+        method: str = "",
+        seconds: Mapping[str, float] | None = None,
+    ) -> Audit:
+        """Judge one edited model, or the mean of several; they are left unchanged.
 
         Args:
-            edited: the model in question.
+            edited: the model in question, or several edited by one method from as many models that hold the texts;
+                the figures are the first one's.
             method: what was done to it, in words.
             seconds: wall clock of the "edit" and of one "retrain".
         """
-        r, read = self.references, self.references.look(edited)
-        decision, readings = self._decided(edited, read)
-        c = Compared(r, edited, read)
+        r, several = self.references, listed(edited)
+        reads = [r.look(model) for model in several]
+        decision, readings = self._decided(several, reads)
+        c = Compared(r, several[0], reads[0])
         figures = [*knowledge(c), *truth(c, self.choices, self.truth_mean)]
         figures += memberships(c, plain_bytes if self.decode is None else self._bytes)
+        if self.dictionary is not None:
+            sae, layer = self.dictionary
+            figures.append(
+                still_active_read(
+                    sae,
+                    layer,
+                    r.request.forget,
+                    r.request.heldout,
+                    edited=several[0],
+                    original=r.holders[0],
+                    oracles=r.oracles,
+                )  # fmt: skip
+            )
         panels: list[Panel] = [_scores(c)]
         if self.decode is not None:
             said, shown = answers(c, self.decode, r.seed)
@@ -115,16 +148,16 @@ class Auditor:
         assert self.decode is not None
         return self.decode(ids).encode()
 
-    def _decided(self, edited: Module, read: Read) -> tuple[Decision, Readings | None]:
+    def _decided(self, several: Sequence[Module], read: Sequence[Read]) -> tuple[Decision, Readings | None]:
         r = self.references
-        readings = r.measured([edited], [read]) if r.rulers else None
-        return self._court.judge(readings), readings
+        readings = r.measured(several, read) if r.rulers else None
+        return self._court(len(several)).judge(readings), readings
 
-    @property
-    def _court(self) -> Court:
-        court: Court | None = self.__dict__.get("_kept")
-        if court is None:
-            court = self.__dict__["_kept"] = Court.of(self.references)
+    def _court(self, several: int) -> Court:
+        known = self.__dict__.setdefault("_courts", {})
+        if several not in known:
+            known[several] = Court.of(self.references, several)
+        court: Court = known[several]
         return court
 
 

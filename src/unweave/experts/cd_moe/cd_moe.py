@@ -28,18 +28,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.nn import Module
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from ...derivatives import spaced
 from ...errors import InputError
-from ...fit import Loop, fit_
-from ...fit.passes import modes_kept
 from ...masks.layers import copied
-from ...masks.mask import Mask
 from ...models.moe import Condensed, MoE, Trimmed, moe_layers
 from ...models.moe.dense import swap_
 from ...paper import Paper
@@ -48,7 +42,8 @@ from ...random import require_generator
 from ...settings import Count, Positive, SomeShare, Whole, refuse_idle, settings
 from ...tasks import evaluating, requires
 from ...tasks.language import CausalLM
-from ...types import Batch, Data
+from ...types import Data
+from .._recover import Recovery, expert_places, recover_
 from .choose import Alpha, Selector, choose_experts, condensation_weights, least_squares
 from .layers import choose_layers, fixed_order
 from .states import Metric, capture, last_norm
@@ -92,8 +87,8 @@ class CDMoE:
         alpha: weights of the kept experts; "least squares" is our extension: one ridge solve a layer.
         examples: calibration texts, evenly spaced through the data.
         fold: multiply alpha into the weights.
-        recover: light tuning of the shared and kept experts of condensed layers: none, language modelling ("lm"), or
-            towards the original's predictions ("distil").
+        recover: light tuning of the shared and kept experts of condensed layers: none, language modelling ("lm"), the
+            same on a low-rank change of them ("lora"), or towards the original's predictions ("distil").
         recover_epochs: passes over the data.
         recover_lr: peak rate of AdamW.
         schedule: of that rate: "to half", or the authors' "to zero".
@@ -109,7 +104,7 @@ class CDMoE:
     alpha: Alpha = "conditional mean"
     examples: Count = 100
     fold: bool = True
-    recover: Literal["none", "lm", "distil"] = "none"
+    recover: Recovery = "none"
     recover_epochs: Count = 1
     recover_lr: Positive = 1e-5
     schedule: Literal["to half", "to zero"] = "to half"
@@ -162,7 +157,11 @@ class CDMoE:
         for name in choice.order:
             swap_(edited, name, copied(choice.ready[name]))
         if self.recover != "none":
-            self._recover_(edited, model, data, rng)
+            warm, floor = (0.03, 0.5) if self.schedule == "to half" else (0.0, 0.0)
+            recover_(
+                edited, model, data, expert_places(edited), by=self.recover, epochs=self.recover_epochs,
+                lr=self.recover_lr, warm=warm, floor=floor, rng=rng,
+            )  # fmt: skip
         for module in edited.modules():
             if isinstance(module, Condensed) and self.fold:
                 module.fold_()
@@ -271,44 +270,6 @@ class CDMoE:
                 f"{least:.3f} of the parameters are left. Ask for more, or keep fewer experts (k)."
             )
         return saved, total
-
-    def _recover_(self, edited: Module, model: Module, data: Data[Any], rng: Generator) -> None:
-        """Tune the matrices of shared and kept experts of condensed layers; all else is frozen."""
-        weights = [
-            p
-            for module in edited.modules()
-            if isinstance(module, Condensed)
-            for part in (module.routed, module.shared)
-            if part is not None
-            for p in part.parameters()
-            if p.ndim == 2
-        ]
-        steps = self.recover_epochs * data.steps
-        optimizer = AdamW(weights, lr=self.recover_lr, weight_decay=0.01)
-        rise, floor = (max(1, round(0.03 * steps)), 0.5) if self.schedule == "to half" else (0, 0.0)
-
-        def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / (rise + 1)
-            return floor + (1 - floor) * max(0.0, (steps - step) / max(1, steps - rise))
-
-        def objective(m: Module, batch: Batch) -> Tensor:
-            if self.recover == "lm":
-                loss: Tensor = data.task.losses(m, batch).mean()
-                return loss
-            with torch.no_grad():
-                told = data.task.outputs(model, batch).log_softmax(-1)
-            mine = data.task.outputs(m, batch).log_softmax(-1)
-            each = F.kl_div(mine, told, log_target=True, reduction="none").sum(-1)[:, :-1]
-            counted = data.task.counted(batch).to(each.device)
-            return each[counted].mean()
-
-        loop = Loop(schedule=LambdaLR(optimizer, factor), label="recover")
-        with modes_kept(model):
-            model.eval()
-            fit_(
-                edited, data, objective, optimizer, epochs=self.recover_epochs, rng=rng, hold=Mask.of(edited), loop=loop
-            )  # fmt: skip
 
 
 def _size(module: Module) -> int:

@@ -81,8 +81,8 @@ def choose(
 ) -> Mask:
     """The mask of the units that live, and of what makes or acts on them alone.
 
-    A unit's score is that of all weights that fall with it: its filters' and those that read it. The first and the last
-    layer keep a tenth of their channels.
+    A unit's score is that of all weights that fall with it: its filters', those that read it, and a scale between them.
+    The first and the last layer keep a tenth of their channels.
 
     Args:
         model: left unchanged.
@@ -119,7 +119,8 @@ def _pooled(group: Group, scores: Mapping[str, Tensor], reduce: Reduce) -> Tenso
     for (name, dim), at in group.places.items():
         if name not in scores:
             continue
-        values = scores[name].detach().double().cpu().movedim(dim, 0).flatten(1)
+        values = scores[name].detach().double().cpu().movedim(dim, 0)
+        values = values.reshape(len(values), -1)
         rows = (values.square() if reduce == "l2" else values).sum(1)
         total += rows[at].sum(1)
         entries += values.shape[1] * at.shape[1]
