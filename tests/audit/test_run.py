@@ -200,6 +200,7 @@ def test_fewer_than_four_oracles_decide_nothing_and_say_so(count, holders, judge
         assert found.verdict.position is None
 
 
+@pytest.mark.slow
 def test_the_original_alone_decides_nothing(holders, judged, at_random) -> None:
     found = judged(at_random[1][6], holders[:1], at_random)
     assert found.verdict.outcome == "inconclusive"
@@ -231,6 +232,7 @@ def test_quick_decides_the_same(holders, one_class) -> None:
     assert quick.controls == slow.controls
 
 
+@pytest.mark.slow
 def test_what_may_remain_is_told(holders, judged, at_random) -> None:
     found = judged(at_random[1][6], holders, at_random)
     assert found.verdict.outcome == "forgotten"
@@ -240,6 +242,7 @@ def test_what_may_remain_is_told(holders, judged, at_random) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_shorter_training_is_no_collapse(holders, judged, at_random) -> None:
     """Retained accuracy ten points low and held-out equal: told as a caveat, never as a collapse."""
     request, _ = at_random
@@ -304,6 +307,7 @@ def test_masks_are_compared_only_if_they_can_be(holders, at_random) -> None:
     assert "init_seed" in value(other, "mask overlap").note
 
 
+@pytest.mark.slow
 def test_holders_were_called_held(holders, at_random) -> None:
     request, oracles = at_random
     asked = {"original": holders[0], "oracles": oracles[:2], "quick": True}
