@@ -27,6 +27,7 @@ from ..jobs.judging import Audited
 from ..jobs.pruned import Pruned
 from ..jobs.scan import Scanned
 from ..jobs.train import Trained
+from ..jobs.uncertainty import Unsure
 from ..report.audits import from_json
 from ._parse import parse
 from ._plain import write_json
@@ -39,6 +40,7 @@ WRITTEN: dict[str, type[Done]] = {
     "exact-train.json": ExactlyTrained,
     "forget.json": ForgottenExactly,
     "explain.json": Explained,
+    "uncertainty.json": Unsure,
     "scan.json": Scanned,
 }
 """What a finished run leaves -> what reads and prints it."""
