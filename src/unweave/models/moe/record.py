@@ -9,20 +9,22 @@ import torch
 from torch.nn import Linear, Module
 
 from ...errors import InputError
+from ..mixed_mlp import MixedMLP, width_of
 from .blocks import MoE, experts_in, moe_layers
 from .cut import expert_count, recount_, slice_
 from .dense import Condensed, Dense, Trimmed, swap_
 from .matrices import Matrices
 from .tied import Tied, tie_
 
-KINDS = ("experts", "condensed", "trimmed", "tied")
+KINDS = ("experts", "condensed", "trimmed", "tied", "mixed")
 
 
 def record_of(model: Module) -> dict[str, Any]:
     """The structure record of a model whose experts were cut, condensed or trimmed; empty if none were.
 
     `{"format": 1, "layers": {}, "experts": {block: {"of": n, "kept": [...]}}, "condensed": {block: {...}},
-    "trimmed": {name: {...}}, "tied": {block: {"of": n, "places": [...]}}}`, for `io.structure.restructure_`.
+    "trimmed": {name: {...}}, "tied": {block: {"of": n, "places": [...]}}, "mixed": {name: {...}}}`, for
+    `io.structure.restructure_`.
     """
     parts: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
     for name, module in model.named_modules():
@@ -30,6 +32,8 @@ def record_of(model: Module) -> dict[str, Any]:
             parts["condensed"][name] = _described(module)
         elif isinstance(module, Trimmed):
             parts["trimmed"][name] = {"whole": module.whole, "pair": module.pair}
+        elif isinstance(module, MixedMLP):
+            parts["mixed"][name] = module.shape()
         elif isinstance(module, Tied):
             parts["tied"][name.rpartition(".")[0]] = {
                 "of": len(module.places),
@@ -53,7 +57,8 @@ def rebuilt_(model: Module, structure: Mapping[str, Any]) -> Module:
     lost = [name for name in named if name not in modules]
     if lost:
         raise InputError(f"the structure names {lost[0]!r}, which the model lacks.")
-    if not named:
+    _mix_(model, structure.get("mixed", {}))
+    if named <= set(structure.get("mixed", {})):
         return model
     moes = {moe.name: moe for moe in moe_layers(model, "the structure record")}
     for kind in ("experts", "condensed", "tied"):
@@ -79,6 +84,16 @@ def rebuilt_(model: Module, structure: Mapping[str, Any]) -> Module:
     for name, entry in structure.get("trimmed", {}).items():
         swap_(model, name, Trimmed(**entry))
     return model
+
+
+def _mix_(model: Module, entries: Mapping[str, Any]) -> None:
+    odd = next((name for name in entries if not width_of(model.get_submodule(name))), None)
+    if odd is not None:
+        raise InputError(
+            f"the structure tells of a mixture of feed-forwards in {odd!r}, where the model has none."
+        )
+    for name, entry in entries.items():
+        swap_(model, name, MixedMLP.like(model.get_submodule(name), **entry))
 
 
 def _counts(entry: Mapping[str, Any]) -> tuple[int, ...]:
