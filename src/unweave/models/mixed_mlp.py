@@ -7,13 +7,14 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor
-from torch.nn import Dropout, Linear, Module, ModuleList
+from torch.nn import Dropout, Linear, Module, ModuleList, Parameter
 
 
 class MixedMLP(Module):
     """Several feed-forwards of which each token passes the few that a router picks.
 
-    y = sum over the top-k e of r_e E_e(x), with r the router's softmax in float32, renormalised over the chosen.
+    y = sum over the top-k e of r_e E_e(x), with r the router's softmax in float32, renormalised over the chosen. The
+    router begins at zero.
 
     Args:
         experts: of one shape, [..., d] -> [..., d].
@@ -26,7 +27,8 @@ class MixedMLP(Module):
         super().__init__()
         self.experts = ModuleList(experts)
         like = next(experts[0].parameters())
-        self.router = Linear(width, len(experts), bias=False, device=like.device, dtype=like.dtype)
+        self.router = Linear(width, len(experts), bias=False, device="meta")  # draws nothing
+        self.router.weight = Parameter(like.new_zeros(len(experts), width))
         self.top_k, self.dropout = top_k, Dropout(dropout)
         self.told: tuple[Tensor, Tensor] | None = None  # chosen [tokens, k], probabilities [tokens, experts]
 

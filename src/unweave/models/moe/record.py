@@ -14,17 +14,18 @@ from .blocks import MoE, experts_in, moe_layers
 from .cut import expert_count, recount_, slice_
 from .dense import Condensed, Dense, Trimmed, swap_
 from .matrices import Matrices
+from .skipping import Skipping, skip_
 from .tied import Tied, tie_
 
-KINDS = ("experts", "condensed", "trimmed", "tied", "mixed")
+KINDS = ("experts", "condensed", "trimmed", "tied", "mixed", "skipping")
 
 
 def record_of(model: Module) -> dict[str, Any]:
     """The structure record of a model whose experts were cut, condensed or trimmed; empty if none were.
 
     `{"format": 1, "layers": {}, "experts": {block: {"of": n, "kept": [...]}}, "condensed": {block: {...}},
-    "trimmed": {name: {...}}, "tied": {block: {"of": n, "places": [...]}}, "mixed": {name: {...}}}`, for
-    `io.structure.restructure_`.
+    "trimmed": {name: {...}}, "tied": {block: {"of": n, "places": [...]}}, "mixed": {name: {...}},
+    "skipping": {block: {"beta": b}}}`, for `io.structure.restructure_`.
     """
     parts: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
     for name, module in model.named_modules():
@@ -34,6 +35,8 @@ def record_of(model: Module) -> dict[str, Any]:
             parts["trimmed"][name] = {"whole": module.whole, "pair": module.pair}
         elif isinstance(module, MixedMLP):
             parts["mixed"][name] = module.shape()
+        elif isinstance(module, Skipping):
+            parts["skipping"][name.rpartition(".")[0]] = {"beta": module.beta}
         elif isinstance(module, Tied):
             parts["tied"][name.rpartition(".")[0]] = {
                 "of": len(module.places),
@@ -41,6 +44,8 @@ def record_of(model: Module) -> dict[str, Any]:
             }
         elif experts_in(module) and hasattr(module, "kept"):
             block = name.rpartition(".")[0]
+            if isinstance(model.get_submodule(block), Skipping):
+                block = block.rpartition(".")[0]
             parts["experts"][block] = {"of": module.of, "kept": list(module.kept)}
     made = {kind: entries for kind, entries in parts.items() if entries}
     return {"format": 1, "layers": {}, **made} if made else {}
@@ -81,6 +86,12 @@ def rebuilt_(model: Module, structure: Mapping[str, Any]) -> Module:
         swap_(model, name, _condensed(moes[name], entry))
     for name, entry in structure.get("tied", {}).items():
         tie_(model, moes[name], _clusters(entry["places"]), field)
+    for name, entry in structure.get("skipping", {}).items():
+        if name not in moes:
+            raise InputError(
+                f"the structure tells of skipped experts in {name!r}; the model has no experts there."
+            )
+        skip_(moes[name], entry["beta"])
     for name, entry in structure.get("trimmed", {}).items():
         swap_(model, name, Trimmed(**entry))
     return model
