@@ -42,6 +42,7 @@ GUIDE = (
     "guide/frontier.md",
     "guide/a-real-run.md",
     "guide/erasing-concepts.md",
+    "guide/looking-inside-and-drawing.md",
     "guide/forgetting-texts.md",
     "guide/pruning.md",
     "guide/pruning-a-language-model.md",

@@ -148,6 +148,18 @@ def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
     return {"positions": found.positions, "clusters": found.clusters}
 
 
+def _one_expert(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    from tests.moe_models import moe, text
+    from unweave.experts import UOE
+    from unweave.language import GradDiff
+    from unweave.types import Request
+
+    data = text(160)
+    request = Request(data.subset(range(4)), data.subset(range(4, 8)), data.subset(range(8, 10)))
+    made = UOE(unlearn=GradDiff(lr=0.01, epochs=1), **settings).apply(moe("mixtral"), request, rng=rng)
+    return dict(made.state_dict())
+
+
 def _experts(rng: Generator, method: str, name: str = "qwen3-moe", **settings: Any) -> dict[str, Tensor]:
     from tests.moe_models import moe, text
     from unweave import experts
@@ -238,7 +250,7 @@ def _transported(rng: Generator, mass: float = 0.5) -> dict[str, Tensor]:
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import augment, experts, interpret, optim, prune, unlearn
+    from unweave import augment, experts, interpret, language, optim, prune, unlearn
 
     static = partial(_sparse, prune.StaticMask())
     return [
@@ -447,6 +459,12 @@ def _rows() -> list[PlainRow]:
             run=partial(_subset, "random"),
             off=partial(_subset, "loss"),
             bad=((lambda: augment.DataEfficientAugmentation(budget=0.0), "budget"),),
+        ),
+        PlainRow(
+            name="UOE",
+            run=_one_expert,
+            off=partial(_one_expert, pick="random"),
+            bad=((lambda: experts.UOE(unlearn=language.NPO(lora=2)), "Leave its lora out"),),
         ),
         PlainRow(
             name="UNCURL",

@@ -11,10 +11,12 @@ from .naee import NAEE
 from .scmoe import SCMoE
 from .se_moe import SEMoE
 from .uncurl import UNCURL, Merging
+from .uoe import UOE
 
 __all__ = [
     "NAEE",
     "UNCURL",
+    "UOE",
     "CDMoE",
     "CLIPMoE",
     "Choice",
