@@ -66,8 +66,8 @@ def units_of(denoiser: Module) -> tuple[Unit, ...]:
     """
     if is_joint(denoiser):
         raise InputError(
-            f"layers of a {type(denoiser).__name__} are not removed: its text and picture attend to each other, and its "
-            "last block is made otherwise."
+            f"layers of a {type(denoiser).__name__} are not removed: its text and picture attend to each other, and "
+            "its last block is made otherwise."
         )
     found = tuple(_blocks(denoiser) if kind_of(denoiser) == "transformer" else _stages(denoiser))
     if not found:

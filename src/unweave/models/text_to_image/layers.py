@@ -29,7 +29,7 @@ JOINT: dict[Layers, tuple[str, ...]] = LAYERS | {
     "cross_kv": ("attn.add_k_proj", "attn.add_v_proj"),
     "self": tuple(f"{a}.{p}" for a in ("attn", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")),
 }
-"""The same where text and picture attend to each other: "cross" is the text's part; a second attention is the picture's."""
+"""The same where text and picture attend to each other: "cross" is the text's part, "self" the picture's."""
 
 
 def is_joint(denoiser: Module) -> bool:

@@ -18,8 +18,8 @@ from .text import Text, embedded
 Kind = Literal["unet", "transformer"]
 """Of a denoiser; also the name of its folder in a pipeline of diffusers."""
 Layout = Literal["unet", "xl", "transformer", "joint"]
-"""UNets with one text encoder and with two (SDXL), PixArt's transformers, and those of Stable Diffusion 3, where text and
-picture attend to each other."""
+"""UNets with one text encoder and with two (SDXL), PixArt's transformers, and those of Stable Diffusion 3, where text
+and picture attend to each other."""
 
 _GIVEN = {"timestep", "encoder_hidden_states", "added_cond_kwargs", "encoder_attention_mask"}
 _JOINT = {"timestep", "encoder_hidden_states", "pooled_projections"}

@@ -38,8 +38,8 @@ def require_added_noise(model: TextToImage, who: str) -> None:
     """
     if model.flows:
         raise InputError(
-            f"{who} is written for diffusion by added noise; this pipeline ({type(model.scheduler).__name__}) mixes noise "
-            "in (flow matching)."
+            f"{who} is written for diffusion by added noise; this pipeline ({type(model.scheduler).__name__}) mixes "
+            "noise in (flow matching)."
         )
 
 

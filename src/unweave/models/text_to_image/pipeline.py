@@ -230,8 +230,8 @@ class TextToImage(Module):
         if self.layout == "joint":
             raise InputError(
                 f"{type(self.denoiser).__name__} has no layer of keys and values that reads prompts alone: text and "
-                "picture attend to each other, and what its layers read depends on both. Use an eraser that trains (ESD) "
-                "or prunes (FIA, ConceptPrune)."
+                "picture attend to each other, and what its layers read depends on both. Use an eraser that trains "
+                "(ESD) or prunes (FIA, ConceptPrune)."
             )
         projection = getattr(self.denoiser, "caption_projection", None)
         if projection is None:
