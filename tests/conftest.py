@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
+
 if "UNWEAVE_KEY" not in os.environ:
     _room = Path(tempfile.mkdtemp(prefix="unweave-tests-"))
     atexit.register(shutil.rmtree, _room, ignore_errors=True)
@@ -16,3 +18,14 @@ if "UNWEAVE_KEY" not in os.environ:
 
 # A test that needs workers asks for them: tests run one a core already, and a worker costs an import of torch.
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
+
+SLOW = Path(__file__).with_name("slow.txt")
+"""Tests that took more than half a second when all were last measured; `python -m tests.durations` writes it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark these as slow, beside those that are marked where they stand."""
+    slow = set(SLOW.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid in slow and item.get_closest_marker("slow") is None:
+            item.add_marker("slow")

@@ -222,3 +222,15 @@ def test_public_names() -> None:
         "Supervised",
     }
     assert all(hasattr(unweave, name) for name in unweave.__all__)
+
+
+def test_the_list_of_slow_tests_names_tests_that_are_there() -> None:
+    listed = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    stale = set()
+    for name in listed:
+        path, _, test = name.partition("::")
+        there = (ROOT / path).is_file() and f"def {test.partition('[')[0]}(" in (ROOT / path).read_text()
+        if not there:
+            stale.add(name)
+    assert not stale, "write tests/slow.txt anew: see tests/durations.py"
+    assert listed == sorted(listed)

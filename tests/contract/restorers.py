@@ -93,6 +93,22 @@ def _completed(rng: Generator, hole_weight: float = 5.0) -> dict[str, Tensor]:
     return _built(SuperInpaint(**small, hole_weight=hole_weight, lr=1e-2, epochs=2), data, rng)
 
 
+def _brightened(rng: Generator, illumination: bool = True) -> dict[str, Tensor]:
+    from unweave.restore import CUE
+
+    small: dict[str, Any] = {
+        "width": 2,
+        "hidden": 2,
+        "prior": 2,
+        "patch": 8,
+        "tokens": 16,
+        "depth": 1,
+        "window": 4,
+    }
+    method = CUE(**small, illumination=illumination, stages=2, lr=1e-2, prior_epochs=1, epochs=1)
+    return _built(method, _pairs((3, 8, 16), (3, 8, 16), n=2), rng)
+
+
 def _plain(name: str) -> Any:
     import unweave.restore
 
@@ -179,6 +195,15 @@ RESTORERS: list[PlainRow] = [
                 lambda: _built(_plain("SuperInpaint")(), _pairs((2, 4, 4), (1, 8, 8)), Generator()),
                 "reads 4 channels",
             ),
+        ),
+    ),
+    PlainRow(
+        name="CUE",
+        run=_brightened,
+        off=lambda rng: _brightened(rng, illumination=False),
+        bad=(
+            (lambda: _plain("CUE")(tokens=20), "multiple of 16"),
+            (lambda: _built(_plain("CUE")(), _pairs((3, 8, 8), (3, 8, 8)), Generator()), "multiples of 16"),
         ),
     ),
 ]

@@ -124,6 +124,7 @@ def test_an_author_is_forgotten_and_the_model_is_judged(
     assert audit["verdict"]["outcome"] == "exact"
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_without_a_base_an_adapter_comes_out_and_nothing_is_concluded(place: Path, tmp_path: Path) -> None:
     job = ["--data", str(place / "few.jsonl"), "--where", "who=q", "--out", str(tmp_path / "run")]
     lora = ["--method", "npo", "--npo.lora", "2", "--npo.lr", "3e-2", "--npo.epochs", "2", "--output", "lora"]

@@ -8,11 +8,14 @@ from .mc_smoe import MCSMoE
 from .momentum_smoe import Momentum, MomentumSMoE
 from .naee import NAEE
 from .scmoe import SCMoE
+from .se_moe import SEMoE
 from .uncurl import UNCURL, Merging
+from .uoe import UOE
 
 __all__ = [
     "NAEE",
     "UNCURL",
+    "UOE",
     "CDMoE",
     "Choice",
     "DASGMoE",
@@ -25,4 +28,5 @@ __all__ = [
     "Momentum",
     "MomentumSMoE",
     "SCMoE",
+    "SEMoE",
 ]

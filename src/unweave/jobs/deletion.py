@@ -16,7 +16,7 @@ from ..io.sealed import token
 from ..parallel import default_cache
 from ..random import seeded
 from ..settings import Count, settings
-from ..tasks import Autoregressive
+from ..tasks import Autoregressive, able
 from ..types import Request
 from .subject import Subject
 
@@ -125,7 +125,7 @@ class Deletion:
         return by_ids(self.ids, known), "by their ids"
 
     def _by_classes(self, n: int) -> tuple[Tensor, str]:
-        if isinstance(self.subject.train.task, Autoregressive):
+        if able(self.subject.train.task, Autoregressive):
             raise InputError(
                 f"{type(self).__name__}.classes names classes, and texts have none. Name them by ids, or by where."
             )

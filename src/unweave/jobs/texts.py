@@ -298,7 +298,7 @@ def _recipe(place: Path, base: Path, epochs: int, lr: float) -> TransformersReci
 
 def _otherwise(forget: Data[Any]) -> Data[Any] | None:
     """The texts to forget in other words; None unless each has some."""
-    found = [forget.examples[i].get(PARAPHRASE) for i in range(len(forget))]
+    found: Any = [forget.examples[i].get(PARAPHRASE) for i in range(len(forget))]
     if any(one is None for one in found):
         return None
     return Data(found, forget.task, forget.batch_size, forget.collate)

@@ -116,6 +116,7 @@ class ESSAformerNet(Module):
     """
 
     method: ClassVar[str] = "essaformer"
+    reads: ClassVar[str] = "cube"
 
     @checked
     def __init__(

@@ -74,14 +74,12 @@ def audit_erasure(
         neighbours=asked.neighbours, earlier=asked.earlier,
         strayed=looked[0], also_strayed=[found for found in looked[1:] if found is not None],
     )  # fmt: skip
-    panels, figures = list[Rows](), list[Measurement]()
     controls = () if judge is None else controls_of(c)
-    if judge is not None:
-        panels.append(Rows(name="concepts", unit="%", rows=by_concept(c)))
-        figures += [*drawn_concepts(c), distance(c, judge, real)]
-    figures += [] if latents is None else [latents]
+    panels = [] if judge is None else [Rows(name="concepts", unit="%", rows=by_concept(c))]
     if turns:
         panels.append(Rows(name="turns", unit="%", rows={step: dict(row) for step, row in turns.items()}))
+    figures = [] if judge is None else [*drawn_concepts(c), distance(c, judge, real)]
+    figures += [] if latents is None else [latents]
     return Audit(
         kind="drawing",
         method=method,

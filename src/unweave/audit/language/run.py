@@ -129,7 +129,7 @@ class Auditor:
                     layer,
                     r.request.forget,
                     r.request.heldout,
-                    edited=edited,
+                    edited=several[0],
                     original=r.holders[0],
                     oracles=r.oracles,
                 )  # fmt: skip

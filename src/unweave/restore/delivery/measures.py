@@ -20,7 +20,7 @@ _LUMA = torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64).view(3, 1, 1
 
 
 def psnr(error: float) -> float:
-    """dB of a mean squared error of values from 0 to 1; infinite where nothing differs.
+    """DB of a mean squared error of values from 0 to 1; infinite where nothing differs.
 
     Example:
         >>> psnr(0.01), psnr(0.0)

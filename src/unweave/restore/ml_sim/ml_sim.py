@@ -111,6 +111,7 @@ class MLSIMNet(Module):
     """
 
     method: ClassVar[str] = "ml-sim"
+    reads: ClassVar[str] = "stack"
 
     @checked
     def __init__(

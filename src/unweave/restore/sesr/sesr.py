@@ -124,6 +124,7 @@ class SESRNet(Module):
     """
 
     method: ClassVar[str] = "sesr"
+    reads: ClassVar[str] = "picture"
 
     @checked
     def __init__(

@@ -1,8 +1,8 @@
 """SuperInpaint: fill holes and enlarge in one, by a picture that can be asked at any place.
 
-Zhang, Guo, Li et al., "SuperInpaint: Learning Detail-Enhanced Attentional Implicit Representation for Super-resolutional
-Image Inpainting", 2023, arXiv 2307.14489. A RECONSTRUCTION: only the abstract was at hand. The named parts have their
-roles; layers, sizes and the order of masking are ours:
+Zhang, Guo, Li et al., "SuperInpaint: Learning Detail-Enhanced Attentional Implicit Representation for
+Super-resolutional Image Inpainting", 2023, arXiv 2307.14489. A RECONSTRUCTION: only the abstract was at hand. The named
+parts have their roles; layers, sizes and the order of masking are ours:
 
     F = E([x (1 - M), M]);   F_d = F + (F - smoothed F), weights of the 3x3 mean from F, pixel by pixel
     F_a = softmax(Q K^T / sqrt(d) + log(known share of the key's cell)) V;   W = sigmoid(conv [F_d, F_a, M])
