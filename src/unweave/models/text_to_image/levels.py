@@ -33,7 +33,8 @@ def shares_of(scheduler: Any) -> Tensor:
             )
         n = scheduler.config.num_train_timesteps
         s = torch.arange(n, dtype=torch.float64) / n
-        return (1 - s).square() / ((1 - s).square() + s.square())
+        mixed: Tensor = (1 - s).square() / ((1 - s).square() + s.square())
+        return mixed
     levels = getattr(scheduler, "alphas_cumprod", None)
     if levels is None:
         raise InputError(
