@@ -36,6 +36,7 @@ GUIDE = (
     "guide/bring-your-own-loop.md",
     "guide/bring-your-own-data.md",
     "guide/bring-your-own-text-classifier.md",
+    "guide/forgetting-a-reviewer.md",
     "guide/bring-your-own-table.md",
     "guide/reading-the-report.md",
     "guide/error-rates.md",
@@ -43,10 +44,12 @@ GUIDE = (
     "guide/a-real-run.md",
     "guide/delivering-video.md",
     "guide/erasing-concepts.md",
+    "guide/looking-inside-and-drawing.md",
     "guide/forgetting-texts.md",
     "guide/pruning.md",
     "guide/pruning-a-language-model.md",
     "guide/training-and-comparing.md",
+    "guide/restoring.md",
     "guide/writing-a-method.md",
 )
 

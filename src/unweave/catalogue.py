@@ -31,6 +31,8 @@ VERBS = {
     "learn": "Dictionary",
     "explain": "Attribution",
     "generate": "Decoder",
+    "decompose": "Uncertainty",
+    "predict_proba": "Classifier",
     "overfit": "Delivery",
     "edit": "Editor",
 }

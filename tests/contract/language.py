@@ -46,6 +46,24 @@ def edited(method: Any, rng: Generator) -> dict[str, Tensor]:
     return dict(after)
 
 
+def behind_a_guard(method: Any, rng: Generator) -> dict[str, Tensor]:
+    """What a guarded model knows beside its own weights, which stay; checks that the input kept bits."""
+    from tests.language.test_o3 import apart
+    from tests.language.world import llama
+
+    model, data = llama(0, torch_float()), apart()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = method.apply(model, data, rng=rng)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items()), "changed its input"
+    return {n: v for n, v in made.state_dict().items() if ".base." not in n}
+
+
+def torch_float() -> Any:
+    import torch
+
+    return torch.float32
+
+
 def empty(method: Any) -> Any:
     """A call with nothing to forget."""
 
@@ -72,6 +90,41 @@ def _read(rng: Generator, **settings: Any) -> dict[str, Tensor]:
         return {"y": S4D(4, states=8, **settings)(u)}
 
 
+def _asked(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    """What a bigram model, whose labels hang on the last token alone, is unsure of."""
+    import torch
+
+    from tests.language.test_uq_icl import POOL, Told
+    from unweave.language import UQICL
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.arange(576.0).view(24, 24).sin() * 3)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+            from types import SimpleNamespace
+
+            mean = (self.table[input_ids].cumsum(1) / torch.arange(1, input_ids.shape[1] + 1)[:, None]) * 2
+            return SimpleNamespace(logits=self.table[input_ids] + mean)
+
+    told = UQICL(sets=3, shots=4, **settings).decompose(Model(), POOL, [0, 5], Told(), rng=rng)
+    return {"total": told.total, "between": told.between_demo, "probabilities": told.probabilities}
+
+
+def _classified(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    """Probabilities that a classifier gives to comments that it was trained on."""
+    import torch
+
+    from tests.language.test_problem_statements import comments
+    from unweave.language import ReviewClassifier
+    from unweave.random import draw_seed
+
+    texts, y, reviewers = comments(60)
+    made = ReviewClassifier("svm", seed=draw_seed(rng) % 1000, **settings).fit(texts, y, reviewers)
+    return {"p": torch.from_numpy(made.predict_proba(texts))}
+
+
 def _rows() -> list[PlainRow]:
     from unweave import language
 
@@ -89,8 +142,21 @@ def _rows() -> list[PlainRow]:
         row("GradDiff", language.GradDiff(**few), "gamma", "gamma must be above 0"),
         row("IDK", language.IDK(**few), "accumulate", "accumulate must be a whole number"),
         row("NPO", language.NPO(**few), "beta", "beta must be above 0"),
+        PlainRow(
+            name="O3",
+            run=partial(behind_a_guard, language.O3(rank=2, **few)),
+            bad=(
+                empty(language.O3()),
+                (lambda: language.O3(nu=0.0), "nu must be above 0"),
+            ),
+        ),
         row("PDU", language.PDU(**few), "flatten", "flatten must be", "all"),
         row("RMU", language.RMU(**few, layer=1), "coefficient", "coefficient must be above 0"),
+        PlainRow(
+            name="ReviewClassifier",
+            run=_classified,
+            bad=((lambda: language.ReviewClassifier("svm", lr=0.1), "lr=0.1 would do nothing"),),
+        ),
         PlainRow(
             name="S4D",
             run=_read,
@@ -101,6 +167,12 @@ def _rows() -> list[PlainRow]:
         row("SimNPO", language.SimNPO(**few), "gamma", "gamma must be above 0"),
         row("TaskVector", language.TaskVector(**few), "scale", "scale must be above 0"),
         row("UNDIAL", language.UNDIAL(**few), "beta", "beta must be above 0"),
+        PlainRow(
+            name="UQICL",
+            run=_asked,
+            off=partial(_asked, normalise_columns=False),
+            bad=((lambda: language.UQICL(tokens=3), "tokens=3 would do nothing"),),
+        ),
         row("WGA", language.WGA(**few), "beta", "beta must be at least 0"),
         row("WHP", language.WHP(**few, reinforce_lr=0.01), "strength", "strength must be above 0"),
     ]

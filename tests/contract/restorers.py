@@ -69,11 +69,11 @@ def _seen(rng: Generator, scaling: str = "frame") -> dict[str, Tensor]:
     return _built(method, _pairs((9, 8, 8), (1, 8, 8)), rng)
 
 
-def _drawn(rng: Generator, average: float = 0.9) -> dict[str, Tensor]:
+def _drawn(rng: Generator, kind: str = "cosine") -> dict[str, Tensor]:
     from unweave.restore import EDiffSR
 
     small: dict[str, Any] = {"channels": 1, "scale": 2, "width": 8, "encoder": (1,), "decoder": (1,)}
-    method = EDiffSR(**small, lr=1e-2, average=average, epochs=11)
+    method = EDiffSR(**small, lr=1e-2, kind=kind, epochs=3)  # type: ignore[arg-type]
     return _built(method, _pairs((1, 8, 8), (1, 16, 16), n=2), rng)
 
 
@@ -91,6 +91,22 @@ def _completed(rng: Generator, hole_weight: float = 5.0) -> dict[str, Tensor]:
     data = _pairs((2, 4, 4), (1, 8, 8))
     data.examples.tensors[0][:, 1] = data.examples.tensors[0][:, 1].round()
     return _built(SuperInpaint(**small, hole_weight=hole_weight, lr=1e-2, epochs=2), data, rng)
+
+
+def _brightened(rng: Generator, illumination: bool = True) -> dict[str, Tensor]:
+    from unweave.restore import CUE
+
+    small: dict[str, Any] = {
+        "width": 2,
+        "hidden": 2,
+        "prior": 2,
+        "patch": 8,
+        "tokens": 16,
+        "depth": 1,
+        "window": 4,
+    }
+    method = CUE(**small, illumination=illumination, stages=2, lr=1e-2, prior_epochs=1, epochs=1)
+    return _built(method, _pairs((3, 8, 16), (3, 8, 16), n=2), rng)
 
 
 def _plain(name: str) -> Any:
@@ -205,7 +221,7 @@ RESTORERS: list[PlainRow] = [
     PlainRow(
         name="EDiffSR",
         run=_drawn,
-        off=lambda rng: _drawn(rng, average=0.0),
+        off=lambda rng: _drawn(rng, kind="constant"),
         bad=(
             (lambda: _plain("EDiffSR")(encoder=(1, 1)), "as many levels"),
             (
@@ -227,6 +243,15 @@ RESTORERS: list[PlainRow] = [
                 lambda: _built(_plain("SuperInpaint")(), _pairs((2, 4, 4), (1, 8, 8)), Generator()),
                 "reads 4 channels",
             ),
+        ),
+    ),
+    PlainRow(
+        name="CUE",
+        run=_brightened,
+        off=lambda rng: _brightened(rng, illumination=False),
+        bad=(
+            (lambda: _plain("CUE")(tokens=20), "multiple of 16"),
+            (lambda: _built(_plain("CUE")(), _pairs((3, 8, 8), (3, 8, 8)), Generator()), "multiples of 16"),
         ),
     ),
 ]

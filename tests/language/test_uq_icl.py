@@ -251,6 +251,15 @@ def test_detection_and_selective_prediction() -> None:
     assert found.auroc == pytest.approx((2.5 + 4) / 8)
     assert found.auroc_interval[0] <= found.auroc <= found.auroc_interval[1]
     assert (found.wrong, found.n) == (2, 6)
+    assert found.aupr == pytest.approx((1 + 2 / 4) / 2)  # 0.9 alone, then both 0.3 and what lies above
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    many = torch.randint(20, (200,), generator=seeded(0)).double()
+    bad = torch.rand(200, generator=seeded(1)) < many / 25
+    told = detection(many, bad, rng=seeded(0), repeats=5)
+    assert told is not None
+    assert told.auroc == pytest.approx(roc_auc_score(bad, many))
+    assert told.aupr == pytest.approx(average_precision_score(bad, many))
     kept = selective(score, wrong)
     torch.testing.assert_close(kept.risk, torch.tensor([0, 0, 0.5 / 3, 1 / 4, 1 / 5, 2 / 6]).double())
     assert kept.area == pytest.approx(float(kept.risk.mean()))

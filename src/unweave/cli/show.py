@@ -24,8 +24,10 @@ from ..jobs.exact import ExactlyTrained
 from ..jobs.explain import Explained
 from ..jobs.forget_exact import ForgottenExactly
 from ..jobs.judging import Audited
-from ..jobs.prune import Pruned
+from ..jobs.pruned import Pruned
+from ..jobs.scan import Scanned
 from ..jobs.train import Trained
+from ..jobs.uncertainty import Unsure
 from ..report.audits import from_json
 from ._parse import parse
 from ._plain import write_json
@@ -38,6 +40,8 @@ WRITTEN: dict[str, type[Done]] = {
     "exact-train.json": ExactlyTrained,
     "forget.json": ForgottenExactly,
     "explain.json": Explained,
+    "uncertainty.json": Unsure,
+    "scan.json": Scanned,
 }
 """What a finished run leaves -> what reads and prints it."""
 

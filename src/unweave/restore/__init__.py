@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from .cue import (
+    CUE,
+    CUENet,
+    GradientPrior,
+    IlluminationPrior,
+    Parts,
+    bilateral,
+    drawn_gradients,
+    retinex_loss,
+)
 from .dy_dca import DyDCA
 from .ediffsr import EDiffSR, EDiffSRNet, MeanReverting, Sampler, Stepped, step_loss
 from .essaformer import ESSAformer, ESSAformerNet, attention
@@ -36,6 +46,8 @@ from .superinpaint import SuperInpaint, SuperInpaintNet, holes, place_loss
 from .weights import Restorer, load_restorer, save_restorer
 
 __all__ = [
+    "CUE",
+    "CUENet",
     "AwDNN",
     "CaFM",
     "DyDCA",
@@ -50,12 +62,15 @@ __all__ = [
     "Factors",
     "FastFullSubNet",
     "FastFullSubNetNet",
+    "GradientPrior",
+    "IlluminationPrior",
     "MLSIM",
     "MLSIMNet",
     "MeanReverting",
     "Microscope",
     "PCSR",
     "PCSRNet",
+    "Parts",
     "Restorer",
     "SESR",
     "SESRNet",
@@ -67,12 +82,14 @@ __all__ = [
     "SuperInpaint",
     "SuperInpaintNet",
     "attention",
+    "bilateral",
     "by_clusters",
     "by_knob",
     "classical",
     "collapse",
     "collapse_",
     "compressed",
+    "drawn_gradients",
     "expand_",
     "expanded",
     "fringes",
@@ -86,6 +103,7 @@ __all__ = [
     "psnr",
     "ratio_mask",
     "refined",
+    "retinex_loss",
     "ring_correlation",
     "save_restorer",
     "si_sdr",

@@ -61,25 +61,34 @@ def detection(score: Tensor, wrong: Tensor, *, rng: Generator, repeats: int = 20
     Raises:
         InputError: if the two are not of one length.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     _require_pair(score, wrong)
     values, errs = score.double().cpu().numpy(), wrong.cpu().numpy().astype(bool)
     if errs.all() or not errs.any():
         return None
 
     def figure(measure: str) -> tuple[float, tuple[float, float]]:
-        known = roc_auc_score if measure == "auroc" else average_precision_score
-
-        def statistic(bad: Floats, good: Floats) -> float:
-            told = np.concatenate([np.ones(len(bad)), np.zeros(len(good))])
-            return float(known(told, np.concatenate([bad, good])))
-
+        statistic = auroc_of if measure == "auroc" else precision_of
         parts = values[errs], values[~errs]
         return statistic(*parts), bootstrap(statistic, *parts, rng=child(rng), repeats=repeats)
 
     (auroc, a), (aupr, b) = figure("auroc"), figure("aupr")
     return Detection(auroc, a, aupr, b, int(errs.sum()), len(errs))
+
+
+def auroc_of(wrong: Floats, right: Floats) -> float:
+    """Chance that a score of `wrong` is above one of `right`; a tie counts half."""
+    order = np.sort(right)
+    below = np.searchsorted(order, wrong, "left") + np.searchsorted(order, wrong, "right")
+    return float(below.mean() / (2 * len(right)))
+
+
+def precision_of(wrong: Floats, right: Floats) -> float:
+    """Average precision of `wrong` among both, from the highest score down; equal scores come in together."""
+    levels = np.unique(wrong)
+    found = len(wrong) - np.searchsorted(np.sort(wrong), levels, "left")  # at least as high
+    among = found + len(right) - np.searchsorted(np.sort(right), levels, "left")
+    gained = found - np.append(found[1:], 0)
+    return float((found / among * gained).sum() / len(wrong))
 
 
 def selective(score: Tensor, wrong: Tensor) -> Selective:

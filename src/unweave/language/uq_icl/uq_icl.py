@@ -261,6 +261,7 @@ class UQICL:
         self, model: Module, ordered: Sequence[Any], texts: Sequence[Any], prompts: Prompts, rng: Generator
     ) -> Asked:
         ids = [prompts.ids(demos, text) for text in texts for demos in ordered]
+        _require_room(model, max(map(len, ids)), 1 if self.scoring == "direct" else self.tokens)
         if self.scoring == "direct":
             blank = [prompts.ids(demos, prompts.blank()) for demos in ordered] if self.calibrate else []
             asked = by_probabilities(model, ids, prompts, self.batch_size)
@@ -342,6 +343,15 @@ def variance_parts(answers: Tensor) -> Parts:
     within = (y - means[:, :, None]).square().mean((1, 2)).sum(-1)
     between = (means - means.mean(1, keepdim=True)).square().mean(1).sum(-1)
     return Parts(within + between, within, between, torch.zeros_like(within))
+
+
+def _require_room(model: Module, prompt: int, answer: int) -> None:
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if isinstance(limit, int) and prompt + answer > limit:
+        raise InputError(
+            f"UQICL: a prompt has {prompt} tokens, and the model reads {limit} with the answer's {answer}. Give fewer "
+            "shots or shorter texts."
+        )
 
 
 def _variance_of_votes(votes: Tensor) -> Parts:
