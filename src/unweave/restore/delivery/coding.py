@@ -141,6 +141,10 @@ def _coded(tensor: Tensor, precision: Precision, known: Tensor | None) -> tuple[
     if precision == "int8":
         moved = tensor if known is None else tensor - known
         scales = _scales(moved)
+        if (
+            known is not None
+        ):  # finer than a sixteenth of what weights themselves are rounded to is not worth bits
+            scales = torch.maximum(scales, _scales(known) / 16)
         codes = (moved / scales).nan_to_num(0.0).round().clamp(-127, 127).to(torch.int8)
         back = codes.float() * scales if known is None else known + codes.float() * scales
         if known is not None and not codes.any():
