@@ -112,6 +112,7 @@ def test_steps_add_the_papers_noise_and_the_flow_none() -> None:
     torch.testing.assert_close(last, sampler.clean(noise, 25, x).clamp(0, 1))  # no noise is left at step 0
 
 
+@pytest.mark.slow
 def test_diffusers_takes_it_as_a_scheduler(tmp_path) -> None:
     diffusers = pytest.importorskip("diffusers")
     sampler, clean, mean, noise = set_up()
