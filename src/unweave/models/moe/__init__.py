@@ -7,6 +7,7 @@ from .dense import Condensed, Dense, Trimmed
 from .matrices import Layout, Matrices
 from .record import rebuilt_, record_of
 from .reroute import rerouting
+from .skipping import Skipping, skip_
 from .tied import Tied, tie_
 from .watch import Routed, present_rows, route_once, watching
 
@@ -18,6 +19,7 @@ __all__ = [
     "Matrices",
     "MoE",
     "Routed",
+    "Skipping",
     "Tied",
     "Trimmed",
     "expert_count",
@@ -30,6 +32,7 @@ __all__ = [
     "require_count",
     "rerouting",
     "route_once",
+    "skip_",
     "tie_",
     "watching",
 ]
