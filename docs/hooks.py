@@ -42,11 +42,14 @@ GUIDE = (
     "guide/error-rates.md",
     "guide/frontier.md",
     "guide/a-real-run.md",
+    "guide/delivering-video.md",
     "guide/erasing-concepts.md",
+    "guide/looking-inside-and-drawing.md",
     "guide/forgetting-texts.md",
     "guide/pruning.md",
     "guide/pruning-a-language-model.md",
     "guide/training-and-comparing.md",
+    "guide/restoring.md",
     "guide/writing-a-method.md",
 )
 

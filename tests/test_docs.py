@@ -251,7 +251,7 @@ def _advised(family: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("family", ["unlearn", "prune", "erase", "experts"])
+@pytest.mark.parametrize("family", ["unlearn", "prune", "erase", "experts", "generate", "interpret"])
 def test_every_method_is_in_its_table_of_which_method_once(family) -> None:
     from unweave.catalogue import methods
 
@@ -272,7 +272,7 @@ def test_tables_of_which_method_link_to_the_card_of_the_method_and_tell_what_the
     columns = [
         [row.count("|") for row in part.splitlines()] for part in re.findall(r"(?:^\|.*\n)+", wide, re.M)
     ]
-    assert len(columns) == 4
+    assert len(columns) == 6
     assert all(len(set(part)) == 1 for part in columns)
 
 

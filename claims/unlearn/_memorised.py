@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from claims.data import fashion_mnist
 from unweave import Request, Supervised, seeded
-from unweave.audit import audit
+from unweave.audit import Auditor
 from unweave.audit.result import Audit
 from unweave.embedded.digits import of_tensors
 from unweave.parallel import build_models
@@ -63,11 +63,18 @@ class World:
 
     def judged(self, edited: nn.Module, original: nn.Module, references: dict[str, list[nn.Module]]) -> Audit:
         """The audit of an edited model."""
-        return audit(edited, self.request, original=original, rng=seeded(0), quick=True, **references)
+        return self.auditor(original, references).audit(edited)
+
+    def auditor(self, original: nn.Module, references: dict[str, list[nn.Module]]) -> Auditor:
+        """What judges edits of one original."""
+        return Auditor.of(self.request, original=original, rng=seeded(0), quick=True, **references)
 
 
 def figures(found: Audit) -> dict[str, Any]:
-    """Outcome, position, accuracies beside the retrained models' mean in points, and the memory gauge."""
+    """Outcome, positions, accuracies beside the retrained models' mean in points, and the memory gauge.
+
+    "under": position of the margins under a last layer made anew; None where there are none.
+    """
     by_name = {m.name: m for m in found.measurements}
 
     def gap(where: str) -> float:
@@ -81,6 +88,7 @@ def figures(found: Audit) -> dict[str, Any]:
         "outcome": found.verdict.outcome, "position": found.verdict.position,
         "heldout": gap("held-out"), "retained": gap("retained"), "forgotten": gap("forgotten"),
         "gauge": by_name["memory gauge"].value,
+        "under": next((m.value for n, m in by_name.items() if n.startswith("position under")), None),
     }  # fmt: skip
 
 

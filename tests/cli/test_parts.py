@@ -73,7 +73,7 @@ def test_the_first_name_of_a_chain_is_outermost() -> None:
 
 
 def pruning(**given: Any) -> SimpleNamespace:
-    asked = {"method": "magnitude", "sparsity": None, "pattern": "unstructured", "budget": "global"}
+    asked = {"method": "magnitude", "sparsity": None, "pattern": "unstructured", "budget": None}
     asked |= {"only": (), "skip": (), "least": 0.9, "texts": Texts()}
     return SimpleNamespace(**{**asked, **given})
 
@@ -96,6 +96,10 @@ def test_whole_channels_leave_the_classes_alone() -> None:
     plain: Any = pruner(pruning())
     assert plain.score.scope == Scope()
     assert plain.budget == Global(0.9)
+    half: Any = pruner(pruning(pattern="channel", sparsity=0.5))
+    assert half.budget == Uniform(0.5)  # of every layer; under one threshold the small ones fall
+    whole: Any = pruner(pruning(pattern="channel", sparsity=0.5, budget="global"))
+    assert whole.budget == Global(0.5)
     assert pruner(pruning(pattern="1:4")).pattern == NM(1, 4)  # type: ignore[attr-defined]
 
 

@@ -46,6 +46,24 @@ def edited(method: Any, rng: Generator) -> dict[str, Tensor]:
     return dict(after)
 
 
+def behind_a_guard(method: Any, rng: Generator) -> dict[str, Tensor]:
+    """What a guarded model knows beside its own weights, which stay; checks that the input kept bits."""
+    from tests.language.test_o3 import apart
+    from tests.language.world import llama
+
+    model, data = llama(0, torch_float()), apart()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = method.apply(model, data, rng=rng)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items()), "changed its input"
+    return {n: v for n, v in made.state_dict().items() if ".base." not in n}
+
+
+def torch_float() -> Any:
+    import torch
+
+    return torch.float32
+
+
 def empty(method: Any) -> Any:
     """A call with nothing to forget."""
 
@@ -124,6 +142,14 @@ def _rows() -> list[PlainRow]:
         row("GradDiff", language.GradDiff(**few), "gamma", "gamma must be above 0"),
         row("IDK", language.IDK(**few), "accumulate", "accumulate must be a whole number"),
         row("NPO", language.NPO(**few), "beta", "beta must be above 0"),
+        PlainRow(
+            name="O3",
+            run=partial(behind_a_guard, language.O3(rank=2, **few)),
+            bad=(
+                empty(language.O3()),
+                (lambda: language.O3(nu=0.0), "nu must be above 0"),
+            ),
+        ),
         row("PDU", language.PDU(**few), "flatten", "flatten must be", "all"),
         row("RMU", language.RMU(**few, layer=1), "coefficient", "coefficient must be above 0"),
         PlainRow(

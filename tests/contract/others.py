@@ -148,6 +148,18 @@ def _chosen(rng: Generator, **kinds: Any) -> dict[str, Tensor]:
     return {"positions": found.positions, "clusters": found.clusters}
 
 
+def _one_expert(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    from tests.moe_models import moe, text
+    from unweave.experts import UOE
+    from unweave.language import GradDiff
+    from unweave.types import Request
+
+    data = text(160)
+    request = Request(data.subset(range(4)), data.subset(range(4, 8)), data.subset(range(8, 10)))
+    made = UOE(unlearn=GradDiff(lr=0.01, epochs=1), **settings).apply(moe("mixtral"), request, rng=rng)
+    return dict(made.state_dict())
+
+
 def _experts(rng: Generator, method: str, name: str = "qwen3-moe", **settings: Any) -> dict[str, Tensor]:
     from tests.moe_models import moe, text
     from unweave import experts
@@ -173,6 +185,27 @@ def _grouped(rng: Generator, **parts: Any) -> dict[str, Tensor]:
     stack = DASGMoE(8, 2, group=4, window=4, seed=draw_seed(rng), **parts).eval()
     with torch.no_grad():
         return {"states": stack(torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(0)))}
+
+
+def _offloaded(rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    from tests.moe_models import moe
+    from unweave.experts import SEMoE
+
+    made = SEMoE(**settings).adapt(moe("mixtral"))
+    with torch.no_grad():
+        return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
+
+
+def _mixed(rng: Generator, noise: Any) -> dict[str, Tensor]:
+    from tests.zoo import members
+    from unweave import Data
+    from unweave.experts import CLIPMoE
+    from unweave.tasks.contrast import Contrast
+
+    member = members("contrastive")[0]
+    how = CLIPMoE(experts=2, init=noise, router_lr=1e-3, warm=0)
+    made = how.apply(member.model(), Data(member.data(8).examples, Contrast(), 4), rng=rng)
+    return {n: p.detach() for n, p in made.named_parameters() if ".experts." in n}
 
 
 def _contrasted(rng: Generator, beta: float = 0.5) -> dict[str, Tensor]:
@@ -217,7 +250,7 @@ def _transported(rng: Generator, mass: float = 0.5) -> dict[str, Tensor]:
 def _rows() -> list[PlainRow]:
     from functools import partial
 
-    from unweave import augment, experts, interpret, optim, prune, unlearn
+    from unweave import augment, experts, interpret, language, optim, prune, unlearn
 
     static = partial(_sparse, prune.StaticMask())
     return [
@@ -240,6 +273,13 @@ def _rows() -> list[PlainRow]:
             run=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3)),
             off=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3, allocation="token")),
             bad=((lambda: interpret.ChoiceSAE(latents=2), "k must be at most"),),
+        ),
+        PlainRow(
+            name="CLIPMoE",
+            run=partial(_mixed, noise="noisy upcycling"),
+            off=partial(_mixed, noise="upcycling"),
+            least=1e-4,
+            bad=((lambda: experts.CLIPMoE(top_k=5), "top_k at most"),),
         ),
         PlainRow(
             name="CDMoE",
@@ -387,6 +427,12 @@ def _rows() -> list[PlainRow]:
             bad=((lambda: experts.SCMoE(alpha=0.0), "alpha must be"),),
         ),
         PlainRow(
+            name="SEMoE",
+            run=partial(_offloaded, slots=2),
+            random=False,
+            bad=((lambda: experts.SEMoE(slots=0), "slots must be"),),
+        ),
+        PlainRow(
             name="SET",
             run=partial(_sparse, prune.SET(every=4)),
             off=static,
@@ -413,6 +459,12 @@ def _rows() -> list[PlainRow]:
             run=partial(_subset, "random"),
             off=partial(_subset, "loss"),
             bad=((lambda: augment.DataEfficientAugmentation(budget=0.0), "budget"),),
+        ),
+        PlainRow(
+            name="UOE",
+            run=_one_expert,
+            off=partial(_one_expert, pick="random"),
+            bad=((lambda: experts.UOE(unlearn=language.NPO(lora=2)), "Leave its lora out"),),
         ),
         PlainRow(
             name="UNCURL",

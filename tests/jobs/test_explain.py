@@ -135,7 +135,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (at / "texts.txt").write_text(text)
     pixels = torch.randint(256, (20, 24, 3), generator=rng, dtype=torch.uint8)
     pillow.fromarray(pixels.numpy()).save(at / "x.png")
-    return {name: at / name for name in ("llm", "vit", "texts.txt", "x.png")}
+    for i in range(24):
+        side = at / "pets" / ("train", "test")[i % 4 == 3] / ("cat", "dog", "lynx")[i % 3]
+        side.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (16, 16, 3), generator=rng, dtype=torch.uint8)
+        pillow.fromarray(pixels.numpy()).save(side / f"{i}.png")
+    return {name: at / name for name in ("llm", "vit", "texts.txt", "x.png", "pets")}
 
 
 @pytest.mark.slow
@@ -156,10 +161,20 @@ def test_from_folders_by_command(folders: dict[str, Path], tmp_path: Path, capsy
     vit = ["explain", str(folders["vit"]), "--image", str(folders["x.png"])]
     assert main([*vit, "--target", "lynx", "--smdl.pieces", "4", "--out", str(tmp_path / "vit")]) == 0
     assert "lynx has" in capsys.readouterr().out
+    look = ["explain", str(folders["vit"]), "--images", str(folders["pets"]), "--method", "g-sae"]
+    look += ["--g-sae.latents", "12", "--g-sae.k", "2", "--g-sae.batch-size", "16", "--g-sae.buffer", "32"]
+    assert main([*look, "--layer", "vit.layers.0", "--out", str(tmp_path / "pets")]) == 0
+    capsys.readouterr()
+    told = [text for _, _, _, text in Explained.read(tmp_path / "pets").found["latents"][0]["examples"]]
+    assert all(t.split("/")[0] == "train" and t.split(", ")[1].startswith(("row", "the whole")) for t in told)
+    assert (tmp_path / "pets/report.html").read_text().count("data:image/png") >= len(told)
+    assert main([*look, "--layer", "vit.layer"]) == 2
+    assert "has no layer 'vit.layer'" in " ".join(capsys.readouterr().err.split())
     for bad, words in (
+        ([*look, "--length", "16"], "--length would do nothing beside --images"),
         ([*vit, "--target", "linx"], "no class 'linx'. It has lynx"),
         ([*vit, "--layer", "x"], "--layer would do nothing beside --image"),
-        ([*vit, "--method", "g-sae"], "--method g-sae is for --texts"),
+        ([*vit, "--method", "g-sae"], "--method g-sae is for --texts and --images"),
         ([*llm, "--image", str(folders["x.png"])], "either --texts"),
         ([*llm, "--target", "1"], "--target would do nothing beside --texts"),
         (["explain", str(folders["vit"]), "--image", str(folders["texts.txt"])], "is no picture"),

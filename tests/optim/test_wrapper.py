@@ -398,3 +398,53 @@ def test_gradients_are_there_for_the_step_after_the_way_back() -> None:
     SAM(weights, lr=0.0, rho=0.3).step(closure_of(weights))
     assert_near([w.grad for w in weights], there)
     assert_near(weights, parameters())
+
+
+class Overflow(Exception):  # noqa: N818 - not an error
+    """A gradient that is not finite."""
+
+
+def scaled(model: Module, optimizer: Optimizer, scaler: Any, spoil: int = 0) -> Callable[[], Tensor]:
+    """The guide's recipe; the pass of that number (from 1) overflows."""
+    passes = [0]
+
+    def closure() -> Tensor:
+        if torch.is_grad_enabled():
+            optimizer.zero_grad()
+        loss = (
+            optimizer.weights.objective(model, None)
+            if isinstance(optimizer, FairSAM)
+            else losses(model, None).mean()
+        )
+        if loss.requires_grad:
+            passes[0] += 1
+            scaler.scale(loss * (float("inf") if passes[0] == spoil else 1.0)).backward()
+            scaler.unscale_(optimizer)
+            scaler.update()
+            if not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None):
+                raise Overflow
+        return loss
+
+    return closure
+
+
+@pytest.mark.parametrize("cls", [c for c in WRAPPERS if c is not MSAM], ids=lambda c: c.__name__)
+def test_a_gradient_scaler_in_the_closure_gives_the_plain_step(cls: type) -> None:
+    plain, model = network(), network()
+    ours, its = make(cls, plain.parameters()), make(cls, model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    for _ in range(4):
+        ours.step(closure_for(plain, ours))
+        its.step(scaled(model, its, scaler))
+        assert_same(plain, model)
+    assert scaler.get_scale() > 2.0**10
+    for spoil in range(1, 3):
+        before, scale = deepcopy(model), scaler.get_scale()
+        calls = its.backwards
+        try:
+            its.step(scaled(model, its, scaler, spoil))
+        except Overflow:
+            assert_same(before, model)
+            assert scaler.get_scale() == scale / 2
+        else:
+            assert its.backwards - calls < spoil, "a pass overflowed unseen"

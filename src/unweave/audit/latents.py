@@ -101,7 +101,8 @@ def still_active(
 
     return measurement(
         NAME, gap(*codes(edited)), gap(*own), [gap(*codes(o)) for o in oracles], unit="standard deviations",
-        direction="near the retrained models; near the original, the forgotten is still told apart", n=len(own[0][1::2]),
+        direction="near the retrained models; near the original, the forgotten is still told apart",
+        n=len(own[0][1::2]),
         note=f"{len(speaking.which)} latents of {layer}, by a dictionary of the original; no verdict rests on it",
     )  # fmt: skip
 

@@ -47,12 +47,15 @@ def unlearner(chain: str, asked: Any, subject: Subject) -> Edit[Any]:
         method = find(name)
         require_serves(method, subject)
         given: dict[str, Any] = {}
-        fields = {f.name for f in dataclasses.fields(method.cls)}
+        fields = {f.name: f for f in dataclasses.fields(method.cls)}
         if "recipe" in fields:
             given["recipe"] = recipe = subject.require_recipe(
                 f"{method.name} cannot train as the model was trained"
             )
             _require_steps(method, recipe)
+        own = fields.get("unlearn")
+        if inner is None and own is not None and default_of(own) is dataclasses.MISSING:
+            raise InputError(f"{method.name} runs another method inside: write --method {name}+npo, say.")
         if inner is not None:
             if "unlearn" not in fields:
                 wrappers = (

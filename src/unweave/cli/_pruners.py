@@ -30,7 +30,7 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
     pattern = _pattern(asked.pattern)
     usual = pattern.sparsity if isinstance(pattern, NM) else 0.5 if asked.texts.calibration else 0.9
     sparsity = usual if asked.sparsity is None else asked.sparsity
-    budget = BUDGETS[asked.budget](sparsity)
+    budget = _budget(asked)(sparsity)
     method = find(asked.method)
     here = {"sparsity": sparsity, "budget": budget, "pattern": pattern, "scope": _scope(method, asked)}
     if method.family != "prune" or method.role not in ("Edit", "Score"):
@@ -50,6 +50,15 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
     return edit
 
 
+def _budget(asked: Any) -> Callable[[float], Budget]:
+    """How much of each layer lives: one threshold for all weights, but the same share of every layer's channels.
+
+    Channels of layers of different widths are no equals: under one threshold the small ones fall, and half of the
+    channels are far from half of the model.
+    """
+    return BUDGETS[asked.budget or ("uniform" if asked.pattern == "channel" else "global")]
+
+
 def _scope(method: Method, asked: Any) -> Scope:
     """The method's own scope, less what the flags leave out; a whole channel of the last layer is a class."""
     own = next((default_of(f) for f in dataclasses.fields(method.cls) if f.name == "scope"), Scope())
@@ -61,7 +70,7 @@ def _scope(method: Method, asked: Any) -> Scope:
 def _refuse_idle(method: Method, fields: set[str], asked: Any) -> None:
     said = {
         "sparsity": asked.sparsity is not None, "pattern": asked.pattern != "unstructured",
-        "budget": asked.budget != "global", "only": bool(asked.only), "skip": bool(asked.skip),
+        "budget": asked.budget is not None, "only": bool(asked.only), "skip": bool(asked.skip),
         "least": asked.least != Scope().least,
     }  # fmt: skip
     takes = fields | ({"sparsity"} if "budget" in fields else set())

@@ -25,6 +25,11 @@ def require_serves(method: Method, subject: Subject) -> None:
             f"{method.name}{what} does not delete data from {subject.name}. See: unweave list --family {families[0]}."
             + cure * (method.family == "language")
         )
+    if getattr(method.cls, "guards", False):
+        raise InputError(
+            f"{method.name} puts the model behind a guard, which no folder of transformers holds, and erases nothing. "
+            "Call it from Python."
+        )
     if isinstance(subject.kind, OfTexts) and "labels" in method.needs:
         raise InputError(
             f"{method.name} needs labels, and texts have none. See: unweave list --family {families[0]}."

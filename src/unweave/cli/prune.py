@@ -12,14 +12,13 @@ import tyro
 from ..catalogue import find
 from ..jobs.language import Texts
 from ..jobs.opened import Folder
-from ..jobs.prune import PruneJob
 from ..jobs.tracking import Tracker
 from ..masks.scope import Scope
 from . import _prune_pipeline
 from ._flags import with_methods
 from ._parse import carried_out, named_methods, parse
-from ._pruned import pruned_subject, recovery
-from ._pruners import PRUNING, pruner
+from ._pruners import PRUNING
+from ._scanning import Scanning, as_targeted, prune_job, scan_job
 
 EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --model model.safetensors --sparsity 0.95 --recover-epochs 5 --out runs/small
@@ -28,6 +27,8 @@ EXAMPLE = """  unweave prune --sparsity 0.9
   unweave prune project.py --method gmp --gmp.epochs 30 --sparsity 0.95
   unweave prune ./pipeline --method laptop-diff --keep 0.5 --prompts prompts.txt   # whole layers
   unweave prune ./llama --calibration wikitext.txt --method sparse-gpt --sparsity 0.5 --recover lora --out runs/llama-50
+  unweave prune project.py --model model.safetensors --scan                 # which layers are sensitive; prunes nothing
+  unweave prune project.py --model model.safetensors --target latency=0.6   # or macs=, bytes=, parameters=
 
 A method adds its flags: add --help. Those that train sparsely from the start: unweave train --help."""
 
@@ -47,7 +48,8 @@ class Prune:
         sparsity: share of the weights to remove, in [0, 1); 0.9 unless given, 0.5 of a language model. N:M patterns
             fix it themselves.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4" (where M divides the inputs).
-        budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers.
+        budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers; "uniform" of
+            channels unless given, or else "global".
         only: names of layers or weights, or patterns such as "encoder.*": just these are pruned. All, unless given.
         skip: the same; these stay dense.
         least: share of the matrix weights, apart from those named, that must be looked at; or nothing is pruned.
@@ -57,6 +59,11 @@ class Prune:
         recover: recover in a way of its own, for one pass unless --recover-epochs says more: "full" trains all weights
             that are left, "lora" low-rank adapters, merged under the mask (needs peft), "distil" all on the unpruned
             model's answers.
+        target: what the pruned model may cost at most, as a share of the dense one: macs=0.5, latency=0.6 (measured
+            on this machine), bytes=0.3 or parameters=0.5; the sparsity is searched for. Channels are removed for the
+            first two, weights packed for bytes, unless another pattern is named.
+        scanning: what is measured instead.
+        packed: write of sparse weights those alone that live, and a bit a position: few bytes, read by unweave alone.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
         recalibrate: measure batch normalisation again on the training data after a pruning at once.
         shrink: remove dead channels, heads and units for real, so that the model is smaller (pattern "channel").
@@ -75,7 +82,7 @@ class Prune:
     method: str = "magnitude"
     sparsity: float | None = None
     pattern: str = "unstructured"
-    budget: Literal["global", "uniform", "erk"] = "global"
+    budget: Literal["global", "uniform", "erk"] | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     least: float = Scope().least
@@ -83,6 +90,9 @@ class Prune:
     recover_lr: float | None = None
     recover: Literal["full", "lora", "distil"] | None = None
     recalibrate: bool = True
+    target: str | None = None
+    scanning: Annotated[Scanning, tyro.conf.arg(name="")] = Scanning()
+    packed: bool = False
     shrink: bool = False
     width: bool = True
     onnx: bool = False
@@ -100,10 +110,6 @@ def run(argv: Sequence[str]) -> int:
         return _prune_pipeline.run(argv)
     options = with_methods(Prune, named, also=chooser, skip=PRUNING)
     asked: Any = parse(options, argv, command="prune", example=EXAMPLE)
-    edit = pruner(asked)
-    job = PruneJob(
-        subject=pruned_subject(asked), method=edit, **recovery(asked), shrink=asked.shrink, onnx=asked.onnx,
-        recalibrate=None if asked.recalibrate else False, width=asked.width, seed=asked.seed,
-    )  # fmt: skip
+    job = scan_job(asked) if asked.scanning.scan else prune_job(as_targeted(asked))
     carried_out(job, asked, "prune", argv, asked.project, job.subject.model, asked.seed)
     return 0

@@ -24,7 +24,8 @@ from ..jobs.exact import ExactlyTrained
 from ..jobs.explain import Explained
 from ..jobs.forget_exact import ForgottenExactly
 from ..jobs.judging import Audited
-from ..jobs.prune import Pruned
+from ..jobs.pruned import Pruned
+from ..jobs.scan import Scanned
 from ..jobs.train import Trained
 from ..jobs.uncertainty import Unsure
 from ..report.audits import from_json
@@ -40,6 +41,7 @@ WRITTEN: dict[str, type[Done]] = {
     "forget.json": ForgottenExactly,
     "explain.json": Explained,
     "uncertainty.json": Unsure,
+    "scan.json": Scanned,
 }
 """What a finished run leaves -> what reads and prints it."""
 

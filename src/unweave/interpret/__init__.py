@@ -19,7 +19,8 @@ from .zero_shot import ZeroShot
 
 __all__ = [
     "Activations", "BrainOT", "ChoiceSAE", "Dictionary", "Explanation", "Fidelity", "GSAE", "Latents",
-    "RegionEffects", "SMDL", "SparseAutoencoder", "Steering", "Viewer", "VoxelEncoder", "ZeroShot", "drawn_activations", "fidelity",
+    "RegionEffects", "SMDL", "SparseAutoencoder", "Steering", "Viewer", "VoxelEncoder", "ZeroShot", "drawn_activations",
+    "fidelity",
     "gradient_times_input", "identification", "load", "occlusion", "region_effects", "save", "steering",
     "token_accuracy", "top_examples", "trace", "vectors", "without",
 ]  # fmt: skip

@@ -110,15 +110,9 @@ def save_causal_lm(
         own = structure is not None or config is None or not _same_config(config, config_of(whole))
         names = [name for name in beside_weights if not (own and name == _CONFIG)]
         save_model_folder(
-            model,
-            folder,
-            mask=mask,
-            structure=structure,
-            source=whole,
-            beside_weights=names,
-            largest_file=shard,
+            model, folder, mask=mask, structure=structure, source=whole, beside_weights=names, largest_file=shard,
             packed=packed,
-        )
+        )  # fmt: skip
         return
     if not hasattr(model, "save_pretrained"):
         raise InputError(f"a {type(model).__name__} is no transformers model. Write it with save_model.")

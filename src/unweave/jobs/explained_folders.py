@@ -6,10 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..errors import InputError
 from ..interpret import GSAE, SMDL, ChoiceSAE, Dictionary, ZeroShot
+from ..interpret.activations import read_layer
+from ..interpret.places import Places
 from ..interpret.viewer import as_prepare
-from .explain import LatentsJob, RegionsJob
+from ..types import Data
+from .explain import LatentsJob
+from .regions import RegionsJob
 
 AROUND = 12
 """Tokens on each side of the one that a latent speaks of."""
@@ -53,6 +60,60 @@ def open_latents(
         show=_in_context(tokenizer), name=f"{folder} on {file.name}", notes=read.notes, seed=seed,
         files={"model": path, "texts": file},
     )  # fmt: skip
+
+
+def open_image_latents(
+    folder: Path | str,
+    *,
+    layer: str,
+    images: str,
+    method: GSAE | ChoiceSAE | Dictionary | None = None,
+    latents: int = 20,
+    top: int = 5,
+    seed: int = 0,
+) -> LatentsJob:
+    """A job on a layer of an image classifier: which patches each latent speaks of.
+
+    Args:
+        folder: of transformers, with its image processor.
+        layer: name in `named_modules`.
+        images: "imagefolder:FOLDER", or the folder alone, with the model's classes as its folders; its training side is
+            read.
+        method: how the autoencoder is trained; `ChoiceSAE()` unless given.
+        latents: how many to show.
+        top: examples of each.
+        seed: governs the whole run.
+
+    Raises:
+        InputError: if the folder holds no such model, it has no such layer, or the images cannot be read for it.
+    """
+    from ..io.images import load_images, processor_of
+    from ..io.transformers_folder import load_model
+
+    path, spec = Path(folder), images if images.startswith("imagefolder:") else f"imagefolder:{images}"
+    model, read, processor = load_model(path), load_images(spec, path), processor_of(path)
+    places = Places.of(read_layer(model, *_first(read.train), layer), read.train.examples[0]["pixel_values"])
+    root = Path(spec.removeprefix("imagefolder:").partition(":holdout=")[0])
+    return LatentsJob(
+        model=model, data=read.train, layer=layer, method=method or ChoiceSAE(), latents=latents, top=top,
+        show=lambda _, place: places.told(place), ids=read.ids, name=f"{folder} on {root.name}", notes=read.facts,
+        picture=lambda example, place: places.framed(_pixels(example["pixel_values"], processor), place),
+        seed=seed, files={"model": path, "images": root},
+    )  # fmt: skip
+
+
+def _first(data: Data[Any]) -> tuple[Any, Any]:
+    return next(data.subset([0]).batches()), data.task
+
+
+def _pixels(seen: Tensor, processor: Any) -> Tensor:
+    """What the model reads as a picture from 0 to 1: the processor's normalisation undone."""
+    if not getattr(processor, "do_normalize", True):
+        return seen.clamp(0, 1)
+    mean, std = (
+        torch.tensor(getattr(processor, name)).view(-1, 1, 1) for name in ("image_mean", "image_std")
+    )
+    return (seen.float().cpu() * std + mean).clamp(0, 1)
 
 
 def open_regions(

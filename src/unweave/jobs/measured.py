@@ -1,8 +1,10 @@
-"""What a model costs, before and after: weights, multiplications, time."""
+"""What a model costs, before and after: weights, multiplications, bytes, time."""
 
 from __future__ import annotations
 
-from statistics import median
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +17,29 @@ from ..types import Data
 Figures = dict[str, tuple[float, float, str]]
 """Name -> (before, after, unit)."""
 
+_ROUNDS = 9
+
+
+def on_disk(folder: Path) -> float:
+    """MiB of the files of weights in a folder, masks included."""
+    return (
+        sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".pt"))
+        / 2**20
+    )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How long one batch takes.
+
+    Attributes:
+        median: milliseconds, of several runs.
+        spread: between the quartiles of these, milliseconds.
+    """
+
+    median: float
+    spread: float
+
 
 def compared(before: Module, after: Module, heldout: Data[Any]) -> Figures:
     """Ability, weights, multiplications and time of two models.
@@ -25,15 +50,18 @@ def compared(before: Module, after: Module, heldout: Data[Any]) -> Figures:
         heldout: asked for the ability; its first batch is timed.
     """
     name, was, unit = ability(before, heldout)
+    slow, fast = times(before, after, heldout)
     return {
         f"held-out {name}": (was, ability(after, heldout)[1], unit),
-        "non-zero weights": (_alive(before), _alive(after), ""),
+        "non-zero weights": (alive(before), alive(after), ""),
         "multiplications an example": (macs(before, heldout), macs(after, heldout), ""),
-        "time of one batch": (latency(before, heldout), latency(after, heldout), "ms"),
+        "time of one batch": (slow.median, fast.median, "ms"),
+        "time of one batch, between quartiles": (slow.spread, fast.spread, "ms"),
     }
 
 
-def _alive(model: Module) -> float:
+def alive(model: Module) -> float:
+    """How many weights of a model are not zero, tied ones once."""
     return float(sum(int((p != 0).sum()) for p in model.parameters()))
 
 
@@ -55,13 +83,26 @@ def mebibytes(model: Module) -> float:
     return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
 
 
-def latency(model: Module, data: Data[Any]) -> float:
-    """Median time of one batch in milliseconds, of seven."""
+def times(before: Module, after: Module, data: Data[Any]) -> tuple[Timed, Timed]:
+    """Time of the first batch through two models, run in turns, so that both see the same machine.
+
+    Args:
+        before: a model.
+        after: another.
+        data: whose first batch is read.
+    """
     batch = next(data.batches())
-    times = []
-    with evaluating(model):
-        for _ in range(7):
-            began = perf_counter()
-            data.task.outputs(model, batch)
-            times.append(1000 * (perf_counter() - began))
-    return median(times)
+    taken: tuple[list[float], list[float]] = ([], [])
+    with evaluating(before), evaluating(after):
+        for turn in range(_ROUNDS + 1):
+            for model, kept in zip((before, after), taken, strict=True):
+                began = perf_counter()
+                data.task.outputs(model, batch)
+                if turn:  # the first run warms up
+                    kept.append(1000 * (perf_counter() - began))
+    return _timed(taken[0]), _timed(taken[1])
+
+
+def _timed(taken: list[float]) -> Timed:
+    low, middle, high = quantiles(taken, n=4)
+    return Timed(middle, high - low)

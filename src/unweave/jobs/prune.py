@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
-from rich.console import Console
 from torch import Generator, Tensor
 from torch.nn import Module
 
@@ -23,6 +21,7 @@ from ..io.onnx import export_onnx
 from ..io.runs import RunFolder, Stage
 from ..masks.scope import kept, share_kept
 from ..prune import (
+    NM,
     PASER,
     Channel,
     Global,
@@ -37,61 +36,21 @@ from ..prune import (
 )
 from ..prune.cutting.together import NarrowWarning
 from ..prune.recalibrate import has_statistics, require_statistics
-from ..report import card, words
+from ..random import draw_seed, seeded
+from ..report import card
 from ..report.models import render_pruned
 from ..settings import Part, Positive, Whole, refuse_idle, settings
 from ..tasks import ability, evaluating
 from ..types import Data, Edit, Recipe, Score
 from .coverage import coverage
-from .done import Done, facts_of
-from .measured import Figures, compared, mebibytes, weights
+from .done import facts_of
+from .measured import Figures, compared, mebibytes, on_disk, weights
+from .pruned import Pruned
 from .recovering import as_asked_, by_recipe_
 from .subject import Subject
+from .target import Candidate, Target, searched, share_of
 
 _SAME = 1e-5  # largest difference of outputs that were read back, relative to the largest output
-
-
-@dataclass(frozen=True)
-class Pruned(Done):
-    """A finished pruning.
-
-    Attributes:
-        figures: name -> (before, after, unit).
-        layers: matrix weight -> % of it that is kept, those left dense included.
-        notes: sentences on what was looked at and on how the model is read again.
-        left: matrix weight -> why it was left dense.
-        uncut: layer -> why its dead channels could not be removed, or not all of them.
-    """
-
-    figures: Mapping[str, tuple[float, float, str]]
-    layers: Mapping[str, float]
-    notes: Sequence[str] = ()
-    left: Mapping[str, str] = field(default_factory=dict)
-    uncut: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read a finished run."""
-        told = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
-        figures = {n: (b, a, u) for n, (b, a, u) in told["figures"].items()}
-        more = (told.get("notes", []), told.get("left", {}), told.get("uncut", {}))
-        return cls(folder, figures, told["layers"], *more)
-
-    def json(self) -> str:
-        """The figures as strict JSON."""
-        return json.dumps(self.figures, indent=1) + "\n"
-
-    def tell(self, out: Console) -> None:
-        """Print every figure before and after."""
-        for name, (before, after, unit) in self.figures.items():
-            old, new = words.number(before, digits=4), words.number(after, digits=4)
-            out.print(f"  {name:24} {old:>12} -> {new:<12} {unit}", markup=False)
-        for note in self.notes:
-            out.print(note, markup=False)
-        for what, reasons in (("Left dense", self.left), ("Not cut", self.uncut)):
-            for why, names in _by_reason(reasons).items():
-                out.print(f"{what}: {_few(names)} ({why})", markup=False)
-        out.print(f"Model: {self.model}\nReport: {self.page}", markup=False)
 
 
 @settings
@@ -112,6 +71,8 @@ class PruneJob:
         chooser: chooses of the instructions.
         shrink: remove dead channels for real, so that the model is smaller.
         onnx: write model.onnx too, and check that ONNX Runtime answers the same.
+        packed: write sparse weights packed, a share of the bytes; see `unweave.io.packed`.
+        target: what the model may cost at most: the sparsity is searched for that gets there.
         recalibrate: measure batch normalisation's running statistics again on the training data after the pruning; None
             does where there are such, a method prunes at once and nothing is trained afterwards.
         width: with `shrink`, cut channels too that layer normalisations count, and so the width of a transformer.
@@ -128,6 +89,8 @@ class PruneJob:
     chooser: PASER = PASER()
     shrink: bool = False
     onnx: bool = False
+    packed: bool = False
+    target: Target | None = None
     recalibrate: bool | None = None
     width: bool = True
     seed: int = 0
@@ -151,6 +114,8 @@ class PruneJob:
             )
         if self.onnx:
             _ = self._sample
+        if self.target is not None:
+            self._require_searchable(self.target)
         if not self.recover_epochs:
             refuse_idle(self, "recover_lr", when="with recover_epochs=0")
         if self.recover is not None:
@@ -160,6 +125,26 @@ class PruneJob:
             refuse_idle(self, "instructions", when="without recover")
         if self.instructions is None:
             refuse_idle(self, "chooser", when="without instructions")
+
+    def _require_searchable(self, target: Target) -> None:
+        edit: Any = self.edit
+        if not isinstance(edit, Prune | SparseGPT | WandaPrune):
+            raise InputError(
+                f"PruneJob.target prunes several times to find the sparsity; {name_of(edit)} trains. Give the sparsity."
+            )
+        if isinstance(edit.pattern, NM):
+            raise InputError(f"PruneJob.target searches for a sparsity, and {edit.pattern} sets its own.")
+        refuse_idle(self, "sparsity", when="beside target, which searches for it")
+        if target.of in ("macs", "latency") and not self.shrink:
+            raise InputError(
+                f"PruneJob.target {target}: weights at zero make a model neither smaller nor faster. Prune whole "
+                "channels and remove them: pattern Channel() with shrink=True (--pattern channel --shrink)."
+            )
+        if target.of == "bytes" and not (self.shrink or self.packed):
+            raise InputError(
+                f"PruneJob.target {target}: zeros take the bytes of other weights. Write them packed (packed=True, "
+                "--packed), or remove whole channels (shrink=True, --shrink)."
+            )
 
     @property
     def _sample(self) -> Tensor:
@@ -196,6 +181,8 @@ class PruneJob:
             "shrink": self.shrink,
             **({} if self.recalibrate is None else {"recalibrate": self.recalibrate}),
             **({} if self.width else {"width": False}),
+            **({"packed": True} if self.packed else {}),
+            **({} if self.target is None else {"target": str(self.target)}),
             **({"recover": described(self.recover)} if self.recover is not None else {}),
             **({"chooser": described(self.chooser)} if self.instructions is not None else {}),
             **({"deleted before": str(self.subject.before)} if self.subject.before.requests else {}),
@@ -256,28 +243,53 @@ class PruneJob:
     def _prune(self, original: Module, stage: Stage) -> None:
         heldout = self.subject.heldout
         with resumable(stage.work):
-            silenced, narrow = self._silenced(original, stage.rng)
-            small = self._small(silenced) if self.shrink else None
-            pruned = silenced if small is None else small.model
+            cut, searched = self._cut(original, stage.rng)
+            silenced, small, pruned = cut.silenced, cut.small, cut.model
             figures, told = self._mended_(original, pruned, stage.rng)
         looked = coverage(self.edit, original, silenced)
         layers = {n: 100 * living / total for n, (living, total) in kept(silenced).items()}
         structure, uncut = (None, {}) if small is None else (small.structure, small.left)
-        told += [*narrow, *([] if small is None else _felt(small.apart))]
+        told += [*searched, *cut.told, *([] if small is None else _felt(small.apart))]
         figures = compared(original, pruned, heldout) | figures
         figures["matrix weights kept"] = (100 * share_kept(original), 100 * share_kept(silenced), "%")
         if self.shrink:
             figures["weights in all"] = (weights(original), weights(pruned), "")
-        self.subject.write(pruned, stage.paths[0], structure)
+        self.subject.write(pruned, stage.paths[0], structure, packed=self.packed)
         self.subject.record((), stage.paths[0])
         notes = [*told, str(looked), *self._read_back(pruned, stage.paths[0], structure)]
         figures["weights in memory"] = (mebibytes(original), mebibytes(pruned), "MiB")
+        figures["weights on disk"] = (mebibytes(original), on_disk(stage.paths[0]), "MiB")
         found = {"figures": figures, "layers": layers, "notes": notes, "left": looked.left, "uncut": uncut}
         write_text(stage.paths[1], json.dumps(found, indent=1) + "\n")
 
-    def _silenced(self, original: Module, rng: Generator) -> tuple[Module, list[str]]:
+    def _cut(self, original: Module, rng: Generator) -> tuple[Candidate, list[str]]:
+        """The pruned model before it is trained on, at the sparsity that was given or searched for."""
+        if self.target is None:
+            return self._at(self.edit, original, rng), []
+        target, seed = self.target, draw_seed(rng)
+
+        def make(sparsity: float) -> Candidate:
+            return self._at(at_sparsity(self.edit, sparsity), original, seeded(seed), searching=True)
+
+        def cost(found: Candidate) -> float:
+            return share_of(target, original, found, self.subject.heldout, packed=self.packed)
+
+        found, told = searched(target, make, cost)
+        return found, [told]
+
+    def _at(self, edit: Any, original: Module, rng: Generator, *, searching: bool = False) -> Candidate:
+        silenced, narrow = self._silenced(edit, original, rng)
+        if not self.shrink:
+            return Candidate(silenced, told=tuple(narrow))
+        try:
+            return Candidate(silenced, self._small(silenced), tuple(narrow))
+        except InputError as error:
+            if not searching:
+                raise
+            return Candidate(silenced, told=tuple(narrow), why=str(error))
+
+    def _silenced(self, edit: Any, original: Module, rng: Generator) -> tuple[Module, list[str]]:
         """The pruned model at its full size, and what is told of narrow layers."""
-        edit: Any = self.edit
         pattern = getattr(edit, "pattern", None)
         if not self.width and isinstance(pattern, Channel):
             edit = dataclasses.replace(edit, pattern=dataclasses.replace(pattern, width=False))
@@ -341,6 +353,10 @@ class PruneJob:
                 f"{gap:.2g} of the largest. Do not use it."
             )
         notes = ["The model was read back from its folder, and answers as the one in memory."]
+        if self.packed:
+            notes.append(
+                "Its weights are packed: unweave reads them (unweave.io: load_into, load_model), and no other library."
+            )
         if structure is not None and (folder / "config.json").exists():
             notes.append(
                 "Channels are missing unevenly: unweave.io.transformers_folder.load_model reads the folder by its "
@@ -365,17 +381,6 @@ def at_sparsity(method: Any, sparsity: float) -> Any:
     raise InputError(
         f"sparsity does not apply to {type(method).__name__}, which has no budget. Leave it out."
     )
-
-
-def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name, why in reasons.items():
-        groups.setdefault(why, []).append(name)
-    return groups
-
-
-def _few(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _felt(apart: float) -> list[str]:

@@ -11,6 +11,7 @@ from .dpo import DPO
 from .grad_diff import GradDiff
 from .idk import IDK
 from .npo import NPO
+from .o3 import O3
 from .pdu import PDU
 from .problem_statements import ReviewClassifier, Vocabulary, deduplicated, evaluate
 from .rmu import RMU
@@ -32,7 +33,7 @@ from .wga import WGA
 from .whp import WHP
 
 __all__ = [
-    "CEU", "DPO", "IDK", "NPO", "PDU", "RMU", "S4D", "UNDIAL", "UQICL", "WGA", "WHP", "AltPO", "GradDiff",
+    "CEU", "DPO", "IDK", "NPO", "O3", "PDU", "RMU", "S4D", "UNDIAL", "UQICL", "WGA", "WHP", "AltPO", "GradDiff",
     "LabelPrompts", "ReviewClassifier", "S4DClassifier", "SatImp", "SimNPO", "TaskVector", "Uncertainty", "Vocabulary",
     "at_rate", "deduplicated", "detection", "entropy_parts", "evaluate", "fixed", "s4d_groups", "selective",
     "variance_parts",

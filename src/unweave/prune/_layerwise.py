@@ -21,6 +21,7 @@ from ..progress import progress
 from ..tasks import Padded, evaluating
 from ..types import Batch, Data, Task
 from ._blocks import Chain, Run, Stop
+from ._experts import each, gathering, stacks_of
 
 Layer = tuple[str, Module, Parameter]
 Visit = Callable[[str, Module, Tensor, Tensor], None]
@@ -45,8 +46,8 @@ def walk(
         model: changed in place by `visit`.
         data: calibration examples.
         examples: how many of them, evenly spaced.
-        scope: which layers: Linear, transformers' Conv1D, and Conv2d without groups; others stay dense, as far as its
-            `least` allows.
+        scope: which layers: Linear, transformers' Conv1D, Conv2d without groups, and fused experts, each matrix of each
+            expert with what that expert reads; others stay dense, as far as its `least` allows.
         pattern: layers that it does not fit stay dense in any case, with a warning.
         visit: gets each layer once.
 
@@ -56,8 +57,11 @@ def walk(
             padding that cannot be told from text.
     """
     data.require_examples(who)
-    layers = _ungrouped(who, scope.layers(model, (Linear, Conv2d, *conv1d())), scope.least)
-    fit = fitting(pattern, {name: outputs_first(layer, weight).shape for name, layer, weight in layers})
+    stacks = stacks_of(who, model)
+    kinds = (Linear, Conv2d, *conv1d(), *{type(stack.moe.experts) for stack in stacks.values()})
+    layers = _ungrouped(who, scope.layers(model, kinds), scope.least)
+    shapes = {n: stacks[n].shape if n in stacks else outputs_first(layer, w).shape for n, layer, w in layers}
+    fit = fitting(pattern, shapes)
     layers = [entry for entry in layers if entry[0] in fit]
     blocks = list(_blocks(model, layers) or ())
     outside = [entry for entry in layers if not _inside(blocks, [entry])] if blocks else []
@@ -76,13 +80,21 @@ def walk(
         with progress(who, len(groups)) as bar:
             for i, group in enumerate(groups):
                 grams: dict[str, Tensor] = {}
+                of_experts: dict[str, list[Tensor | None]] = {}
+                fused = {name: stacks[name] for name, _, _ in group if name in stacks}
+                plain = [entry for entry in group if entry[0] not in fused]
                 for k, batch in enumerate(batches):
-                    with _watching(who, group, padding(data.task, batch), grams, once):
+                    present = padding(data.task, batch)
+                    with gathering(fused, present, of_experts), _watching(who, plain, present, grams, once):
                         chain.read(k, i)
                 for name, layer, weight in group:
-                    if name not in grams:
+                    if name not in grams and name not in of_experts:
                         raise InputError(_UNUSED.format(who, name))
-                    visit(name, layer, outputs_first(layer, weight), grams.pop(name))
+                    if name in fused:
+                        for own, matrix, gram in each(name, fused[name], of_experts.pop(name)):
+                            visit(own, layer, matrix, gram)
+                    else:
+                        visit(name, layer, outputs_first(layer, weight), grams.pop(name))
                 chain.move(i)
                 bar.advance()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import InputError
-from ..masks.budgets import Budget, Global, PerOutput
+from ..masks.budgets import Budget, Global, PerOutput, Uniform
 from ..masks.layers import RUNNING_NORMS, copied
 from ..masks.mask import Mask
 from ..masks.patterns import Channel, Pattern, Unstructured, fitting, refuse_own_sparsity, suited
@@ -22,7 +23,7 @@ from ..paper import Paper
 from ..random import draw_seed, global_seed
 from ..settings import settings
 from ..types import Data, Score
-from .cutting.together import NarrowWarning, choose, ranked, units_of
+from .cutting.together import NarrowWarning, Ranked, choose, ranked, units_of
 from .magnitude import Magnitude
 from .recalibrate import recalibrate_, require_statistics
 
@@ -75,11 +76,47 @@ class Prune:
 
     def _of_units(self, model: Module, data: Data[Any], scores: Mapping[str, Tensor]) -> Mask:
         pattern: Any = suited(self.pattern, self.score)
+        return choose(model, scores, self._ranked(model, data, scores), pattern, self.budget)
+
+    def _ranked(self, model: Module, data: Data[Any], scores: Mapping[str, Tensor]) -> Ranked:
+        pattern: Any = self.pattern
         scope = getattr(self.score, "scope", None)
         own = scope.weights(model).keys() & scores.keys() if isinstance(scope, Scope) else set(scores)
         found = ranked(model, units_of(model, data), [name for name in scores if name in own], pattern)
         _require_rows(model, found.alone)
-        return choose(model, scores, found, pattern, self.budget)
+        return found
+
+    def one_by_one(
+        self, model: Module, data: Data[Any], *, rng: Generator
+    ) -> dict[str, Callable[[float], Mask]]:
+        """Layer, or group of units that fall together -> sparsity -> the mask of that alone, scored once for all.
+
+        Of an N:M pattern the sparsity is its own, and no other is read.
+
+        Raises:
+            InputError: as `mask` does.
+        """
+        in_units = isinstance(self.pattern, Channel)
+        with global_seed(draw_seed(rng)):
+            scores = (_with_ends(self.score) if in_units else self.score).score(model, data)
+        pattern = suited(self.pattern, self.score)
+        if in_units:
+            found = self._ranked(model, data, scores)
+            parts = {name: Ranked({name: group}, [], [name]) for name, group in found.groups.items()}
+            parts |= {name: Ranked({}, [name], [name]) for name in found.alone}
+            return {
+                name: partial(_unit_mask, model, scores, part, pattern, data) for name, part in parts.items()
+            }
+        by_row = isinstance(self.budget, PerOutput)
+        if by_row or not isinstance(self.pattern, Unstructured):
+            _require_rows(model, scores)
+        fit = fitting(self.pattern, {name: values.shape for name, values in scores.items()})
+        kind = PerOutput if by_row else Uniform
+        return {
+            name: lambda s, name=name, values=values: select({name: values}, pattern, kind(s))  # type: ignore[misc]
+            for name, values in scores.items()
+            if name in fit
+        }
 
     def apply(self, model: Module, data: Data[Any], *, rng: Generator) -> Module:
         """A pruned copy of `model`: dead weights are +0.0 exactly.
@@ -119,6 +156,12 @@ def narrowed(model: Module) -> list[str]:
                 "score's scope (skip)."
             )
     return found
+
+
+def _unit_mask(
+    model: Module, scores: Mapping[str, Tensor], part: Ranked, pattern: Any, data: Data[Any], sparsity: float
+) -> Mask:
+    return silence(model, choose(model, scores, part, pattern, Uniform(sparsity)), data)
 
 
 class _Falling(Scope):

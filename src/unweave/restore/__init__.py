@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from .cue import (
+    CUE,
+    CUENet,
+    GradientPrior,
+    IlluminationPrior,
+    Parts,
+    bilateral,
+    drawn_gradients,
+    retinex_loss,
+)
+from .dy_dca import DyDCA
 from .ediffsr import EDiffSR, EDiffSRNet, MeanReverting, Sampler, Stepped, step_loss
 from .essaformer import ESSAformer, ESSAformerNet, attention
 from .fast_fullsubnet import (
@@ -26,6 +37,7 @@ from .ml_sim import (
     widefield,
     wiener,
 )
+from .neural_video_delivery_baselines import EMT, NAS, SRVC, AwDNN, CaFM, LiveNAS
 from .pcsr import PCSR, PCSRNet, by_clusters, by_knob, knob_for, mixed_loss, refined
 from .quality import psnr, si_sdr, spectral_angle, ssim
 from .sesr import SESR, Factors, SESRNet, collapse, collapse_, expand_, warm_start_
@@ -34,6 +46,15 @@ from .superinpaint import SuperInpaint, SuperInpaintNet, holes, place_loss
 from .weights import Restorer, load_restorer, save_restorer
 
 __all__ = [
+    "CUE",
+    "CUENet",
+    "AwDNN",
+    "CaFM",
+    "DyDCA",
+    "EMT",
+    "LiveNAS",
+    "NAS",
+    "SRVC",
     "EDiffSR",
     "EDiffSRNet",
     "ESSAformer",
@@ -41,12 +62,15 @@ __all__ = [
     "Factors",
     "FastFullSubNet",
     "FastFullSubNetNet",
+    "GradientPrior",
+    "IlluminationPrior",
     "MLSIM",
     "MLSIMNet",
     "MeanReverting",
     "Microscope",
     "PCSR",
     "PCSRNet",
+    "Parts",
     "Restorer",
     "SESR",
     "SESRNet",
@@ -58,12 +82,14 @@ __all__ = [
     "SuperInpaint",
     "SuperInpaintNet",
     "attention",
+    "bilateral",
     "by_clusters",
     "by_knob",
     "classical",
     "collapse",
     "collapse_",
     "compressed",
+    "drawn_gradients",
     "expand_",
     "expanded",
     "fringes",
@@ -77,6 +103,7 @@ __all__ = [
     "psnr",
     "ratio_mask",
     "refined",
+    "retinex_loss",
     "ring_correlation",
     "save_restorer",
     "si_sdr",

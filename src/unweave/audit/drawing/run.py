@@ -57,37 +57,32 @@ def audit_erasure(
         memory: bytes that it needed at most, beyond the pipeline itself; None if unknown.
         attacks: attack success rates, to be shown.
         latents: which latents that spoke of the concepts are still active, to be shown; `audit.latents` measures it.
-        tried: what attacks brought back, concept by concept, for the verdict; read off the rates, for all concepts
-            together, unless given.
+        tried: what attacks brought back, a concept, for the verdict; read off the rates for all, unless given.
         turns: concept -> erased concept -> % of its images that show it after that erasure, one after the other.
         caveats: what could not be looked at, one sentence each.
         method: name of the edit.
 
     Returns:
-        The audit: `inconclusive` without a judge, or where the judge does not know the original's images.
+        The audit: `inconclusive` without a judge, or where it does not know the original's images.
     """
     asked = Asked(concepts=asked) if isinstance(asked, Concepts) else asked
+    told = attacks if latents is None else (latents, *attacks)
     tried = tried or tried_of(attacks)
     looked = [None if judge is None else strayed(judge, drawn, original) for drawn in (edited, *oracles)]
     c = Compared(
-        concepts=asked.concepts, edited=edited, original=original, oracles=oracles, tried=tried,
-        neighbours=asked.neighbours, earlier=asked.earlier,
-        strayed=looked[0], also_strayed=[found for found in looked[1:] if found is not None],
+        concepts=asked.concepts, edited=edited, original=original, oracles=oracles, tried=tried, strayed=looked[0],
+        neighbours=asked.neighbours, earlier=asked.earlier, also_strayed=[f for f in looked[1:] if f is not None],
     )  # fmt: skip
-    panels, figures = list[Rows](), list[Measurement]()
     controls = () if judge is None else controls_of(c)
-    if judge is not None:
-        panels.append(Rows(name="concepts", unit="%", rows=by_concept(c)))
-        figures += [*drawn_concepts(c), distance(c, judge, real)]
-    figures += [] if latents is None else [latents]
-    if turns:
-        panels.append(Rows(name="turns", unit="%", rows={step: dict(row) for step, row in turns.items()}))
+    panels = [] if judge is None else [Rows(name="concepts", unit="%", rows=by_concept(c))]
+    panels += [Rows(name="turns", unit="%", rows={k: dict(row) for k, row in turns.items()})] if turns else []
+    figures = [] if judge is None else [*drawn_concepts(c), distance(c, judge, real)]
     return Audit(
         kind="drawing",
         method=method,
         verdict=_UNSEEN if judge is None else decide(c, controls, caveats),
         controls=controls,
-        measurements=(*figures, *attacks, _weights(changed), *cost({"edit": seconds}), memory_cost(memory)),
+        measurements=(*figures, *told, _weights(changed), *cost({"edit": seconds}), memory_cost(memory)),
         panels=tuple(panels),
     )
 

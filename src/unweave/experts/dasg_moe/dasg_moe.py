@@ -19,7 +19,7 @@ from torch.nn import LayerNorm, Module, ModuleList, Parameter
 from ...errors import InputError
 from ...paper import Paper
 from ...random import draw_seed, global_seed, seeded
-from ...settings import Count, Inner, NonNegative, Part, Share, checked
+from ...settings import Count, Inner, NonNegative, Part, Share, Whole, checked
 from .attention import Attention, GroupedAttention
 from .dual_scale import Adr, Dsse, DualScaleExperts, Stack, Told
 
@@ -73,7 +73,7 @@ class DASGMoE(Module):
         kv_heads: Count | None = None, causal: bool = True, attention: Attention = "grouped", dsse: Dsse = "both",
         adr: Adr = "learned", share: Count = 2, shallow_experts: Count = 4, deep_experts: Count = 4, rho: Inner = 0.3,
         theta: Part | None = None, z2: bool = True, per_group_routing: bool = False, tasks: Count = 1,
-        balance: NonNegative = 0.01, budget: NonNegative = 0.1, z_loss: NonNegative = 1e-3, seed: int = 0,
+        balance: NonNegative = 0.01, budget: NonNegative = 0.1, z_loss: NonNegative = 1e-3, seed: Whole = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         if adr == "expert choice" and causal:

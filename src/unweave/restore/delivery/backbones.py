@@ -14,12 +14,13 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Conv2d, Module, PixelShuffle, ReLU, Sequential, init
+from torch.nn import Conv2d, Module, Parameter, PixelShuffle, ReLU, Sequential, init
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from ...errors import InputError
-from ...settings import Count, settings
+from ...settings import Count, Whole, settings
+from ..sesr import SESRNet
 
 
 class Bicubic(Module):
@@ -156,6 +157,88 @@ def _edsr(scale: int, blocks: int, width: int) -> Module:
     return Sequential(Conv2d(3, width, 3, padding=1), body, *ups, Conv2d(width, 3, 3, padding=1))
 
 
+class Modulated(Module):
+    """A convolution followed by z = x + gamma (a x + b): a and b one number a channel, gamma beginning at 0.
+
+    Args:
+        conv: what it follows.
+        stretches: of time, each with numbers of its own.
+
+    Attributes:
+        at: the stretch of each picture of the next batch; the first for all unless set.
+    """
+
+    OWN = (".a", ".b", ".gamma")
+
+    def __init__(self, conv: Module, channels: int, stretches: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.a = Parameter(torch.ones(stretches, channels))
+        self.b = Parameter(torch.zeros(stretches, channels))
+        self.gamma = Parameter(torch.zeros(stretches))
+        self.at: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Modulate."""
+        out: Tensor = self.conv(x)
+        a, b, gamma = self.a[:1], self.b[:1], self.gamma[:1]
+        if self.at is not None:
+            a, b, gamma = self.a[self.at], self.b[self.at], self.gamma[self.at]
+        return out + gamma.view(-1, 1, 1, 1) * (a[..., None, None] * out + b[..., None, None])
+
+
+def modulated_(net: Module, stretches: int) -> Module:
+    """Put a modulation after every convolution but the first and the last, in place."""
+    convs = [(p, name) for p in net.modules() for name, m in p.named_children() if isinstance(m, Conv2d)]
+    for parent, name in convs[1:-1]:
+        conv = getattr(parent, name)
+        setattr(parent, name, Modulated(conv, conv.out_channels, stretches))
+    return net
+
+
+class _SRVC(Module):
+    """SRVC: a small network predicts a 3 x 3 kernel and a bias for every block of 5 x 5 pixels; convolutions follow.
+
+    Blocks are averaged before their kernels are predicted; frames are extended until blocks divide them.
+    """
+
+    SIDE = 5
+
+    def __init__(self, scale: int, blocks: int, width: int) -> None:
+        super().__init__()
+        self.look = Conv2d(3, 8 * width, 3, padding=1)
+        self.kernels, self.biases = Conv2d(8 * width, 27 * width, 1), Conv2d(8 * width, width, 1)
+        middle = [
+            layer for _ in range(blocks) for layer in (Conv2d(4 * width, 4 * width, 3, padding=1), ReLU())
+        ]
+        self.body = Sequential(
+            ReLU(), Conv2d(width, 4 * width, 5, padding=2), ReLU(), *middle,
+            Conv2d(4 * width, 3 * scale**2, 3, padding=1), PixelShuffle(scale),
+        )  # fmt: skip
+        self.skip = Bicubic(scale)
+        init.zeros_(self.body[-2].weight)  # type: ignore[arg-type]
+        init.zeros_(self.body[-2].bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w, side = x.shape[2], x.shape[3], self.SIDE
+        padded = F.pad(x, (0, -w % side, 0, -h % side), mode="replicate")
+        seen = F.avg_pool2d(F.relu(self.look(padded)), side)
+        n, _, rows, columns = seen.shape
+        kernels = self.kernels(seen).view(n, -1, 27, rows * columns).permute(0, 3, 1, 2)
+        columns_ = F.unfold(padded, 3, padding=1).view(n, 27, rows, side, columns, side)
+        inside = columns_.permute(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, 27, side**2)
+        biases = self.biases(seen).flatten(2).transpose(1, 2)[..., None]
+        out = (kernels @ inside + biases).view(n, rows, columns, -1, side, side)
+        adapted = out.permute(0, 3, 1, 4, 2, 5).reshape(n, -1, rows * side, columns * side)[..., :h, :w]
+        restored: Tensor = self.body(adapted) + self.skip(x)
+        return restored
+
+
+def _sesr(scale: int, blocks: int, width: int) -> Module:
+    """SESR's plain convolutions, as they are used: its wide stacks would be multiplied out before anything is sent."""
+    return SESRNet(scale=scale, blocks=blocks, features=width, width=0, channels=3)  # type: ignore[arg-type]
+
+
 Builder = Callable[[int, int, int], Module]
 BACKBONES: dict[str, tuple[Builder, int, int]] = {
     "wdsr": (_WDSR, 16, 32),
@@ -163,6 +246,8 @@ BACKBONES: dict[str, tuple[Builder, int, int]] = {
     "srcnn": (_srcnn, 1, 64),
     "vdsr": (_vdsr, 20, 8),
     "edsr": (_edsr, 16, 64),
+    "srvc": (_SRVC, 1, 32),
+    "sesr": (_sesr, 5, 16),
 }
 """Name -> (builder of scale, blocks and width; blocks and width of the papers on delivery)."""
 
@@ -175,6 +260,8 @@ class Backbone:
         name: of `BACKBONES`.
         blocks: residual blocks, or layers; the published number unless given.
         width: channels; the published number unless given.
+        modulated: stretches of time for which each convolution but the first and last has a gain and an offset a
+            channel (CaFM); 0 for none. What is sent is of one stretch.
         residual: beside bicubic interpolation, with the last layer beginning at zero: short trainings begin where the
             interpolation is. For espcn and edsr; the others have a way past the network already.
     """
@@ -183,13 +270,14 @@ class Backbone:
     blocks: Count | None = None
     width: Count | None = None
     residual: bool = False
+    modulated: Whole = 0
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
             near = get_close_matches(self.name, BACKBONES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InputError(f"Backbone.name must be one of {', '.join(BACKBONES)}; got {self.name!r}.{hint}")
-        if self.residual and self.name in ("wdsr", "srcnn", "vdsr"):
+        if self.residual and self.name in ("wdsr", "srcnn", "vdsr", "srvc", "sesr"):
             raise InputError(
                 f"Backbone.residual=True would do nothing for {self.name}, which has its own way past."
             )
@@ -204,13 +292,19 @@ class Backbone:
         """
         if scale not in (2, 3, 4):
             raise InputError(f"a backbone's scale must be 2, 3 or 4; got {scale!r}.")
+        if self.name == "sesr" and scale == 3:
+            raise InputError("sesr enlarges by 2 or 4; got scale 3. Take another backbone.")
         builder, blocks, width = BACKBONES[self.name]
         net = builder(scale, self.blocks or blocks, self.width or width)
+        net = modulated_(net, self.modulated) if self.modulated else net
         return _Plus(net, scale) if self.residual else net
 
     def plain(self) -> dict[str, Any]:
         """As plain JSON: Backbone(**plain) is the same."""
-        return {"name": self.name, "blocks": self.blocks, "width": self.width, "residual": self.residual}
+        return {
+            "name": self.name, "blocks": self.blocks, "width": self.width, "residual": self.residual,
+            "modulated": self.modulated,
+        }  # fmt: skip
 
 
 def folded(net: Module) -> Module:

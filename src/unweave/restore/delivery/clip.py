@@ -7,7 +7,6 @@ range, interlaced fields, frames that change their size, a file that breaks off.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, require
+from .container import MAGIC
 from .packets import Packet
 
 _HDR = (16, 18)
@@ -138,6 +138,9 @@ def read_clip(path: Path | str, *, most: int | None = None) -> Clip:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}.")
+    with open(path, "rb") as begins:
+        if begins.read(len(MAGIC)) == MAGIC:  # FFmpeg would find the small stream in it
+            raise InputError(f"{path} is a delivery already. Play it: unweave play {path}.")
     try:
         with av.open(str(path)) as file:
             if not file.streams.video or file.streams.video[0].codec_context is None:
@@ -189,7 +192,8 @@ def _refuse(path: Path, frame: Any) -> None:
     if depth > 8 or int(frame.color_trc) in _HDR:
         what = "a high dynamic range" if int(frame.color_trc) in _HDR else f"{depth} bits a channel"
         raise InputError(
-            f"{path} has {what} ({frame.format.name}); delivery works on 8 bits a channel with a standard range. Convert it "
+            f"{path} has {what} ({frame.format.name}); delivery works on 8 bits a channel with a standard "
+            f"range. Convert it "
             "first, say by ffmpeg's filters zscale and tonemap, and -pix_fmt yuv420p."
         )
     if frame.interlaced_frame:
@@ -225,8 +229,3 @@ def _audio(av: Any, path: Path, end: float | None) -> Audio | None:
                     packet.stream = copy
                     out.mux(packet)
     return Audio(head.getvalue(), tuple(packets), base) if packets else None
-
-
-def frames_of(clip: Clip) -> Iterator[Tensor]:
-    """Its frames one by one, uint8 [3, height, width]."""
-    yield from clip.frames

@@ -1,9 +1,9 @@
-"""What every method of delivery is given and gives: a clip as its reader will have it, and networks overfitted to it."""
+"""What every method of delivery is given and gives: a clip as its reader has it, and networks overfitted to it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ...fit import Fit, Loop, Step, fit_, steps_of
+from ...masks.mask import Mask
 from ...random import draw_seed, global_seed
 from .backbones import Backbone
 from .patches import Batch, Grid, Patches
@@ -60,11 +61,12 @@ class Source:
         if span > 1:
             where = where[(where[:, 1:] % span == 0).all(1)]
         places = where * torch.tensor([1, grid.rows, grid.columns])
-        s, (gh, gw) = self.scale, grid.shape
-        room = Grid(self.high.shape[2], self.high.shape[3], gh * grid.rows * s, gw * grid.columns * s)
+        s, (gh, gw) = self.scale, (-(-n // span) * span for n in grid.shape)
+        low = Grid(grid.height, grid.width, gh * grid.rows, gw * grid.columns)
+        high = Grid(grid.height * s, grid.width * s, low.rows * s, low.columns * s)
         size = (grid.rows * span, grid.columns * span)
         return Patches(
-            grid.extended(self.low, halo), room.extended(self.high), places, size, s, halo, batch_size
+            low.extended(self.low, halo), high.extended(self.high), places, size, s, halo, batch_size
         )
 
 
@@ -122,9 +124,8 @@ def cropped(out: Tensor, halo: int, scale: int) -> Tensor:
 
 def overfit_(
     net: Module, patches: Patches, *, steps: int, lr: float, rng: Generator, label: str,
-    parameters: Sequence[torch.nn.Parameter] | None = None,
     forward: Callable[[Module, Batch], Tensor] | None = None,
-    after_step: Callable[[Step], None] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None, only: Mask | None = None,
 ) -> Fit:  # fmt: skip
     """Minimise the mean absolute error over patches, in place: Adam, the learning rate along a cosine to 4e-8.
 
@@ -135,25 +136,23 @@ def overfit_(
         lr: first learning rate.
         rng: governs the order.
         label: beside the progress bar.
-        parameters: to train; all of the net unless given.
         forward: (net, batch) -> prediction without halo; the net on the low-resolution patches unless given.
-        after_step: called after each step.
+        loss: (prediction, wanted) -> scalar; the mean absolute error unless given.
+        only: weights that may move; all unless given.
     """
-    optimizer = Adam(net.parameters() if parameters is None else parameters, lr, betas=(0.9, 0.999), eps=1e-8)
+    optimizer = Adam(net.parameters(), lr, betas=(0.9, 0.999), eps=1e-8)
     loop = Loop(schedule=CosineAnnealingLR(optimizer, steps, LAST_LR), label=label)
 
     def error(model: Module, batch: Batch) -> Tensor:
-        low, high = batch
+        low, high, _ = batch
         out = cropped(model(low), patches.halo, patches.scale) if forward is None else forward(model, batch)
-        return (out - high).abs().mean()
+        return (out - high).abs().mean() if loss is None else loss(out, high)
 
     def stop(step: Step) -> None:
-        if after_step is not None:
-            after_step(step)
-        step.stop = step.stop or step.index >= steps
+        step.stop = step.index >= steps
 
     epochs = math.ceil(steps / steps_of(net, patches, loop))
-    return fit_(net, patches, error, optimizer, epochs=epochs, rng=rng, loop=loop, after_step=stop)
+    return fit_(net, patches, error, optimizer, epochs=epochs, rng=rng, loop=loop, after_step=stop, only=only)
 
 
 def count(net: Module) -> int:

@@ -37,6 +37,7 @@ class EDiffSRNet(Module):
     """
 
     method: ClassVar[str] = "ediffsr"
+    reads: ClassVar[str] = "picture"
 
     @checked
     def __init__(

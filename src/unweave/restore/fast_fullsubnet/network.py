@@ -32,6 +32,7 @@ class FastFullSubNetNet(Module):
     """
 
     method: ClassVar[str] = "fast-fullsubnet"
+    reads: ClassVar[str] = "sound"
     bank: Tensor
     hann: Tensor
 

@@ -33,6 +33,7 @@ class PCSRNet(Module):
     """
 
     method: ClassVar[str] = "pcsr"
+    reads: ClassVar[str] = "picture"
 
     @checked
     def __init__(

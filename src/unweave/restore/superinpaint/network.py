@@ -35,6 +35,7 @@ class SuperInpaintNet(Module):
     """
 
     method: ClassVar[str] = "superinpaint"
+    reads: ClassVar[str] = "picture"
 
     @checked
     def __init__(
@@ -219,5 +220,6 @@ def require_mask(mask: Tensor, x: Tensor) -> None:
         raise InputError("SuperInpaint: a picture is masked as a whole; nothing of it is known.")
     if float(whole.mean()) > 0.9:
         raise InputError(
-            f"SuperInpaint: the mask covers {100 * float(whole.mean()):.0f} % of the pictures. Is it inverted? A hole is 1."
+            f"SuperInpaint: the mask covers {100 * float(whole.mean()):.0f} % of the pictures. Is it inverted? A hole "
+            "is 1."
         )

@@ -1,8 +1,8 @@
 """SuperInpaint: fill holes and enlarge in one, by a picture that can be asked at any place.
 
-Zhang, Guo, Li et al., "SuperInpaint: Learning Detail-Enhanced Attentional Implicit Representation for Super-resolutional
-Image Inpainting", 2023, arXiv 2307.14489. A RECONSTRUCTION: only the abstract was at hand. The named parts have their
-roles; layers, sizes and the order of masking are ours:
+Zhang, Guo, Li et al., "SuperInpaint: Learning Detail-Enhanced Attentional Implicit Representation for
+Super-resolutional Image Inpainting", 2023, arXiv 2307.14489. A RECONSTRUCTION: only the abstract was at hand. The named
+parts have their roles; layers, sizes and the order of masking are ours:
 
     F = E([x (1 - M), M]);   F_d = F + (F - smoothed F), weights of the 3x3 mean from F, pixel by pixel
     F_a = softmax(Q K^T / sqrt(d) + log(known share of the key's cell)) V;   W = sigmoid(conv [F_d, F_a, M])
@@ -26,7 +26,7 @@ from ...fit import Loop, fit_
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, NonNegative, Positive, Range, Whole, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Batch, Data
 from .._checks import require_pairs, require_pictures
 from .network import SuperInpaintNet, require_mask
@@ -96,6 +96,7 @@ class SuperInpaint:
                 are asked for.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "SuperInpaint")
         first = require_pairs(data, "SuperInpaint", rng)
         small, large = data.task.degraded(first), data.task.clean(first)
         require_pictures(small, "SuperInpaint", channels=self.channels + 1)
