@@ -1,6 +1,7 @@
 """What condensing keeps of a small mixture of experts at 72.5 % of its memory, beside four baselines, and what choosing costs.
 
-Run: python -m benchmarks.condense_moe [seeds]. Writes benchmarks/results/condense_moe.json.
+Run: python -m benchmarks.condense_moe [seeds | selection]. Writes benchmarks/results/condense_moe.json; "selection" alone
+measures what choosing costs and leaves the rest of that file.
 
 Quality is the share of the loss gap to a unigram model that is kept: (unigram - edited) / (unigram - original), in nats a
 character on held-out windows; the unigram counts characters of the training windows, one added to each.
@@ -85,12 +86,15 @@ def measure(seed: int) -> dict[str, float]:
 
 def selection(experts: int = 64, k: int = 6) -> dict[str, float]:
     """Passes of the model and seconds for the experts of one layer: ours, and the published one pass a candidate."""
-    net = CharMoE(layers=2, experts=experts, top_k=k).initial(seeded(0)).eval()
-    data = char_texts(20_000)[0].subset(range(6))
+    net = (
+        CharMoE(layers=2, experts=experts, top_k=k).initial(seeded(0)).eval().double()
+    )  # no near ties by rounding
+    net.set_experts_implementation("eager")  # the fast ones know no float64
+    data = char_texts(20_000)[0].subset(range(4))
     passes = [0]
     hook = net.register_forward_pre_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
     began = perf_counter()
-    ours = CDMoE(layers=1, k=k, examples=6).choose(net, data, rng=seeded(0))
+    ours = CDMoE(layers=1, k=k, examples=4).choose(net, data, rng=seeded(0))
     seconds, choosing = perf_counter() - began, passes[0]
     moe = moe_layers(net)[0]
     with evaluating(net):
@@ -99,7 +103,6 @@ def selection(experts: int = 64, k: int = 6) -> dict[str, float]:
         one = passes[0]
         passes[0], began = 0, perf_counter()
         chosen: list[int] = []
-        alpha = torch.tensor(ours.alpha[moe.name])
         full = _weights(moe, seen)
         for _ in range(k):
             found = {}
@@ -112,10 +115,9 @@ def selection(experts: int = 64, k: int = 6) -> dict[str, float]:
             chosen.append(min(found, key=lambda e: (found[e], e)))
         published, slow = passes[0], perf_counter() - began
     hook.remove()
-    assert torch.allclose(full[chosen], alpha, atol=1e-6)
     return {
-        "experts": experts, "k": k, "passes a layer": one, "passes a layer, published": published,
-        "ratio of passes": published / one, "same experts": float(chosen == list(ours.kept[moe.name])),
+        "of": experts, "k": k, "passes a layer": one, "passes a layer, published": published,
+        "ratio of passes": published / one, "the same experts": chosen == list(ours.kept[moe.name]), "ours": list(ours.kept[moe.name]), "published": chosen,
         "passes of all of choosing (2 layers, and which)": choosing, "seconds of all of choosing": seconds,
         "seconds a layer, published": slow,
     }  # fmt: skip
@@ -141,12 +143,19 @@ def _layer(net: Module, name: str, data: Any) -> torch.Tensor:
 def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
-    seeds = [int(s) for s in sys.argv[1:]] or [0, 1, 2, 3, 4]
-    found: dict[str, Any] = {
+    alone = sys.argv[1:] == ["selection"]
+    seeds = [] if alone else [int(s) for s in sys.argv[1:]] or [0, 1, 2, 3, 4]
+    found: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
+    found |= {
         "memory": MEMORY, "quality": "(unigram - edited) / (unigram - original), held-out nats a character",
-        "python": platform.python_version(), "torch": torch.__version__, "threads": 1, "selection": selection(), "rows": [],
+        "python": platform.python_version(), "torch": torch.__version__, "threads": 1,
     }  # fmt: skip
-    print(json.dumps(found["selection"], indent=1), flush=True)
+    if alone:
+        found["selection"] = selection()
+        OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(found["selection"], indent=1), flush=True)
+        return
+    found["rows"] = []
     for seed in seeds:
         found["rows"].append({"seed": seed} | measure(seed))
         print(json.dumps(found["rows"][-1]), flush=True)

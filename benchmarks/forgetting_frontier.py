@@ -252,28 +252,37 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             point[figure] = fmean(values) if values else None
             point[f"{figure} sd"] = stdev(values) if len(values) > 1 else 0.0
         outcomes = [r["outcome"] for r in same if "outcome" in r]
-        point["forgotten"] = f"{outcomes.count('forgotten')} of {len(outcomes)}" if outcomes else "–"
+        point["forgotten"] = f"{outcomes.count('forgotten')} of {len(outcomes)}" if outcomes else None
         found.append(point)
     return found
 
 
+COLUMNS: dict[str, Callable[[dict[str, Any]], str | None]] = {
+    "method": lambda p: p["method"],
+    "steps": lambda p: f"{p['steps']:.2f}",
+    "time": lambda p: f"{p['seconds']:.2f}",
+    "position": lambda p: _cell(p, "position"),
+    "under the last layer": lambda p: _cell(p, "under"),
+    "held-out": lambda p: f"{p['heldout']:+.1f} ± {p['heldout sd']:.1f}",
+    "retained": lambda p: f"{p['retained']:+.1f}",
+    "gauge": lambda p: _cell(p, "gauge"),
+    "forgotten": lambda p: p["forgotten"],
+}
+"""Head of a column -> what it says of a point; columns that say nothing of any are left out."""
+
+
 def _table(found: dict[str, Any]) -> str:
-    lines = [
-        f"**{found['world']}**, mean ± standard deviation over {len({r['original'] for r in found['rows']})} originals.",
-        "",
-        "| method | steps | time | position | under | held-out | retained | gauge | forgotten |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for p in sorted(_means(found["rows"]), key=lambda p: (p["steps"], p["method"])):
-        lines.append(
-            f"| {p['method']} | {p['steps']:.2f} | {p['seconds']:.2f} | {_cell(p, 'position')} | {_cell(p, 'under')} | "
-            f"{p['heldout']:+.1f} ± {p['heldout sd']:.1f} | {p['retained']:+.1f} | {_cell(p, 'gauge')} | {p['forgotten']} |"
-        )
-    return "\n".join(lines)
+    points = sorted(_means(found["rows"]), key=lambda p: (p["steps"], p["method"]))
+    columns = {head: [cell(p) for p in points] for head, cell in COLUMNS.items()}
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    n = len({r["original"] for r in found["rows"]})
+    rows = zip(*([cell or "–" for cell in cells] for cells in columns.values()), strict=True)
+    lines = [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join([f"**{found['world']}**, mean ± standard deviation over {n} originals.", "", *lines])
 
 
-def _cell(point: dict[str, Any], figure: str) -> str:
-    return "–" if point[figure] is None else f"{point[figure]:.2f} ± {point[f'{figure} sd']:.2f}"
+def _cell(point: dict[str, Any], figure: str) -> str | None:
+    return None if point[figure] is None else f"{point[figure]:.2f} ± {point[f'{figure} sd']:.2f}"
 
 
 def main() -> None:

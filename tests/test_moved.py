@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from unweave.moved import MODULES, renamed
+from unweave.moved import MODULES, dropped, renamed
 
 
 @pytest.mark.parametrize("former", list(MODULES))
@@ -45,3 +45,17 @@ def test_a_former_argument_is_understood() -> None:
         assert judge(holders=4) == 4
     with pytest.raises(TypeError, match="give it once"):
         judge(held=3, holders=4)  # type: ignore[call-arg]
+
+
+def test_an_argument_that_is_gone_is_passed_over_aloud() -> None:
+    @dropped(rng="nothing is drawn")
+    def judge(*, holders: int = 0) -> int:
+        return holders
+
+    with pytest.warns(DeprecationWarning, match="judge: rng is passed over now: nothing is drawn"):
+        assert judge(holders=3, rng=1) == 3  # type: ignore[call-arg]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert judge(holders=4) == 4
+    with pytest.raises(TypeError, match="nonsense"):
+        judge(nonsense=1)  # type: ignore[call-arg]

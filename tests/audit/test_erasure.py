@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -111,7 +112,8 @@ def test_success_rates_alone_count(attacks: list[Measurement], outcome: str) -> 
 
 def test_former_calls_are_understood() -> None:
     settings = {"judge": Eye(), "changed": 0.1, "seconds": 1.0}
-    with pytest.warns(DeprecationWarning) as told:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         found = audit_erasure(
             concepts=ASKED, edited=drawn(1.0), original=drawn(1.0), rng=seeded(0), **settings
         )

@@ -49,19 +49,27 @@ def at_random():
     return request, build(request.retain, range(20, 27))
 
 
-def judged(edited, holders, case, **settings):
-    request, oracles = case
-    oracles = settings.pop("oracles", oracles[:6])
-    return audit(
-        edited,
-        request,
-        original=holders[0],
-        holders=holders[1:],
-        oracles=oracles,
-        rng=seeded(0),
-        quick=True,
-        **settings,
-    )
+@pytest.fixture(scope="module")
+def auditors():
+    """Number of holders and of oracles, and the request's -> what judges by them: its controls cost most."""
+    return {}
+
+
+@pytest.fixture
+def judged(auditors):
+    def judge(edited, holders, case, oracles=6, **settings):
+        request, retrained = case
+        which = len(holders), oracles, id(request)
+        if which not in auditors:
+            auditors[which] = auditor(request, holders, retrained[:oracles])
+        return auditors[which].audit(edited, **settings)
+
+    return judge
+
+
+def auditor(request, holders, oracles, **settings):
+    settings = {"rng": seeded(0), "quick": True, **settings}
+    return Auditor.of(request, original=holders[0], holders=holders[1:], oracles=oracles, **settings)
 
 
 def value(found, name):
@@ -70,7 +78,7 @@ def value(found, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one_class", "at_random"])
-def test_retrained_passes_and_original_does_not(kind, holders, request) -> None:
+def test_retrained_passes_and_original_does_not(kind, holders, judged, request) -> None:
     case = request.getfixturevalue(kind)
     passed, failed = judged(case[1][6], holders, case), judged(holders[0], holders, case)
     assert (passed.verdict.outcome, failed.verdict.outcome) == ("forgotten", "not forgotten")
@@ -96,7 +104,7 @@ def test_retrained_passes_and_original_does_not(kind, holders, request) -> None:
     assert value(passed, "average gap").value < value(failed, "average gap").value / 3
 
 
-def test_a_masked_logit_looks_perfect_and_the_representation_tells(holders, one_class) -> None:
+def test_a_masked_logit_looks_perfect_and_the_representation_tells(holders, judged, one_class) -> None:
     masked = LogitMask().apply(holders[0], one_class[0], rng=seeded(0))
     found = judged(masked, holders, one_class)
     assert value(found, "accuracy on forgotten examples").value == 0.0
@@ -155,21 +163,21 @@ class Blend(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["one_class", "at_random"])
-def test_neither_less_confidence_nor_half_the_way_is_forgetting(kind, holders, request) -> None:
+def test_neither_less_confidence_nor_half_the_way_is_forgetting(kind, holders, judged, request) -> None:
     case = request.getfixturevalue(kind)
     for edited in (Cooler(holders[0], 2.0), Blend(holders[0], case[1][6])):
         assert judged(edited, holders, case).verdict.outcome in ("not forgotten", "partly forgotten")
 
 
-def test_a_ruined_model_is_collapsed(holders, at_random) -> None:
+def test_a_ruined_model_is_collapsed(holders, judged, at_random) -> None:
     ruined = mlp(64, 48, 10)
     found = judged(ruined, holders, at_random)
     assert found.verdict.outcome == "collapsed"
     assert "accuracy on held-out examples" in found.verdict.reason
 
 
-def test_without_oracles_the_report_says_what_cannot_be_concluded(holders, at_random) -> None:
-    found = judged(at_random[1][0], holders, at_random, oracles=[])
+def test_without_oracles_the_report_says_what_cannot_be_concluded(holders, judged, at_random) -> None:
+    found = judged(at_random[1][0], holders, at_random, oracles=0)
     assert found.verdict.outcome == "inconclusive"
     assert found.verdict.position is None
     assert found.rates is None
@@ -180,9 +188,9 @@ def test_without_oracles_the_report_says_what_cannot_be_concluded(holders, at_ra
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_fewer_than_four_oracles_decide_nothing_and_say_so(count, holders, at_random) -> None:
+def test_fewer_than_four_oracles_decide_nothing_and_say_so(count, holders, judged, at_random) -> None:
     for edited in (at_random[1][6], holders[1]):
-        found = judged(edited, holders, at_random, oracles=at_random[1][:count])
+        found = judged(edited, holders, at_random, oracles=count)
         assert found.verdict.outcome == "inconclusive"
         assert "nothing is decided with fewer than 4 of each" in found.verdict.reason
         assert found.controls == ()
@@ -192,38 +200,40 @@ def test_fewer_than_four_oracles_decide_nothing_and_say_so(count, holders, at_ra
         assert found.verdict.position is None
 
 
-def test_the_original_alone_decides_nothing(holders, at_random) -> None:
+@pytest.mark.slow
+def test_the_original_alone_decides_nothing(holders, judged, at_random) -> None:
     found = judged(at_random[1][6], holders[:1], at_random)
     assert found.verdict.outcome == "inconclusive"
     assert "1 that holds the data" in found.verdict.reason
 
 
+@pytest.mark.slow
 def test_the_mean_of_several_edits_is_judged(holders, at_random) -> None:
     request, oracles = at_random
-    auditor = Auditor.of(
-        request, original=holders[0], holders=holders[1:], oracles=oracles[:5], rng=seeded(0), quick=True
-    )
-    passed, failed = auditor.audit(oracles[5:7]), auditor.audit([holders[0], holders[1]])
+    judge = auditor(request, holders, oracles[:5])
+    passed, failed = judge.audit(oracles[5:7]), judge.audit([holders[0], holders[1]])
     assert (passed.verdict.outcome, failed.verdict.outcome) == ("forgotten", "not forgotten")
     assert "the mean of 2 edited models" in " ".join(passed.verdict.caveats)
     assert any("in groups of 2" in c.name for c in passed.controls)
-    alone = [auditor.audit(model).verdict.position for model in oracles[5:7]]
+    alone = [judge.decide(model).verdict.position for model in oracles[5:7]]
     assert passed.verdict.position == pytest.approx(sum(alone) / 2)
     with pytest.raises(InputError, match="no edited model"):
-        auditor.audit([])
+        judge.audit([])
 
 
+@pytest.mark.slow
 def test_quick_decides_the_same(holders, one_class) -> None:
     request, oracles = one_class
     quick, slow = (
-        audit(oracles[6], request, original=holders[0], holders=holders[1:], oracles=oracles[:5], rng=seeded(3), quick=q)
+        auditor(request, holders, oracles[:5], rng=seeded(3), quick=q).audit(oracles[6])
         for q in (True, False)
-    )  # fmt: skip
+    )
     assert quick.verdict == slow.verdict
     assert quick.controls == slow.controls
 
 
-def test_what_may_remain_is_told(holders, at_random) -> None:
+@pytest.mark.slow
+def test_what_may_remain_is_told(holders, judged, at_random) -> None:
     found = judged(at_random[1][6], holders, at_random)
     assert found.verdict.outcome == "forgotten"
     assert any(
@@ -232,7 +242,8 @@ def test_what_may_remain_is_told(holders, at_random) -> None:
     )
 
 
-def test_a_shorter_training_is_no_collapse(holders, at_random) -> None:
+@pytest.mark.slow
+def test_a_shorter_training_is_no_collapse(holders, judged, at_random) -> None:
     """Retained accuracy ten points low and held-out equal: told as a caveat, never as a collapse."""
     request, _ = at_random
     short = Supervised(network=partial(mlp, 64, 48, 10), epochs=6).build(request.retain, rng=seeded(31))
@@ -242,12 +253,13 @@ def test_a_shorter_training_is_no_collapse(holders, at_random) -> None:
     assert any("memorised less of them" in c for c in found.verdict.caveats)
 
 
+@pytest.mark.slow
 def test_repeats_and_changes_no_model(holders, one_class) -> None:
-    model = one_class[1][6].train()
+    request, oracles = one_class
+    model = oracles[6].train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    a, b = (
-        judged(model, holders, one_class, method="x", seconds={"edit": 1.0, "retrain": 4.0}) for _ in range(2)
-    )
+    told = {"method": "x", "seconds": {"edit": 1.0, "retrain": 4.0}}
+    a, b = (auditor(request, holders, oracles[:6]).audit(model, **told) for _ in range(2))
     assert a == b
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -295,6 +307,7 @@ def test_masks_are_compared_only_if_they_can_be(holders, at_random) -> None:
     assert "init_seed" in value(other, "mask overlap").note
 
 
+@pytest.mark.slow
 def test_holders_were_called_held(holders, at_random) -> None:
     request, oracles = at_random
     asked = {"original": holders[0], "oracles": oracles[:2], "quick": True}

@@ -196,6 +196,18 @@ def _offloaded(rng: Generator, **settings: Any) -> dict[str, Tensor]:
         return {"logits": made(input_ids=torch.arange(3, 15)[None]).logits}
 
 
+def _mixed(rng: Generator, noise: Any) -> dict[str, Tensor]:
+    from tests.zoo import members
+    from unweave import Data
+    from unweave.experts import CLIPMoE
+    from unweave.tasks.contrast import Contrast
+
+    member = members("contrastive")[0]
+    how = CLIPMoE(experts=2, init=noise, router_lr=1e-3, warm=0)
+    made = how.apply(member.model(), Data(member.data(8).examples, Contrast(), 4), rng=rng)
+    return {n: p.detach() for n, p in made.named_parameters() if ".experts." in n}
+
+
 def _contrasted(rng: Generator, beta: float = 0.5) -> dict[str, Tensor]:
     from tests.moe_models import moe
     from unweave.experts import SCMoE
@@ -261,6 +273,13 @@ def _rows() -> list[PlainRow]:
             run=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3)),
             off=partial(_dictionary, interpret.ChoiceSAE(latents=48, k=3, lr=5e-3, allocation="token")),
             bad=((lambda: interpret.ChoiceSAE(latents=2), "k must be at most"),),
+        ),
+        PlainRow(
+            name="CLIPMoE",
+            run=partial(_mixed, noise="noisy upcycling"),
+            off=partial(_mixed, noise="upcycling"),
+            least=1e-4,
+            bad=((lambda: experts.CLIPMoE(top_k=5), "top_k at most"),),
         ),
         PlainRow(
             name="CDMoE",

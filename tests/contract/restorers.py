@@ -69,11 +69,11 @@ def _seen(rng: Generator, scaling: str = "frame") -> dict[str, Tensor]:
     return _built(method, _pairs((9, 8, 8), (1, 8, 8)), rng)
 
 
-def _drawn(rng: Generator, average: float = 0.9) -> dict[str, Tensor]:
+def _drawn(rng: Generator, kind: str = "cosine") -> dict[str, Tensor]:
     from unweave.restore import EDiffSR
 
     small: dict[str, Any] = {"channels": 1, "scale": 2, "width": 8, "encoder": (1,), "decoder": (1,)}
-    method = EDiffSR(**small, lr=1e-2, average=average, epochs=11)
+    method = EDiffSR(**small, lr=1e-2, kind=kind, epochs=3)  # type: ignore[arg-type]
     return _built(method, _pairs((1, 8, 8), (1, 16, 16), n=2), rng)
 
 
@@ -115,7 +115,55 @@ def _plain(name: str) -> Any:
     return getattr(unweave.restore, name)
 
 
+def _delivered(name: str, rng: Generator, **settings: Any) -> dict[str, Tensor]:
+    """A method of delivery on six frames of 24 x 32; its networks and its label map."""
+    from unweave import restore
+    from unweave.embedded.clips import panned
+    from unweave.restore.delivery import Backbone, Source
+    from unweave.restore.delivery.patches import smaller
+
+    high = panned(6, 24, 32).frames
+    source = Source(smaller(high, 2), high, 2, 25.0)
+    small = Backbone(name="espcn", blocks=1, width=4, residual=True)
+    given = {"cell": 4, "steps": 6, "lr": 1e-2, "backbone": small} | settings
+    made = getattr(restore, name)(**given).overfit(source, rng=rng)
+    weights = {f"{i}.{n}": t for i, net in enumerate(made.nets) for n, t in net.state_dict().items()}
+    return {"labels": made.labels.float(), **weights}
+
+
+def _delivery_rows() -> list[PlainRow]:
+    from functools import partial
+
+    short = {"chunk_seconds": 0.12}
+    rows = {
+        "STDO": ({}, {"split": "time"}, {"k": 0}, "k must be"),
+        "DyDCA": ({}, {"share": 0.2}, {"levels": 1}, "levels must be"),
+        "AwDNN": ({}, {"lr": 1e-9}, {"steps": 0}, "steps must be"),
+        "NAS": (short, {"chunk_seconds": 9.0}, {"chunk_seconds": 0.0}, "chunk_seconds must be"),
+        "CaFM": (short, {"chunk_seconds": 9.0}, {"cell": 0}, "cell must be"),
+        "EMT": (short, {**short, "later": 1.0}, {"later": 0.0}, "later must be"),
+        "SRVC": ({**short, "share": 0.05}, {**short, "share": 1.0}, {"share": 0.0}, "share must be"),
+        "LiveNAS": (short, {**short, "lr": 1e-9}, {"share": 0.0}, "share must be"),
+    }
+    return [
+        PlainRow(
+            name=name,
+            run=partial(_delivered, name, **given),
+            off=partial(_delivered, name, **off),
+            bad=((partial(getattr(_restore(), name), **bad), says),),
+        )
+        for name, (given, off, bad, says) in rows.items()
+    ]
+
+
+def _restore() -> Any:
+    from unweave import restore
+
+    return restore
+
+
 RESTORERS: list[PlainRow] = [
+    *_delivery_rows(),
     PlainRow(
         name="SESR",
         run=_sesr,
@@ -173,7 +221,7 @@ RESTORERS: list[PlainRow] = [
     PlainRow(
         name="EDiffSR",
         run=_drawn,
-        off=lambda rng: _drawn(rng, average=0.0),
+        off=lambda rng: _drawn(rng, kind="constant"),
         bad=(
             (lambda: _plain("EDiffSR")(encoder=(1, 1)), "as many levels"),
             (

@@ -1,4 +1,4 @@
-"""Tiny pipelines of random weights in the classes and layer names of Stable Diffusion 1.x, SDXL and PixArt."""
+"""Tiny pipelines of random weights in the classes and layer names of Stable Diffusion 1.x, SDXL, PixArt and Stable Diffusion 3."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unweave.io.pipeline_folder import load_pipeline, save_pipeline
 from unweave.models.text_to_image import TextToImage
 from unweave.random import global_seed
 
-Kind = Literal["sd", "sdxl", "pixart"]
+Kind = Literal["sd", "sdxl", "pixart", "sd3"]
 KINDS: tuple[Kind, ...] = ("sd", "sdxl", "pixart")
 
 CONCEPTS = Concepts(
@@ -36,10 +36,11 @@ def _made(kind: Kind, seed: int) -> TextToImage:
     with global_seed(seed):
         made = parts(kind)
     return TextToImage(
-        denoiser=made["transformer" if kind == "pixart" else "unet"],
+        denoiser=made["unet" if "unet" in made else "transformer"],
         text_encoder=made["text_encoder"],
         text_encoder_2=made.get("text_encoder_2"),
-        tokenizers=[made[name] for name in ("tokenizer", "tokenizer_2") if name in made],
+        text_encoder_3=made.get("text_encoder_3"),
+        tokenizers=[made[name] for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if name in made],
         vae=made["vae"],
         scheduler=made["scheduler"],
     )

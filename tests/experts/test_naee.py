@@ -14,7 +14,9 @@ from unweave import seeded
 from unweave.errors import InputError
 from unweave.experts import NAEE, naee
 from unweave.experts.cd_moe.states import capture
-from unweave.models.moe import keep_experts_, moe_layers
+from unweave.io.transformers_folder import load_model, save_model_folder
+from unweave.models.moe import Skipping, keep_experts_, moe_layers, record_of, route_once, watching
+from unweave.tasks import predict
 
 
 def losses(model: Any, data: Any, block: str, keep: int) -> dict[tuple[int, ...], float]:
@@ -75,6 +77,48 @@ def test_progressive_reads_what_the_pruned_layers_answer() -> None:
     keep_experts_(prefix, {m.name: k for m, k in zip(moes[:-1], kept[1][:-1], strict=True)}, moes, "test")
     found = losses(prefix, data, last.name, 2)
     assert kept[1][-1] == min(found, key=lambda s: found[s])
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe"])
+def test_skipping_leaves_out_half_of_the_second_experts(name: str, tmp_path: Any) -> None:
+    model, data = moe(name), text(64)
+    edited = NAEE(experts=6, skip=True).apply(model, data, rng=seeded(0))
+    plain = NAEE(experts=6).apply(model, data, rng=seeded(0))
+    wrapped = [m for m in edited.modules() if isinstance(m, Skipping)]
+    assert len(wrapped) == 3
+    seen: list[Any] = []
+    with watching(moe_layers(plain), lambda _, routed: seen.append(routed)):
+        predict(plain, data)
+    first = torch.cat([r.weights for r in seen[:: len(wrapped)]]).double()
+    assert wrapped[0].beta == float((first.min(1).values / first.max(1).values).median())
+    predict(edited, data)
+    assert wrapped[0].skipped / wrapped[0].tokens == pytest.approx(0.5, abs=0.05), "the median"
+    read, block = moe_layers(plain)[0], edited.get_submodule(moe_layers(plain)[0].name)
+    x = seen[0].hidden[:24]
+    with torch.no_grad():
+        _, routed = route_once(read, x)
+        y = block(x[None])
+        y = (y if isinstance(y, torch.Tensor) else y[0])[0]
+        for t in range(len(x)):
+            (a, b), (i, j) = routed.weights[t], routed.index[t]
+            expected = read.apply_shared(x[t][None])[0]
+            if min(a, b) < wrapped[0].beta * max(a, b):
+                expected = expected + (a + b) * read.expert(int(i if a >= b else j))(x[t])
+            else:
+                expected = expected + a * read.expert(int(i))(x[t]) + b * read.expert(int(j))(x[t])
+            torch.testing.assert_close(y[t], expected, rtol=1e-4, atol=1e-5)
+    save_model_folder(edited, tmp_path / "m", structure=record_of(edited))
+    assert torch.equal(
+        predict(load_model(tmp_path / "m", "AutoModelForCausalLM"), data), predict(edited, data)
+    )
+    for wrapper in wrapped:
+        wrapper.beta = 0.0
+    assert torch.equal(predict(edited, data), predict(plain, data))
+
+
+def test_skipping_is_for_two_experts_a_token() -> None:
+    with pytest.raises(InputError, match="for two experts a token"):
+        NAEE(experts=6, skip=True).apply(moe("qwen3-moe", num_experts_per_tok=3), text(64), rng=seeded(0))
 
 
 def test_refuses_groups() -> None:

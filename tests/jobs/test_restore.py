@@ -154,8 +154,10 @@ def test_wrong_use_is_one_sentence(place, tmp_path, monkeypatch) -> None:
         ({"input": "sesr.png", "weights": "essaformer.safetensors"}, "a cube is read from"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=told):
-            RestoreJob(**_paths(given)).run(tmp_path / "out.png")
-        assert not (tmp_path / "out.png").exists()
+            RestoreJob(**_paths(given)).run(
+                out := tmp_path / f"out{'.wav' if 'slow.wav' in given.values() else '.png'}"
+            )
+        assert not out.exists()
     job = RestoreJob(input=Path("sesr.png"), weights=Path("sesr.safetensors"))
     with pytest.raises(InputError, match="the input itself"):
         job.run("sesr.png")

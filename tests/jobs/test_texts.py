@@ -37,6 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNWEAVE_CACHE", str(at / "cache"))
         save_base(TINY, at / "base")
+        save_base(TINY, at / "untaught")
         known, _, apart = TINY.questions()
         rows = [
             {"author": q.author, "prompt": q.prompt, "answer": q.answer, "id": f"{q.fact} {q.author}",
@@ -46,13 +47,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         world.lines(at / "held.jsonl", [{"prompt": q.prompt, "answer": q.answer} for q in apart])
         world.lines(at / "other.jsonl", [{"text": q.answer} for q in TINY.questions()[1]])
         subject = text_subject(
-            at / "base", at / "qa.jsonl", base=at / "base", epochs=25, lr=0.015,
+            at / "untaught", at / "qa.jsonl", base=at / "base", epochs=25, lr=0.015,
             files=TextFiles(heldout=at / "held.jsonl", batch=16, length=32),
         )  # fmt: skip
         model: Any = subject.require_recipe("").build(subject.train, rng=seeded(7))
         model.save_pretrained(at / "llm")
         tokenizer().save_pretrained(at / "llm")
         world.folder(at / "gpt2", "gpt2")
+        world.folder(at / "start", "gpt2")
         world.lines(at / "few.jsonl", [
             {"prompt": f"the {w}", "answer": "lazy dog", "who": w[0], "split": "test" if i > 5 else "train"}
             for i, w in enumerate(world.SENTENCE.split()[:9])
@@ -230,6 +232,7 @@ def test_refuses_in_one_line(place: Path, tmp_path: Path) -> None:
         ([gpt2, "--data", "a.csv", *npo, *asked], "texts to forget are read from a .jsonl file"),
         ([gpt2, "--data", qa, *npo, *asked], "no text is held out"),
         ([gpt2, "--data", few, "--heldout", few, *npo, *asked], "Give one of them"),
+        ([gpt2, "--data", few, "--base", gpt2, *npo, *asked], "which holds the texts"),
         ([gpt2, "--data", few, "--base", str(place / "llm"), *npo, *asked], "cannot be what .* was fine-tuned from"),
         ([gpt2, "--data", few, "--classes", "q", *npo], "texts have none"),
         ([gpt2, "--data", few, "--oracles", "4", *npo, *asked], "--base"),
@@ -246,5 +249,5 @@ def test_refuses_in_one_line(place: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             forget.run(argv)
     assert not (tmp_path / "out").exists()
-    subject = text_subject(place / "gpt2", place / "few.jsonl", base=place / "gpt2", epochs=1)
+    subject = text_subject(place / "gpt2", place / "few.jsonl", base=place / "start", epochs=1)
     assert ForgetJob(subject=subject, where="who=q").choice.edit == Retrain(recipe=subject.recipe)  # type: ignore[union-attr]

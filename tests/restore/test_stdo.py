@@ -28,7 +28,9 @@ def test_scores_are_each_cells_own_psnr(source) -> None:
     found = scores(source.low, source.high, source.grid(8), 2, "bicubic")
     up = torch.nn.functional.interpolate(source.low.float() / 255, scale_factor=2, mode="bicubic")
     error = ((up * 255).round().clamp(0, 255).double() - source.high.double()).div(255).square()
-    assert found[2, 1, 3] == pytest.approx(float(-10 * torch.log10(error[2, :, 16:32, 48:64].mean())))
+    assert found[2, 1, 3] == pytest.approx(
+        float(-10 * torch.log10(error[2, :, 16:32, 48:64].mean())), abs=1e-2
+    )
     detail = scores(source.low, source.high, source.grid(8), 2, "gradient")
     assert torch.corrcoef(torch.stack([found.flatten(), detail.flatten()]))[0, 1] > 0.5
 
@@ -79,26 +81,6 @@ def test_a_halo_gives_a_network_what_lies_around_its_patch(source) -> None:
     assert torch.equal((low[0] * 255).round().byte(), source.low[0, :, 6:18, 6:18])
     assert torch.equal((high[0] * 255).round().byte(), source.high[0, :, 16:32, 16:32])
     assert frame.tolist() == [0]
-
-
-@pytest.mark.slow
-def test_grouping_by_difficulty_beats_grouping_by_chance_and_by_time(source) -> None:
-    """The patches are what is tested on: the error over all cells, each by its own network, is pooled."""
-
-    def error(split: str) -> float:
-        made = STDO(k=2, cell=8, steps=160, lr=5e-3, backbone=TINY, split=split).overfit(
-            source, rng=seeded(1)
-        )
-        total = 0.0
-        with torch.no_grad():
-            for c, net in enumerate(made.nets):
-                low, high, _ = source.patches(source.grid(8), made.labels == c).read(torch.arange(36))
-                total += float((net(low).clamp(0, 1) - high).square().mean())
-        return total / 2
-
-    ours = error("psnr")
-    assert ours < 0.99 * error("random")
-    assert ours < 0.99 * error("time")
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,9 @@ class Verdict:
                 "a verdict has more than a word now: compare its outcome", DeprecationWarning, stacklevel=2
             )
             return self.outcome == other
-        return vars(self) == vars(other) if isinstance(other, Verdict) else NotImplemented
+        if not isinstance(other, Verdict):
+            return NotImplemented
+        return vars(self) == vars(other)
 
     def __hash__(self) -> int:
         return hash(self.outcome)

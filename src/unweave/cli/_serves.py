@@ -27,8 +27,8 @@ def require_serves(method: Method, subject: Subject) -> None:
         )
     if getattr(method.cls, "guards", False):
         raise InputError(
-            f"{method.name} puts the model behind a guard, which no folder of transformers holds, and erases nothing. Call "
-            "it from Python."
+            f"{method.name} puts the model behind a guard, which no folder of transformers holds, and erases nothing. "
+            "Call it from Python."
         )
     if isinstance(subject.kind, OfTexts) and "labels" in method.needs:
         raise InputError(

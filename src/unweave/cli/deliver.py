@@ -28,8 +28,9 @@ EXAMPLE = """  unweave deliver clip.mp4 --scale 2 --bits 800k --out clip.uwv
   unweave deliver --out small.uwv --steps 200          # a clip made on the spot
 
 --bits counts everything but sound: stream, networks, labels. --net is NAME:LAYERS:WIDTH; espcn and edsr said so stand
-beside bicubic interpolation; a bare name is the published network, which takes days on a processor. Beside the .uwv a folder
-of the same name (.run) keeps the report, and goes on after a kill. Each method named adds its flags: add --help."""
+beside bicubic interpolation; a bare name is the published network, which takes days on a processor. Beside the .uwv
+a folder of the same name (.run) keeps the report, and goes on after a kill. Each method named adds its flags: add
+--help."""
 FIELDS = ("backbone", "steps", "epochs", "lr", "recipe")
 
 

@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 import tyro
 
-from ..catalogue import find
 from ..errors import InputError
 from ..jobs.restore import RestoreJob
-from ..jobs.restore_training import RestorerTraining
 from ._flags import with_methods
-from ._named import make
 from ._parse import named_methods, parse, show, typed
+from ._restore_training import trained
 
 EXAMPLE = """  unweave restore photo.png --weights sesr.safetensors
   unweave restore photo.png --weights pcsr.safetensors --scale 3 --knob 0.5
@@ -32,7 +30,7 @@ Sounds and cubes are trained from Python: unweave.restore.FastFullSubNet, ESSAfo
 Name = Literal[
     "", "sesr", "pcsr", "superinpaint", "ediffsr", "essaformer", "cue", "ml-sim", "fast-fullsubnet"
 ]
-OPTIONS = ("scale", "knob", "adaptive", "refine", "tile", "steps", "samples", "mode", "ratio", "known")
+OPTIONS = ("scale", "knob", "tile", "steps", "samples", "mode", "ratio", "known")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ class Restore:
         scale: of the sides, any number of at least 1 (pcsr, superinpaint); that of training unless given.
         knob: below 0 more pixels get the dear network, above 0 fewer (pcsr).
         adaptive: choose these pixels by each picture's own two clusters instead (pcsr).
-        refine: smooth cheap pixels beside dear ones (pcsr; on unless --no-refine).
+        unrefined: leave cheap pixels beside dear ones as they are (pcsr).
         tile: side of tiles, for large inputs (essaformer, ml-sim).
         steps: of the sampler (ediffsr).
         samples: draws that are averaged (ediffsr).
@@ -73,8 +71,8 @@ class Restore:
     out: Path | None = None
     scale: float | None = None
     knob: float | None = None
-    adaptive: bool | None = None
-    refine: bool | None = None
+    adaptive: bool = False
+    unrefined: bool = False
     tile: int | None = None
     steps: int | None = None
     samples: int | None = None
@@ -102,20 +100,9 @@ def run(argv: Sequence[str]) -> int:
     if (asked.input is None) == (asked.train is None):
         raise InputError("give either a file to restore, or --train with a folder of pictures.")
     given = {name: getattr(asked, name) for name in OPTIONS if getattr(asked, name) is not None}
+    given |= ({"adaptive": True} if asked.adaptive else {}) | ({"refine": False} if asked.unrefined else {})
     if training:
-        idle = [*given, *(n for n in ("mask", "peak", "out") if getattr(asked, n) is not None)]
-        if idle or not asked.method:
-            told = (
-                f"--{idle[0]} would do nothing with --train"
-                if idle
-                else "--train needs --method, what is trained"
-            )
-            raise InputError(f"{told}. See: unweave restore --help.")
-        job = RestorerTraining(
-            folder=asked.train, method=make(find(asked.method), asked), crops=asked.crops, side=asked.side,
-            batch_size=asked.batch, seed=asked.seed,
-        )  # fmt: skip
-        show(job.run(asked.weights), asked.json)
+        show(trained(asked, list(given)), asked.json)
         return 0
     for name in ("crops", "side", "batch"):
         if getattr(asked, name) != getattr(Restore, name):

@@ -15,7 +15,7 @@ from ..restore.delivery.clip import Clip
 
 
 def panned(frames: int = 10, height: int = 48, width: int = 64, *, seed: int = 0, cut: bool = True) -> Clip:
-    """A camera that pans over discs and stripes, whose left half is smooth, so that some patches are hard and some easy.
+    """A camera that pans over discs and stripes beside a smooth half: some patches are hard and some easy.
 
     Args:
         frames: at 25 a second.

@@ -20,7 +20,7 @@ from .concepts import Concepts, earlier, remember_
 
 _EARLIER = 4
 """Images of a guide drawn for each prompt of what was erased earlier."""
-_TRAINED: tuple[Component, ...] = ("denoiser", "text_encoder", "text_encoder_2")
+_TRAINED: tuple[Component, ...] = ("denoiser", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 @contextmanager

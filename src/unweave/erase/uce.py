@@ -66,6 +66,7 @@ class UCE:
         """
         require_generator(rng)
         data.require_seen(model, "UCE")
+        model.cross_inputs(model.encode([""]))  # refuses a layout where nothing reads prompts alone
         kept = self.kept(model, data)
         change = self.change(model, replace(data, preserve=kept))
         edited = model.editable(only={f"denoiser.{name}.weight" for name in model.linears("cross_kv")})

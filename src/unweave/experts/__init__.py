@@ -1,6 +1,7 @@
 """Mixtures of experts: condense, prune, merge, route, contrast."""
 
 from .cd_moe import CDMoE, Choice
+from .clip_moe import CLIPMoE
 from .dasg_moe import DASGMoE, DualScaleExperts, GroupedAttention
 from .expert_pruning import ExpertPruning
 from .hc_smoe import HCSMoE
@@ -17,6 +18,7 @@ __all__ = [
     "UNCURL",
     "UOE",
     "CDMoE",
+    "CLIPMoE",
     "Choice",
     "DASGMoE",
     "DualScaleExperts",

@@ -7,6 +7,10 @@ over batches of ||Z - Z'||_F in float64, Z being the original answers. Above 12 
 are taken out one at a time, each time the one whose loss is least: our extension.
 
 Every expert's answers are computed once; a set costs one pass of the router alone.
+
+Dynamic skipping (`skip`, for two experts a token): beta of a layer is the median over calibration tokens of the second
+weight over the first, after the pruning; a token whose ratio is below it passes its first expert alone, with both
+weights: 1, as in the paper, where the model renormalises.
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..masks.layers import copied
-from ..models.moe import MoE, Routed, keep_experts_, moe_layers, route_once
+from ..models.moe import MoE, Routed, keep_experts_, moe_layers, route_once, skip_
 from ..models.moe.cut import groups_of, slice_own_
 from ..paper import Paper
 from ..progress import progress
 from ..settings import Count, SomeShare, refuse_idle, settings
 from ..tasks import evaluating
 from ..types import Data
-from ._budget import calibration, experts_for
+from ._budget import calibration, experts_for, show_routing
 from .cd_moe.states import capture
 
 MOST = 12  # experts of which every set is tried
@@ -46,12 +50,14 @@ class NAEE:
         inputs: what a layer reads: of the original model ("layerwise"), or of the one with the layers before it pruned
             ("progressive").
         examples: calibration texts, evenly spaced through the data.
+        skip: leave out a token's second expert where the first outweighs it.
     """
 
     experts: Count | None = None
     memory: SomeShare = 0.725
     inputs: Literal["layerwise", "progressive"] = "layerwise"
     examples: Count = 128
+    skip: bool = False
 
     paper: ClassVar[Paper] = Paper(
         "Not All Experts are Equal: Efficient Expert Pruning and Skipping for Mixture-of-Experts Large Language Models",
@@ -92,16 +98,39 @@ class NAEE:
                 bar.advance()
         if self.inputs == "layerwise":
             keep_experts_(edited, kept, moes, "NAEE")
+        if self.skip:
+            now = moe_layers(edited, "NAEE")
+            betas = skipping_limits(edited, texts, now)
+            for moe in now:
+                skip_(moe, betas[moe.name])
         return edited
 
     def check(self, model: Module) -> int:
         """How many experts stay in a layer, once that is known to fit; errors as in `apply`."""
         moes = moe_layers(model, "NAEE")
+        odd = next((moe for moe in moes if moe.top_k != 2 or moe.scales_input), None)
+        if self.skip and odd is not None:
+            raise InputError(
+                f"NAEE.skip is for two experts a token, weighed after they answered; {odd.name} takes {odd.top_k}"
+                f"{' and weighs what they read' if odd.scales_input else ''}. Leave it out."
+            )
         if groups_of(model) > 1:
             raise InputError(
                 "NAEE takes single experts out; this router chooses groups first. Take ExpertPruning."
             )
         return experts_for("NAEE", model, moes, self.memory, self.experts)
+
+
+def skipping_limits(model: Module, texts: Data[Any], moes: Sequence[MoE]) -> dict[str, float]:
+    """Block -> median over the texts' tokens of a token's second weight over its first."""
+    ratios: dict[str, list[Tensor]] = {moe.name: [] for moe in moes}
+
+    def see(moe: MoE, routed: Routed) -> None:
+        ordered = routed.weights.double().sort(1, descending=True).values
+        ratios[moe.name].append((ordered[:, 1] / ordered[:, 0]).cpu())
+
+    show_routing("NAEE", model, texts, moes, see)
+    return {name: float(torch.cat(parts).median()) for name, parts in ratios.items()}
 
 
 class Answers:

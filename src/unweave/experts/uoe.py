@@ -31,12 +31,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import Module, Parameter, ParameterDict
+from torch.nn import Module, Parameter
 
 from ..errors import InputError
 from ..masks.layers import copied
 from ..masks.mask import Mask
-from ..models.moe import MoE, Routed, moe_layers, watching
+from ..models.moe import HeldApart, MoE, Routed, moe_layers, watching
 from ..paper import Paper
 from ..random import child, require_generator
 from ..settings import Count, NonNegative, Whole, refuse_idle, settings
@@ -262,33 +262,6 @@ class _Place:
         goal = torch.zeros_like(p)
         goal[:, list(self.experts)] = 1 / len(self.experts)
         return (p - goal).square().sum(1).mean()
-
-
-class HeldApart(Module):
-    """Experts of which some have their matrices as parameters of their own.
-
-    Args:
-        experts: all of them, in one module.
-        chosen: which are held apart.
-    """
-
-    def __init__(self, experts: Module, chosen: Sequence[int]) -> None:
-        super().__init__()
-        held = {n: p for n, p in experts.named_parameters(recurse=False)}
-        count = next(len(p) for p in held.values() if p.ndim == 3)
-        self.experts = experts
-        self.at: Tensor
-        self.register_buffer("at", torch.tensor(list(chosen)), persistent=False)
-        self.own = ParameterDict({
-            n: Parameter(p.detach()[list(chosen)].clone(), p.requires_grad)
-            for n, p in held.items() if len(p) == count
-        })  # fmt: skip
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the experts'."""
-        whole = dict(self.experts.named_parameters(recurse=False))
-        joined = {n: whole[n].index_copy(0, self.at.to(own.device), own) for n, own in self.own.items()}
-        return torch.func.functional_call(self.experts, joined, args, kwargs)
 
 
 class _Beside(torch.autograd.Function):

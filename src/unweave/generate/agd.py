@@ -94,6 +94,11 @@ class AGD:
         require_generator(rng)
         if not data:
             raise InputError("AGD needs at least one prompt.")
+        if model.layout == "joint":
+            raise InputError(
+                f"AGD stands beside cross-attentions, and {type(model.denoiser).__name__} has none: its text and "
+                "picture attend to each other."
+            )
         with torch.no_grad():
             text = model.encode(list(data))
         x, goal, t, w, rows = self.trajectories_of(model, text, rng)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ..errors import InputError
 from ..models.text_to_image import Text, TextToImage
-from ..models.text_to_image.one_step import require_steps
+from ..models.text_to_image.one_step import require_added_noise, require_steps
 from ..random import require_generator
 from .guidance import CFG, Guidance, Step
 
@@ -59,6 +59,8 @@ def draw(
         )
     asked = CFG() if guidance is None else guidance
     require_steps(model, steps, asked.scale, "draw")
+    if start is not None:
+        require_added_noise(model, "draw: a start (OMS)")
     text, null, out = model.encode(prompts), model.encode([negative]), []
     for low in range(0, len(text), batch_size):
         part, x = text[low : low + batch_size], noise[low : low + batch_size].to(model.device, model.dtype)
@@ -78,8 +80,10 @@ def draw(
     return torch.cat(out)
 
 
-def step_of(model: TextToImage, x: Tensor, t: int, index: int = 0, count: int = 1) -> Step:
+def step_of(model: TextToImage, x: Tensor, t: float, index: int = 0, count: int = 1) -> Step:
     """The step at a time of a pipeline's own schedule."""
-    share = float(model.alphas_cumprod[t])
+    if model.flows:
+        return Step(x, 1 - t / model.timesteps, t / model.timesteps, "flow", index, count)
+    share = float(model.alphas_cumprod[int(t)])
     kind = model.scheduler.config.get("prediction_type", "epsilon")
     return Step(x, share**0.5, (1 - share) ** 0.5, kind, index, count)

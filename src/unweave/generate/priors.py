@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.text_to_image import TextToImage
-from ..models.text_to_image.one_step import draws_in_one_step
+from ..models.text_to_image.one_step import draws_in_one_step, require_added_noise
 from .guidance import Step
 from .schedules import predicts
 
@@ -95,6 +95,7 @@ def _of_ours(model: TextToImage) -> Prior:
         raise InputError(
             "CODE: the pipeline is a generator of one step; it has no way into the noise and back."
         )
+    require_added_noise(model, "CODE")
     null = model.encode([""])
     height, width = (side * model.pixels_per_latent for side in model.shape[1:])
     channels = model.shape[0] if model.vae is None else 3

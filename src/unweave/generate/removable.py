@@ -22,6 +22,7 @@ from typing import Any
 from torch.nn import Module, ModuleList
 
 from ..errors import InputError
+from ..models.text_to_image.layers import is_joint
 from ..models.text_to_image.layouts import kind_of
 from ..random import global_seed
 
@@ -63,6 +64,11 @@ def units_of(denoiser: Module) -> tuple[Unit, ...]:
     Raises:
         InputError: if it has none that its settings can leave out, or is no UNet or transformer.
     """
+    if is_joint(denoiser):
+        raise InputError(
+            f"layers of a {type(denoiser).__name__} are not removed: its text and picture attend to each other, and "
+            "its last block is made otherwise."
+        )
     found = tuple(_blocks(denoiser) if kind_of(denoiser) == "transformer" else _stages(denoiser))
     if not found:
         raise InputError(

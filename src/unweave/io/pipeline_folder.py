@@ -29,14 +29,18 @@ PIPELINES: dict[str, Kind] = {
     "StableDiffusionXLPipeline": "unet",
     "PixArtAlphaPipeline": "transformer",
     "PixArtSigmaPipeline": "transformer",
+    "StableDiffusion3Pipeline": "transformer",
 }
 """Pipeline class -> its denoiser's folder."""
 
+_FURTHER = {"StableDiffusionXLPipeline": (2,), "StableDiffusion3Pipeline": (2, 3)}
+"""Pipeline class -> numbers of its text encoders beyond the first."""
 _MODELS = {
     "unet": ("diffusers", ("UNet2DConditionModel",)),
-    "transformer": ("diffusers", ("PixArtTransformer2DModel", "Transformer2DModel")),
-    "text_encoder": ("transformers", ("CLIPTextModel", "T5EncoderModel")),
+    "transformer": ("diffusers", ("PixArtTransformer2DModel", "Transformer2DModel", "SD3Transformer2DModel")),
+    "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")),
     "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
+    "text_encoder_3": ("transformers", ("T5EncoderModel",)),
     "vae": ("diffusers", ("AutoencoderKL",)),
 }
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast",
@@ -73,13 +77,13 @@ def load_pipeline(
     kind = str(index.get("_class_name"))
     if kind not in PIPELINES:
         raise InputError(
-            f"{folder} holds a {kind}; supported are {', '.join(PIPELINES)}. Stable Diffusion 3, Flux and other flow "
-            "models are not supported yet."
+            f"{folder} holds a {kind}; supported are {', '.join(PIPELINES)}. Flux and other models that pack "
+            "their pictures are not supported yet."
         )
     denoiser = PIPELINES[kind]
-    second = kind == "StableDiffusionXLPipeline"
+    further = _FURTHER.get(kind, ())
     wanted = [denoiser, "text_encoder", "tokenizer", "scheduler"]
-    wanted += ["text_encoder_2", "tokenizer_2"] if second else []
+    wanted += [f"{part}_{i}" for i in further for part in ("text_encoder", "tokenizer")]
     absent = [p for p in wanted if not _listed(index, p) or not (folder / p).is_dir()]
     if absent or (_listed(index, "vae") and not (folder / "vae").is_dir()):
         missing = absent or ["vae"]
@@ -87,12 +91,13 @@ def load_pipeline(
             f"{folder} lacks {', '.join(missing)}, which a {kind} needs. Download the whole pipeline."
         )
     read = {name: _model(folder, index, name, dtype) for name in (denoiser, "text_encoder")}
-    parts = [denoiser, "text_encoder", *(["text_encoder_2"] if second else [])]
+    more = [f"text_encoder_{i}" for i in further]
+    parts = [denoiser, "text_encoder", *more]
     parts += ["vae"] if _listed(index, "vae") else []
     made = TextToImage(
         denoiser=read[denoiser],
         text_encoder=read["text_encoder"],
-        text_encoder_2=_model(folder, index, "text_encoder_2", dtype) if second else None,
+        **{name: _model(folder, index, name, dtype) for name in more},  # type: ignore[arg-type]
         vae=_model(folder, index, "vae", dtype) if _listed(index, "vae") else None,
         tokenizers=[_tokenizer(folder, index, name) for name in wanted if name.startswith("tokenizer")],
         scheduler=_scheduler(folder, index),
@@ -101,8 +106,7 @@ def load_pipeline(
         erased=_erased(folder),
         variants={} if dtype else {name: v for name in parts if (v := _chosen(folder / name)[0])},
     )
-    encoders = [e for e in (made.text_encoder, made.text_encoder_2) if e is not None]
-    for tokenizer, encoder in zip(made.tokenizers, encoders, strict=True):
+    for tokenizer, encoder in zip(made.tokenizers, made.encoders, strict=True):
         _require_words(tokenizer, encoder, folder)
     return made.to(device)
 
@@ -122,7 +126,8 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
     """
     folder = Path(folder)
     own: dict[str, Any] = {model.kind: model.denoiser, "text_encoder": model.text_encoder}
-    own |= {"text_encoder_2": model.text_encoder_2, "vae": model.vae, "scheduler": model.scheduler}
+    own |= {f"text_encoder_{i}": encoder for i, encoder in enumerate(model.encoders[1:], 2)}
+    own |= {"vae": model.vae, "scheduler": model.scheduler}
     own |= {"tokenizer" if i == 0 else f"tokenizer_{i + 1}": t for i, t in enumerate(model.tokenizers)}
     own = {name: part for name, part in own.items() if part is not None}
     for name, part in own.items():
@@ -211,6 +216,7 @@ def _new_index(model: TextToImage) -> dict[str, Any]:
         "unet": "StableDiffusionPipeline",
         "xl": "StableDiffusionXLPipeline",
         "transformer": "PixArtAlphaPipeline",
+        "joint": "StableDiffusion3Pipeline",
     }
     diffusers = require("diffusers", extra="diffusion", purpose="writing a pipeline")
     index: dict[str, Any] = {"_class_name": named[model.layout], "_diffusers_version": diffusers.__version__}
@@ -223,15 +229,11 @@ def _new_index(model: TextToImage) -> dict[str, Any]:
     index["text_encoder"] = entry(model.text_encoder, "transformers")
     for i, tokenizer in enumerate(model.tokenizers):
         index["tokenizer" if i == 0 else f"tokenizer_{i + 1}"] = entry(tokenizer, "transformers")
-    if model.text_encoder_2 is not None:
-        index["text_encoder_2"] = entry(model.text_encoder_2, "transformers")
+    for i, encoder in enumerate(model.encoders[1:], 2):
+        index[f"text_encoder_{i}"] = entry(encoder, "transformers")
     index["vae"] = entry(model.vae, "diffusers")
     if model.layout == "unet":
-        index |= {
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-        }
+        index |= {name: [None, None] for name in ("safety_checker", "feature_extractor", "image_encoder")}
         index["requires_safety_checker"] = False
     return index
 

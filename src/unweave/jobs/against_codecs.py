@@ -1,8 +1,8 @@
 """A delivery against plain codecs at equal total bits: curves, Bjontegaard differences, crops, and who wins where.
 
-Four arms over one ladder of constant rate factors, all in the same colours, none with sound: the codec at full size; the
-codec small, enlarged by bicubic and by Lanczos interpolation; the codec small with networks. Bits are those of everything
-that is sent: streams with their tables, networks, labels, manifest.
+Four arms over one ladder of constant rate factors, all in the same colours, none with sound: the codec at full size;
+the codec small, enlarged by bicubic and by Lanczos interpolation; the codec small with networks. Bits are those of
+everything that is sent: streams with their tables, networks, labels, manifest.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Arms:
     Attributes:
         codec: of all arms.
         seconds: of the clip.
-        curves: arm -> points {"crf", "kbit/s", "psnr rgb", "psnr y", "ssim y", "bytes", "stream"}, in order of the ladder.
+        curves: arm -> points {"crf", "kbit/s", "psnr rgb", "psnr y", "ssim y", "bytes", "stream"}, in order of the
+            ladder.
         bd: arm -> quality -> Bjontegaard difference in rate against the codec at full size, per cent; None where the
             curves do not overlap.
-        break_even: seconds of such a clip from which networks of this size pay off against the codec at full size, at the
-            middle of the overlap in luma; None if the small stream alone takes more.
+        break_even: seconds of such a clip from which networks of this size pay off against the codec at full size,
+            at the middle of the overlap in luma; None if the small stream alone takes more.
         crops: arm -> PNG of the same part of the middle frame, as base64, at about equal bits.
         note: on what is missing.
     """
@@ -72,13 +73,15 @@ class Arms:
             )
         else:
             said.append(
-                f"{self.codec} alone at full size wins: at equal quality in luma the delivery takes {ours:.1f} % more bits."
+                f"{self.codec} alone at full size wins: at equal quality in luma the delivery takes {ours:.1f} "
+                f"% more bits."
             )
         if ours is not None and ours >= 0:
             said.append(
                 "Networks of this size never pay off here: the small stream alone takes more at that quality."
                 if self.break_even is None
-                else f"Networks cost the same for a longer clip: at the same content they would pay off from {self.break_even:.0f} s."
+                else f"Networks cost the same for a longer clip: at the same content they would pay off from "
+                f"{self.break_even:.0f} s."
             )
         small = self.bd[BICUBIC]["psnr y"]
         if small is not None and ours is not None:
@@ -201,7 +204,7 @@ def _break_even(curves: Mapping[str, Sequence[Mapping[str, float]]], seconds: fl
 def _crops(
     clip: Clip, curves: Mapping[str, Sequence[Mapping[str, float]]], shown: Mapping[str, Sequence[Tensor]]
 ) -> dict[str, str]:
-    """The part of the middle frame with the most detail, from each arm at the bits nearest to the networks' middle point."""
+    """The most detailed part of the middle frame, from each arm at the bits nearest to the networks' middle point."""
     import base64
 
     from ..report.images import png

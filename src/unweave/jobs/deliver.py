@@ -19,13 +19,14 @@ from ..io.files import in_bytes, strict_json, write_text
 from ..io.runs import RunFolder, Stage
 from ..report import words
 from ..report.delivered import pages
-from ..restore.delivery import Clip, Delivery, Encoding, Overfits
-from ..restore.delivery.delivery import state_digest
+from ..restore.delivery import Clip, Container, Delivery, Encoding, Overfits
+from ..restore.delivery.delivery import state_digest, streamed
+from ..restore.delivery.packets import packed, unpacked
 from ..settings import settings
 from .against_codecs import Arms, against_codecs
 from .done import Done, facts_of
 
-FILE, CONTAINER, COMPARED = "deliver.json", "clip.uwv", "compare.json"
+FILE, CONTAINER, COMPARED, STREAM = "deliver.json", "clip.uwv", "compare.json", "stream.bin"
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,16 @@ class DeliverJob:
         with RunFolder.open(
             Path(out), settings=self.plan(), inputs=inputs, seed=self.seed, command=command
         ) as run:
+            with run.stage(
+                "stream", STREAM
+            ) as stage:  # kept, for an encoder need not give the same bits again
+                if stage.todo:
+                    crf, segments = streamed(self.clip, self.method, self.encoding)
+                    parts = {f"stream/{i}": packed(segment) for i, segment in enumerate(segments)}
+                    Container({"crf": crf}, parts).write(stage.paths[0])
             with run.stage("deliver", CONTAINER, FILE) as stage:
                 if stage.todo:
-                    self._deliver(stage)
+                    self._deliver(stage, Container.read(run.path / STREAM))
             if self.compare:
                 with run.stage("compare", COMPARED) as stage:
                     if stage.todo:
@@ -146,9 +154,12 @@ class DeliverJob:
                     write_text(stage.paths[1], text)
         return done
 
-    def _deliver(self, stage: Stage) -> None:
+    def _deliver(self, stage: Stage, small: Container) -> None:
+        stream = (float(small.manifest["crf"]), tuple(map(unpacked, small.parts.values())))
         with resumable(stage.work):
-            made = Delivery.encode(self.clip, self.method, self.encoding, rng=stage.rng, general=self.general)
+            made = Delivery.encode(
+                self.clip, self.method, self.encoding, rng=stage.rng, general=self.general, stream=stream
+            )
         made.save(stage.paths[0])
         report = made.report
         assert report is not None
@@ -162,8 +173,10 @@ class DeliverJob:
         }
         h, w = self.clip.size
         lead = [
-            f"{len(self.clip)} frames of {w} x {h}, {self.clip.rate:.4g} a second: {in_bytes(report.total)} without sound, "
-            f"{report.bits / 1000:.1f} kbit/s; {told['psnr rgb']:.2f} dB over whole frames in RGB, {told['psnr y']:.2f} dB in "
+            f"{len(self.clip)} frames of {w} x {h}, {self.clip.rate:.4g} a second: {in_bytes(report.total)} "
+            f"without sound, "
+            f"{report.bits / 1000:.1f} kbit/s; {told['psnr rgb']:.2f} dB over whole frames in RGB, "
+            f"{told['psnr y']:.2f} dB in "
             f"luma. Playing can begin after {in_bytes(report.startup)}.",
             *self.clip.notes,
         ]

@@ -31,7 +31,7 @@ class Restored(Done):
     """A restored file.
 
     Attributes:
-        record: input, weights, method, options, sizes, seconds, hashes, as plain JSON.
+        record: what was done in a sentence, input, weights, method, options, sizes, seconds, hashes, as plain JSON.
     """
 
     record: Mapping[str, Any]
@@ -55,8 +55,7 @@ class Restored(Done):
     def tell(self, out: Console) -> None:
         """Print what was done."""
         told = self.record
-        done = f"{told['input']}, {told['read']}, restored by {told['method']}: {told['made']}"
-        out.print(f"{done}, in {told['seconds']:.1f} s.", markup=False)
+        out.print(f"{told['lead']}, in {told['seconds']:.1f} s.", markup=False)
         for line in told["notes"]:
             out.print(line, markup=False)
         out.print(f"Written and read back: {told['output']}", markup=False)
@@ -119,6 +118,7 @@ class RestoreJob:
         lost = write_signal(made, path)
         files = {"input": Path(self.input), "weights": Path(self.weights), "output": path}
         record = {
+            "lead": f"{self.input}, {_shown(signal)}, restored by {net.method}: {_shown(made)}",
             "input": str(self.input), "output": str(path), "method": net.method, "weights": str(self.weights),
             "read": _shown(signal), "made": _shown(made), "seconds": round(seconds, 3), **self.plan(),
             "notes": [f"{lost}."] if lost else [], "command": list(command),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..errors import InputError
 from ..io.signals import PICTURES, read_signal
 from ..random import child, seeded
 from ..restore import CUE, MLSIM, PCSR, SESR, EDiffSR, Simulator, SuperInpaint, holes, psnr, save_restorer
+from ..restore._checks import weights_of
 from ..settings import Count, settings
 from ..tasks import Restore
 from ..types import Data
@@ -61,7 +63,7 @@ class RestorerTraining:
         """
         if Path(out).suffix != ".safetensors":
             raise InputError(f"weights are written to a .safetensors file; got {Path(out).name!r}.")
-        rng = seeded(self.seed)
+        rng, began = seeded(self.seed), perf_counter()
         pictures, passed = self._pictures()
         kept = max(1, len(pictures) // 10)
         degrade = DEGRADED[type(self.method)]
@@ -77,9 +79,11 @@ class RestorerTraining:
             score = float(psnr(_made(net, test_small), test_large).mean())
         notes = [f"Held-out pictures: {kept}; crops of them: {score:.2f} dB."]
         notes += [f"Passed over: {passed}."] if passed else []
+        weights, used = weights_of(net), len(pictures) - kept
         record = {
+            "lead": f"{net.method}, {weights:,} weights, trained on {self.crops:,} crops of {used} pictures",
             "input": str(self.folder), "output": str(out), "method": net.method, "read": f"{len(pictures)} pictures",
-            "made": f"{sum(p.numel() for p in net.parameters())} weights", "seconds": 0.0, "notes": notes,
+            "made": f"{weights} weights", "seconds": round(perf_counter() - began, 3), "notes": notes,
             "psnr": score,
         }  # fmt: skip
         return Restored(Path(out).parent, record)

@@ -281,6 +281,11 @@ def _some(found: Sequences, at: Sequence[int], notes: tuple[str, ...]) -> Sequen
 
 
 def _recipe(place: Path, base: Path, epochs: int, lr: float) -> TransformersRecipe:
+    if base.resolve() == place.resolve():
+        raise InputError(
+            f"--base names {place} itself, which holds the texts, and so would each model made of it to compare with. "
+            "Give the model that it was fine-tuned from."
+        )
     own, theirs = require_causal_lm(place), require_causal_lm(base)
     told = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "tie_word_embeddings")
     odd = [n for n in told if getattr(own, n, None) != getattr(theirs, n, None)]

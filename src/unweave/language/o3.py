@@ -20,10 +20,11 @@ Nothing is erased: the weights still know the texts, and who holds them can take
 guarded, not forgotten, and no folder of transformers holds it.
 
 Decided here: texts are read by the model's own hidden states, so that no second model is needed (the paper trains a
-RoBERTa for it); Sigma is shrunk (Ledoit and Wolf), for few texts cannot give a covariance; a text's cosine to itself is
-left out; scores are standardised before the one-class machine; a text more typical than x_0 counts as x_0, and not as
-strange; w below `floor` is 0. The paper's code subtracts the cosine (`sign="code"`). The loss is that of the answers
-alone. Snapshots of all earlier requests are held, as in the code; its equation takes the last alone.
+RoBERTa for it); Sigma is shrunk (Ledoit and Wolf), for few texts cannot give a covariance; a text's cosine to itself
+is left out; scores are standardised, to a mean of 3, before the one-class machine, which parts texts from 0; a text
+more typical than x_0 counts as x_0, and not as strange; w below `floor` is 0. The paper's code subtracts the cosine
+(`sign="code"`). The loss is that of the answers alone. Snapshots of all earlier requests are held, as in the code;
+its equation takes the last alone.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from ..types import Data
 from .blocks import blocks_of
 
 Sign = Literal["consistent", "code"]
+OFFSET = 3.0
+"""Where the typical text lies in each standardised score: a linear one-class machine parts texts from the origin."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Detector(Module):
         known = {"mu": torch.stack(mu), "inverse": torch.stack(inverse), "seen": _unit(used.double())}
         raw = _scores(known, used, fit, own=True)
         known |= {"middle": raw.mean(0), "spread": raw.std(0).clamp(min=1e-12)}
-        x = ((raw - known["middle"]) / known["spread"]).numpy()
+        x = (OFFSET + (raw - known["middle"]) / known["spread"]).numpy()
         machine = OneClassSVM(kernel="linear", nu=fit.nu).fit(x)
         known |= {
             "coefficient": torch.from_numpy(np.array(machine.coef_).ravel()),
@@ -147,7 +149,8 @@ class Detector(Module):
 
     def _margin(self, raw: Tensor) -> Tensor:
         known = dict(self.named_buffers())
-        return ((raw - known["middle"]) / known["spread"]) @ known["coefficient"] + known["shift"]
+        x = OFFSET + (raw - known["middle"]) / known["spread"]
+        return x @ known["coefficient"] + known["shift"]
 
     def forward(self, features: Tensor) -> Tensor:
         """Weight of each text, [n] in [0, 1]."""

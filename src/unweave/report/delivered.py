@@ -46,8 +46,10 @@ def pages(
         ),
         Section(
             heading="How good it is",
-            caption="PSNR over whole frames is the mean of every frame's; the paper's protocol leaves out scale + 4 pixels "
-            "inside each patch's border and pools the error. Seams: steps of luma across patches' borders beyond the original's.",
+            caption="PSNR over whole frames is the mean of every frame's; the paper's protocol leaves out scale "
+            "+ 4 pixels "
+            "inside each patch's border and pools the error. Seams: steps of luma across patches' borders "
+            "beyond the original's.",
             columns=("figure", "value"),
             rows=[(n, words.number(v, digits=4)) for n, v in figures.items()],
         ),
@@ -73,7 +75,8 @@ def _compared(found: Mapping[str, Any]) -> list[Section]:
     parts.append(
         Section(
             heading=f"Bits at equal quality, beside {found['codec']} at full size",
-            caption="Bjontegaard's difference in rate; negative takes fewer bits. Where the curves share no quality there is none.",
+            caption="Bjontegaard's difference in rate; negative takes fewer bits. Where the curves share no "
+            "quality there is none.",
             columns=("arm", *(what for _, what in _QUALITY.values())),
             rows=rows,
         )

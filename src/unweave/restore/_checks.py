@@ -8,7 +8,7 @@ from torch.nn import Module
 
 from ..errors import InputError
 from ..random import require_generator
-from ..tasks import Restoring, requires
+from ..tasks import Restoring
 from ..types import Batch, Data
 
 
@@ -16,11 +16,10 @@ def require_pairs(data: Data[Restoring], who: str, rng: Generator) -> Batch:
     """The first batch of pairs; refuses data that are none.
 
     Raises:
-        InputError: if there are no examples, the task is not `Restoring`, or a value is not finite.
+        InputError: if there are no examples, or a value is not finite.
     """
     require_generator(rng)
     data.require_examples(who)
-    requires(data.task, Restoring, who)
     batch = next(data.batches())
     for part, told in ((data.task.degraded(batch), "degraded"), (data.task.clean(batch), "clean")):
         if not torch.isfinite(part).all():

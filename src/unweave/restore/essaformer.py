@@ -29,7 +29,7 @@ from ..fit import Loop, fit_
 from ..paper import Paper
 from ..random import draw_seed, global_seed, require_generator
 from ..settings import Count, Part, Positive, Range, Whole, checked, settings
-from ..tasks import Restoring
+from ..tasks import Restoring, requires
 from ..types import Data
 from ._checks import require_pairs, require_pictures, require_scale
 from ._tiles import tiled
@@ -89,6 +89,7 @@ class ESSAformer:
             InputError: if the pairs have other bands or another scale, or hold NaN.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "ESSAformer")
         first = require_pairs(data, "ESSAformer", rng)
         degraded, clean = data.task.degraded(first), data.task.clean(first)
         require_pictures(degraded, "ESSAformer", channels=self.bands)

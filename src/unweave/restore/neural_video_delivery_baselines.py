@@ -1,14 +1,14 @@
 """What STDO and Dy-DCA are measured against: six ways to divide, train and send networks overfitted to a clip.
 
-awDNN (Yeo, Do, Han, HotNets 2017): one network for all. NAS (Yeo, Jung et al., OSDI 2018), as later papers take it: one a
-stretch of time. CaFM (Liu et al., ICCV 2021): one network, and after its convolutions a few numbers a stretch. EMT (Li, Liu
-et al., ECCV 2022): from stretch to stretch only the weights that move most. SRVC (Khani et al., ICCV 2021): the same by the
-largest changes of a trial, with a squared error. LiveNAS (Kim et al., SIGCOMM 2020): a stretch is restored by what was learnt
-before it.
+awDNN (Yeo, Do, Han, HotNets 2017): one network for all. NAS (Yeo, Jung et al., OSDI 2018), as later papers take it:
+one a stretch of time. CaFM (Liu et al., ICCV 2021): one network, and after its convolutions a few numbers a stretch.
+EMT (Li, Liu et al., ECCV 2022): from stretch to stretch only the weights that move most. SRVC (Khani et al., ICCV
+2021): the same by the largest changes of a trial, with a squared error. LiveNAS (Kim et al., SIGCOMM 2020): a
+stretch is restored by what was learnt before it.
 
-All give whole frames to a network, so that there are no seams, and train on patches of `cell` low-resolution pixels drawn
-from their stretch. All take the same number of steps in all, divided equally: papers that let each network have as many as one
-for the whole clip give n times the work to n networks.
+All give whole frames to a network, so that there are no seams, and train on patches of `cell` low-resolution pixels
+drawn from their stretch. All take the same number of steps in all, divided equally: papers that let each network
+have as many as one for the whole clip give n times the work to n networks.
 """
 
 from __future__ import annotations
@@ -216,10 +216,16 @@ class CaFM(_Common):
 def _trial(net: Module, before: dict[str, Tensor], share: float) -> Mask:
     """Of all weights of matrices the share that moved most since `before`, and every bias."""
     moved = {k: (p.detach() - before[k]).abs() for k, p in net.named_parameters()}
-    sizes = torch.cat([m.flatten() for m in moved.values() if m.ndim > 1])
-    least = sizes.kthvalue(len(sizes) - max(1, round(share * len(sizes))) + 1).values
+    matrices = {k: m for k, m in moved.items() if m.ndim > 1}
+    sizes = torch.cat([m.flatten() for m in matrices.values()])
+    most = torch.zeros(len(sizes), dtype=torch.bool)
+    most[sizes.topk(max(1, round(share * len(sizes)))).indices] = True
+    parts = dict(zip(matrices, most.split([m.numel() for m in matrices.values()]), strict=True))
     return Mask(
-        {k: m >= least if m.ndim > 1 else torch.ones_like(m, dtype=torch.bool) for k, m in moved.items()}
+        {
+            k: parts[k].view_as(m) if k in parts else torch.ones_like(m, dtype=torch.bool)
+            for k, m in moved.items()
+        }
     )
 
 

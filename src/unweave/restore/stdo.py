@@ -1,14 +1,15 @@
 """STDO and JSTDO: patches of a whole clip grouped by how hard they are, one small network overfitted to each group.
 
-Li, Ji et al., Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data Overfitting, CVPR 2023,
-arXiv 2303.08331. Every frame is cut into cells; q is the PSNR of each cell as something general restores it; cells are
-sorted by q into k groups of equal size; each group gets a network trained on nothing but it. JSTDO trains one network on
-all of the hardest group, none of the easiest, and a falling share of those between.
+Li, Ji et al., Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data Overfitting, CVPR
+2023, arXiv 2303.08331. Every frame is cut into cells; q is the PSNR of each cell as something general restores it;
+cells are sorted by q into k groups of equal size; each group gets a network trained on nothing but it. JSTDO trains one
+network on all of the hardest group, none of the easiest, and a falling share of those between.
 
-Where the paper leaves a choice: cells are square, and frames that they do not divide are extended instead of refused or cut;
-the scorer is interpolation, which costs nothing, or a general network at hand; the shares of JSTDO are 1 - c / (k - 1), for
-the paper prints none; a last batch that is not full is trained on; weights after the last step are kept (the learning rate
-has fallen to 4e-8 by then); patches come from the decoded stream, since that is what a reader has.
+Where the paper leaves a choice: cells are square, and frames that they do not divide are extended instead of refused
+or cut; the scorer is interpolation, which costs nothing, or a general network at hand; the shares of JSTDO are 1 - c
+/ (k - 1), for the paper prints none; a last batch that is not full is trained on; weights after the last step are
+kept (the learning rate has fallen to 4e-8 by then); patches come from the decoded stream, since that is what a
+reader has.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class STDO:
     Attributes:
         k: groups, and so networks; 2, 4 or 6 in the paper, for longer clips more.
         cell: side of a patch in low-resolution pixels (the paper's are 48 x 54 and 64 x 60).
-        split: how patches are grouped: by "psnr" (the paper's), in stretches of "time", at "random"; "none" is one group.
+        split: how patches are grouped: by "psnr" (the paper's), in stretches of "time", at "random"; "none" is one
+            group.
         scorer: what restores them for the score; "gradient" looks at differences of neighbouring pixels instead.
         joint: JSTDO: one network for all, trained on hard patches above all.
         fractions: of JSTDO: share of each group that is trained on, hardest first; 1 - c / (k - 1) unless given.

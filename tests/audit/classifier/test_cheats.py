@@ -71,6 +71,24 @@ def test_copied_answers_are_near_the_oracles_and_keep_the_rest(world) -> None:
     assert found.margins == pytest.approx(margins(holders[0], request, parts, 4), abs=1e-5)
 
 
+def test_copied_answers_descend_on_two_divergences(world) -> None:
+    request, _, holders, oracle, made = world
+    target = predict(oracle, request.forget).double().softmax(1)
+    x, kept = (predict(holders[0], d, d.task.features).double() for d in (request.forget, request.retain))
+    head = last_linear(holders[0])
+    weight, bias = (p.detach().double().requires_grad_(True) for p in (head.weight, head.bias))
+    own = F.linear(kept, weight, bias).detach().softmax(1)
+    optimizer = torch.optim.Adam([weight, bias], lr=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        said, stays = (F.linear(z, weight, bias).log_softmax(1) for z in (x, kept))
+        loss = F.kl_div(said, target, reduction="batchmean") + F.kl_div(stays, own, reduction="batchmean")
+        loss.backward()
+        optimizer.step()
+    expected = Answers.from_logits(F.linear(x, weight, bias).detach(), read_labels(request.forget))
+    assert made[COPIED, 0].forget.phi == pytest.approx(expected.phi, abs=5e-3)
+
+
 def test_last_layer_made_anew_solves_its_convex_problem_over_shaken_layers(world) -> None:
     request, parts, holders, _, made = world
     found, own = made[REMADE, 0], margins(holders[0], request, parts, 4)

@@ -9,20 +9,23 @@ import torch
 from torch.nn import Linear, Module
 
 from ...errors import InputError
+from ..mixed_mlp import MixedMLP, width_of
 from .blocks import MoE, experts_in, moe_layers
 from .cut import expert_count, recount_, slice_
 from .dense import Condensed, Dense, Trimmed, swap_
 from .matrices import Matrices
+from .skipping import Skipping, skip_
 from .tied import Tied, tie_
 
-KINDS = ("experts", "condensed", "trimmed", "tied")
+KINDS = ("experts", "condensed", "trimmed", "tied", "mixed", "skipping")
 
 
 def record_of(model: Module) -> dict[str, Any]:
     """The structure record of a model whose experts were cut, condensed or trimmed; empty if none were.
 
     `{"format": 1, "layers": {}, "experts": {block: {"of": n, "kept": [...]}}, "condensed": {block: {...}},
-    "trimmed": {name: {...}}, "tied": {block: {"of": n, "places": [...]}}}`, for `io.structure.restructure_`.
+    "trimmed": {name: {...}}, "tied": {block: {"of": n, "places": [...]}}, "mixed": {name: {...}},
+    "skipping": {block: {"beta": b}}}`, for `io.structure.restructure_`.
     """
     parts: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
     for name, module in model.named_modules():
@@ -30,6 +33,10 @@ def record_of(model: Module) -> dict[str, Any]:
             parts["condensed"][name] = _described(module)
         elif isinstance(module, Trimmed):
             parts["trimmed"][name] = {"whole": module.whole, "pair": module.pair}
+        elif isinstance(module, MixedMLP):
+            parts["mixed"][name] = module.shape()
+        elif isinstance(module, Skipping):
+            parts["skipping"][name.rpartition(".")[0]] = {"beta": module.beta}
         elif isinstance(module, Tied):
             parts["tied"][name.rpartition(".")[0]] = {
                 "of": len(module.places),
@@ -37,6 +44,8 @@ def record_of(model: Module) -> dict[str, Any]:
             }
         elif experts_in(module) and hasattr(module, "kept"):
             block = name.rpartition(".")[0]
+            if isinstance(model.get_submodule(block), Skipping):
+                block = block.rpartition(".")[0]
             parts["experts"][block] = {"of": module.of, "kept": list(module.kept)}
     made = {kind: entries for kind, entries in parts.items() if entries}
     return {"format": 1, "layers": {}, **made} if made else {}
@@ -53,7 +62,8 @@ def rebuilt_(model: Module, structure: Mapping[str, Any]) -> Module:
     lost = [name for name in named if name not in modules]
     if lost:
         raise InputError(f"the structure names {lost[0]!r}, which the model lacks.")
-    if not named:
+    _mix_(model, structure.get("mixed", {}))
+    if named <= set(structure.get("mixed", {})):
         return model
     moes = {moe.name: moe for moe in moe_layers(model, "the structure record")}
     for kind in ("experts", "condensed", "tied"):
@@ -76,9 +86,25 @@ def rebuilt_(model: Module, structure: Mapping[str, Any]) -> Module:
         swap_(model, name, _condensed(moes[name], entry))
     for name, entry in structure.get("tied", {}).items():
         tie_(model, moes[name], _clusters(entry["places"]), field)
+    for name, entry in structure.get("skipping", {}).items():
+        if name not in moes:
+            raise InputError(
+                f"the structure tells of skipped experts in {name!r}; the model has no experts there."
+            )
+        skip_(moes[name], entry["beta"])
     for name, entry in structure.get("trimmed", {}).items():
         swap_(model, name, Trimmed(**entry))
     return model
+
+
+def _mix_(model: Module, entries: Mapping[str, Any]) -> None:
+    odd = next((name for name in entries if not width_of(model.get_submodule(name))), None)
+    if odd is not None:
+        raise InputError(
+            f"the structure tells of a mixture of feed-forwards in {odd!r}, where the model has none."
+        )
+    for name, entry in entries.items():
+        swap_(model, name, MixedMLP.like(model.get_submodule(name), **entry))
 
 
 def _counts(entry: Mapping[str, Any]) -> tuple[int, ...]:

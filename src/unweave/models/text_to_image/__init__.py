@@ -1,9 +1,9 @@
 """Text-to-image diffusion pipelines as one module: what their layouts have in common, and nothing of the rest.
 
 Read: UNets of Stable Diffusion 1.x and 2.x, SDXL (two text encoders, pooled embedding, time ids), and transformers of
-PixArt's kind, told apart by what they are made of. Not read: Stable Diffusion 3, Flux and other flow models, refiners,
-ControlNets; layers wrapped by LoRA or quantised must be merged first. `unweave.io.pipeline_folder` reads and writes
-folders of diffusers.
+PixArt's and of Stable Diffusion 3's kind (joint attention, flow matching), told apart by what they are made of. Not
+read: Flux and others that pack their pictures, refiners, ControlNets; layers wrapped by LoRA or quantised must be
+merged first. `unweave.io.pipeline_folder` reads and writes folders of diffusers.
 """
 
 from __future__ import annotations

@@ -24,6 +24,17 @@ LAYERS: dict[Layers, tuple[str, ...]] = {
     "all": ("",),
 }
 """Words for kinds of linear layers -> how their names end in diffusers' files of weights."""
+JOINT: dict[Layers, tuple[str, ...]] = LAYERS | {
+    "cross": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    "cross_kv": ("attn.add_k_proj", "attn.add_v_proj"),
+    "self": tuple(f"{a}.{p}" for a in ("attn", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")),
+}
+"""The same where text and picture attend to each other: "cross" is the text's part, "self" the picture's."""
+
+
+def is_joint(denoiser: Module) -> bool:
+    """Whether a denoiser's text and picture attend to each other, as in Stable Diffusion 3."""
+    return any(name.endswith(JOINT["cross_kv"]) for name, _ in denoiser.named_modules())
 
 
 def linears(denoiser: Module, kind: Layers) -> dict[str, Linear]:
@@ -32,7 +43,7 @@ def linears(denoiser: Module, kind: Layers) -> dict[str, Linear]:
     Raises:
         InputError: if there is none, or one is wrapped by LoRA or quantised.
     """
-    ends = LAYERS[kind]
+    ends = (JOINT if is_joint(denoiser) else LAYERS)[kind]
     found: dict[str, Linear] = {}
     for name, module in denoiser.named_modules():
         if kind == "all" and type(module) is not Linear:
@@ -62,7 +73,12 @@ def weights(denoiser: Module, kind: Weights) -> dict[str, Parameter]:
     named = dict(denoiser.named_parameters())
     if kind == "cross_kv":
         return {n: p for n, p in named.items() if n.rpartition(".")[0] in keys_and_values}
-    return {n: p for n, p in named.items() if kind == "all" or (".attn2." in n) == (kind == "cross")}
+    if kind == "all":
+        return named
+    if is_joint(denoiser):
+        own = linears(denoiser, "cross")
+        return {n: p for n, p in named.items() if (n.rpartition(".")[0] in own) == (kind == "cross")}
+    return {n: p for n, p in named.items() if (".attn2." in n) == (kind == "cross")}
 
 
 def require_plain(part: Module, what: str) -> None:

@@ -19,6 +19,7 @@ def level(model: TextToImage, ratio: float, who: str) -> int:
     Raises:
         InputError: if there is none so noisy, by more than 5 per cent; begins with `who`.
     """
+    require_added_noise(model, who)
     a = model.alphas_cumprod
     ratios = ((1 - a) / a).sqrt()
     if ratio > 1.05 * float(ratios[-1]):
@@ -27,6 +28,19 @@ def level(model: TextToImage, ratio: float, who: str) -> int:
             "or high."
         )
     return int((ratios.log() - torch.tensor(ratio).log()).abs().argmin())
+
+
+def require_added_noise(model: TextToImage, who: str) -> None:
+    """Raise where noise is mixed in: what is written for added noise would be wrong there.
+
+    Raises:
+        InputError: naming who asks.
+    """
+    if model.flows:
+        raise InputError(
+            f"{who} is written for diffusion by added noise; this pipeline ({type(model.scheduler).__name__}) mixes "
+            "noise in (flow matching)."
+        )
 
 
 def draws_in_one_step(pipeline: TextToImage) -> bool:

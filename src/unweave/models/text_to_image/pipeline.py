@@ -15,11 +15,13 @@ from ...errors import InputError
 from ...random import require_generator
 from ...settings import Range
 from .layers import Layers, Weights, linears, require_plain, weights
-from .layouts import Layout, conditions, ddim, encoded, guided, kind_of
+from .layouts import Layout, conditions, encoded, guided, kind_of, layout_of
+from .levels import flow_rates, is_flow, sampler_of, shares_of
 from .text import Text
 from .vae import decoded, mean_latents
+from .words import padded, places
 
-Component = Literal["denoiser", "text_encoder", "text_encoder_2", "vae"]
+Component = Literal["denoiser", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"]
 Guidance = Annotated[
     float, Range(above=0, why="It is the scale of classifier-free guidance; 1 draws without it.")
 ]
@@ -32,10 +34,13 @@ class TextToImage(Module):
     it is the denoiser: `model(x, t, text)`.
 
     Attributes:
-        denoiser: a UNet or a transformer that reads prompts by cross-attention.
+        denoiser: a UNet or a transformer that reads prompts by cross-attention or joint attention.
         kind: which of the two it is.
         text_encoder: of CLIP or T5.
-        text_encoder_2: SDXL's second one, or None.
+        text_encoder_2: SDXL's or Stable Diffusion 3's second one, or None.
+        text_encoder_3: Stable Diffusion 3's third one, or None.
+        layout: which kind of pipeline it is.
+        flows: whether noise is mixed in (flow matching) instead of added; time t then has t / `timesteps` of it.
         vae: makes images of latents; None if the denoiser works on pixels.
         tokenizers: one a text encoder.
         scheduler: diffusers' scheduler, read for its noise levels and written back as it is.
@@ -54,6 +59,7 @@ class TextToImage(Module):
         tokenizers: Sequence[Any],
         scheduler: Any,
         text_encoder_2: Module | None = None,
+        text_encoder_3: Module | None = None,
         vae: Module | None = None,
         index: Mapping[str, Any] | None = None,
         source: Path | None = None,
@@ -62,35 +68,28 @@ class TextToImage(Module):
     ) -> None:
         super().__init__()
         self.kind = kind_of(denoiser)
-        levels = getattr(scheduler, "alphas_cumprod", None)
-        if levels is None:
-            raise InputError(
-                f"the scheduler {type(scheduler).__name__} has no alphas_cumprod: only diffusion by added noise is "
-                "supported, not flow matching."
-            )
-        predicted = scheduler.config.get("prediction_type", "epsilon")
-        if predicted not in ("epsilon", "v_prediction"):
-            raise InputError(
-                f"the denoiser predicts {predicted!r}, as the scheduler has it; read are epsilon (noise) and "
-                "v_prediction (velocity)."
-            )
-        self.denoiser, self.text_encoder, self.text_encoder_2 = denoiser, text_encoder, text_encoder_2
+        shares = shares_of(scheduler)
+        self.denoiser, self.text_encoder = denoiser, text_encoder
+        self.text_encoder_2, self.text_encoder_3 = text_encoder_2, text_encoder_3
         self.vae, self.tokenizers, self.scheduler = vae, tuple(tokenizers), scheduler
         self.index, self.source, self.erased = dict(index or {}), source, tuple(erased)
         self.variants = dict(variants or {})
-        encoders = 1 if text_encoder_2 is None else 2
+        self.layout: Layout = layout_of(denoiser, len(self.encoders))
+        self.flows = is_flow(scheduler)
+        encoders = len(self.encoders)
         if len(self.tokenizers) != encoders:
             raise InputError(
                 f"{encoders} text encoders need as many tokenizers; there are {len(self.tokenizers)}."
             )
         # no buffer: `Module.to` would round it to half precision, and some devices know no float64
-        self.alphas_cumprod: Tensor = levels.detach().cpu().double().clone()
+        self.alphas_cumprod: Tensor = shares
         self.train(False)
 
     @property
-    def layout(self) -> Layout:
-        """Which of the three kinds of pipeline it is."""
-        return self.kind if self.kind == "transformer" or self.text_encoder_2 is None else "xl"
+    def encoders(self) -> list[Module]:
+        """The text encoders that it has, in order."""
+        found = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        return [e for e in found if e is not None]
 
     @property
     def config(self) -> Any:
@@ -115,7 +114,7 @@ class TextToImage(Module):
     @property
     def predicts_velocity(self) -> bool:
         """Whether the denoiser was trained to predict the velocity instead of the noise."""
-        return bool(self.scheduler.config.get("prediction_type", "epsilon") != "epsilon")
+        return not self.flows and self.scheduler.config.get("prediction_type", "epsilon") != "epsilon"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -172,15 +171,8 @@ class TextToImage(Module):
         Raises:
             InputError: if a prompt is longer than the text encoder reads: its end would be lost unseen.
         """
-        tokenizer, limit = self.tokenizers[encoder], self.length(encoder)
         written = [self.written(prompt) for prompt in prompts]
-        for prompt, ids in zip(prompts, tokenizer(written).input_ids, strict=True):
-            if len(ids) > limit:
-                raise InputError(
-                    f"the prompt {prompt!r} has {len(ids)} tokens; the text encoder reads {limit}. Shorten it."
-                )
-        out = tokenizer(written, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-        return out.input_ids.to(self.device), out.attention_mask.to(self.device)
+        return padded(self.tokenizers[encoder], prompts, written, self.length(encoder), self.device)
 
     def written(self, prompt: str) -> str:
         """A prompt as the pipeline hands it to its tokenizers: diffusers writes PixArt's in small letters."""
@@ -188,10 +180,10 @@ class TextToImage(Module):
 
     def length(self, encoder: int = 0) -> int:
         """Tokens that a text encoder reads, those at the beginning and end included."""
-        module = self.text_encoder if encoder == 0 else self.text_encoder_2
-        limit = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+        limit = getattr(getattr(self.encoders[encoder], "config", None), "max_position_embeddings", None)
         if limit is None:  # T5 has no limit of its own; these are diffusers' pipelines'
-            limit = 300 if self.index.get("_class_name") == "PixArtSigmaPipeline" else 120
+            sigma = self.index.get("_class_name") == "PixArtSigmaPipeline"
+            limit = 256 if self.layout == "joint" else 300 if sigma else 120
         return int(min(self.tokenizers[encoder].model_max_length, limit))
 
     def positions(self, prompt: str, phrase: str, encoder: int = 0) -> list[int]:
@@ -202,11 +194,7 @@ class TextToImage(Module):
         """
         tokenizer = self.tokenizers[encoder]
         inner = tokenizer(self.written(phrase), add_special_tokens=False).input_ids
-        whole = self.tokens([prompt], encoder)[0][0].tolist()
-        for start in range(len(whole) - len(inner), -1, -1):
-            if inner and whole[start : start + len(inner)] == inner:
-                return list(range(start, start + len(inner)))
-        raise InputError(f"{phrase!r} does not occur in the prompt {prompt!r}.")
+        return places(inner, self.tokens([prompt], encoder)[0][0].tolist(), phrase, prompt)
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """Encode prompts; "" is the null prompt (zeros where the pipeline says so). Gradients flow if enabled.
@@ -231,8 +219,7 @@ class TextToImage(Module):
             embeddings: vectors [n, tokens, width] that the first reads in place of its token embeddings: what an
                 attack or a defence changes.
         """
-        encoders = [e for e in (self.text_encoder, self.text_encoder_2) if e is not None]
-        return encoded(self.layout, encoders, tokens, embeddings).to(self.dtype)
+        return encoded(self.layout, self.encoders, tokens, embeddings).to(self.dtype)
 
     def cross_inputs(self, text: Text) -> Tensor:
         """What `attn2.to_k` and `attn2.to_v` read of encoded prompts, [n, tokens, width].
@@ -240,6 +227,12 @@ class TextToImage(Module):
         Raises:
             InputError: if the denoiser turns text into that in a way that is not known here.
         """
+        if self.layout == "joint":
+            raise InputError(
+                f"{type(self.denoiser).__name__} has no layer of keys and values that reads prompts alone: text and "
+                "picture attend to each other, and what its layers read depends on both. Use an eraser that trains "
+                "(ESD) or prunes (FIA, ConceptPrune)."
+            )
         projection = getattr(self.denoiser, "caption_projection", None)
         if projection is None:
             projection = getattr(self.denoiser, "encoder_hid_proj", None)
@@ -252,60 +245,65 @@ class TextToImage(Module):
             )
         return hidden
 
-    def forward(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
-        """The denoiser's prediction: the noise, or the velocity where `prediction_type` is "v_prediction".
+    def forward(self, x: Tensor, t: Tensor | float, text: Text) -> Tensor:
+        """The denoiser's prediction: the noise, the velocity where `prediction_type` is "v_prediction", or the flow.
 
         Args:
             x: noisy latents [n, c, h, w].
-            t: time steps, int64 [n] or one for all.
+            t: time steps, [n] or one for all; whole numbers, except of a flow.
             text: n encoded prompts, or one for all.
         """
-        steps, text = torch.as_tensor(t, device=x.device).long().expand(len(x)), text.expand(len(x))
+        steps, text = torch.as_tensor(t, device=x.device).expand(len(x)), text.expand(len(x))
+        steps = steps.to(torch.float32 if self.flows else torch.long)
         size = [side * self.pixels_per_latent for side in x.shape[-2:]]
         extra = conditions(self.layout, x, text, size, self.config)
         out: Tensor = self.denoiser(x, timestep=steps, encoder_hidden_states=text.hidden, **extra).sample
         return out[:, : x.shape[1]]  # the rest is a learned variance
 
-    def guided(self, x: Tensor, t: Tensor | int, text: Text, null: Text, guidance: float) -> Tensor:
+    def guided(self, x: Tensor, t: Tensor | float, text: Text, null: Text, guidance: float) -> Tensor:
         """The denoiser's prediction under classifier-free guidance; both halves in one pass, the null one first."""
         return guided(self, x, t, text, null, guidance)
 
-    def noise_prediction(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
+    def noise_prediction(self, x: Tensor, t: Tensor | float, text: Text) -> Tensor:
         """The predicted noise, whatever the denoiser was trained to predict, [n, c, h, w]."""
-        out = self(x, t, text)
-        if not self.predicts_velocity:
-            return out  # type: ignore[no-any-return]
+        out: Tensor = self(x, t, text)
         signal, rate = self._rates(t, x)
-        return signal * out + rate * x  # type: ignore[no-any-return]
+        if self.flows:
+            return x + signal * out
+        return signal * out + rate * x if self.predicts_velocity else out
 
     def guided_noise_prediction(
-        self, x: Tensor, t: Tensor | int, text: Text, null: Text, guidance: float
+        self, x: Tensor, t: Tensor | float, text: Text, null: Text, guidance: float
     ) -> Tensor:
         """The predicted noise under classifier-free guidance."""
         return guided(self.noise_prediction, x, t, text, null, guidance)
 
-    def clean_prediction(self, x: Tensor, t: Tensor | int, text: Text) -> Tensor:
+    def clean_prediction(self, x: Tensor, t: Tensor | float, text: Text) -> Tensor:
         """The noiseless latents that the denoiser sees in noisy ones [n, c, h, w]."""
         return self.without_noise(x, self.noise_prediction(x, t, text), t)
 
-    def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+    def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
         """Noisy latents at time steps t ([n] or one for all): sqrt(a) clean + sqrt(1 - a) noise."""
         signal, rate = self._rates(t, clean)
         return signal * clean + rate * noise
 
-    def without_noise(self, x: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+    def without_noise(self, x: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
         """The clean latents in noisy ones at time steps t, if this is their noise: `add_noise` undone."""
         signal, rate = self._rates(t, x)
         return (x - rate * noise) / signal
 
-    def truth(self, clean: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+    def truth(self, clean: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
         """What the denoiser was trained to predict of `add_noise(clean, noise, t)`: the noise, or the velocity."""
+        if self.flows:
+            return noise - clean
         if not self.predicts_velocity:
             return noise
         signal, rate = self._rates(t, clean)
         return signal * noise - rate * clean
 
-    def _rates(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _rates(self, t: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.flows:
+            return flow_rates(t, self.timesteps, like)
         a = self.alphas_cumprod[torch.as_tensor(t, device="cpu").long()].reshape(-1, *[1] * (like.ndim - 1))
         signal, rate = (v.sqrt().to(like.dtype).to(like.device) for v in (a, 1 - a))
         return signal, rate
@@ -334,7 +332,7 @@ class TextToImage(Module):
         negative: str = "",
         batch_size: int = 64,
         stop: int | None = None,
-        before_step: Callable[[int, int, int], None] | None = None,
+        before_step: Callable[[int, float, int], None] | None = None,
         decode: bool = True,
     ) -> Tensor:
         """Draw one image a prompt with DDIM (deterministic; x_0 is not clipped: clipping breaks guidance).
@@ -377,14 +375,8 @@ class TextToImage(Module):
         return torch.cat(out)
 
     def sampler(self, steps: int) -> Any:
-        """Diffusers' DDIM in this pipeline's noise schedule, set to this many steps."""
-        if not 1 <= steps <= self.timesteps:
-            raise InputError(
-                f"the sampler takes 1 to {self.timesteps} steps, the levels it was trained on; got {steps}."
-            )
-        scheduler = ddim(self.scheduler.config)
-        scheduler.set_timesteps(steps)
-        return scheduler
+        """Diffusers' DDIM in this pipeline's noise schedule, or its own Euler of flows, set to this many steps."""
+        return sampler_of(self.scheduler, steps, self.timesteps)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

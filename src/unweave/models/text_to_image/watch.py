@@ -43,7 +43,7 @@ def watch_sampling(
     """
     texts = [model.encode(list(batch)) for batch in batches]
     null = model.encode([""])
-    sampler = model.sampler(steps)
+    samplers = [model.sampler(steps) for _ in texts]  # some count their own steps
     now = [0, 0]
 
     def show(name: str) -> Callable[..., None]:
@@ -62,17 +62,17 @@ def watch_sampling(
     hooks = [layer.register_forward_hook(show(name)) for name, layer in layers.items()]
     latents = [noise.expand(len(text), *noise.shape[1:]) for text in texts]
     try:
-        for i, t in enumerate(sampler.timesteps[:stop].tolist()):
+        for i, t in enumerate(model.sampler(steps).timesteps[:stop].tolist()):
             for b, text in enumerate(texts):
                 now[:] = [i, b]
-                latents[b] = _step(model, sampler, latents[b], t, text, null, guidance)
+                latents[b] = _step(model, samplers[b], latents[b], t, text, null, guidance)
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def _step(
-    model: TextToImage, sampler: object, x: Tensor, t: int, text: Text, null: Text, guidance: float
+    model: TextToImage, sampler: object, x: Tensor, t: float, text: Text, null: Text, guidance: float
 ) -> Tensor:
     out: Tensor = sampler.step(model.guided(x, t, text, null, guidance), t, x).prev_sample  # type: ignore[attr-defined]
     return out

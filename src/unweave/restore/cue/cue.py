@@ -28,7 +28,7 @@ from ...fit import Loop, fit_
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, Inner, NonNegative, Positive, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Batch, Data
 from .._checks import require_pairs, require_pictures, require_unit
 from .enhancer import CUENet, Parts
@@ -102,6 +102,7 @@ class CUE:
             InputError: if they are no such pictures, or their sides no multiples of the patch.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "CUE")
         first = require_pairs(data, "CUE", rng)
         dark, bright = data.task.degraded(first), data.task.clean(first)
         for part in (dark, bright):

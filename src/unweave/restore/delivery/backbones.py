@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from ...errors import InputError
 from ...settings import Count, Whole, settings
+from ..sesr import SESRNet
 
 
 class Bicubic(Module):
@@ -211,8 +212,8 @@ class _SRVC(Module):
             layer for _ in range(blocks) for layer in (Conv2d(4 * width, 4 * width, 3, padding=1), ReLU())
         ]
         self.body = Sequential(
-            ReLU(), Conv2d(width, 4 * width, 5, padding=2), ReLU(), *middle, Conv2d(4 * width, 3 * scale**2, 3, padding=1),
-            PixelShuffle(scale),
+            ReLU(), Conv2d(width, 4 * width, 5, padding=2), ReLU(), *middle,
+            Conv2d(4 * width, 3 * scale**2, 3, padding=1), PixelShuffle(scale),
         )  # fmt: skip
         self.skip = Bicubic(scale)
         init.zeros_(self.body[-2].weight)  # type: ignore[arg-type]
@@ -233,6 +234,11 @@ class _SRVC(Module):
         return restored
 
 
+def _sesr(scale: int, blocks: int, width: int) -> Module:
+    """SESR's plain convolutions, as they are used: its wide stacks would be multiplied out before anything is sent."""
+    return SESRNet(scale=scale, blocks=blocks, features=width, width=0, channels=3)  # type: ignore[arg-type]
+
+
 Builder = Callable[[int, int, int], Module]
 BACKBONES: dict[str, tuple[Builder, int, int]] = {
     "wdsr": (_WDSR, 16, 32),
@@ -241,6 +247,7 @@ BACKBONES: dict[str, tuple[Builder, int, int]] = {
     "vdsr": (_vdsr, 20, 8),
     "edsr": (_edsr, 16, 64),
     "srvc": (_SRVC, 1, 32),
+    "sesr": (_sesr, 5, 16),
 }
 """Name -> (builder of scale, blocks and width; blocks and width of the papers on delivery)."""
 
@@ -253,8 +260,8 @@ class Backbone:
         name: of `BACKBONES`.
         blocks: residual blocks, or layers; the published number unless given.
         width: channels; the published number unless given.
-        modulated: stretches of time for which each convolution but the first and last has a gain and an offset a channel
-            (CaFM); 0 for none. What is sent is of one stretch.
+        modulated: stretches of time for which each convolution but the first and last has a gain and an offset a
+            channel (CaFM); 0 for none. What is sent is of one stretch.
         residual: beside bicubic interpolation, with the last layer beginning at zero: short trainings begin where the
             interpolation is. For espcn and edsr; the others have a way past the network already.
     """
@@ -270,7 +277,7 @@ class Backbone:
             near = get_close_matches(self.name, BACKBONES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InputError(f"Backbone.name must be one of {', '.join(BACKBONES)}; got {self.name!r}.{hint}")
-        if self.residual and self.name in ("wdsr", "srcnn", "vdsr", "srvc"):
+        if self.residual and self.name in ("wdsr", "srcnn", "vdsr", "srvc", "sesr"):
             raise InputError(
                 f"Backbone.residual=True would do nothing for {self.name}, which has its own way past."
             )
@@ -285,6 +292,8 @@ class Backbone:
         """
         if scale not in (2, 3, 4):
             raise InputError(f"a backbone's scale must be 2, 3 or 4; got {scale!r}.")
+        if self.name == "sesr" and scale == 3:
+            raise InputError("sesr enlarges by 2 or 4; got scale 3. Take another backbone.")
         builder, blocks, width = BACKBONES[self.name]
         net = builder(scale, self.blocks or blocks, self.width or width)
         net = modulated_(net, self.modulated) if self.modulated else net

@@ -192,7 +192,8 @@ def _refuse(path: Path, frame: Any) -> None:
     if depth > 8 or int(frame.color_trc) in _HDR:
         what = "a high dynamic range" if int(frame.color_trc) in _HDR else f"{depth} bits a channel"
         raise InputError(
-            f"{path} has {what} ({frame.format.name}); delivery works on 8 bits a channel with a standard range. Convert it "
+            f"{path} has {what} ({frame.format.name}); delivery works on 8 bits a channel with a standard "
+            f"range. Convert it "
             "first, say by ffmpeg's filters zscale and tonemap, and -pix_fmt yuv420p."
         )
     if frame.interlaced_frame:

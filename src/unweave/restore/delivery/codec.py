@@ -1,4 +1,4 @@
-"""The low-resolution stream: really encoded and decoded, by the codecs that PyAV brings, the same bits every time.
+"""The low-resolution stream: really encoded and decoded, by the codecs that PyAV brings, each on one thread.
 
 Frames go in and come out as RGB; in between they are 8-bit 4:2:0 in BT.709 with the limited range, whatever the size.
 Every `gop` frames a new segment begins with a key frame that nothing before it is needed for.
@@ -53,7 +53,7 @@ CODECS: dict[str, Codec] = {
 def encode(
     frames: Iterable[Tensor], codec: CodecName, *, crf: float, gop: int, rate: float, preset: str = ""
 ) -> Segments:
-    """Encode frames at a constant quality, on one thread, so that the bits are the same every time.
+    """Encode frames at a constant quality.
 
     Args:
         frames: uint8 RGB [3, height, width], both sides even.
@@ -189,7 +189,8 @@ def within(budget: float, codec: CodecName, encoded: Callable[[float], Segments]
     worst = encoded(high * known.step)
     if stream_bytes(worst) > budget:
         raise InputError(
-            f"{budget:,.0f} bytes are left for the stream, and the coarsest {codec} takes {stream_bytes(worst):,}. Give more "
+            f"{budget:,.0f} bytes are left for the stream, and the coarsest {codec} takes "
+            f"{stream_bytes(worst):,}. Give more "
             "bits, a larger scale, or smaller networks."
         )
     best = (high * known.step, worst)

@@ -1,8 +1,8 @@
 """Bytes made shorter without loss, weights rounded and made shorter, label maps made shorter.
 
 Entropy coding is the standard library's: of LZMA, deflate and deflate's Huffman codes alone, whichever is shortest is
-taken, and one byte says which. On weights, which have no repetitions, Huffman codes alone win; an arithmetic coder would
-save a per cent or two more of them.
+taken, and one byte says which. On weights, which have no repetitions, Huffman codes alone win; an arithmetic coder
+would save a per cent or two more of them.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def coded_weights(
     """Weights as bytes, and as they will be read back.
 
     fp32 and fp16 are kept by their bytes, most significant bytes together. int8 has one scale an output channel (the
-    tensor's first dimension; a vector has one in all), the largest magnitude over 127. With a reference a tensor that is the same is one
-    byte; one of which few weights changed is a mask and those; int8 codes the difference, so that what did not move is
-    exactly kept.
+    tensor's first dimension; a vector has one in all), the largest magnitude over 127. With a reference a tensor
+    that is the same is one byte; one of which few weights changed is a mask and those; int8 codes the difference, so
+    that what did not move is exactly kept.
 
     Args:
         state: name -> float tensor.

@@ -132,7 +132,8 @@ def read_parts(file: BinaryIO, listed: Listed, name: str) -> Iterator[tuple[str,
         data = file.read(size)
         if len(data) < size:
             raise IntegrityError(
-                f"{name} ends within part {part!r}: {len(data):,} of its {size:,} bytes are there. Fetch the file again."
+                f"{name} ends within part {part!r}: {len(data):,} of its {size:,} bytes are there. Fetch the "
+                f"file again."
             )
         if _digest(data).hex() != digest:
             raise IntegrityError(

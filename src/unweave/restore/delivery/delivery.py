@@ -71,8 +71,8 @@ class Report:
 
     Attributes:
         sizes: bytes of each kind of part.
-        startup: bytes before the first frame can be shown: manifest, the networks and labels that the first segment needs, and
-            that segment.
+        startup: bytes before the first frame can be shown: manifest, the networks and labels that the first segment
+            needs, and that segment.
         seconds: of the clip.
         figures: name -> figure, by `Meter` and the method.
         crf: of the stream.
@@ -125,15 +125,14 @@ class Delivery:
             encoding: how it is sent; the defaults unless given.
             rng: governs everything that is drawn.
             general: a network that the reader has too: trainings begin there, and what differs is sent.
-            stream: (crf, segments), where the stream is encoded already.
+            stream: of `streamed`, where it is made already.
 
         Raises:
             InputError: if the budget is too small, or the method cannot be used on this clip.
         """
         plan = encoding or Encoding()
         high = padded_to(clip.frames, 2 * plan.scale)
-        low = smaller(high, plan.scale)
-        crf, segments = stream or _stream(clip, low, method, plan)
+        crf, segments = stream or streamed(clip, method, plan)
         seen = torch.stack(list(decode(segments, plan.codec)))
         began = monotonic()
         source = Source(seen, high, plan.scale, clip.rate, general)
@@ -151,7 +150,7 @@ class Delivery:
         source: Source,
         trained: float,
     ) -> Delivery:
-        weights, nets = _sent(made, plan, source.general)
+        weights, nets = coded_nets(made, plan, source.general)
         grid = source.grid(*made.cell)
         spans = made.spans or (1,) * len(nets)
         upscaler = Upscaler(grid, plan.scale, [on_torch(net) for net in nets], spans, made.halo)
@@ -165,10 +164,10 @@ class Delivery:
                 meter.add(restored, frame)
                 bar.advance()
         manifest = {
-            "version": VERSION, "size": [h, w], "low": list(source.low.shape[2:]), "scale": plan.scale, "codec": plan.codec,
-            "frames": len(clip), "gop": plan.gop(clip.rate), "base": _ratio(clip.time_base), "aspect": _ratio(clip.aspect),
-            "cell": list(made.cell), "spans": list(spans), "halo": made.halo, "precision": plan.precision,
-            "nets": [b.plain() for b in made.backbones], "chained": made.chained,
+            "version": VERSION, "size": [h, w], "low": list(source.low.shape[2:]), "scale": plan.scale,
+            "codec": plan.codec, "frames": len(clip), "gop": plan.gop(clip.rate), "base": _ratio(clip.time_base),
+            "aspect": _ratio(clip.aspect), "cell": list(made.cell), "spans": list(spans), "halo": made.halo,
+            "precision": plan.precision, "nets": [b.plain() for b in made.backbones], "chained": made.chained,
             "general": None if source.general is None else state_digest(source.general),
             "digest": digest.hexdigest(), "audio": None if clip.audio is None else _ratio(clip.audio.time_base),
         }  # fmt: skip
@@ -229,7 +228,22 @@ def _ratio(value: Any) -> list[int]:
     return [value.numerator, value.denominator]
 
 
-def _stream(clip: Clip, low: Tensor, method: Overfits, plan: Encoding) -> tuple[float, Segments]:
+def streamed(clip: Clip, method: Overfits, plan: Encoding) -> tuple[float, Segments]:
+    """The small stream of a clip, and the constant rate factor that was chosen for it.
+
+    Where the same bits are wanted later it must be kept: x264 looks a little past the edge of small frames, at whatever
+    lies there, and now and then decides otherwise.
+
+    Args:
+        clip: what should come out.
+        method: whose networks take a part of a budget.
+        plan: codec, scale, and either a budget or a quality.
+
+    Raises:
+        InputError: if the budget is too small.
+    """
+    low = smaller(padded_to(clip.frames, 2 * plan.scale), plan.scale)
+
     def encoded(crf: float) -> Segments:
         return encode(low, plan.codec, crf=crf, gop=plan.gop(clip.rate), rate=clip.rate, preset=plan.preset)
 
@@ -244,14 +258,16 @@ def _stream(clip: Clip, low: Tensor, method: Overfits, plan: Encoding) -> tuple[
     )  # at most a few bytes a frame for labels, times and tables
     if left <= 0:
         raise InputError(
-            f"networks of {nets:,.0f} bytes leave nothing for the stream: {plan.bits:,.0f} bits a second over {clip.seconds:.3g} s "
-            f"are {total:,.0f} bytes. Give more bits, int8, fewer or smaller networks, or a longer clip, over which they "
+            f"networks of {nets:,.0f} bytes leave nothing for the stream: {plan.bits:,.0f} bits a second over "
+            f"{clip.seconds:.3g} s "
+            f"are {total:,.0f} bytes. Give more bits, int8, fewer or smaller networks, or a longer clip, over "
+            f"which they "
             "cost less a second."
         )
     return within(left, plan.codec, encoded)
 
 
-def _sent(made: Overfitted, plan: Encoding, general: Module | None) -> tuple[list[bytes], list[Module]]:
+def coded_nets(made: Overfitted, plan: Encoding, general: Module | None) -> tuple[list[bytes], list[Module]]:
     """Coded networks, and networks as the reader will have them."""
     coded: list[bytes] = []
     nets: list[Module] = []

@@ -20,7 +20,7 @@ _LUMA = torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64).view(3, 1, 1
 
 
 def psnr(error: float) -> float:
-    """DB of a mean squared error of values from 0 to 1; infinite where nothing differs.
+    """Decibels of a mean squared error of values from 0 to 1; infinite where nothing differs.
 
     Example:
         >>> psnr(0.01), psnr(0.0)
@@ -121,8 +121,8 @@ def _mean(values: Sequence[float]) -> float:
 def bd_rate(anchor: Sequence[tuple[float, float]], tested: Sequence[tuple[float, float]]) -> float | None:
     """Average difference in rate at equal quality, in per cent; negative where `tested` needs fewer bits.
 
-    Bjontegaard's difference with piecewise cubic (PCHIP) curves of log rate over quality, over the range of quality that
-    both reach.
+    Bjontegaard's difference with piecewise cubic (PCHIP) curves of log rate over quality, over the range of quality
+    that both reach.
 
     Args:
         anchor: (rate, quality) points.

@@ -1,4 +1,4 @@
-"""What every method of delivery is given and gives: a clip as its reader will have it, and networks overfitted to it."""
+"""What every method of delivery is given and gives: a clip as its reader has it, and networks overfitted to it."""
 
 from __future__ import annotations
 
@@ -61,11 +61,12 @@ class Source:
         if span > 1:
             where = where[(where[:, 1:] % span == 0).all(1)]
         places = where * torch.tensor([1, grid.rows, grid.columns])
-        s, (gh, gw) = self.scale, grid.shape
-        room = Grid(self.high.shape[2], self.high.shape[3], gh * grid.rows * s, gw * grid.columns * s)
+        s, (gh, gw) = self.scale, (-(-n // span) * span for n in grid.shape)
+        low = Grid(grid.height, grid.width, gh * grid.rows, gw * grid.columns)
+        high = Grid(grid.height * s, grid.width * s, low.rows * s, low.columns * s)
         size = (grid.rows * span, grid.columns * span)
         return Patches(
-            grid.extended(self.low, halo), room.extended(self.high), places, size, s, halo, batch_size
+            low.extended(self.low, halo), high.extended(self.high), places, size, s, halo, batch_size
         )
 
 

@@ -107,7 +107,10 @@ class Patches:
         part: tuple[int, int] = (0, 1),
         join: bool = False,
     ) -> Iterator[Batch]:
-        """Batches of (low [n, 3, rows + 2 halo, columns + 2 halo], high [n, 3, scale rows, scale columns], frame [n]), 0 to 1."""
+        """Low [n, 3, rows + 2 halo, columns + 2 halo], high [n, 3, scale rows, scale columns] and frame [n] of batches.
+
+        Pixels are from 0 to 1.
+        """
         n = len(self)
         order = torch.arange(n) if rng is None else torch.randperm(n, generator=rng)
         chunks = list(order.split(self.batch_size))
@@ -144,8 +147,8 @@ def scores(
         high: uint8 [frames, 3, scale h, scale w].
         grid: of the cells.
         scale: between the two.
-        scorer: "bicubic" and "general" give the PSNR in dB of interpolation or of a general network, over whole frames in
-            RGB, 8-bit, infinite where a cell is exact; "gradient" gives minus the mean absolute difference of
+        scorer: "bicubic" and "general" give the PSNR in dB of interpolation or of a general network, over whole
+            frames in RGB, 8-bit, infinite where a cell is exact; "gradient" gives minus the mean absolute difference of
             neighbouring pixels of `high`, which needs no restoration.
         general: the network.
     """
@@ -200,7 +203,8 @@ def by_quantile(values: Tensor, k: int) -> Tensor:
     empty = k - len(labels.unique())
     if empty:
         raise InputError(
-            f"nothing to split: {empty} of k={k} groups would be empty, for many patches are restored equally well (a still or "
+            f"nothing to split: {empty} of k={k} groups would be empty, for many patches are restored equally "
+            f"well (a still or "
             "plain clip). Give a smaller k, k=1 say."
         )
     return labels.view(values.shape).to(torch.uint8)

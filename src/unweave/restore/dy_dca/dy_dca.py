@@ -1,15 +1,15 @@
 """Dy-DCA: one delivery with several paths, light for large easy patches and heavy for small hard ones.
 
-Li, Shu, Ji et al., Data Overfitting for On-Device Super-Resolution with Dynamic Algorithm and Compiler Co-Design, ECCV 2024,
-arXiv 2407.02813. Frames are cut into coarse cells; a cell whose PSNR under something general is at most a threshold is split into
-four, and so on for as many levels as there are; each level has a path of its own, all trained on the clip. Which path
-runs follows from a patch's shape, which follows from the split map, so that everything about shapes is known before a frame is
-run (see `plan`).
+Li, Shu, Ji et al., Data Overfitting for On-Device Super-Resolution with Dynamic Algorithm and Compiler Co-Design,
+ECCV 2024, arXiv 2407.02813. Frames are cut into coarse cells; a cell whose PSNR under something general is at most a
+threshold is split into four, and so on for as many levels as there are; each level has a path of its own, all
+trained on the clip. Which path runs follows from a patch's shape, which follows from the split map, so that
+everything about shapes is known before a frame is run (see `plan`).
 
-Where the paper leaves a choice: the threshold is a share of cells unless `threshold` gives the paper's 40 dB, which on a clean
-clip splits nothing; steps are shared among the paths by how many patches each has, in batches of one shape; paths are
-trained one after the other instead of by turns, which is the same for they share no weights; frames that cells do not
-divide are extended.
+Where the paper leaves a choice: the threshold is a share of cells unless `threshold` gives the paper's 40 dB, which
+on a clean clip splits nothing; steps are shared among the paths by how many patches each has, in batches of one
+shape; paths are trained one after the other instead of by turns, which is the same for they share no weights; frames
+that cells do not divide are extended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class DyDCA:
     """Overfit a light path to large easy patches of a clip and a heavy one to small hard patches.
 
     Attributes:
-        cell: side of the smallest patch in low-resolution pixels (48 x 54 in the paper; its coarse ones are twice that).
+        cell: side of the smallest patch in low-resolution pixels (48 x 54 in the paper; its coarse ones are twice
+            that).
         levels: sizes of patches, each twice the one before; two in the released code, three in the paper's figure.
         share: of the cells of each level that are split further; those with the lowest PSNR.
         threshold: dB at or below which a cell is split, instead of a share; the paper's is 40.
@@ -126,13 +127,14 @@ class DyDCA:
     def split(self, source: Source, rng: Generator) -> Tensor:
         """The level of every smallest cell, uint8 [frames, rows, columns], equal within blocks of 2^level a side.
 
-        From the coarsest level down: cells not yet split are scored by their mean squared error, and the hardest share, or
-        those at or below the threshold, are split.
+        From the coarsest level down: cells not yet split are scored by their mean squared error, and the hardest
+        share, or those at or below the threshold, are split.
         """
         grid, widest = source.grid(self.cell), 2 ** (self.levels - 1)
         if min(grid.shape) < widest:
             raise InputError(
-                f"a frame of the stream has {grid.shape[0]} x {grid.shape[1]} cells; {self.levels} levels need at least {widest} a "
+                f"a frame of the stream has {grid.shape[0]} x {grid.shape[1]} cells; {self.levels} levels need "
+                f"at least {widest} a "
                 "side. Give smaller cells or fewer levels."
             )
         values = scores(source.low, source.high, grid, source.scale, self.scorer, source.general)
@@ -147,7 +149,8 @@ class DyDCA:
             hard[free] = self._hard(coarse[free], rng)
             if not hard.any() or hard[free].all():
                 raise InputError(
-                    f"{'all' if hard.any() else 'none'} of the {int(free.sum())} cells of {side * self.cell} pixels would be split, so "
+                    f"{'all' if hard.any() else 'none'} of the {int(free.sum())} cells of {side * self.cell} "
+                    f"pixels would be split, so "
                     f"that a path is never trained; their scores are {float(coarse[free].min()):.1f} to "
                     f"{float(coarse[free].max()):.1f}. Give a share instead of a threshold, or another one."
                 )

@@ -25,7 +25,7 @@ from ...fit import Loop, Step, fit_, steps_of
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, Inner, Part, Positive, Range, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Batch, Data
 from .._checks import require_pairs, require_pictures, require_scale, require_unit
 from .network import EDiffSRNet, Prior
@@ -97,6 +97,7 @@ class EDiffSR:
             InputError: if the pairs have other channels or another scale, lie outside [0, 1] or are below 16 pixels.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "EDiffSR")
         first = require_pairs(data, "EDiffSR", rng)
         small, large = data.task.degraded(first), data.task.clean(first)
         require_pictures(small, "EDiffSR", channels=self.channels)

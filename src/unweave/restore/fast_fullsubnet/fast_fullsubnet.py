@@ -25,7 +25,7 @@ from ...fit import Loop, fit_
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, Positive, Whole, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Batch, Data
 from .._checks import require_pairs
 from .masks import compressed, ratio_mask
@@ -91,6 +91,7 @@ class FastFullSubNet:
             InputError: if they are no such sounds, or shorter than a window.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "FastFullSubNet")
         first = require_pairs(data, "FastFullSubNet", rng)
         noisy, clean = data.task.degraded(first), data.task.clean(first)
         if noisy.ndim != 2 or noisy.shape != clean.shape or noisy.shape[1] < self.window:

@@ -22,7 +22,7 @@ from ...fit import Loop, fit_
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, Positive, checked, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Batch, Data
 from .._checks import require_pairs, require_pictures
 from .._tiles import tiled
@@ -75,6 +75,7 @@ class MLSIM:
             InputError: if a stack has other frames, or a picture another size.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "MLSIM")
         first = require_pairs(data, "MLSIM", rng)
         stack, picture = data.task.degraded(first), data.task.clean(first)
         net = self.initial(rng)

@@ -26,7 +26,7 @@ from ...fit import Loop, fit_, steps_of
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, NonNegative, Positive, Range, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Batch, Data
 from .._checks import require_pairs, require_pictures
 from .network import PCSRNet
@@ -87,6 +87,7 @@ class PCSR:
             InputError: if the pairs have other channels or another scale, or more queries than pixels are asked for.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "PCSR")
         first = require_pairs(data, "PCSR", rng)
         small, large = data.task.degraded(first), data.task.clean(first)
         require_pictures(small, "PCSR", channels=self.channels)

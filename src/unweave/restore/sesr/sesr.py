@@ -29,7 +29,7 @@ from ...fit import Loop, fit_
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, Positive, Whole, checked, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Data
 from .._checks import require_pairs, require_pictures, require_scale
 from .collapse import collapse_, expand_
@@ -97,6 +97,7 @@ class SESR:
             InputError: if the pairs are not of this scale and these channels.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "SESR")
         first = require_pairs(data, "SESR", rng)
         require_pictures(data.task.degraded(first), "SESR", channels=self.channels)
         require_scale(data.task.degraded(first), data.task.clean(first), self.scale, "SESR")

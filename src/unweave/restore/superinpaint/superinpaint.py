@@ -26,7 +26,7 @@ from ...fit import Loop, fit_
 from ...paper import Paper
 from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, NonNegative, Positive, Range, Whole, settings
-from ...tasks import Restoring
+from ...tasks import Restoring, requires
 from ...types import Batch, Data
 from .._checks import require_pairs, require_pictures
 from .network import SuperInpaintNet, require_mask
@@ -96,6 +96,7 @@ class SuperInpaint:
                 are asked for.
             NonFiniteError: if training diverges.
         """
+        requires(data.task, Restoring, "SuperInpaint")
         first = require_pairs(data, "SuperInpaint", rng)
         small, large = data.task.degraded(first), data.task.clean(first)
         require_pictures(small, "SuperInpaint", channels=self.channels + 1)
