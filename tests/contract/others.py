@@ -154,9 +154,9 @@ def _one_expert(rng: Generator, **settings: Any) -> dict[str, Tensor]:
     from unweave.language import GradDiff
     from unweave.types import Request
 
-    data = text(160)
-    request = Request(data.subset(range(4)), data.subset(range(4, 8)), data.subset(range(8, 10)))
-    made = UOE(unlearn=GradDiff(lr=0.01, epochs=1), **settings).apply(moe("mixtral"), request, rng=rng)
+    data, model = text(96), moe("mixtral", num_hidden_layers=1)
+    request = Request(data.subset(range(2)), data.subset(range(2, 4)), data.subset(range(4, 6)))
+    made = UOE(unlearn=GradDiff(lr=0.01, epochs=1), **settings).apply(model, request, rng=rng)
     return dict(made.state_dict())
 
 
