@@ -154,8 +154,8 @@ class UncertaintyJob:
         outside = float(asked.invalid.mean())
         if outside > 0.5:
             lead.append(
-                f"{100 * outside:.0f} % of what the model would say is none of the labels: it hardly follows the prompt, so its "
-                "parts say little. Try other words for labels or instruction."
+                f"{100 * outside:.0f} % of what the model would say is none of the labels: it hardly follows the "
+                "prompt, so its parts say little. Try other words for labels or instruction."
             )
         told: dict[str, Any] = {}
         if self.right:
@@ -168,16 +168,12 @@ class UncertaintyJob:
             else:
                 half = selective(scores["total"], wrong).risk[(len(wrong) + 1) // 2 - 1]
                 low, high = told["total"]["auroc interval"]
-                verb = (
-                    "tells errors"
-                    if low > 0.5
-                    else "ranks errors as the surest"
-                    if high < 0.5
-                    else "cannot tell errors"
-                )
+                word = "cannot tell errors" if high >= 0.5 else "ranks errors as the surest"
+                verb = "tells errors" if low > 0.5 else word
                 lead.append(
                     f"{share:.1f} % of the answers are wrong; of the surest half {100 * float(half):.1f} %. The total "
-                    f"{verb}: AUROC {told['total']['auroc']:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 tells nothing)."
+                    f"{verb}: AUROC {told['total']['auroc']:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 tells "
+                    "nothing)."
                 )
             figures |= {f"AUROC, {n}": (t["auroc"], "") for n, t in told.items() if t["auroc"] is not None}
         rows = [
@@ -227,9 +223,9 @@ class UncertaintyJob:
                     heading="How well each score tells errors",
                     caption="AUROC: chance that a wrong answer scores higher than a right one, 0.5 tells nothing. "
                     "AUPR: average precision of wrong answers. 95 % bootstrap intervals.",
-                    columns=("score", "what it is", "AUROC", "AUPR", "area under the errors"),
+                    columns=("score", "AUROC", "AUPR", "area under the errors", "what it is"),
                     rows=[
-                        (n, _MEANING[n], _with(t, "auroc"), _with(t, "aupr"), f"{t['area']:.3f}")
+                        (n, _with(t, "auroc"), _with(t, "aupr"), f"{t['area']:.3f}", _MEANING[n])
                         for n, t in told.items()
                     ],
                 ),
