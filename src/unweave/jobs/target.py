@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -51,10 +52,9 @@ class Target:
             InputError: if it names no cost, or no share of it.
         """
         of, _, said = text.partition("=")
-        try:
+        share: float | None = None
+        with suppress(ValueError):
             share = float(said)
-        except ValueError:
-            share = None
         if of not in WORDS or share is None:
             raise InputError(
                 f"a target is one of {', '.join(WORDS)} with a share of the dense model's, such as macs=0.5; got "

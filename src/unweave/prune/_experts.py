@@ -77,8 +77,8 @@ def gathering(
                 kept = grams.setdefault(name, [None] * moe.count)
                 read = rows if stack.part == "in" else moe.expert(e).inner(rows)
                 wide = read.detach().to(torch.promote_types(read.dtype, torch.float32))
-                gram = wide.T @ wide
-                kept[e] = gram if kept[e] is None else kept[e] + gram
+                gram, before = wide.T @ wide, kept[e]
+                kept[e] = gram if before is None else before + gram
 
     if not moes:
         yield
