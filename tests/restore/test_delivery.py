@@ -338,7 +338,7 @@ def test_the_bicubic_convolution_is_interpolation(scale) -> None:
         ("srcnn", 69_251),
         ("vdsr", 10_955),
         ("edsr", 1_369_859),
-        ("sesr", 18_140),
+        ("sesr", 17_708),
     ],
 )
 def test_backbones_have_the_published_number_of_weights(name, numbers) -> None:

@@ -117,6 +117,7 @@ def play(
             at += 1
             bar.advance()
         if video is not None:
+            video.hear(sound)  # what came after the last frame
             video.close()
         times, base = reader.times, reader.base
     seconds = float((times[-1] - times[0]) * base) * at / max(1, at - 1)
@@ -162,6 +163,9 @@ class _Video:
             shown = shown.reformat(format=self.track.pix_fmt, dst_colorspace="ITU709")
         shown.pts, shown.time_base = self.reader.times[at], self.reader.base
         self.file.mux(self.track.encode(shown))
+        self.hear(sound)
+
+    def hear(self, sound: list[Packet]) -> None:
         for packet in sound if self.sound is not None else ():
             coded = self.av.Packet(packet.data)
             coded.pts, coded.dts, coded.duration = packet.time, packet.order, packet.duration

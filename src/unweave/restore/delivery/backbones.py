@@ -90,9 +90,10 @@ class _WDSR(Module):
         def conv(into: int, out: int, side: int, gain: float) -> Module:
             layer = Conv2d(into, out, side, padding=side // 2)
             init.zeros_(layer.bias)  # type: ignore[arg-type]
-            layer = weight_norm(layer)
-            layer.parametrizations.weight.original0.data.fill_(gain)
-            return layer
+            normed: Module = weight_norm(layer)
+            gains = normed.get_parameter("parametrizations.weight.original0")
+            gains.data.fill_(gain)
+            return normed
 
         def block() -> Module:
             wide = width * expansion
@@ -325,4 +326,5 @@ def macs(net: Module, height: int, width: int) -> int:
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(1, 3, height, width))
-    return math.ceil(counter.get_total_flops() / 2)
+    flops: int = counter.get_total_flops()
+    return math.ceil(flops / 2)

@@ -141,6 +141,10 @@ def _coded(tensor: Tensor, precision: Precision, known: Tensor | None) -> tuple[
     if precision == "int8":
         moved = tensor if known is None else tensor - known
         scales = _scales(moved)
+        if (
+            known is not None
+        ):  # finer than a sixteenth of what weights themselves are rounded to is not worth bits
+            scales = torch.maximum(scales, _scales(known) / 16)
         codes = (moved / scales).nan_to_num(0.0).round().clamp(-127, 127).to(torch.int8)
         back = codes.float() * scales if known is None else known + codes.float() * scales
         if known is not None and not codes.any():
@@ -191,10 +195,10 @@ def _scales(tensor: Tensor) -> Tensor:
     return tensor.abs().amax(dim=tuple(range(1, tensor.ndim)), keepdim=True) / 127
 
 
-def _planes(values: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _planes(values: np.ndarray) -> bytes:
     return values.reshape(-1, 1).view(np.uint8).T[::-1].tobytes()
 
 
-def _unplaned(raw: bytes, at: int, count: int, width: int) -> np.ndarray:  # type: ignore[type-arg]
+def _unplaned(raw: bytes, at: int, count: int, width: int) -> np.ndarray:
     planes = np.frombuffer(raw, np.uint8, count * width, at).reshape(width, count)[::-1]
     return np.ascontiguousarray(planes.T).view("<f4" if width == 4 else "<f2").reshape(-1).astype(np.float32)

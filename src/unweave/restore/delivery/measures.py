@@ -158,7 +158,7 @@ def rate_at(points: Sequence[tuple[float, float]], quality: float) -> float | No
     return math.exp(float(PchipInterpolator(q, r)(quality)))
 
 
-def _rising(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _rising(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     """Quality and log rate, by quality; a point that costs more and is worse than another is left out."""
     kept: list[tuple[float, float]] = []
     for rate, quality in sorted((r, q) for r, q in points if r > 0 and math.isfinite(q)):

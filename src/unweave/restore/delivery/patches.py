@@ -36,7 +36,7 @@ def smaller(frames: Tensor, scale: int) -> Tensor:
     """uint8 frames [n, 3, h, w], sides multiples of `scale`, made smaller: bicubic, antialiased, rounded."""
     parts = [
         F.interpolate(part.float(), scale_factor=1 / scale, mode="bicubic", antialias=True)
-        for part in frames.split(16)
+        for part in torch.split(frames, 16)
     ]
     return torch.cat([part.round().clamp(0, 255).byte() for part in parts])
 
@@ -113,7 +113,7 @@ class Patches:
         """
         n = len(self)
         order = torch.arange(n) if rng is None else torch.randperm(n, generator=rng)
-        chunks = list(order.split(self.batch_size))
+        chunks = list(torch.split(order, self.batch_size))
         if join and len(chunks) > 1 and len(chunks[-1]) == 1 < self.batch_size:
             chunks[-2:] = [torch.cat(chunks[-2:])]
         for at in chunks[start:]:
@@ -200,7 +200,7 @@ def by_quantile(values: Tensor, k: int) -> Tensor:
     ordered = flat.sort().values
     ends = ordered[torch.tensor([(c + 1) * n // k - 1 for c in range(k)])].contiguous()
     labels = torch.searchsorted(ends, flat.contiguous(), side="left").clamp(max=k - 1)
-    empty = k - len(labels.unique())
+    empty = k - len(set(labels.tolist()))
     if empty:
         raise InputError(
             f"nothing to split: {empty} of k={k} groups would be empty, for many patches are restored equally "

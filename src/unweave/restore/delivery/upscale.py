@@ -58,7 +58,7 @@ class Upscaler:
             Grid(grid.height, grid.width, gh * grid.rows, gw * grid.columns).extended(low, halo).float() / 255
         )
         canvas = torch.empty(3, gh * grid.rows * s, gw * grid.columns * s, dtype=torch.uint8)
-        for c in labels.unique().tolist():
+        for c in sorted(set(labels.flatten().tolist())):
             span = self.spans[c]
             rows, columns = grid.rows * span, grid.columns * span
             where = (labels[::span, ::span] == c).nonzero().tolist()

@@ -94,7 +94,8 @@ class DyDCA:
     def weights(self, frames: int, rate: float, scale: int) -> int:
         """How many numbers will be sent."""
         with torch.random.fork_rng(devices=[]):
-            return sum(count(folded(self.path(d).build(scale))) for d in range(self.levels))  # type: ignore[arg-type]
+            nets = [folded(self.path(d).build(scale)) for d in range(self.levels)]  # type: ignore[arg-type]
+        return sum(map(count, nets))
 
     def overfit(self, source: Source, *, rng: Generator) -> Overfitted:
         """Train on a clip.
