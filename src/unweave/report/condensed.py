@@ -60,33 +60,36 @@ def render_condensed(
             "texts (softmax over the hidden dimension, mean over tokens): what has gathered up to that layer.",
         ),
     ]  # fmt: skip
-    rows = [told for told in beside.values() if not isinstance(told, str)]
     if beside:
-        columns = list(rows[0]) if rows else ["why not"]
-        sections.append(
-            Section(
-                heading="Baselines at no more memory",
-                columns=("baseline", *columns),
-                caption="On the same calibration texts, with no more parameters than the model above.",
-                rows=[
-                    (name, told, *[""] * (len(columns) - 1))
-                    if isinstance(told, str)
-                    else (name, *(words.number(told[c], digits=4) for c in columns))
-                    for name, told in beside.items()
-                ],
-            )
-        )
+        sections.append(_baselines(beside))
     if len(steps) > 1:
-        sections.append(
-            Section(
-                heading="Layer after layer",
-                picture=pictures.curve(list(steps.values()), of="distance", words="layers replaced"),
-                caption="Distance of the final hidden state from the original's, as layers are replaced in the "
-                f"order of their choice: {', '.join(steps)}.",
-            )  # fmt: skip
-        )
+        sections.append(_in_turn(steps))
     kicker = f"{method} on {subject}"
     return render_page("A condensed model", kicker=kicker, lead=[lead, *notes], sections=sections, run=run)
+
+
+def _baselines(beside: Mapping[str, Any]) -> Section:
+    found = [told for told in beside.values() if not isinstance(told, str)]
+    columns = list(found[0]) if found else ["why not"]
+    rows = [
+        (name, told, *[""] * (len(columns) - 1))
+        if isinstance(told, str)
+        else (name, *(words.number(told[c], digits=4) for c in columns))
+        for name, told in beside.items()
+    ]
+    caption = "On the same calibration texts, with no more parameters than the model above."
+    return Section(
+        heading="Baselines at no more memory", columns=("baseline", *columns), caption=caption, rows=rows
+    )
+
+
+def _in_turn(steps: Mapping[str, float]) -> Section:
+    return Section(
+        heading="Layer after layer",
+        picture=pictures.curve(list(steps.values()), of="distance", words="layers replaced"),
+        caption="Distance of the final hidden state from the original's, as layers are replaced in the "
+        f"order of their choice: {', '.join(steps)}.",
+    )
 
 
 def shown(
