@@ -121,3 +121,33 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     save_model(net(), tmp_path, packed=True)
     with pytest.raises(InputError, match="does not fit"):
         load_into(nn.Sequential(nn.Linear(256, 100), nn.BatchNorm1d(100), nn.Linear(100, 64)), tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("llama", torch.bfloat16), ("gpt2", torch.float32)])
+def test_a_language_models_folder_is_packed_and_read_again(
+    tmp_path: Path, kind: str, dtype: torch.dtype
+) -> None:
+    pytest.importorskip("transformers")
+    from tests import causal_world as world
+    from unweave.io.causal_lm import load_causal_lm, save_causal_lm
+
+    source = world.folder(tmp_path / "in", kind, dtype, None)
+    model = load_causal_lm(source)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and ("layers" in name or ".h." in name):
+                weight[torch.rand(weight.shape, generator=seeded(0)) < 0.9] = 0
+    save_causal_lm(model, tmp_path / "out", source=source, mask=Mask.of(model), packed=True)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {p.name for p in source.iterdir()} - {"model.safetensors"} | {"packed.safetensors"}
+    assert (tmp_path / "out" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    again = load_causal_lm(tmp_path / "out")
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    assert again.dtype == dtype
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    dense = tmp_path / "dense"
+    save_causal_lm(
+        again, dense, source=tmp_path / "out", mask=Mask.of(again)
+    )  # a packed folder is a source too
+    assert (dense / "model.safetensors").is_file()
+    assert not (dense / "packed.safetensors").exists()

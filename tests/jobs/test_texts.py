@@ -238,7 +238,7 @@ def test_refuses_in_one_line(place: Path, tmp_path: Path) -> None:
         ([gpt2, "--data", few, "--oracles", "4", *npo, *asked], "--base"),
         ([gpt2, "--data", few, "--output", "lora", *npo, *asked], "npo trains whole weights. Give --npo.lora 8"),
         ([gpt2, "--data", few, "--output", "lora", *asked], "Name one that does"),
-        ([gpt2, "--data", few, "--method", "salun", *asked], "salun needs labels, and texts have none"),
+        ([gpt2, "--data", few, "--method", "random-labels", *asked], "random-labels needs labels, and texts have none"),
         ([gpt2, "--data", few, "--method", "wanda", *asked], "wanda is of family prune"),
         ([gpt2, "--data", few, "--method", "naee", *asked], "naee does not delete data"),
         ([gpt2, "--data", few, "--init-seed", "1", *npo, *asked], "random weights"),

@@ -151,6 +151,12 @@ class UncertaintyJob:
             f"{unit or 'of variance'} of uncertainty {_two(asked.within_demo)} are left once the demonstrations are "
             f"fixed, and {_two(asked.between_demo)} come from their choice."
         ]
+        outside = float(asked.invalid.mean())
+        if outside > 0.5:
+            lead.append(
+                f"{100 * outside:.0f} % of what the model would say is none of the labels: it hardly follows the prompt, so its "
+                "parts say little. Try other words for labels or instruction."
+            )
         told: dict[str, Any] = {}
         if self.right:
             wrong = said != torch.tensor(self.right)
@@ -162,10 +168,16 @@ class UncertaintyJob:
             else:
                 half = selective(scores["total"], wrong).risk[(len(wrong) + 1) // 2 - 1]
                 low, high = told["total"]["auroc interval"]
+                verb = (
+                    "tells errors"
+                    if low > 0.5
+                    else "ranks errors as the surest"
+                    if high < 0.5
+                    else "cannot tell errors"
+                )
                 lead.append(
-                    f"{share:.1f} % of the answers are wrong; of the surest half {100 * float(half):.1f} %. "
-                    f"The total tells errors with an AUROC of {told['total']['auroc']:.2f} (95 % interval {low:.2f} "
-                    f"to {high:.2f})."
+                    f"{share:.1f} % of the answers are wrong; of the surest half {100 * float(half):.1f} %. The total "
+                    f"{verb}: AUROC {told['total']['auroc']:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 tells nothing)."
                 )
             figures |= {f"AUROC, {n}": (t["auroc"], "") for n, t in told.items() if t["auroc"] is not None}
         rows = [
