@@ -220,7 +220,7 @@ def _trial(net: Module, before: dict[str, Tensor], share: float) -> Mask:
     sizes = torch.cat([m.flatten() for m in matrices.values()])
     most = torch.zeros(len(sizes), dtype=torch.bool)
     most[sizes.topk(max(1, round(share * len(sizes)))).indices] = True
-    parts = dict(zip(matrices, most.split([m.numel() for m in matrices.values()]), strict=True))
+    parts = dict(zip(matrices, torch.split(most, [m.numel() for m in matrices.values()]), strict=True))
     return Mask(
         {
             k: parts[k].view_as(m) if k in parts else torch.ones_like(m, dtype=torch.bool)
