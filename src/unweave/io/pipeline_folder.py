@@ -97,7 +97,7 @@ def load_pipeline(
     made = TextToImage(
         denoiser=read[denoiser],
         text_encoder=read["text_encoder"],
-        **{name: _model(folder, index, name, dtype) for name in more},  # type: ignore[arg-type]
+        **{name: _model(folder, index, name, dtype) for name in more},
         vae=_model(folder, index, "vae", dtype) if _listed(index, "vae") else None,
         tokenizers=[_tokenizer(folder, index, name) for name in wanted if name.startswith("tokenizer")],
         scheduler=_scheduler(folder, index),

@@ -179,7 +179,8 @@ def soft_weight(o: Tensor, means: Tensor, sds: Tensor, zeta: float) -> Tensor:
 
 
 def _unit(features: Tensor) -> Tensor:
-    return features / features.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    unit: Tensor = features / features.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return unit
 
 
 def _scores(known: Mapping[str, Tensor], features: Tensor, fit: Fit, *, own: bool = False) -> Tensor:

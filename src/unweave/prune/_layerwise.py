@@ -63,12 +63,7 @@ def walk(
     shapes = {n: stacks[n].shape if n in stacks else outputs_first(layer, w).shape for n, layer, w in layers}
     fit = fitting(pattern, shapes)
     layers = [entry for entry in layers if entry[0] in fit]
-    blocks = list(_blocks(model, layers) or ())
-    outside = [entry for entry in layers if not _inside(blocks, [entry])] if blocks else []
-    if scope.only and outside:
-        blocks = []
-    else:
-        _refuse_most_outside(who, layers, outside, scope.least)
+    blocks = _blocks_for(who, model, layers, scope)
     run = partial(data.task.outputs, model)
     with evaluating(model):
         batches = list(spaced(data, examples).batches())
@@ -97,6 +92,16 @@ def walk(
                         visit(name, layer, outputs_first(layer, weight), grams.pop(name))
                 chain.move(i)
                 bar.advance()
+
+
+def _blocks_for(who: str, model: Module, layers: list[Layer], scope: Scope) -> list[Module]:
+    """The blocks to walk; none where there are none, or the scope names a layer outside them."""
+    blocks = list(_blocks(model, layers) or ())
+    outside = [entry for entry in layers if not _inside(blocks, [entry])] if blocks else []
+    if scope.only and outside:
+        return []
+    _refuse_most_outside(who, layers, outside, scope.least)
+    return blocks
 
 
 def _ungrouped(who: str, layers: Sequence[Layer], least: float) -> list[Layer]:

@@ -71,10 +71,8 @@ def render_scanned(
         ),
         *([Section(heading="Not pruned", columns=("layer", "why"), rows=list(left.items()))] if left else []),
     ]  # fmt: skip
-    kicker = f"{method} on {subject}"
-    return render_page(
-        "How sensitive each layer is", kicker=kicker, lead=[*lead, *notes], sections=sections, run=run
-    )
+    title, kicker = "How sensitive each layer is", f"{method} on {subject}"
+    return render_page(title, kicker=kicker, lead=[*lead, *notes], sections=sections, run=run)
 
 
 def _cells(row: Mapping[float, tuple[float, float]], at: Sequence[float]) -> list[str]:

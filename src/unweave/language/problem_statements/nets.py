@@ -26,7 +26,10 @@ class Words(Module):
 
     def __init__(self, vectors: Tensor, tune: bool, dropout: float) -> None:
         super().__init__()
-        self.table = nn.Embedding.from_pretrained(vectors.clone(), freeze=not tune, padding_idx=PADDING)
+        rows, width = vectors.shape
+        self.table = nn.Embedding(rows, width, padding_idx=PADDING)
+        self.table.weight.data.copy_(vectors)
+        self.table.weight.requires_grad_(tune)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -289,7 +289,7 @@ class ReviewClassifier:
         table[0] = 0
         rnn: Any = partial(nets.RNN, kind="lstm" if self.model == "bilstm" else "gru")
         makers: dict[str, Any] = {"cnn": nets.CNN, "han": nets.HAN, "bilstm": rnn, "bigru": rnn}
-        make = makers.get(self.model) or partial(nets.RNN, pool=self.model)
+        make = makers.get(self.model) or partial(nets.RNN, pool=self.model)  # type: ignore[arg-type]
         built: Module = make(table, tune=self.tune or self.vectors is None, dropout=self.dropout)
         return built
 
