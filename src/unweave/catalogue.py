@@ -32,7 +32,6 @@ VERBS = {
     "explain": "Attribution",
     "generate": "Decoder",
     "decompose": "Uncertainty",
-    "predict_proba": "Classifier",
     "overfit": "Delivery",
     "edit": "Editor",
 }
@@ -194,6 +193,8 @@ def roles_of(kind: type[Any]) -> tuple[str, ...]:
     if issubclass(kind, Module):
         targets = len(inspect.signature(kind.forward).parameters) > 2  # beside self and what is judged
         return ("Loss",) if targets else ("Layer",)
+    if callable(getattr(kind, "predict_proba", None)):
+        return ("Classifier",)  # its `score` is scikit-learn's, of data, not of weights
     return tuple(role for verb, role in VERBS.items() if callable(getattr(kind, verb, None)))
 
 
