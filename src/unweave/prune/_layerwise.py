@@ -60,8 +60,9 @@ def walk(
     stacks = stacks_of(who, model)
     kinds = (Linear, Conv2d, *conv1d(), *{type(stack.moe.experts) for stack in stacks.values()})
     layers = _ungrouped(who, scope.layers(model, kinds), scope.least)
-    shapes = {n: stacks[n].shape if n in stacks else outputs_first(layer, w).shape for n, layer, w in layers}
-    fit = fitting(pattern, shapes)
+    fit = fitting(
+        pattern, {n: stacks[n].shape if n in stacks else outputs_first(m, w).shape for n, m, w in layers}
+    )
     layers = [entry for entry in layers if entry[0] in fit]
     blocks = _blocks_for(who, model, layers, scope)
     run = partial(data.task.outputs, model)
@@ -76,7 +77,7 @@ def walk(
             for i, group in enumerate(groups):
                 grams: dict[str, Tensor] = {}
                 of_experts: dict[str, list[Tensor | None]] = {}
-                fused = {name: stacks[name] for name, _, _ in group if name in stacks}
+                fused = {n: stacks[n] for n, _, _ in group if n in stacks}
                 plain = [entry for entry in group if entry[0] not in fused]
                 for k, batch in enumerate(batches):
                     present = padding(data.task, batch)
