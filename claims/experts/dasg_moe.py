@@ -24,7 +24,6 @@ RIGHT = "share of answers right, %, higher is better"
 claim = Claim(
     statement="Summaries of groups let a stack with a window recall what was said far before it, nearly as well as full attention.",
     reported="better than other models on long sequences (no figure could be read; ours is a reconstruction)",
-    from_memory=True,
     data=f"sequences of {LENGTH} symbols: key and value pairs early, a stretch of noise, then questions for a value, all "
     f"farther back than the window of {GROUP}; 2 blocks of width 32, {STEPS} steps of 32 sequences",
     figures={"grouped": RIGHT, "window": RIGHT, "full": RIGHT},

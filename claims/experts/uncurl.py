@@ -28,7 +28,6 @@ claim = Claim(
     "trained with few experts; before tuning, merging hurts less than keeping random experts.",
     reported="354M backbone, SuperGLUE-style tasks: merged by 2, sometimes 4, it matches or beats the same size trained from "
     "scratch; dropping the least used experts hurts clearly (no figures at hand)",
-    from_memory=True,
     data="Python's standard library and the prose of its manual, 150,000 characters each, mixed, in windows of 64, every tenth "
     "held out; a mixture of experts in DeepSeek-V2's layout (2 layers, width 64, 16 experts of 64 units, 1 a token, a shared "
     f"one of 128), 400 steps; the task is the prose; {KEEP} experts are left in each layer",

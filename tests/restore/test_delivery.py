@@ -145,7 +145,7 @@ def test_only_what_differs_from_a_general_network_is_sent_and_the_reader_must_ha
     upon = Delivery.encode(clip, replace(METHOD, steps=2, lr=1e-9), PLAN, rng=seeded(0), general=general)
     assert upon.report is not None
     assert made.report is not None
-    assert upon.report.sizes["net"] < made.report.sizes["net"] / 5
+    assert upon.report.sizes["net"] < made.report.sizes["net"] / 3  # kinds of parts and a digest stay
     assert len(list(upon.decode(general=general))) == 9
     with pytest.raises(InputError, match="differ from a general one"):
         next(upon.decode())

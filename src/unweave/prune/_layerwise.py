@@ -60,17 +60,15 @@ def walk(
     stacks = stacks_of(who, model)
     kinds = (Linear, Conv2d, *conv1d(), *{type(stack.moe.experts) for stack in stacks.values()})
     layers = _ungrouped(who, scope.layers(model, kinds), scope.least)
-    fit = fitting(
-        pattern, {n: stacks[n].shape if n in stacks else outputs_first(m, w).shape for n, m, w in layers}
-    )
+    shapes = {n: stacks[n].shape if n in stacks else outputs_first(m, w).shape for n, m, w in layers}
+    fit = fitting(pattern, shapes)
     layers = [entry for entry in layers if entry[0] in fit]
     blocks = _blocks_for(who, model, layers, scope)
     run = partial(data.task.outputs, model)
     with evaluating(model):
         batches = list(spaced(data, examples).batches())
-        if blocks:
-            groups, once = [_inside([block], layers) for block in blocks], False
-        else:
+        groups, once = [_inside([block], layers) for block in blocks], False
+        if not blocks:
             groups, once = _in_call_order(who, run, batches[0], layers)
         chain = Chain(run, batches, blocks)
         with progress(who, len(groups)) as bar:
