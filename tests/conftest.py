@@ -20,12 +20,13 @@ if "UNWEAVE_KEY" not in os.environ:
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
 SLOW = Path(__file__).with_name("slow.txt")
-"""Tests that took more than half a second when all were last measured; `python -m tests.durations` writes it."""
+"""Tests that took more than a fifth of a second when all were last measured; `python -m tests.durations` writes it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark these as slow, beside those that are marked where they stand."""
     slow = set(SLOW.read_text(encoding="utf-8").splitlines())
     for item in items:
-        if item.nodeid in slow and item.get_closest_marker("slow") is None:
+        sweep = item.path.name == "test_zoo.py"  # every method over every model: short each, long together
+        if (sweep or item.nodeid in slow) and item.get_closest_marker("slow") is None:
             item.add_marker("slow")

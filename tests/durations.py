@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-LEAST = 0.5
+LEAST = 0.2
 """Seconds, with fixtures."""
 SLOW = Path(__file__).with_name("slow.txt")
 
