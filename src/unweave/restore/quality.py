@@ -31,13 +31,19 @@ def ssim(made: Tensor, clean: Tensor, *, peak: float = 1.0) -> Tensor:
         raise InputError(
             f"ssim reads pictures [n, c, h, w] with sides of at least 11; got {tuple(made.shape)}."
         )
-    along = torch.exp(-0.5 * (torch.arange(11, dtype=torch.float64) - 5).square() / 1.5**2)
-    along = (along / along.sum()).to(made.device)
+    return structural(made, clean, peak=peak)
+
+
+def structural(made: Tensor, clean: Tensor, *, peak: float = 1.0, side: int = 11) -> Tensor:
+    """See `ssim`; the window has that many pixels a side."""
+    along = torch.arange(side, dtype=torch.float64, device=made.device) - (side - 1) / 2
+    along = torch.exp(-0.5 * along.square() / 1.5**2)
+    along = along / along.sum()
     n, c = made.shape[:2]
-    window = (along[:, None] * along).view(1, 1, 11, 11)
 
     def blurred(x: Tensor) -> Tensor:
-        return F.conv2d(x.reshape(n * c, 1, *x.shape[2:]), window)
+        planes = x.reshape(n * c, 1, *x.shape[2:])
+        return F.conv2d(F.conv2d(planes, along.view(1, 1, -1, 1)), along.view(1, 1, 1, -1))
 
     a, b = made.double(), clean.double()
     mean_a, mean_b = blurred(a), blurred(b)

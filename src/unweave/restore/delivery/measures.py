@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..quality import structural
 
 _LUMA = torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64).view(3, 1, 1)
 """Luma of BT.709 from R'G'B'."""
@@ -40,20 +41,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
     Gaussian windows of 11 x 11 with a deviation of 1.5, only those that lie wholly inside; K1 = 0.01, K2 = 0.03. Planes
     narrower than a window are compared by one window as large as fits.
     """
-    side = min(11, *a.shape)
-    x = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
-    g = torch.exp(-(x**2) / (2 * 1.5**2))
-    g = g / g.sum()
-
-    def blurred(p: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(p, g.view(1, 1, -1, 1)), g.view(1, 1, 1, -1))
-
-    p, q = a.double()[None, None], b.double()[None, None]
-    mp, mq = blurred(p), blurred(q)
-    vp, vq, cov = blurred(p * p) - mp**2, blurred(q * q) - mq**2, blurred(p * q) - mp * mq
-    c1, c2 = 0.01**2, 0.03**2
-    top = (2 * mp * mq + c1) * (2 * cov + c2)
-    return float((top / ((mp**2 + mq**2 + c1) * (vp + vq + c2))).mean())
+    return float(structural(a[None, None], b[None, None], side=min(11, *a.shape)))
 
 
 @dataclass
