@@ -18,10 +18,16 @@ def slow_in(report: Path) -> list[str]:
     """Node ids of tests that took longer than LEAST, sorted."""
     cases = ElementTree.parse(report).iter("testcase")
     return sorted(
-        f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name']}"
+        _node(case.attrib["classname"], case.attrib["name"])
         for case in cases
         if float(case.attrib["time"]) > LEAST
     )
+
+
+def _node(where: str, name: str) -> str:
+    """The node id: a class's name begins with a capital, a module's does not."""
+    module = [part for part in where.split(".") if part[:1].islower()]
+    return "::".join(["/".join(module) + ".py", *where.split(".")[len(module) :], name])
 
 
 if __name__ == "__main__":

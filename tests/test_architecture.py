@@ -228,8 +228,8 @@ def test_the_list_of_slow_tests_names_tests_that_are_there() -> None:
     listed = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split("\n")[:-1]
     stale = set()
     for name in listed:
-        path, _, test = name.partition("::")
-        there = (ROOT / path).is_file() and f"def {test.partition('[')[0]}(" in (ROOT / path).read_text()
+        path, *_, test = name.partition("[")[0].split("::")
+        there = (ROOT / path).is_file() and f"def {test}(" in (ROOT / path).read_text()
         if not there:
             stale.add(name)
     assert not stale, "write tests/slow.txt anew: see tests/durations.py"

@@ -58,7 +58,7 @@ class DASGMoE(Module):
 
     Example:
         >>> stack = DASGMoE(16, 4, blocks=2, group=4, window=4)
-        >>> stack(torch.zeros(2, 12, 16)).shape, float(stack.auxiliary()) > 0
+        >>> stack(torch.zeros(2, 12, 16)).shape, bool(stack.auxiliary() > 0)
         (torch.Size([2, 12, 16]), True)
     """
 
