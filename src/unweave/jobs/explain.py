@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from markupsafe import Markup
-from rich.console import Console
 from torch import Tensor
 from torch.nn import Module
 
@@ -37,8 +35,9 @@ from ..report.page import Section
 from ..report.pictures import curve
 from ..settings import Count, settings
 from ..types import Data
-from .done import Done, facts_of
+from .done import facts_of
 from .subject import hashable
+from .told import Told
 
 FILE = "explain.json"
 AUTOENCODER = "autoencoder"
@@ -46,7 +45,7 @@ AUTOENCODER = "autoencoder"
 
 
 @dataclass(frozen=True)
-class Explained(Done):
+class Explained(Told):
     """A finished explanation.
 
     Attributes:
@@ -55,27 +54,7 @@ class Explained(Done):
         found: all of it, as plain JSON: the latents with their examples, or the regions in order.
     """
 
-    lead: Sequence[str]
-    figures: Mapping[str, tuple[float, str]]
-    found: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read a finished run."""
-        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls(folder, told["lead"], {n: (v, u) for n, (v, u) in told["figures"].items()}, told["found"])
-
-    def json(self) -> str:
-        """Everything as strict JSON."""
-        return (self.folder / FILE).read_text(encoding="utf-8")
-
-    def tell(self, out: Console) -> None:
-        """Print what came out, and where the report lies."""
-        for line in self.lead:
-            out.print(line, markup=False)
-        for name, (value, unit) in self.figures.items():
-            out.print(f"  {name:44} {words.number(value, digits=4):>10} {unit}".rstrip(), markup=False)
-        out.print(f"Report: {self.page}", markup=False)
+    file: ClassVar[str] = FILE
 
 
 @settings

@@ -60,8 +60,8 @@ def open_subject(source: str, folder: Folder | None = None, texts: TextFiles | N
         return _folder(path, how)
     what = "does not exist" if not path.exists() else "is neither a .py file nor a folder"
     raise InputError(
-        f"{source} {what}. Give a project.py, a transformers image-classification folder, or nothing for the "
-        "embedded digits."
+        f"{source} {what}. Give a project.py, a folder of transformers (a classifier of images or texts, or a causal "
+        "language model), or nothing for the embedded digits."
     )
 
 

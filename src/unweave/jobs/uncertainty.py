@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.nn import Module
 
@@ -25,8 +23,9 @@ from ..report.curves import Point, curves
 from ..report.explained import render_explained
 from ..report.page import Section
 from ..settings import settings
-from .done import Done, facts_of
+from .done import facts_of
 from .subject import hashable
+from .told import Told
 
 FILE = "uncertainty.json"
 _SHOWN, _PLACES, _LONG = 15, 20, 160
@@ -41,7 +40,7 @@ _MEANING = {
 
 
 @dataclass(frozen=True)
-class Unsure(Done):
+class Unsure(Told):
     """What a model is unsure of, text by text.
 
     Attributes:
@@ -50,27 +49,7 @@ class Unsure(Done):
         found: all of it, as plain JSON: a row a text, and how well each score tells errors where labels are known.
     """
 
-    lead: Sequence[str]
-    figures: Mapping[str, tuple[float, str]]
-    found: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read a finished run."""
-        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls(folder, told["lead"], {n: (v, u) for n, (v, u) in told["figures"].items()}, told["found"])
-
-    def json(self) -> str:
-        """Everything as strict JSON."""
-        return (self.folder / FILE).read_text(encoding="utf-8")
-
-    def tell(self, out: Console) -> None:
-        """Print what came out, and where the report lies."""
-        for line in self.lead:
-            out.print(line, markup=False)
-        for name, (value, unit) in self.figures.items():
-            out.print(f"  {name:44} {words.number(value, digits=4):>10} {unit}".rstrip(), markup=False)
-        out.print(f"Report: {self.page}", markup=False)
+    file: ClassVar[str] = FILE
 
 
 @settings
