@@ -11,10 +11,9 @@ from torch import Tensor
 
 from tests.erase.pipelines import CONCEPTS, pipeline
 from tests.zoo_diffusers import TOKENS
-from tests.zoo_diffusers import pipeline as diffusers_pipeline
 from unweave import seeded
 from unweave.audit.drawing.drawn import draw as drawn_by
-from unweave.erase import ESD, FIA, SFD, UCE, ConceptPrune, SoftVector, Targets
+from unweave.erase import ESD, FIA, SFD, ConceptPrune, SoftVector, Targets
 from unweave.errors import InputError
 from unweave.generate import AGD, APG, CODE, SIM, draw
 from unweave.io.pipeline_folder import load_pipeline, save_pipeline
@@ -161,10 +160,6 @@ def test_refuses_by_name_what_would_be_wrong() -> None:
     images = torch.zeros(1, 3, 16, 16)
     for wrong, words in (
         (
-            lambda: UCE(preserve_scale=0.0).apply(model, CONCEPTS, rng=seeded(0)),
-            "no layer of keys and values that reads",
-        ),
-        (
             lambda: SFD(distil=0, steps=1).apply(model, CONCEPTS, rng=seeded(0)),
             "SFD is written for diffusion by added",
         ),
@@ -180,12 +175,6 @@ def test_refuses_by_name_what_would_be_wrong() -> None:
     ):
         with pytest.raises(InputError, match=words):
             wrong()
-    flux = diffusers_pipeline("flux")
-    with pytest.raises(InputError, match="Flux and other models that pack"):
-        TextToImage(
-            denoiser=flux.transformer, text_encoder=flux.text_encoder, text_encoder_2=flux.text_encoder_2,
-            tokenizers=[flux.tokenizer, flux.tokenizer_2], scheduler=flux.scheduler,
-        )  # fmt: skip
     with pytest.raises(InputError, match="is read with 3 text encoders; there are 1"):
         TextToImage(
             denoiser=model.denoiser, text_encoder=model.text_encoder, tokenizers=model.tokenizers[:1],

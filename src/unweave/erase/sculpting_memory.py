@@ -33,7 +33,7 @@ from ..errors import InputError
 from ..fit import Step
 from ..masks.budgets import Uniform
 from ..masks.select import select
-from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, train_steps_
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, require_negative, train_steps_
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, Share, settings
 from ._train import Drawn, Earlier, denoised, editing, gradient_sums
@@ -110,10 +110,13 @@ class SculptingMemory:
         """A copy of the pipeline that draws each guide where its concept is asked for.
 
         Raises:
-            InputError: if the tokenizer cannot see a concept, a guide is empty or names its own concept, or no weight
-                is salient.
+            InputError: if the tokenizer cannot see a concept, a guide is empty or names its own concept, no weight is
+                salient, or guidance is built into the pipeline's weights, which then reads no negative prompt.
             NonFiniteError: if training diverges.
         """
+        require_negative(
+            model.distilled, ", ".join(data.erase), "SculptingMemory draws guides without the concept"
+        )
         with editing(model, data, only=self.train, who="SculptingMemory", rng=rng) as (original, edited):
             for concept in data.erase:
                 guide = data.guide_of(concept)
