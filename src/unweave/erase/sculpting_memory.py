@@ -114,20 +114,28 @@ class SculptingMemory:
                 salient, or guidance is built into the pipeline's weights, which then reads no negative prompt.
             NonFiniteError: if training diverges.
         """
-        require_negative(
-            model.distilled, ", ".join(data.erase), "SculptingMemory draws guides without the concept"
-        )
         with editing(model, data, only=self.train, who="SculptingMemory", rng=rng) as (original, edited):
-            for concept in data.erase:
-                guide = data.guide_of(concept)
-                if not guide.strip() or mentions(guide, concept):
-                    raise InputError(
-                        f"SculptingMemory needs a superclass as the guide of {concept!r}, such as fish for tench; got "
-                        f"{guide!r}. It must not be empty, nor name the concept itself."
-                    )
+            self.require_fit(original, data)
             for concept in data.erase:
                 self._round_(edited, original, data.only(concept), data, rng)
         return edited
+
+    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+        """Raise if a guide is no superclass, or cannot be drawn without its concept, before anything long begins.
+
+        Raises:
+            InputError: see `apply`.
+        """
+        require_negative(
+            model.distilled, ", ".join(data.erase), "SculptingMemory draws guides without the concept"
+        )
+        for concept in data.erase:
+            guide = data.guide_of(concept)
+            if not guide.strip() or mentions(guide, concept):
+                raise InputError(
+                    f"SculptingMemory needs a superclass as the guide of {concept!r}, such as fish for tench; got "
+                    f"{guide!r}. It must not be empty, nor name the concept itself."
+                )
 
     def _round_(
         self, edited: TextToImage, original: TextToImage, data: Concepts, whole: Concepts, rng: Generator
