@@ -186,7 +186,7 @@ def test_gradients_lead_to_the_token_that_explains_the_image() -> None:
         return SimpleNamespace(sample=(x - a.sqrt() * clean) / (1 - a).sqrt() + gap)
 
     model.denoiser.forward = explains  # type: ignore[method-assign]
-    model.encode_tokens = lambda *ids, embeddings=None: Text(  # type: ignore[method-assign]
+    model.encode_tokens = lambda *ids, embeddings=(): Text(  # type: ignore[method-assign]
         table[ids[0][0]] if not len(embeddings) else embeddings[0]
     )
     judged: list[int] = []
