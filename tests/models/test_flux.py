@@ -160,6 +160,30 @@ def test_guidance_that_is_built_in_is_told_and_takes_one_pass() -> None:
         )
 
 
+def test_what_layers_read_while_sampling_is_that_of_one_pass_told_the_scale() -> None:
+    model, _ = both(True)
+    noise, (name, layer) = model.noise(1, seeded(0)), *model.linears("ff_out").items()
+    seen: list[Tensor] = []
+    watch_sampling(
+        model,
+        [PROMPTS],
+        {name: layer},
+        lambda *told: seen.append(told[3]),
+        noise=noise,
+        steps=3,
+        stop=1,
+        guidance=4.0,
+    )
+    read: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    with torch.no_grad():
+        x = noise.expand(2, *noise.shape[1:])
+        model(x, float(model.sampler(3).timesteps[0]), model.encode(PROMPTS), guidance=4.0)
+    hook.remove()
+    assert [v.shape for v in seen] == [(2, 16, 64)]
+    torch.testing.assert_close(seen[0], read[0])
+
+
 def test_levels_are_shifted_by_the_pictures_size() -> None:
     model, _ = both(True)
     config = model.scheduler.config

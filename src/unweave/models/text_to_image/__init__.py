@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .entrances import Entrance, entrances
 from .guidance import Guidance, require_negative
-from .layers import LAYERS, Layers, Weights, encoder_weights, require_plain, training_only
+from .layers import LAYERS, Layers, Weights, encoder_weights, require_plain, shared_attentions, training_only
 from .layouts import Kind, Layout
 from .memory import slim_
 from .pipeline import Component, TextToImage
@@ -38,6 +38,7 @@ __all__ = [
     "pick",
     "require_negative",
     "require_plain",
+    "shared_attentions",
     "slim_",
     "train_steps_",
     "training_only",

@@ -48,12 +48,12 @@ def _ends(denoiser: Module, kind: Layers) -> tuple[str, ...]:
     """How the names of layers of a kind end; those of attentions that text and picture pass through as one, whole."""
     if not is_joint(denoiser):
         return LAYERS[kind]
-    shared = _shared(denoiser) if kind in ("cross", "cross_kv") else []
+    shared = shared_attentions(denoiser) if kind in ("cross", "cross_kv") else []
     parts = ("to_k", "to_v") if kind == "cross_kv" else ("to_q", "to_k", "to_v")
     return (*JOINT[kind], *(f"{name}.{part}" for name in shared for part in parts))
 
 
-def _shared(denoiser: Module) -> list[str]:
+def shared_attentions(denoiser: Module) -> list[str]:
     """Attentions of a joint denoiser without a part of the text's own, by name."""
     names = {name for name, _ in denoiser.named_modules()}
     whole = [name.removesuffix(".to_k") for name in names if name.endswith("attn.to_k")]
@@ -67,7 +67,7 @@ def linears(denoiser: Module, kind: Layers) -> dict[str, Linear]:
         InputError: if there is none, or one is wrapped by LoRA or quantised.
     """
     ends, found = _ends(denoiser, kind), dict[str, Linear]()
-    shared = set(_shared(denoiser)) if kind == "self" and is_joint(denoiser) else set()
+    shared = set(shared_attentions(denoiser)) if kind == "self" and is_joint(denoiser) else set()
     for name, module in denoiser.named_modules():
         if kind == "all" and type(module) is not Linear:
             continue
