@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from torch import Generator
 from torch.nn import Module
 
 from ..audit.classifier.power import LEAST, forecast
@@ -27,7 +26,7 @@ from ..tasks import require_readable
 from ..types import Data, Edit, Request
 from ..unlearn import Retrain
 from .choice import Choice
-from .kinds import Judge
+from .kinds import Case, Judge, Kind
 from .subject import Subject
 
 REFUSAL = "I don't know."
@@ -61,19 +60,23 @@ class TextFiles:
 
 
 @settings
-class OfTexts:
+class OfTexts(Kind):
     """Causal language models that are to forget texts.
 
     Attributes:
         folder: of the model.
         general: texts of another kind; None where there are none.
+        shown: whether the audit shows what the models say to the prompts of deleted texts, and those texts.
     """
 
     folder: Path
     general: Data[Any] | None = None
+    shown: bool = True
 
+    audited: ClassVar[Literal["classifier", "language"]] = "language"
     families: ClassVar[tuple[str, ...]] = ("language", "unlearn", "experts")
     recipe_by: ClassVar[str] = "name the model that it was fine-tuned from (--base)"
+    least: ClassVar[int] = 20  # texts of the request on which the audit's error rates were measured
 
     def require_answers(self, model: Module, request: Request[Any], who: str) -> None:
         """Refuse a model that cannot read the texts."""
@@ -113,21 +116,17 @@ class OfTexts:
         few = min(oracles, holders) < LEAST + edits - 1
         return forecast(len(request.forget), oracles, holders, edits, whole=True) if few else ""
 
-    def auditor(
-        self,
-        request: Request[Any],
-        *,
-        original: Module,
-        holders: Sequence[Module],
-        oracles: Sequence[Module],
-        rng: Generator,
-        quick: bool,
-    ) -> Judge:
+    def judge(self, case: Case) -> Judge:
         """See `audit.language`; `quick` changes nothing."""
         return Auditor.of(
-            request, original=original, holders=holders, oracles=oracles, rng=rng, general=self.general,
-            paraphrases=_otherwise(request.forget), decode=decoder(self.folder),
+            case.request, original=case.original, holders=case.holders, oracles=case.oracles, rng=case.rng,
+            general=self.general, paraphrases=_otherwise(case.request.forget),
+            decode=decoder(self.folder) if self.shown else None,
         )  # fmt: skip
+
+    def discreet(self) -> Self:
+        """The same kind, whose audits show neither prompts nor answers."""
+        return replace(self, shown=False)
 
 
 def decoder(folder: Path) -> Callable[[Sequence[int]], str]:
