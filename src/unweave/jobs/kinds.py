@@ -12,6 +12,7 @@ from torch.nn import Module
 from ..audit import Auditor
 from ..audit.classifier.power import forecast
 from ..audit.classifier.scores import deleted_classes, require_answers
+from ..audit.classifier.verdict import Decision
 from ..audit.result import Audit
 from ..settings import settings
 from ..types import Edit, Request
@@ -30,6 +31,10 @@ class Judge(Protocol):
         seconds: Mapping[str, float] | None = None,
     ) -> Audit:
         """Judge one edited model, or the mean of several."""
+        ...
+
+    def decide(self, edited: Module | Sequence[Module]) -> Decision:
+        """The verdict alone, with its controls."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -57,6 +57,16 @@ class TextFiles:
     length: int | None = None
     batch: int = 8
     output: Literal["folder", "lora"] = "folder"
+
+    def told(self) -> dict[str, Any]:
+        """As plain JSON that means the same wherever it is read."""
+        return {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """What `told` gave."""
+        files = {k: Path(told[k]) for k in ("heldout", "utility") if told.get(k) is not None}
+        return cls(**{**told, **files})
 
 
 @settings
