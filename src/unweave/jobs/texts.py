@@ -18,7 +18,7 @@ from ..io.causal_lora import save_adapter
 from ..io.loading import config_of, read_tokenizer
 from ..io.lora import base_of, is_adapter
 from ..io.texts import PARAPHRASE, Sequences, read_sequences
-from ..io.transformers_folder import TransformersRecipe
+from ..io.transformers_folder import TransformersRecipe, is_packed
 from ..language import NPO
 from ..masks.mask import Mask
 from ..settings import settings
@@ -227,7 +227,7 @@ def with_adapters(subject: Subject, edits: Mapping[str, Edit[Any]]) -> Subject:
         edits: name -> method; all of them train adapters.
 
     Raises:
-        InputError: if one trains whole weights, or the model is an adapter itself.
+        InputError: if one trains whole weights, or the model is an adapter itself, or packed.
     """
     ranks = {name: getattr(edit, "lora", None) for name, edit in edits.items()}
     whole = [name for name, rank in ranks.items() if rank is None]
@@ -246,6 +246,10 @@ def with_adapters(subject: Subject, edits: Mapping[str, Edit[Any]]) -> Subject:
     if is_adapter(place):
         raise InputError(
             f"{place} is an adapter itself; an adapter is written over whole weights. Merge it first."
+        )
+    if is_packed(place):
+        raise InputError(
+            f"the weights in {place} are packed, and peft reads no adapter over such. Leave the output a folder."
         )
     return replace(subject, save=partial(_save_adapter, place, max(r for r in ranks.values() if r)))
 
