@@ -91,6 +91,7 @@ def test_the_rate_rises_over_the_first_epoch_and_falls_to_nothing() -> None:
         optimizer.step()
         schedule.step()
     assert rates == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert [warm_linear(optimizer, *size).lr_lambdas[0](1) for size in ((2, 1), (1, 1))] == [1.0, 0.0]
 
 
 def test_what_is_no_text_is_refused() -> None:
