@@ -86,6 +86,12 @@ def test_gradient_rows_are_each_examples_own(batch_size: int, vectorised: bool) 
     torch.testing.assert_close(torch.cat(rows), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_gradients_held_at_once_fill_a_quarter_of_a_gibibyte() -> None:
+    p = point(nn.Sequential(nn.Flatten(), nn.Linear(1 << 16, 3, bias=False)))  # float32
+    assert p._rows == 2**28 // (3 * 2**16 * 4)
+    assert point(nn.Linear(1 << 14, 1 << 13, bias=False))._rows == 1
+
+
 def test_gradient_rows_fall_back_where_torch_func_cannot() -> None:
     p = point(Branching())
     rows = torch.cat(list(gradient_rows(p.losses, p.space, p.weights, points(), 3)))

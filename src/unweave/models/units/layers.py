@@ -99,7 +99,7 @@ def spatial(ledger: Ledger, call: Call) -> Any:
 
 
 def padded(ledger: Ledger, call: Call) -> Fields:
-    """New positions beside the old, or old ones cut off: across units new ones stay for ever, elsewhere nothing changes."""
+    """New positions beside the old, or old ones cut off; across units new ones stay for ever."""
     x, widths = call.args[0], call.args[1]
     fields = []
     for f in call.fields(x):
