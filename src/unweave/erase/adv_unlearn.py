@@ -28,6 +28,7 @@ from ..models.text_to_image import (
     Text,
     TextToImage,
     encoder_weights,
+    is_offloaded,
     noise_like,
     pick,
     train_steps_,
@@ -242,6 +243,10 @@ class AdvUnlearn:
                 "AdvUnlearn: pipelines with several text encoders (SDXL, Stable Diffusion 3, Flux) are not supported: "
                 "each would have to be trained and attacked. Use a pipeline with one text encoder, or a method that "
                 "edits the denoiser (UCE, ESD)."
+            )
+        if is_offloaded(model):
+            raise InputError(
+                "AdvUnlearn trains the text encoder, which --offload moves off the device between steps. Leave it out."
             )
         for old in data.erase:
             for name in data.preserve:
