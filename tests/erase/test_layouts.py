@@ -35,7 +35,7 @@ ENCODERS, ADDED = (
 REFUSED = {
     ("AdvUnlearn", "sdxl"): ENCODERS, ("AdvUnlearn", "sd3"): ENCODERS, ("AdvUnlearn", "flux"): ENCODERS,
     ("SFD", "sd3"): ADDED, ("SFD", "flux"): ADDED,
-    ("SculptingMemory", "flux"): "SculptingMemory draws guides without the concept: guidance is built into",
+    ("SculptingMemory", "flux"): "SculptingMemory draws every guide with its concept as negative prompt; guidance is built",
 }  # fmt: skip
 """(method, layout) -> why it is refused, by name; all others work."""
 

@@ -114,7 +114,7 @@ class AdvUnlearn:
             NonFiniteError: if training diverges.
         """
         with editing(model, data, "text_encoder", who="AdvUnlearn", rng=rng) as (original, edited):
-            self.require_fit(original, data)
+            self.require_erasable(original, data)
             weights = encoder_weights(edited.text_encoder, self.blocks)
             gone, kept = data.prompts(*data.erase), data.prompts(*data.preserve)
             asked, retained = Prompts(original, gone), Prompts(original, kept)
@@ -232,7 +232,7 @@ class AdvUnlearn:
 
         return again
 
-    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+    def require_erasable(self, model: TextToImage, data: Concepts) -> None:
         """Raise if this request cannot be trained on this pipeline, before anything long begins.
 
         Raises:
