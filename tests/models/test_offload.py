@@ -9,7 +9,7 @@ import torch
 
 from tests.erase.pipelines import CONCEPTS, folder, pipeline
 from unweave import seeded
-from unweave.erase import ESD, UCE, AdvUnlearn
+from unweave.erase import UCE, AdvUnlearn
 from unweave.errors import InputError
 from unweave.io.pipeline_folder import load_pipeline
 from unweave.models.text_to_image import is_offloaded, offload_
@@ -55,10 +55,9 @@ def test_parts_come_when_they_work_and_go_when_they_did(kind: Any, monkeypatch: 
 
 
 def test_edits_are_the_same_and_what_cannot_be_is_refused() -> None:
-    model, resting = pipeline("sd3"), offload_(pipeline("sd3"), CPU)
-    for eraser in (UCE(), ESD(steps=1, sampler_steps=2, lr=1e-2)):
-        edited, again = (eraser.apply(m, CONCEPTS, rng=seeded(0)) for m in (model, resting))
-        assert all(p.equal(again.get_parameter(n)) for n, p in edited.named_parameters())
+    model, resting = pipeline("flux"), offload_(pipeline("flux"), CPU)
+    edited, again = (UCE().apply(m, CONCEPTS, rng=seeded(0)) for m in (model, resting))
+    assert all(p.equal(again.get_parameter(n)) for n, p in edited.named_parameters())
     one = offload_(pipeline("sd"), CPU).editable("text_encoder")
     with pytest.raises(InputError, match="AdvUnlearn trains the text encoder, which --offload moves"):
         AdvUnlearn(retain_batch=2).apply(one, CONCEPTS, rng=seeded(0))
