@@ -7,6 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 from itertools import chain, combinations, product
 from math import inf, nextafter
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -140,14 +141,16 @@ def _two_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
 
 
 def _made(model: Any, config: Any) -> Any:
-    """A model of this configuration with the tensors, types and flags of another."""
+    """A model of this configuration with the tensors, types and flags of another; None where there can be none."""
     kind: Any = type(model)
     own = dict(model.named_parameters())
     try:
         with quiet(), global_seed(0):
             made = kind(deepcopy(config))
         made.to(model.dtype).load_state_dict(model.state_dict())
-    except Exception:  # whatever a model raises at numbers that do not go together
+        with TemporaryDirectory() as folder:
+            made.config.save_pretrained(folder)
+    except Exception:  # whatever a model raises at numbers that do not go together, or its configuration as it is kept
         return None
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(own[name].requires_grad)
