@@ -118,3 +118,28 @@ def test_queries_that_share_nothing_and_methods_that_would_not_look_are_refused(
         QUERIES.apply(member.model(), member.data(), rng=seeded(0))
     with pytest.raises(InputError, match="GMP takes filters one by one; heads='queries'"):
         GMP(pattern=Channel(heads="queries"))
+
+
+@pytest.mark.slow
+def test_a_width_that_no_configuration_can_say_is_cut_with_the_norms_own_guards(tmp_path: Path) -> None:
+    member = named("llama")
+    inputs, model = asked(member), member.model()
+    gone = [2, 5, 11]  # 13 channels are left, which four heads do not divide, as transformers asks for
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, gone] = 0
+        model.model.embed_tokens.weight *= 0.01  # so that what a norm adds to a mean is felt
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[gone] = 0
+            layer.mlp.down_proj.weight[gone] = 0
+    small = shrink(model, inputs)
+    assert small.left == {}
+    assert small.apart < 1e-5
+    assert small.model.model.embed_tokens.embedding_dim == 13
+    numbers = small.structure["numbers"]
+    assert len(numbers) == 5
+    for told in numbers.values():
+        assert told["kept"] == pytest.approx(told["of"] * 16 / 13)
+    read_again(small, tmp_path / "small", inputs, plain=False)
+    kept = shrink(model, inputs, respell=False)
+    assert kept.model.config.hidden_size == 16
+    torch.testing.assert_close(answers(kept.model, inputs), answers(model, inputs))

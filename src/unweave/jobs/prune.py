@@ -360,11 +360,12 @@ class PruneJob:
             notes.append(
                 "Its weights are packed: unweave reads them (unweave.io: load_into, load_model), and no other library."
             )
-        if structure is not None and (folder / "config.json").exists():
+        plain = not (folder / "structure.json").exists()
+        if structure is not None and (folder / "config.json").exists() and not (plain and self.packed):
             notes.append(
                 "Channels are missing unevenly: unweave.io.transformers_folder.load_model reads the folder by its "
                 "structure.json; from_pretrained refuses it."
-                if (folder / "structure.json").exists()
+                if not plain
                 else "Its config.json says the smaller widths, so transformers' from_pretrained reads the folder."
             )
         return notes
