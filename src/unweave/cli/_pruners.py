@@ -53,11 +53,12 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
 
 
 def _require_channels(method: Method, pattern: Pattern) -> None:
-    taken = get_args(hints(method.cls).get("pattern"))
+    cls: Any = method.cls
+    taken = get_args(hints(cls).get("pattern"))
     if isinstance(pattern, Channel) and taken and Channel not in taken:
         raise InputError(
             f"{method.name} prunes single weights, or N:M, and no whole channels. Name what chooses these (--method "
-            "magnitude, taylor or wanda), or leave out what asks for them (--pattern channel, --target macs or latency)."
+            "magnitude, taylor or wanda), or leave out what asks for them (--pattern channel; --target macs, latency)."
         )
 
 

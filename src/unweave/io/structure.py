@@ -3,9 +3,10 @@
 A record is plain JSON, `{"format": 2, "tensors": {tensor: {dimension: {"of": n, "kept": [...]}}}, "biases": [layer,
 ...]}`: of n positions along a dimension the tensor kept those at these indices, and the layers under "biases" gained
 a bias. Where a layer keeps a number of its own that must say what is left, such as how many queries share keys and
-values, or what a norm adds to a mean, it is told: `"numbers": {"layer.attribute": {"of": n, "kept": m}}`. What was done to mixtures of experts is
-told beside it ("experts", "condensed", "trimmed"; see `models.moe.record_of`). Loading needs neither the pruned model's
-class nor any code from the file. Records of format 1, which name layers with the sides "in" and "out", are read too.
+values, or what a norm adds to a mean, it is told: `"numbers": {"layer.attribute": {"of": n, "kept": m}}`. What was done
+to mixtures of experts is told beside it ("experts", "condensed", "trimmed"; see `models.moe.record_of`). Loading needs
+neither the pruned model's class nor any code from the file. Records of format 1, which name layers with the sides "in"
+and "out", are read too.
 """
 
 from __future__ import annotations

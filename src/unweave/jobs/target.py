@@ -167,9 +167,9 @@ def measured_again(target: Target, figures: Figures) -> list[str]:
         return []
     spread = max(figures["time of one batch, between quartiles"][:2])
     return [
-        f"Measured once more the time is {after / before:.3f} of the dense model's, which is above the target; runs differ "
-        f"by {spread:.3g} ms between their quartiles. Ask for multiplications (macs=) where the machine is shared or the "
-        "model this small."
+        f"Measured once more the time is {after / before:.3f} of the dense model's, which is above the target; runs "
+        f"differ by {spread:.3g} ms between their quartiles. Ask for multiplications (macs=) where the machine is "
+        "shared or the model this small."
     ]
 
 
