@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from unweave import fit_, seeded
 from unweave.embedded.digits import of_tensors
-from unweave.fit import Estimate, context, each, estimating, recording, resumable, timed
+from unweave.fit import Estimate, context, each, estimating, few, recording, resumable, timed
 from unweave.fit.context import current_estimate, next_checkpoint, record
 from unweave.fit.recipe import mean_loss
 from unweave.tasks import predict
@@ -58,6 +58,16 @@ def test_the_first_few_batches_stand_for_the_others(monkeypatch: pytest.MonkeyPa
         found = predict(nn.Identity(), data, read)
     assert torch.equal(found[:, 0], torch.arange(40.0) % 16)  # of all shapes, and of none of the meaning
     assert cut.seconds == 6.0
+
+
+def test_of_steps_that_are_no_training_the_first_few_stand_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert list(few(range(8))) == list(range(8))
+    clock(monkeypatch, 0.0, 3.0, 4.0, 5.0)
+    with estimating() as cut:
+        assert list(few(range(8))) == list(range(4))
+    assert cut.seconds == 4 * 1.0
 
 
 def test_of_many_alike_the_first_is_timed_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,7 +131,8 @@ def test_a_language_models_folder_is_packed_and_read_again(
 ) -> None:
     pytest.importorskip("transformers")
     from tests import causal_world as world
-    from unweave.io.causal_lm import load_causal_lm, save_causal_lm
+    from unweave.io.causal_lm import AUTO, load_causal_lm, save_causal_lm
+    from unweave.io.transformers_folder import TransformersRecipe
 
     source = world.folder(tmp_path / "in", kind, dtype, None)
     model = load_causal_lm(source)
@@ -151,3 +154,22 @@ def test_a_language_models_folder_is_packed_and_read_again(
     )  # a packed folder is a source too
     assert (dense / "model.safetensors").is_file()
     assert not (dense / "packed.safetensors").exists()
+    # and training begins at it as at the same weights unpacked, whatever other width of vocabulary it is to have
+    for change in ({}, {"vocab_size": world.VOCABULARY + 8}):
+        wanted = TransformersRecipe(folder=_config(tmp_path / "at", source, change), base=dense, auto=AUTO)
+        begun = replace(wanted, base=tmp_path / "out").initial(seeded(3))
+        assert same_bits(begun, wanted.initial(seeded(3)))
+    (tmp_path / "out" / "packed.safetensors").write_bytes(b"no")
+    with pytest.raises(IntegrityError, match="packed.safetensors"):
+        replace(wanted, base=tmp_path / "out").initial(seeded(3))
+    (dense / "structure.json").write_text("{}")
+    with pytest.raises(InputError, match="lost structure"):
+        wanted.initial(seeded(3))
+
+
+def _config(at: Path, source: Path, change: dict[str, int]) -> Path:
+    """A folder of the configuration at `source` alone, changed."""
+    at.mkdir(exist_ok=True)
+    told = json.loads((source / "config.json").read_text())
+    (at / "config.json").write_text(json.dumps({**told, **change}))
+    return at

@@ -15,7 +15,7 @@ from unweave import seeded
 from unweave.cli import forget, main
 from unweave.embedded.authors import Authors, save_base, tokenizer
 from unweave.errors import InputError
-from unweave.io.causal_lm import load_causal_lm
+from unweave.io.causal_lm import load_causal_lm, save_causal_lm
 from unweave.io.causal_lora import low_rank, save_adapter
 from unweave.io.texts import read_sequences
 from unweave.jobs import ForgetJob
@@ -249,5 +249,9 @@ def test_refuses_in_one_line(place: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             forget.run(argv)
     assert not (tmp_path / "out").exists()
+    packed = tmp_path / "packed"
+    save_causal_lm(load_causal_lm(place / "gpt2"), packed, source=place / "gpt2", packed=True)
+    with pytest.raises(InputError, match="are packed, and peft reads no adapter over such"):
+        forget.run([str(packed), "--data", few, "--output", "lora", *npo, "--npo.lora", "2", *asked])
     subject = text_subject(place / "gpt2", place / "few.jsonl", base=place / "start", epochs=1)
     assert ForgetJob(subject=subject, where="who=q").choice.edit == Retrain(recipe=subject.recipe)  # type: ignore[union-attr]

@@ -12,6 +12,7 @@ import tyro
 from ..errors import InputError
 from ..jobs.ledger import Ledger
 from ..jobs.opened import Folder
+from ..jobs.texts import TextFiles
 from ._ledger_begin import named, source
 from ._parse import parse, say
 
@@ -26,6 +27,7 @@ class AddOptions:
         project: of this model.
         model: its weights.
         folder: for a transformers folder.
+        text_files: for a language model's.
         how: it was made: trained, pruned, distilled, ...
         parent: the model it was made of, by name or digest; "unknown" if that is so, "" if of none.
         recipients: who was given it.
@@ -36,6 +38,7 @@ class AddOptions:
     project: tyro.conf.Positional[str] = ""
     model: Path | None = None
     folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
+    text_files: Annotated[TextFiles, tyro.conf.arg(name="")] = TextFiles()
     how: str = "trained"
     parent: str = ""
     recipients: tuple[str, ...] = ()
@@ -46,12 +49,12 @@ def add(argv: Sequence[str]) -> int:
     example = "  unweave ledger add ./deletions small pruned.py --model small/ --how pruned --parent main"
     asked: AddOptions = parse(AddOptions, argv, command="ledger add", example=example)
     ledger = Ledger(asked.ledger)
-    subject = named(asked.project, asked.folder, asked.model)
+    subject = named(asked)
     if subject.model is None:
         raise InputError(f"the weights of {asked.name} are missing. Give --model.")
     version = ledger.models.add(
         asked.name, subject, how=asked.how, parent=asked.parent, recipients=asked.recipients,
-        source=source(asked.project, asked.folder),
+        source=source(asked),
     )  # fmt: skip
     late = version.name in {v.name for v in ledger.models.late()}
     told = f"\nIt holds what was deleted, and is due at once: unweave ledger serve {ledger.folder}" * late

@@ -16,8 +16,10 @@ from ..errors import InputError
 from ..jobs.deletion import Deletion
 from ..jobs.ledger import Ledger
 from ..jobs.ledger.plan import opened
-from ..jobs.opened import Folder, open_subject
+from ..jobs.opened import Folder
 from ..jobs.subject import Subject
+from ..jobs.texts import TextFiles
+from ._ledger_begin import named
 from ._parse import parse, say
 
 
@@ -39,6 +41,7 @@ class RequestOptions:
         urgent: serve it without waiting for the batch window.
         project: the data, where the ledger does not know how to open them.
         folder: for a transformers folder.
+        text_files: for a language model's.
         json: print as JSON.
     """
 
@@ -53,6 +56,7 @@ class RequestOptions:
     urgent: bool = False
     project: str = ""
     folder: Annotated[Folder, tyro.conf.arg(name="")] = Folder()
+    text_files: Annotated[TextFiles, tyro.conf.arg(name="")] = TextFiles()
     json: bool = False
 
 
@@ -91,7 +95,9 @@ def request(argv: Sequence[str]) -> int:
 
 def _subject(ledger: Ledger, asked: RequestOptions) -> Subject:
     if asked.project:
-        return open_subject(asked.project, asked.folder)
+        return named(asked)
+    if asked.folder != Folder() or asked.text_files != TextFiles():
+        raise InputError("how a folder is read is for --project FOLDER: it would do nothing without one.")
     in_use = [v for v in ledger.state().in_use() if v.source is not None]
     if not in_use:
         raise InputError(

@@ -26,7 +26,7 @@ class Estimate:
     """
 
     seconds: float = 0.0
-    least: float = 0.2
+    least: float = 0.05
     _stamps: list[float] = field(default_factory=list, repr=False)
 
     def enough(self, step: int, total: int) -> bool:
@@ -87,6 +87,12 @@ def each(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
     first = work(items[0])
     estimate.seconds += (monotonic() - began + estimate.seconds - before) * (len(items) - 1)
     return [first] * len(items)
+
+
+def few(items: Sequence[A]) -> Iterator[A]:
+    """Every item; in an `estimating` block the first few, which stand for the others in time, too."""
+    estimate = current_estimate.get()
+    return iter(items) if estimate is None else estimate.few(items, len(items))
 
 
 _folder: ContextVar[tuple[Path, list[int]] | None] = ContextVar("checkpoint folder", default=None)

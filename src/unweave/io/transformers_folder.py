@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Generator
+import torch
+from torch import Generator, Tensor
 from torch.nn import Module
 from torch.optim import AdamW, Optimizer
 
@@ -28,7 +29,14 @@ from .shards import INDEXES, shards_of
 from .slim_config import says
 from .weights import PACKED, load_weights, nonfinite, usual
 
-__all__ = ["TransformersRecipe", "is_model_folder", "load_images", "load_model", "save_model_folder"]
+__all__ = [
+    "TransformersRecipe",
+    "is_model_folder",
+    "is_packed",
+    "load_images",
+    "load_model",
+    "save_model_folder",
+]
 
 
 IMAGES = "AutoModelForImageClassification"
@@ -102,17 +110,50 @@ class TransformersRecipe:
 
     def _network(self) -> Module:
         config = config_of(Path(self.folder))
+        auto = transformers_class(self.auto)
+        if self.base:
+            return _begun_at(Path(self.base), auto, config)
         with loading(Path(self.folder)), quiet():
-            auto = transformers_class(self.auto)
-            if self.base:
-                made, _ = auto.from_pretrained(
-                    self.base, config=config, ignore_mismatched_sizes=True, output_loading_info=True,
-                    local_files_only=True, trust_remote_code=False,
-                )  # fmt: skip
-            else:
-                made = auto.from_config(config, trust_remote_code=False)
-        model: Module = made
-        return model
+            made: Module = auto.from_config(config, trust_remote_code=False)
+        return made
+
+
+def _begun_at(base: Path, auto: Any, config: Any) -> Module:
+    """A network of this configuration with the weights of another model where names and shapes agree.
+
+    Raises:
+        InputError: if structure was removed from that model in a way that its configuration does not say.
+    """
+    if (base / "structure.json").exists():
+        raise InputError(
+            f"{base} lost structure in a way that its config.json does not say, so no network of that configuration "
+            "can begin at its weights. Give the model from before that."
+        )
+    how: dict[str, Any] = {
+        "config": config, "ignore_mismatched_sizes": True, "output_loading_info": True, "local_files_only": True,
+    }  # fmt: skip
+    with loading(base), quiet():
+        if is_packed(base):
+            with torch.device("meta"):  # for its class alone: nothing is drawn
+                kind = type(auto.from_config(config, trust_remote_code=False))
+            made, _ = kind.from_pretrained(None, state_dict=_once(load_weights(base)), **how)
+        else:
+            made, _ = auto.from_pretrained(str(base), trust_remote_code=False, **how)
+    model: Module = made
+    return model
+
+
+def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tied weights under the first of their names alone, as transformers writes them."""
+    first: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        first.setdefault(tensor.data_ptr(), name)
+    return {n: t for n, t in tensors.items() if not t.numel() or first[t.data_ptr()] == n}
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether the weights in a folder are packed, which transformers does not read."""
+    return usual(folder).name == PACKED and usual(folder).is_file()
 
 
 def is_model_folder(path: Path) -> bool:
@@ -140,7 +181,7 @@ def load_model(folder: Path, auto_class: str = IMAGES) -> Module:
         if (folder / index).is_file():
             shards_of(folder / index)  # refuses what leads outside the folder
     auto = transformers_class(auto_class)
-    if (folder / "structure.json").exists() or (usual(folder).name == PACKED and usual(folder).is_file()):
+    if (folder / "structure.json").exists() or is_packed(folder):
         with loading(folder), quiet(), global_seed(0):
             full = auto.from_config(config, trust_remote_code=False)
         return load_into(full, folder).eval()

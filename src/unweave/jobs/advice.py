@@ -8,7 +8,7 @@ from typing import Any
 from ..audit.result import Audit
 from ..errors import InputError
 from ..types import Request
-from .kinds import Kind, OfExamples
+from .kinds import Kind
 
 ALONE = "That alone shows it; no audit is needed."
 ONLY_GIVEN = "What a recipe reads beside the examples that it is given is not looked at."
@@ -26,9 +26,7 @@ def advised(audit: Audit, request: Request[Any], recipe: Any, model: Any, kind: 
     """
     verdict = audit.verdict
     if not audit.passed and not verdict.next_step:
-        verdict = replace(
-            verdict, next_step=_next(audit.method, request, recipe, model, kind or OfExamples())
-        )
+        verdict = replace(verdict, next_step=_next(audit.method, request, recipe, model, kind or Kind()))
     return replace(audit, verdict=verdict)
 
 

@@ -19,6 +19,7 @@ from ..parallel import cache_folder, default_jobs, single_threaded
 from ..random import seeded
 from ..types import Data, Recipe, Request
 from .judging import Judging
+from .kinds import Case
 
 WORKERS = 4.0
 """Seconds in which the processes that train at once have started, where it was measured."""
@@ -88,10 +89,11 @@ def _trainings(job: Judging, original: Module, seconds: dict[str, float]) -> Mod
 def _audits(job: Judging, original: Module, oracle: Module, edited: Mapping[str, Module]) -> None:
     """The audit of every model: the references are read once, by the first."""
     holder = copied(original).eval()  # another than the original, which is counted among them
-    auditor = job.subject.kind.auditor(
-        job.request, original=original, holders=[holder] * (job.holders + len(job.given_holders)),
+    case = Case(
+        request=job.request, original=original, holders=[holder] * (job.holders + len(job.given_holders)),
         oracles=[oracle] * (job.oracles + len(job.given_oracles)), rng=seeded(job.seed), quick=job.quick,
     )  # fmt: skip
+    auditor = job.subject.kind.judge(case)
     first, *others = list(edited.items())
     auditor.audit(first[1], method=first[0])
     each(lambda known: auditor.audit(known[1], method=known[0]), others)

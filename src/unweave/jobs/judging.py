@@ -32,6 +32,7 @@ from . import holding
 from .advice import advised, by_construction
 from .deletion import Deletion
 from .done import Done
+from .kinds import Case
 from .subject import hashable
 
 FILES = {"audit": "audit.json", "html": "report.html", "markdown": "report.md"}
@@ -300,10 +301,11 @@ class Judging(Deletion, ABC):
         references: References,
     ) -> list[Audit]:
         audits = []
-        auditor = self.subject.kind.auditor(
-            self.request, original=original, holders=references.holders, oracles=references.oracles,
+        case = Case(
+            request=self.request, original=original, holders=references.holders, oracles=references.oracles,
             rng=seeded(self.seed), quick=self.quick,
         )  # fmt: skip
+        auditor = self.subject.kind.judge(case)
         with progress("audit", len(edited)) as bar:
             for name, model in edited.items():
                 seconds = _seconds(costs.get(name), references.cost)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from torch import Generator
 from torch.nn import Module
@@ -11,9 +12,11 @@ from torch.nn import Module
 from ..audit import Auditor
 from ..audit.classifier.power import forecast
 from ..audit.classifier.scores import deleted_classes, require_answers
+from ..audit.classifier.verdict import Decision
 from ..audit.result import Audit
 from ..settings import settings
 from ..types import Edit, Request
+from ..unlearn.suits import SMALL
 from .choice import Choice, choose_for, doubt
 
 
@@ -30,82 +33,71 @@ class Judge(Protocol):
         """Judge one edited model, or the mean of several."""
         ...
 
-
-class Kind(Protocol):
-    """A kind of model that data are deleted from."""
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Families whose methods serve its requests."""
+    def decide(self, edited: Module | Sequence[Module]) -> Decision:
+        """The verdict alone, with its controls."""
         ...
 
-    @property
-    def recipe_by(self) -> str:
-        """How a user says how the model was made, as an imperative."""
-        ...
 
-    def require_answers(self, model: Module, request: Request[Any], who: str) -> None:
-        """Refuse a model that cannot answer the request's data."""
-        ...
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What edited models are judged by.
 
-    def choose(self, request: Request[Any], recipe: Any, model: Module | None) -> Choice:
-        """The method that a request is served by where none is named."""
-        ...
+    Attributes:
+        request: that they were to serve.
+        original: the model before the edit.
+        holders: further models trained with the data.
+        oracles: models trained without it.
+        rng: governs samples and relearning.
+        quick: spend less on the figures; the verdict stays the same.
+    """
 
-    def doubt(self, name: str, edit: Edit[Any], request: Request[Any]) -> str:
-        """Why a method does not suit a request, as a sentence; "" if it does."""
-        ...
-
-    def foreseen(self, request: Request[Any], oracles: int, holders: int, edits: int) -> str:
-        """What so many models to compare with will not decide, in words; "" where they can."""
-        ...
-
-    def auditor(
-        self,
-        request: Request[Any],
-        *,
-        original: Module,
-        holders: Sequence[Module],
-        oracles: Sequence[Module],
-        rng: Generator,
-        quick: bool,
-    ) -> Judge:
-        """What judges edited models."""
-        ...
+    request: Request[Any]
+    original: Module
+    holders: Sequence[Module]
+    oracles: Sequence[Module]
+    rng: Generator
+    quick: bool = False
 
 
 @settings
-class OfExamples:
-    """Models that answer examples one by one: classifiers, and others that `audit.Auditor` can judge."""
+class Kind:
+    """A kind of model that data are deleted from: as it stands, one that answers examples one by one.
 
+    Attributes:
+        audited: what the audit of such a model calls it.
+        families: whose methods serve its requests.
+        recipe_by: how a user says how the model was made, as an imperative.
+        least: examples of an earlier request below which it is judged again together with others as small.
+    """
+
+    audited: ClassVar[Literal["classifier", "language"]] = "classifier"
     families: ClassVar[tuple[str, ...]] = ("unlearn",)
     recipe_by: ClassVar[str] = "define `recipe`"
+    least: ClassVar[int] = SMALL
 
     def require_answers(self, model: Module, request: Request[Any], who: str) -> None:
         """Refuse a model that cannot answer the request's data."""
         require_answers(model, request, who)
 
     def choose(self, request: Request[Any], recipe: Any, model: Module | None) -> Choice:
-        """See `choose_for`."""
+        """The method that a request is served by where none is named."""
         return choose_for(request, recipe, model)
 
     def doubt(self, name: str, edit: Edit[Any], request: Request[Any]) -> str:
-        """Why a method does not suit a request."""
+        """Why a method does not suit a request, as a sentence; "" if it does."""
         return doubt(name, edit, request)
 
     def foreseen(self, request: Request[Any], oracles: int, holders: int, edits: int) -> str:
-        """See `forecast`."""
+        """What so many models to compare with will not decide, in words; "" where they can."""
         return forecast(len(request.forget), oracles, holders, edits, whole=bool(deleted_classes(request)))
 
-    def auditor(
-        self,
-        request: Request[Any],
-        *,
-        original: Module,
-        holders: Sequence[Module],
-        oracles: Sequence[Module],
-        rng: Generator,
-        quick: bool,
-    ) -> Judge:
-        """See `audit.Auditor`."""
-        return Auditor.of(request, original=original, holders=holders, oracles=oracles, rng=rng, quick=quick)
+    def judge(self, case: Case) -> Judge:
+        """What judges edited models."""
+        return Auditor.of(
+            case.request, original=case.original, holders=case.holders, oracles=case.oracles, rng=case.rng,
+            quick=case.quick,
+        )  # fmt: skip
+
+    def discreet(self) -> Self:
+        """The same kind, of whose audits no example can be read."""
+        return self

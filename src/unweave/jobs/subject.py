@@ -36,7 +36,7 @@ from ..random import seeded
 from ..settings import settings
 from ..tasks import read_labels, require_readable
 from ..types import Data, Recipe
-from .kinds import Kind, OfExamples
+from .kinds import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Subject:
     kept_out: int = 0
     key: Path | None = None
     notes: tuple[str, ...] = ()
-    kind: Kind = field(default_factory=OfExamples)
+    kind: Kind = field(default_factory=Kind)
 
     def __post_init__(self) -> None:
         given = self.ids is not None and (callable(self.ids) or len(self.ids))

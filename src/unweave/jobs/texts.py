@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from torch import Generator
 from torch.nn import Module
 
 from ..audit.classifier.power import LEAST, forecast
@@ -19,7 +18,7 @@ from ..io.causal_lora import save_adapter
 from ..io.loading import config_of, read_tokenizer
 from ..io.lora import base_of, is_adapter
 from ..io.texts import PARAPHRASE, Sequences, read_sequences
-from ..io.transformers_folder import TransformersRecipe
+from ..io.transformers_folder import TransformersRecipe, is_packed
 from ..language import NPO
 from ..masks.mask import Mask
 from ..settings import settings
@@ -27,7 +26,7 @@ from ..tasks import require_readable
 from ..types import Data, Edit, Request
 from ..unlearn import Retrain
 from .choice import Choice
-from .kinds import Judge
+from .kinds import Case, Judge, Kind
 from .subject import Subject
 
 REFUSAL = "I don't know."
@@ -59,21 +58,35 @@ class TextFiles:
     batch: int = 8
     output: Literal["folder", "lora"] = "folder"
 
+    def told(self) -> dict[str, Any]:
+        """As plain JSON that means the same wherever it is read."""
+        return {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """What `told` gave."""
+        files = {k: Path(told[k]) for k in ("heldout", "utility") if told.get(k) is not None}
+        return cls(**{**told, **files})
+
 
 @settings
-class OfTexts:
+class OfTexts(Kind):
     """Causal language models that are to forget texts.
 
     Attributes:
         folder: of the model.
         general: texts of another kind; None where there are none.
+        shown: whether the audit shows what the models say to the prompts of deleted texts, and those texts.
     """
 
     folder: Path
     general: Data[Any] | None = None
+    shown: bool = True
 
+    audited: ClassVar[Literal["classifier", "language"]] = "language"
     families: ClassVar[tuple[str, ...]] = ("language", "unlearn", "experts")
     recipe_by: ClassVar[str] = "name the model that it was fine-tuned from (--base)"
+    least: ClassVar[int] = 20  # texts of the request on which the audit's error rates were measured
 
     def require_answers(self, model: Module, request: Request[Any], who: str) -> None:
         """Refuse a model that cannot read the texts."""
@@ -113,21 +126,17 @@ class OfTexts:
         few = min(oracles, holders) < LEAST + edits - 1
         return forecast(len(request.forget), oracles, holders, edits, whole=True) if few else ""
 
-    def auditor(
-        self,
-        request: Request[Any],
-        *,
-        original: Module,
-        holders: Sequence[Module],
-        oracles: Sequence[Module],
-        rng: Generator,
-        quick: bool,
-    ) -> Judge:
+    def judge(self, case: Case) -> Judge:
         """See `audit.language`; `quick` changes nothing."""
         return Auditor.of(
-            request, original=original, holders=holders, oracles=oracles, rng=rng, general=self.general,
-            paraphrases=_otherwise(request.forget), decode=decoder(self.folder),
+            case.request, original=case.original, holders=case.holders, oracles=case.oracles, rng=case.rng,
+            general=self.general, paraphrases=_otherwise(case.request.forget),
+            decode=decoder(self.folder) if self.shown else None,
         )  # fmt: skip
+
+    def discreet(self) -> Self:
+        """The same kind, whose audits show neither prompts nor answers."""
+        return replace(self, shown=False)
 
 
 def decoder(folder: Path) -> Callable[[Sequence[int]], str]:
@@ -218,7 +227,7 @@ def with_adapters(subject: Subject, edits: Mapping[str, Edit[Any]]) -> Subject:
         edits: name -> method; all of them train adapters.
 
     Raises:
-        InputError: if one trains whole weights, or the model is an adapter itself.
+        InputError: if one trains whole weights, or the model is an adapter itself, or packed.
     """
     ranks = {name: getattr(edit, "lora", None) for name, edit in edits.items()}
     whole = [name for name, rank in ranks.items() if rank is None]
@@ -237,6 +246,10 @@ def with_adapters(subject: Subject, edits: Mapping[str, Edit[Any]]) -> Subject:
     if is_adapter(place):
         raise InputError(
             f"{place} is an adapter itself; an adapter is written over whole weights. Merge it first."
+        )
+    if is_packed(place):
+        raise InputError(
+            f"the weights in {place} are packed, and peft reads no adapter over such. Leave the output a folder."
         )
     return replace(subject, save=partial(_save_adapter, place, max(r for r in ranks.values() if r)))
 

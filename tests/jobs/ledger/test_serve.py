@@ -95,7 +95,7 @@ def test_without_a_recipe_it_stays_open_and_somebody_may_answer_for_it(tmp_path:
     before = ledger.state().current["main"]
     found = serve(ledger, world, edits={"nothing": Edited(untouched)}, oracles=0, holders=0)
     assert not found.done
-    assert "Define a recipe" in found.waits
+    assert "Next: define `recipe`" in found.waits
     state = ledger.state()
     assert (state.requests[name].status, state.current["main"]) == ("open", before)
     assert len(state.requests[name].tried) == 1

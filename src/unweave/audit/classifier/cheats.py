@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import Linear, Module
 
 from ...errors import InputError
-from ...fit import each
+from ...fit import each, few
 from ...masks.layers import copied
 from ...random import seeded
 from ...statistics import Floats
@@ -197,7 +197,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], steps
         return value.item()
 
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in few(range(steps)):
             optimizer.step(closure)
 
 

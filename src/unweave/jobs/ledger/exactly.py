@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...audit.result import Audit, Verdict
 from ...errors import InputError
@@ -62,12 +62,14 @@ def _ids(ledger: Ledger, whole: Subject, requests: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def write_card(version: Version, model: Path, level: str, why: str) -> None:
+def write_card(
+    version: Version, model: Path, level: str, why: str, kind: Literal["classifier", "language"]
+) -> None:
     """Write the card of a model that its own recipe made anew."""
     exact = level == "E4"
     reason = (
         f"It was {why}." if exact else f"It was {why}, which an approximate method made: see that one's card."
     )
     verdict = Verdict(outcome="exact" if exact else "inconclusive", reason=reason, caveats=(ONLY_GIVEN,))
-    audit = Audit(kind="classifier", method="made anew", verdict=verdict)
+    audit = Audit(kind=kind, method="made anew", verdict=verdict)
     write_text(model / FILE, audit_card(audit, library=library_of(model), made=version.name))

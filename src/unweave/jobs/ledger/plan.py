@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...unlearn.exact.folder import is_exact
 from ..opened import Folder, open_subject
 from ..subject import Subject
+from ..texts import TextFiles
 from .book import KEY, Ledger
 from .state import Asked, State, Version, now_utc
 from .utility import LARGE
@@ -157,6 +158,9 @@ def opened(version: Version, ledger: Ledger, subjects: Mapping[str, Subject]) ->
                 f"subject, as subjects={{{version.name!r}: ...}}."
             )
         told: dict[str, Any] = dict(version.source)
-        subject = open_subject(told.pop("project"), Folder(**told))
-    found = replace(subject, model=ledger.models.place(version), key=ledger.folder / KEY)
+        texts = TextFiles.read(told.pop("texts", {}))
+        subject = open_subject(told.pop("project"), Folder(**told), texts)
+    found = replace(
+        subject, model=ledger.models.place(version), key=ledger.folder / KEY, kind=subject.kind.discreet()
+    )
     return as_trained(found) if is_exact(ledger.models.place(version)) else found

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Module
 
-from ...audit import Auditor
 from ...parallel import build_models
 from ...random import seeded
 from ...types import Request
-from ...unlearn.suits import SMALL
+from ..kinds import Case
 from ..subject import Subject
 from .book import Ledger
 
@@ -33,7 +32,7 @@ def look_again(
     earlier: Sequence[str],
     names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Judge every earlier request again, those of few examples together.
+    """Judge every earlier request again by the audit of this kind of model, those of few examples together.
 
     Args:
         job: how, and by how many references.
@@ -59,8 +58,9 @@ def look_again(
             told([name], "not judged", 0, "there are no reference models")
         return found
     build = partial(
-        build_models, recipe, jobs=job.jobs, cache=Path(job.cache).expanduser() if job.cache else None
-    )
+        build_models, recipe, jobs=job.jobs, cache=Path(job.cache).expanduser() if job.cache else None,
+        network=whole.architecture,
+    )  # fmt: skip
     oracles = build(request.retain, [1_000_000 + 1000 * job.seed + i for i in range(job.oracles)])
     holders = build(whole.train, [2_000_000 + 1000 * job.seed + i for i in range(job.holders)])
     rest = whole.without(ledger.positions(whole, [*earlier, *names])).train
@@ -68,11 +68,11 @@ def look_again(
         if not positions:
             told(group, "not judged", 0, "its examples are not in the data any more")
             continue
-        again = Request(whole.train.subset(torch.tensor(positions)), rest, whole.heldout)
-        auditor = Auditor.of(
-            again, original=holders[0], holders=holders[1:], oracles=oracles, rng=seeded(job.seed), quick=job.quick
+        case = Case(
+            request=Request(whole.train.subset(torch.tensor(positions)), rest, whole.heldout), original=holders[0],
+            holders=holders[1:], oracles=oracles, rng=seeded(job.seed), quick=job.quick,
         )  # fmt: skip
-        verdict = auditor.decide(edited).verdict
+        verdict = whole.kind.judge(case).decide(edited).verdict
         told(group, verdict.outcome, len(positions), verdict.why)
     return found
 
@@ -80,7 +80,7 @@ def look_again(
 def _groups(ledger: Ledger, whole: Subject, earlier: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
     """Earlier requests that are judged together -> where their examples are; few examples are pooled."""
     each = {r: ledger.positions(whole, [r]) for r in earlier}
-    small = tuple(r for r, p in each.items() if 0 < len(p) < SMALL)
+    small = tuple(r for r, p in each.items() if 0 < len(p) < whole.kind.least)
     groups: dict[tuple[str, ...], list[int]] = {(r,): p for r, p in each.items() if r not in small}
     if small:
         groups[small] = sorted(i for r in small for i in each[r])

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-from ...audit.classifier.power import forecast
-from ...audit.classifier.scores import deleted_classes
 from ...errors import UnweaveError
 from ...fit import resumable
 from ...io.runs import RunFolder
@@ -21,7 +19,6 @@ from ...settings import Count, Whole, settings
 from ...types import Edit, Request
 from ...unlearn import Retrain
 from ...unlearn.exact.folder import is_exact
-from ..choice import choose_for
 from ..forget import ForgetJob, exact
 from ..judging import Audited
 from ..subject import Subject
@@ -187,7 +184,7 @@ class _Batch:
                         model = single_threaded(lambda rng: recipe.build(subject.train, rng=rng), stage.rng)
                     subject.write(model, stage.paths[0])
                     whole.record(gone, stage.paths[0])
-                    write_card(version, stage.paths[0], level, why)
+                    write_card(version, stage.paths[0], level, why, subject.kind.audited)
         self._made(version, at / "model", "made anew", level, why, "exact" if level == "E4" else "")
 
     def _edit(self, version: Version) -> None:
@@ -236,9 +233,8 @@ class _Batch:
         if subject.recipe is not None:
             self._from_scratch(version, why)
             return
-        self.failed = (
-            f"{version.name} was not released: {why}. Define a recipe, so that it can be trained anew."
-        )
+        next_step = f"Next: {subject.kind.recipe_by}, so that it can be trained anew."
+        self.failed = f"{version.name} was not released: {why}. {next_step}"
         told = self._described(version, found.model, name, version.digest, released=False, why_not=why)
         self.entries.append(("model", told))
         self._tell(version, "edit", new=told["digest"], method=name, outcome=audit.verdict.outcome, why=why)
@@ -276,15 +272,18 @@ class _Batch:
             return "retrain", Retrain(recipe=subject.recipe)
         if self.job.edits:
             return next(iter(self.job.edits.items()))
-        chosen = choose_for(request, subject.recipe, given)
-        if subject.recipe is not None and not exact(chosen.edit, given) and self._undecidable(request):
+        chosen = subject.kind.choose(request, subject.recipe, given)
+        if (
+            subject.recipe is not None
+            and not exact(chosen.edit, given)
+            and self._undecidable(subject, request)
+        ):
             return "retrain", Retrain(recipe=subject.recipe)
         return chosen.name, chosen.edit
 
-    def _undecidable(self, request: Request[Any]) -> bool:
+    def _undecidable(self, subject: Subject, request: Request[Any]) -> bool:
         """Whether no audit with these references could pass an approximate edit, so that retraining is the cheaper."""
-        whole = bool(deleted_classes(request))
-        return bool(forecast(len(request.forget), self.job.oracles, self.job.holders + 1, 1, whole=whole))
+        return bool(subject.kind.foreseen(request, self.job.oracles, self.job.holders + 1, 1))
 
     def _forget(
         self,
@@ -296,10 +295,10 @@ class _Batch:
         sure: bool,
         folder: str = "",
     ) -> Audited:
-        job = self.job
+        job, alone = self.job, sure or subject.recipe is None  # nothing to train, or to be judged by
         return ForgetJob(
             subject=subject, positions=positions, edits={name: edit}, seed=job.seed, jobs=job.jobs, cache=job.cache,
-            oracles=0 if sure else job.oracles, holders=0 if sure else job.holders, quick=job.quick,
+            oracles=0 if alone else job.oracles, holders=0 if alone else job.holders, quick=job.quick,
         ).run(self.folder / (folder or version.name), command=self.command)  # fmt: skip
 
     # what the steps share

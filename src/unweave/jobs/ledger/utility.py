@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ...tasks import Labelled, able, predict, read_labels
+from ...tasks import Autoregressive, Labelled, able, perplexity, predict, read_labels
 from ...types import Data
 from ..subject import Subject
 
@@ -14,6 +14,8 @@ CLIFF = 5.0
 """Points of held-out accuracy whose loss is told."""
 TARGETED = 20.0
 """Points of one class's, as far as the class is still trained on."""
+DEARER = 1.2
+"""Times the perplexity on held-out texts from which its rise is told."""
 LARGE = 0.1
 """Share of the data from which a batch of requests is told to be looked at before it is served."""
 _LEAST = 10  # held-out examples of a class
@@ -28,6 +30,9 @@ def lost(subject: Subject, old: Module, new: Module) -> list[str]:
         new: that is to take its place.
     """
     heldout = subject.heldout
+    if able(heldout.task, Autoregressive):
+        was, now = perplexity(old, heldout), perplexity(new, heldout)
+        return [f"its perplexity on held-out texts rose from {was:.3g} to {now:.3g}"] * (now > DEARER * was)
     if not able(heldout.task, Labelled):
         return []
     labels, kept = read_labels(heldout), set(read_labels(subject.train).tolist())
