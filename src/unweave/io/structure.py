@@ -125,6 +125,34 @@ def record_of(
     return {"format": 2, "tensors": tensors, "biases": biases, **({"numbers": told} if told else {})}
 
 
+def composed(first: Structure, second: Structure) -> Structure:
+    """The record of two cuts, of which the second was made of what the first left.
+
+    Args:
+        first: of format 2, without mixtures of experts.
+        second: likewise.
+    """
+    biased = {f"{name}.bias" for name in first["biases"]}  # made anew, at the length that is left
+    tensors = {name: dict(dims) for name, dims in first["tensors"].items()}
+    for name, dims in second["tensors"].items():
+        if name in biased:
+            continue
+        for dim, cut in dims.items():
+            before = tensors.setdefault(name, {}).get(dim)
+            kept = cut["kept"] if before is None else [before["kept"][i] for i in cut["kept"]]
+            tensors[name][dim] = {"of": (before or cut)["of"], "kept": kept}
+    numbers = dict(first.get("numbers", {}))
+    for name, told in second.get("numbers", {}).items():
+        numbers[name] = {"of": numbers.get(name, told)["of"], "kept": told["kept"]}
+    record = {"format": 2, "tensors": tensors, "biases": [*first["biases"], *second["biases"]]}
+    return record | ({"numbers": numbers} if numbers else {})
+
+
+def composes(structure: Structure) -> bool:
+    """Whether a record is one that `composed` takes."""
+    return structure.get("format") == 2 and structure.keys() <= {"format", "tensors", "biases", "numbers"}
+
+
 def _checked(model: Module, structure: Structure) -> tuple[Cuts, list[str]]:
     key = (
         {1: "layers", 2: "tensors"}.get(structure.get("format", 0))

@@ -153,7 +153,7 @@ def _rescale_(model: Module, group: Group, ratio: float) -> Numbers:
     """Norms that count fewer units, of which those that went were zero, find them larger by the root of the ratio.
 
     Returns:
-        What their guards against zero are to be, so that they answer the same.
+        What their guards against zero are to be, so that they answer the same; not of those that take off a mean.
     """
     modules = dict(model.named_modules())
     guards: Numbers = {}
@@ -165,7 +165,7 @@ def _rescale_(model: Module, group: Group, ratio: float) -> Numbers:
             with torch.no_grad():
                 own[name.rpartition(".")[2]].mul_(ratio**0.5)
             for attribute, value in vars(owner).items():
-                if type(value) is float and 0 < value < TINY:
+                if not isinstance(owner, LayerNorm) and type(value) is float and 0 < value < TINY:
                     guards[f"{name.rpartition('.')[0]}.{attribute}"] = (value, value * ratio)
     return guards
 
