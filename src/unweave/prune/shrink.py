@@ -86,12 +86,7 @@ def shrink(
     modes = {name: module.training for name, module in whole.named_modules()}
     whole.eval()
 
-    @torch.no_grad()
-    def run(m: Module) -> Any:
-        if callable(example_inputs):
-            return example_inputs(m)
-        return m(**example_inputs) if isinstance(example_inputs, dict) else m(example_inputs)
-
+    run = _calling(example_inputs)
     try:
         units, why = find_units(whole, run), ""
     except Exception as error:  # whatever the model's own code raises
@@ -112,6 +107,18 @@ def shrink(
     for name, module in smaller.model.named_modules():
         module.training = modes.get(name, False)
     return Shrunk(smaller.model, smaller.structure, left, smaller.apart)
+
+
+def _calling(example_inputs: Any) -> Run:
+    """What calls a model with these inputs."""
+
+    @torch.no_grad()
+    def run(m: Module) -> Any:
+        if callable(example_inputs):
+            return example_inputs(m)
+        return m(**example_inputs) if isinstance(example_inputs, dict) else m(example_inputs)
+
+    return run
 
 
 def _smaller(
