@@ -172,6 +172,41 @@ def test_inherited_settings_are_checked_and_named_by_the_class_made() -> None:
         More(lr=-1)
 
 
+def test_what_two_inherited_settings_say_together_holds_for_those_who_inherit_them() -> None:
+    @settings
+    class Base:
+        low: Count = 1
+        high: Count | None = None
+
+        def __post_init__(self) -> None:
+            if self.high is None:
+                object.__setattr__(self, "high", 2 * self.low)
+            if self.high < self.low:
+                raise InputError("low must not exceed high")
+
+    @settings
+    class Plain(Base):
+        more: Count = 1
+
+    @settings
+    class Further(Base):
+        even: bool = False
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.even and self.high % 2:
+                raise InputError("high must be even")
+
+    for cls in (Plain, Further):
+        assert cls(low=3).high == 6
+        with pytest.raises(InputError, match="low must not exceed high"):
+            cls(low=3, high=2)
+    with pytest.raises(InputError, match="Plain.more must be"):
+        Plain(more=0)
+    with pytest.raises(InputError, match="high must be even"):
+        Further(high=3, even=True)
+
+
 def test_settings_that_would_do_nothing_are_refused() -> None:
     @settings
     class Draws:

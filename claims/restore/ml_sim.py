@@ -15,7 +15,7 @@ from unweave import seeded
 from unweave.restore import MLSIM, Microscope, Simulator, classical, psnr, ring_correlation, widefield, wiener
 from unweave.restore.ml_sim.simulator import scaled
 
-SIDE, CROPS, EPOCHS, EDGE = 48, 320, 15, 8
+SIDE, CROPS, EPOCHS, EDGE = 48, 320, 30, 8
 HOW = Simulator(
     noise=0.05,
     fringes_error=0.05,
@@ -52,7 +52,8 @@ claim = Claim(
         Effect("beside classical", better="ML-SIM", worse="classical", unit="dB", headline=False),
     ),
     settings={"groups": 2, "blocks": 2, "features": 16, "lr": 1e-3, "batch": 8},
-    note=f"Scores leave {EDGE} pixels of each border out. Trained with phase errors of up to 0.3 rad.",
+    note=f"Scores leave {EDGE} pixels of each border out. Trained with phase errors of up to 0.3 rad. A first run took half the "
+    "steps that were planned: ring correlation 0.12 +- 0.05, widefield-fed 0.33 +- 0.03, 0.19 dB under Wiener.",
 )
 
 

@@ -103,7 +103,7 @@ def settings(cls: Any = None, /, *, kw_only: bool = True) -> Any:
     """
 
     def make(cls: Any) -> Any:
-        together = cls.__dict__.get("__post_init__")
+        together = getattr(cls, "__post_init__", None)  # its own, or what its base says of two fields
 
         def __post_init__(self: Any) -> None:
             check(type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init})
