@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,13 @@ def test_gradient_rows_are_each_examples_own(batch_size: int, vectorised: bool) 
     rows = list(gradient_rows(p.losses, p.space, p.weights, data, 2, vectorised=vectorised))
     assert max(len(r) for r in rows) <= 2
     torch.testing.assert_close(torch.cat(rows), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_held_at_once_fill_a_quarter_of_a_gibibyte() -> None:
+    p = point(nn.Sequential(nn.Flatten(), nn.Linear(1 << 16, 3, bias=False)))  # float32
+    assert p._rows == 2**28 // (3 * 2**16 * 4)
+    large = SimpleNamespace(space=SimpleNamespace(size=2**27), here=p.here)
+    assert Point._rows.fget(large) == 1  # one does not fit
 
 
 def test_gradient_rows_fall_back_where_torch_func_cannot() -> None:

@@ -13,16 +13,16 @@ from unweave.restore.delivery import Encoding, Overfitted
 from unweave.restore.delivery.delivery import coded_nets
 
 STEPS, SECONDS = 800, 0.8
-HOW = {
-    "chunk_seconds": SECONDS,
+WHOLE = {
     "cell": 16,
     "steps": STEPS,
     "lr": 3e-3,
     "batch_size": 8,
     "backbone": world.SMALL,
 }
+HOW = {"chunk_seconds": SECONDS, **WHOLE}
 ARMS = {
-    "awDNN": AwDNN(**HOW), "NAS": NAS(**HOW), "CaFM": CaFM(**HOW), "EMT": EMT(**HOW, first=0.2, later=0.05),
+    "awDNN": AwDNN(**WHOLE), "NAS": NAS(**HOW), "CaFM": CaFM(**HOW), "EMT": EMT(**HOW, first=0.2, later=0.05),
     "STDO": STDO(k=4, cell=16, steps=STEPS, lr=3e-3, batch_size=8, backbone=world.SMALL),
 }  # fmt: skip
 

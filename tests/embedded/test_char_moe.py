@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from unweave import seeded
-from unweave.embedded.char_moe import SYMBOLS, CharMoE, char_texts, sources
-from unweave.models.moe import moe_layers, watching
+from unweave.embedded.char_moe import SYMBOLS, CharMoE, _imbalance, char_texts, sources
+from unweave.models.moe import Routed, moe_layers, watching
 from unweave.tasks import predict
 
 pytest.importorskip("transformers")
@@ -23,6 +23,17 @@ def test_texts_are_the_standard_library_and_apart() -> None:
     assert len(held) == 31
     rows = {tuple(row) for batch in train.batches() for row in batch[0].tolist()}
     assert not rows & {tuple(row) for batch in held.batches() for row in batch[0].tolist()}
+
+
+def test_balance_loss_is_experts_times_share_chosen_times_mean_probability() -> None:
+    (moe,) = moe_layers(CharMoE(**TINY).initial(seeded(0)))  # type: ignore[arg-type]
+    logits = torch.randn(4, 6, generator=seeded(1))
+    chosen = torch.tensor([[0, 1], [0, 2], [0, 1], [5, 3]])
+    routed = Routed(torch.zeros(4, 16), chosen, torch.ones(4, 2), logits)
+    share = [3 / 8, 2 / 8, 1 / 8, 1 / 8, 0, 1 / 8]
+    mean = [sum(float(row.exp()[e] / row.exp().sum()) for row in logits) / 4 for e in range(6)]
+    expected = 6 * sum(s * p for s, p in zip(share, mean, strict=True))
+    assert float(_imbalance(moe, routed)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Tiny pipelines of random weights in the classes and layer names of Stable Diffusion 1.x, SDXL, PixArt and Stable Diffusion 3."""
+"""Tiny pipelines of random weights in the classes and layer names of what is read: Stable Diffusion, PixArt, Flux."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unweave.io.pipeline_folder import load_pipeline, save_pipeline
 from unweave.models.text_to_image import TextToImage
 from unweave.random import global_seed
 
-Kind = Literal["sd", "sdxl", "pixart", "sd3"]
+Kind = Literal["sd", "sdxl", "pixart", "sd3", "flux"]
 KINDS: tuple[Kind, ...] = ("sd", "sdxl", "pixart")
 
 CONCEPTS = Concepts(

@@ -345,7 +345,7 @@ def test_refuses() -> None:
         AdvUnlearn(eta=-1)
     with pytest.raises(InputError, match="the attack never begins"):
         AdvUnlearn(steps=100)
-    with pytest.raises(InputError, match="two text encoders"):
+    with pytest.raises(InputError, match="several text encoders"):
         ONE.apply(pipeline("sdxl"), CONCEPTS, rng=seeded(0))
     with pytest.raises(InputError, match="there are 0 prompts to keep"):
         ONE.apply(pipeline(), Concepts(erase=("cat",)), rng=seeded(0))

@@ -131,11 +131,11 @@ def test_a_random_vector_has_the_vocabularys_moments() -> None:
     model = pipeline()
     read = []
     encode = model.encode_tokens
-    model.encode_tokens = lambda *tokens, embeddings=None: (
-        read.append(embeddings), encode(*tokens, embeddings=embeddings)
+    model.encode_tokens = lambda *tokens, embeddings=(): (
+        read.extend(embeddings), encode(*tokens, embeddings=embeddings)
     )[1]  # fmt: skip
     RandomVector().attack(model, targets(model), Judge(1e9), rng=seeded(0))
-    vector = next(e for e in read if e is not None)[0, 1]
+    vector = read[0][0, 1]
     tokenizer = model.tokenizers[0]
     text = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
     table = model.text_encoder.get_input_embeddings().weight.detach()[text]
@@ -143,15 +143,63 @@ def test_a_random_vector_has_the_vocabularys_moments() -> None:
     assert torch.allclose(vector, table.mean(0) + table.std(0) * drawn, atol=1e-6)
 
 
+FIRST = {"sdxl": (1, 1), "sd3": (1, 1, 0), "flux": (1, 0)}
+"""Layout -> where text begins, for each encoder: CLIP's has a token before it, T5's none."""
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_every_encoder_has_a_vector_and_all_move_together(kind) -> None:
+    """The same loop with one leaf for each encoder, and each encoder's own table."""
+    model, judge = pipeline(kind), Judge(1e9)
+    aim = targets(model)
+    SoftVector(steps=3, lr=0.1, batch_size=2).attack(model, aim, judge, rng=seeded(0))
+    own = child(seeded(0))
+    tables = [e.get_input_embeddings().weight.detach() for e in model.encoders]
+    texts = [[i for i in range(len(t)) if i not in t.all_special_ids] for t in model.tokenizers]
+    vectors = [t[i].mean(0).clone().requires_grad_() for t, i in zip(tables, texts, strict=True)]
+    adam = torch.optim.Adam(vectors, lr=0.1)
+
+    def encode(rows):
+        tokens, read = [], []
+        for e, (table, at) in enumerate(zip(tables, FIRST[kind], strict=True)):
+            ids, mask = (v[rows] for v in model.tokens(aim.prompts, e))
+            ids = torch.cat([ids[:, :at], torch.full((len(rows), 1), texts[e][0]), ids[:, at:-1]], 1)
+            tokens.append(
+                (ids, torch.cat([mask[:, :at], torch.ones(len(rows), 1), mask[:, at:-1]], 1).long())
+            )
+            around = table[ids]
+            put = vectors[e].expand(len(rows), 1, -1)
+            read.append(torch.cat([around[:, :at], put, around[:, at + 1 :]], 1))
+        return model.encode_tokens(*tokens, embeddings=read)
+
+    latents = model.latents(aim.images)
+    for _ in range(3):
+        at = torch.randint(3, (2,), generator=own)
+        t = torch.randint(model.timesteps, (2,), generator=own)
+        noise = model.noise(2, own)
+        x = model.add_noise(latents[at], noise, t)
+        error = (model(x, t, encode(at)) - model.truth(latents[at], noise, t)).square().mean()
+        for vector, slope in zip(vectors, torch.autograd.grad(error, vectors), strict=True):
+            assert bool(slope.any())
+            vector.grad = slope
+        adam.step()
+    with torch.no_grad():
+        expected = model.sample(encode(torch.arange(3)), steps=2, guidance=2.0, noise=aim.noise)
+    assert torch.allclose(judge.shown[1], expected, atol=1e-4)
+    assert float((judge.shown[1] - judge.shown[0]).abs().max()) > 1e-4
+    shown = []
+    for seed in (0, 1):
+        judge = Judge(1e9)
+        RandomVector().attack(model, aim, judge, rng=seeded(seed))
+        shown.append(judge.shown[1])
+    assert not torch.equal(*shown)
+
+
 def test_refuses() -> None:
     with pytest.raises(InputError, match="SoftVector.steps must be a whole number at least 1"):
         SoftVector(steps=0)
     with pytest.raises(InputError, match="lr must be above 0"):
         SoftVector(lr=0)
-    model = pipeline("sdxl")
-    for how, who in ((SoftVector(), "SoftVector"), (RandomVector(), "RandomVector")):
-        with pytest.raises(InputError, match=f"{who}: pipelines with two text encoders"):
-            how.attack(model, targets(model), Judge(0), rng=seeded(0))
     with pytest.raises(InputError, match="do not fit"):
         SoftVector(tokens=9).attack(pipeline(), targets(pipeline()), Judge(0), rng=seeded(0))
     assert CONCEPTS.erase

@@ -89,5 +89,5 @@ def test_refuses() -> None:
             TokenSearch(**{name: 0})
     with pytest.raises(InputError, match='vary must be "tokens" or "noise"'):
         TokenSearch(vary="words")
-    with pytest.raises(InputError, match="two text encoders"):
+    with pytest.raises(InputError, match="several text encoders"):
         TokenSearch().attack(pipeline("sdxl"), targets(), Says(), rng=seeded(0))

@@ -43,17 +43,18 @@ def test_the_way_there_and_back_returns_the_picture() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:CODE. the noise predicted")
-def test_one_step_of_the_way_by_hand() -> None:
-    how = CODE(steps=100, depth=0.5, step_size=0.0, quantile=0.5, most=1.2)
+@pytest.mark.parametrize(("bound", "largest"), [(None, 1.0), (1.5, 1.5)])
+def test_one_step_of_the_way_by_hand(bound, largest) -> None:
+    how = CODE(steps=100, depth=0.5, step_size=0.0, quantile=0.5, most=1.2, bound=bound)
     wide = Prior(lambda x, _: 0.1 * x, SHARES, NORMAL.times)  # sees clean values past 1
     x, now, then = torch.tensor([[0.2, -2.5, 1.4, 1.9]], dtype=torch.float64), 100, 110
     a, b = sqrt(float(SHARES[now])), sqrt(1 - float(SHARES[now]))
-    limit = a + 2 * b
-    assert confident(float(SHARES[now]), 2.0) == pytest.approx(limit)
+    limit = a * largest + 2 * b
+    assert confident(float(SHARES[now]), 2.0, largest) == pytest.approx(limit)
     cut = x.clamp(-limit, limit)
     seen = (cut - b * 0.1 * cut) / a
-    s = min(1.2, max(1.0, float(torch.quantile(seen.abs().float(), 0.5))))
-    kept = seen.clamp(-s, s) / s
+    s = min(1.2, max(1.0, float(torch.quantile(seen.abs().float(), 0.5)) / largest))
+    kept = seen.clamp(-s * largest, s * largest) / s
     noise = (cut - a * kept) / b
     wanted = float(SHARES[then]) ** 0.5 * kept + (1 - float(SHARES[then])) ** 0.5 * noise
     torch.testing.assert_close(how.encoded(wide, x, [now, then]), wanted, rtol=0, atol=1e-6)

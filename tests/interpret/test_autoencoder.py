@@ -119,6 +119,9 @@ def test_refuses_other_widths_and_k_out_of_range() -> None:
     for k in (0, 13, None):
         with pytest.raises(InputError, match="k must be from 1 to 12"):
             SparseAutoencoder(5, 12, k=k, rng=seeded(0))
+    for k in (1, 12):
+        codes = SparseAutoencoder(5, 12, k=k, rng=seeded(0)).encode(torch.ones(2, 5))
+        assert 0 < int((codes != 0).sum(1).max()) <= k
     with pytest.raises(InputError, match="at least 1; got 5 and 0"):
         SparseAutoencoder(5, 0, k=1, rng=seeded(0))
     with pytest.raises(InputError, match="rng must be"):

@@ -199,7 +199,7 @@ def _nan(path) -> None:
         (shutil.rmtree, InputError, "there is no pipeline folder"),
         (lambda p: (p / "model_index.json").unlink(), InputError, "no model_index.json"),
         (lambda p: (p / "model_index.json").write_text("{"), IntegrityError, "is no JSON"),
-        (_index(_class_name="FluxPipeline"), InputError, "holds a FluxPipeline; supported are"),
+        (_index(_class_name="SanaPipeline"), InputError, "holds a SanaPipeline; supported are"),
         (_index(unet=["diffusers", "UNet3DConditionModel"]), InputError, "is a UNet3DConditionModel"),
         (_index(tokenizer=["evil", "Tokenizer"]), InputError, "is a Tokenizer; supported"),
         (_index(scheduler=["diffusers", "NoSuchScheduler"]), InputError, "is a NoSuchScheduler"),

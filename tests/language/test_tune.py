@@ -11,7 +11,7 @@ from tests.language.world import FORGET, caught, gradient, llama, logits, nll, r
 from unweave import seeded
 from unweave.errors import EmptyDataError, InputError
 from unweave.language import CEU, DPO, NPO, RMU, GradDiff, SimNPO
-from unweave.language._tune import student_of, warm_linear
+from unweave.language._tune import linear_names, student_of, warm_linear
 from unweave.models.decoding import continued
 from unweave.tasks import Classify
 from unweave.tasks.language import Text, texts
@@ -91,6 +91,7 @@ def test_the_rate_rises_over_the_first_epoch_and_falls_to_nothing() -> None:
         optimizer.step()
         schedule.step()
     assert rates == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert [warm_linear(optimizer, *size).lr_lambdas[0](1) for size in ((2, 1), (1, 1))] == [1.0, 0.0]
 
 
 def test_what_is_no_text_is_refused() -> None:
@@ -127,3 +128,15 @@ def test_texts_are_continued_as_each_would_be_alone() -> None:
         assert ids.tolist() == whole[len(prompt) :].tolist()
     with pytest.raises(InputError, match="cannot be continued"):
         continued(model, [torch.empty(0, dtype=torch.long)], [1])
+
+
+def test_the_output_layer_takes_no_adapter_whether_the_model_names_it_or_not() -> None:
+    from torch import nn
+
+    model = llama()
+    named = linear_names(model)
+    assert len(named) == sum(isinstance(m, nn.Linear) for m in model.modules()) - 1
+    assert not any(model.get_submodule(name) is model.get_output_embeddings() for name in named)
+    plain = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
+    assert linear_names(plain) == ["1"]
+    assert linear_names(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))) == ["1"]

@@ -77,6 +77,32 @@ def test_padded_shortcuts_are_cut_with_the_layers_they_are_added_to() -> None:
     assert (stem, last) == (2, 14)  # 16 channels at the end, of which the shortcuts bring 4 - 2 fewer
 
 
+class Widened(nn.Module):
+    """Channels of nothing before and after those of a convolution, or some of these cut away."""
+
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__()
+        self.ends = (0, 0, 0, 0, low, high)
+        self.conv, self.then = nn.Conv2d(3, 6, 3), nn.Conv2d(6 + low + high, 4, 3)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.pad(self.conv(x).relu(), self.ends)
+        return self.head(self.then(x).relu().flatten(1))
+
+
+@pytest.mark.parametrize("ends", [(2, 0), (0, 2), (1, 1), (0, -1), (-1, 2)])
+def test_channels_are_followed_through_padding_at_either_end(ends: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = Widened(*ends).eval()
+    model.conv.weight.data[2:4], model.conv.bias.data[2:4] = 0.0, 0.0
+    inputs = images().examples.tensors[0]
+    shrunk = shrink(model, inputs)
+    torch.testing.assert_close(shrunk.model(inputs), model(inputs), atol=1e-5, rtol=1e-5)
+    assert shrunk.model.conv.out_channels == 4
+    assert shrunk.model.then.in_channels == 4 + sum(ends)
+
+
 def test_constants_are_folded_into_the_next_bias() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(

@@ -103,7 +103,7 @@ def test_what_layer_norms_count_stays_unless_asked_for() -> None:
     assert small.model.config.hidden_size == 16
 
 
-def test_heads_cut_unevenly_are_left_where_the_model_cannot_run_so() -> None:
+def test_heads_cut_in_one_layer_alone_are_told_with_the_layers_own_numbers() -> None:
     member = named("gpt2")
     inputs, model = asked(member), member.model()
     block = model.transformer.h[0]
@@ -114,9 +114,44 @@ def test_heads_cut_unevenly_are_left_where_the_model_cannot_run_so() -> None:
         block.mlp.c_fc.weight[:, :10] = 0
         block.mlp.c_fc.bias[:10] = 0
     small = shrink(model, inputs)
-    assert small.left == {"transformer.h.0.attn.c_attn": "without its dead channels the model does not run"}
+    assert small.left == {}
     assert small.model.transformer.h[0].mlp.c_fc.nf == 54
     torch.testing.assert_close(answers(small.model, inputs), answers(model, inputs))
+    assert small.structure["numbers"] == {"transformer.h.0.attn.split_size": {"of": 16, "kept": 12}}
+    fresh = restructure_(member.build(seed=9), json.loads(json.dumps(small.structure)))
+    fresh.load_state_dict(small.model.state_dict())
+    torch.testing.assert_close(answers(fresh.eval(), inputs), answers(small.model, inputs))
+    wrong = small.structure | {"numbers": {"transformer.h.0.attn.split_size": {"of": 8, "kept": 4}}}
+    with pytest.raises(InputError, match="the model has no such number"):
+        restructure_(member.build(seed=9), wrong)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_heads_of_one_layer_go_where_a_number_of_the_model_says_how_many_there_are(told: bool) -> None:
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out, self.last = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 2)
+            self.heads, self.depth = 4, 4
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            heads = self.heads if told else 4
+            q, k, v = self.qkv(x).view(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+            assert q.shape[-1] == 2
+            seen = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+            return self.last(torch.relu(self.out(seen.transpose(1, 2).flatten(2))))
+
+    model = Fused().eval()
+    with torch.no_grad():
+        for at in (slice(0, 2), slice(8, 10), slice(16, 18)):
+            model.qkv.weight[at] = model.qkv.bias[at, None] = 0.0
+        model.out.weight[3] = model.out.bias[3] = 0.0
+    x = torch.randn(3, 5, 8)
+    small = shrink(model, x)
+    assert small.left == ({} if told else {"qkv": "without its dead channels the model does not run"})
+    assert (small.model.heads, small.model.depth) == (3 if told else 4, 4)
+    assert (small.model.out.in_features, small.model.out.out_features) == (6 if told else 8, 7)
+    torch.testing.assert_close(small.model(x), model(x))
 
 
 def test_grouped_queries_go_with_their_keys_and_values() -> None:

@@ -38,3 +38,21 @@ def test_points_come_in_order_and_what_is_not_known_is_left_out() -> None:
 
 def test_one_place_is_no_curve() -> None:
     assert curves({"a": [Point(50.0, 90.0, NO)]}, {}, unit="%", words="") is None
+
+
+def test_figures_of_a_delivery_are_told_with_their_units() -> None:
+    from unweave.report.delivered import figure, pages
+
+    names = ("psnr rgb", "psnr y", "ssim y", "seams", "kbit/s without sound", "seconds of training")
+    assert [figure(name) for name in names] == [
+        "PSNR in RGB, dB",
+        "PSNR in luma, dB",
+        "SSIM in luma",
+        "seams, levels of 255",
+        "rate without sound, kbit/s",
+        "training, s",
+    ]
+    html, text = pages("clip.mp4", ["Sent."], {"net": 10}, {"psnr y": 31.25}, {}, {})
+    assert "PSNR in luma, dB" in html
+    assert "PSNR in luma, dB" in text
+    assert "31.25" in html

@@ -43,6 +43,15 @@ def test_json_is_strict_where_figures_are_not_finite() -> None:
     assert math.isnan(read.samples("scores")["edited"][0])
 
 
+def test_the_word_and_its_reason_stand_at_the_head_of_a_stored_audit():
+    audit = cases.audit()
+    record = json.loads(to_json([audit]))["audits"][0]
+    assert list(record)[:2] == ["outcome", "reason"]
+    assert record["outcome"] == audit.verdict.outcome == record["verdict"]["outcome"]
+    assert record["reason"] == audit.verdict.why
+    assert audit.verdict.reason in record["reason"]
+
+
 def test_json_names_each_measurement_in_full() -> None:
     record = json.loads(to_json([cases.audit()]))["audits"][0]["measurements"][0]
     wanted = {

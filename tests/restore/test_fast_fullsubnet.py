@@ -130,6 +130,18 @@ def test_short_and_silent_sounds_keep_their_length(samples) -> None:
     assert torch.isfinite(net.restore(sound)).all()
 
 
+def test_a_sound_is_restored_by_the_mask_times_its_spectrum() -> None:
+    net, noisy = tiny(), torch.randn(2, 300, generator=seeded(3))
+    window = torch.hann_window(64)
+    spectrum = torch.stft(noisy, 64, 32, window=window, return_complex=True)
+    with torch.no_grad():
+        mask = net(spectrum.abs())  # compressed: 10 tanh-like, undone by its logarithm
+    bounded = mask.clamp(-9.9, 9.9)
+    told = torch.complex(*(-10 * torch.log((10 - bounded) / (10 + bounded))).unbind(-1))
+    due = torch.istft(told * spectrum, 64, 32, window=window, length=300)
+    torch.testing.assert_close(net.restore(noisy), due, rtol=1e-4, atol=1e-5)
+
+
 def test_training_lowers_the_noise_and_not_by_silence() -> None:
     from unweave.restore import si_sdr
 

@@ -15,7 +15,8 @@ from unweave.restore.delivery.delivery import coded_nets
 from unweave.restore.delivery.patches import smaller
 
 TINY = Backbone(name="espcn", blocks=2, width=8, residual=True)
-HOW = {"chunk_seconds": 0.08, "cell": 6, "steps": 12, "lr": 5e-3, "backbone": TINY}
+WHOLE = {"cell": 6, "steps": 12, "lr": 5e-3, "backbone": TINY}
+HOW = {"chunk_seconds": 0.08, **WHOLE}
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +54,16 @@ def test_stretches_share_the_steps_and_each_sees_its_own_frames(source, monkeypa
     assert made.labels.flatten().tolist() == [0, 0, 1, 1, 2, 2]
     assert made.cell == (12, 16)
     seen.clear()
-    one = AwDNN(**HOW).overfit(source, rng=seeded(0))
+    one = AwDNN(**WHOLE).overfit(source, rng=seeded(0))
     assert seen == [([0, 1, 2, 3, 4, 5], 12)]
     assert len(one.nets) == 1
     seen.clear()
     LiveNAS(**HOW, share=1.0).overfit(source, rng=seeded(0))
     assert [frames for frames, _ in seen] == [[0, 1], [0, 1, 2, 3]], "nothing looks ahead"
     numbers = sum(p.numel() for p in one.nets[0].parameters())
-    assert (AwDNN(**HOW).weights(6, 25, 2), NAS(**HOW).weights(6, 25, 2)) == (numbers, 3 * numbers)
+    assert (AwDNN(**WHOLE).weights(6, 25, 2), NAS(**HOW).weights(6, 25, 2)) == (numbers, 3 * numbers)
+    with pytest.raises(TypeError, match="chunk_seconds"):
+        AwDNN(chunk_seconds=5.0)  # there is one stretch, so that nothing would read it
 
 
 def test_cafm_shares_its_convolutions_and_sends_few_numbers_a_stretch(source) -> None:

@@ -17,8 +17,8 @@ class Erase:
     """Erase concepts from a diffusers text-to-image pipeline, and look at what it draws before and after.
 
     Attributes:
-        pipeline: folder of a diffusers pipeline (Stable Diffusion 1.x, 2.x, SDXL, PixArt), or nothing for the small
-            world of digits, made on the spot.
+        pipeline: folder of a diffusers pipeline (Stable Diffusion 1.x to 3.5, SDXL, PixArt, FLUX.1), or nothing for the
+            small world of digits, made on the spot.
         concepts: what to erase, with commas between; cat=dog turns a cat into a dog, "golf ball|golfball" are two names
             of one concept.
         preserve: what must survive, with commas between.
@@ -41,7 +41,8 @@ class Erase:
         images: drawn for each prompt.
         images_at_once: drawn at once in the audit, which takes as much memory.
         steps: of the sampler.
-        guidance: scale of classifier-free guidance.
+        guidance: scale of classifier-free guidance; FLUX.1-dev, which is told it, draws at about 3.5, and
+            FLUX.1-schnell at 1 in 4 steps.
         device: that the pipelines work on: cpu, cuda, mps.
         dtype: of the pipeline's weights, in which it is written, too; "stored" leaves them as they are.
         slim: take less memory and more time: attention in slices, activations computed again for gradients, the VAE one

@@ -9,7 +9,7 @@ from typing import Any
 from ..catalogue import Method, find
 from ..errors import InputError
 from ..masks.budgets import ERK, Budget, Global, Uniform
-from ..masks.patterns import NM, Channel, Pattern, Unstructured
+from ..masks.patterns import NM, Channel, Heads, Pattern, Unstructured
 from ..masks.scope import Scope
 from ..prune import Prune
 from ..types import Data, Edit
@@ -27,7 +27,7 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
     Raises:
         InputError: if the method does not prune a trained model, or a flag would do nothing.
     """
-    pattern = _pattern(asked.pattern)
+    pattern = _pattern(asked.pattern, asked.heads)
     usual = pattern.sparsity if isinstance(pattern, NM) else 0.5 if asked.texts.calibration else 0.9
     sparsity = usual if asked.sparsity is None else asked.sparsity
     budget = _budget(asked)(sparsity)
@@ -82,9 +82,15 @@ def _refuse_idle(method: Method, fields: set[str], asked: Any) -> None:
         )
 
 
-def _pattern(text: str) -> Pattern:
-    if text in ("unstructured", "channel"):
-        return Unstructured() if text == "unstructured" else Channel()
+def _pattern(text: str, heads: Heads) -> Pattern:
+    if text == "channel":
+        return Channel(heads=heads)
+    if heads != Channel().heads:
+        raise InputError(
+            f"--heads {heads} is for whole channels: it would do nothing without --pattern channel."
+        )
+    if text == "unstructured":
+        return Unstructured()
     n, colon, m = text.partition(":")
     if not (colon and n.isdigit() and m.isdigit()):
         raise InputError(f'--pattern must be "unstructured", "channel" or N:M such as "2:4"; got {text!r}.')

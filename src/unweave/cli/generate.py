@@ -38,7 +38,7 @@ class Generate:
     beside real pictures also distances, precision and recall.
 
     Attributes:
-        pipeline: folder of a diffusers pipeline (Stable Diffusion 1.x to 3, SDXL, PixArt).
+        pipeline: folder of a diffusers pipeline (Stable Diffusion 1.x to 3.5, SDXL, PixArt, FLUX.1-schnell).
         prompts: what to draw: prompts, or a file with one a line.
         guidance: apg keeps high scales free of oversaturation; cfg is plain guidance, for use with --oms or --sims.
         scale: of guidance, in both columns.

@@ -13,6 +13,7 @@ from ..catalogue import find
 from ..jobs.language import Texts
 from ..jobs.opened import Folder
 from ..jobs.tracking import Tracker
+from ..masks.patterns import Heads
 from ..masks.scope import Scope
 from . import _prune_pipeline
 from ._flags import with_methods
@@ -48,6 +49,8 @@ class Prune:
         sparsity: share of the weights to remove, in [0, 1); 0.9 unless given, 0.5 of a language model. N:M patterns
             fix it themselves.
         pattern: "unstructured", "channel" (whole filters), or N:M such as "2:4" (where M divides the inputs).
+        heads: of attention whose query heads share keys and values, what a channel is: "groups", a key-value head with
+            all its queries, or "queries", as many query heads of each.
         budget: "global" ranks all layers together, "uniform" prunes each alike, "erk" spares small layers; "uniform" of
             channels unless given, or else "global".
         only: names of layers or weights, or patterns such as "encoder.*": just these are pruned. All, unless given.
@@ -82,6 +85,7 @@ class Prune:
     method: str = "magnitude"
     sparsity: float | None = None
     pattern: str = "unstructured"
+    heads: Heads = "groups"
     budget: Literal["global", "uniform", "erk"] | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()

@@ -108,12 +108,12 @@ class AdvUnlearn:
 
         Raises:
             InputError: if the tokenizer cannot see a concept, a prompt leaves no room for the vectors, fewer prompts
-                are preserved than a step reads, a preserved concept contains an erased one, the pipeline has two text
-                encoders, or its encoder has fewer blocks than asked for or is wrapped by LoRA.
+                are preserved than a step reads, a preserved concept contains an erased one, the pipeline has several
+                text encoders, or its encoder has fewer blocks than asked for or is wrapped by LoRA.
             NonFiniteError: if training diverges.
         """
         with editing(model, data, "text_encoder", who="AdvUnlearn", rng=rng) as (original, edited):
-            self._refuse(original, data)
+            self.require_fit(original, data)
             weights = encoder_weights(edited.text_encoder, self.blocks)
             gone, kept = data.prompts(*data.erase), data.prompts(*data.preserve)
             asked, retained = Prompts(original, gone), Prompts(original, kept)
@@ -231,11 +231,17 @@ class AdvUnlearn:
 
         return again
 
-    def _refuse(self, model: TextToImage, data: Concepts) -> None:
+    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+        """Raise if this request cannot be trained on this pipeline, before anything long begins.
+
+        Raises:
+            InputError: see `apply`.
+        """
         if len(model.tokenizers) != 1:
             raise InputError(
-                "AdvUnlearn: pipelines with two text encoders (SDXL) are not supported yet: each would have to be "
-                "trained and attacked. Use a pipeline with one text encoder, or a method that edits the denoiser."
+                "AdvUnlearn: pipelines with several text encoders (SDXL, Stable Diffusion 3, Flux) are not supported: "
+                "each would have to be trained and attacked. Use a pipeline with one text encoder, or a method that "
+                "edits the denoiser (UCE, ESD)."
             )
         for old in data.erase:
             for name in data.preserve:

@@ -223,6 +223,17 @@ class Insertion:
         table: the encoder's token embeddings, [vocabulary, width].
         allowed: ids that may be inserted, int64, in order: text of the tokenizer's own, without banned words.
         vocabulary: rows of the embedding table.
+        known: token embeddings that are text, of each encoder, [tokens, width].
+
+    Args:
+        model: under attack.
+        targets: what it is to draw.
+        judge: names what it draws.
+        tokens: to insert.
+        banned: words of which no token is inserted.
+        batch_size: prompts at once.
+        who: attacks; begins the errors' messages.
+        free: vectors alone are inserted, never tokens, so that several text encoders may read them.
     """
 
     def __init__(
@@ -235,12 +246,10 @@ class Insertion:
         banned: Sequence[str],
         batch_size: int,
         who: str,
+        free: bool = False,
     ) -> None:
-        if len(model.tokenizers) != 1:
-            raise InputError(
-                f"{who}: pipelines with two text encoders (SDXL) cannot be attacked yet: one string must be found that "
-                "both tokenizers read. Attack a pipeline with one text encoder."
-            )
+        if not free:
+            require_one_encoder(model, who)
         if tuple(targets.noise.shape[1:]) != model.shape:
             raise InputError(
                 f"{who}: the targets' noise is {list(targets.noise.shape[1:])}, the pipeline's {list(model.shape)}. "
@@ -251,7 +260,7 @@ class Insertion:
         self._prompts = Prompts(model, targets.prompts)
         self._prompts.require_room(tokens, who)
         self.table = self._prompts.table
-        self.vocabulary = len(self.table)
+        self.vocabulary, self.known = len(self.table), self._prompts.known
         self.allowed = _allowed(model, banned, who).to(self.table.device)
 
     def ids(self, rows: Sequence[int], inserted: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,7 +268,7 @@ class Insertion:
         return self._prompts.inserted(torch.as_tensor(list(rows)), inserted)
 
     def encode(self, rows: Sequence[int], inserted: Tensor, vectors: Tensor) -> Text:
-        """The same encoded, with `vectors` [m, k, width] in place of the inserted tokens' embeddings."""
+        """The same encoded, with `vectors` [m, k, width] in place of the inserted tokens' embeddings; see `Prompts`."""
         return self._prompts.encode(self._model, torch.as_tensor(list(rows)), inserted, vectors)
 
     @torch.no_grad()
@@ -322,6 +331,20 @@ class Insertion:
         return " ".join(written.replace("</w>", " ").split())  # CLIP's mark of a word's end
 
 
+def require_one_encoder(model: TextToImage, who: str) -> None:
+    """Raise unless a pipeline has one text encoder, whose tokens can be searched.
+
+    Raises:
+        InputError: naming who asks.
+    """
+    if len(model.tokenizers) != 1:
+        raise InputError(
+            f"{who}: pipelines with several text encoders (SDXL, Stable Diffusion 3, Flux) cannot be attacked by "
+            "tokens: one string would have to be found that all their tokenizers read. Attack with SoftVector "
+            "(--attack soft-vector), which gives every encoder a vector of its own."
+        )
+
+
 def seen(judge: Names, images: Tensor, concepts: Sequence[str]) -> list[bool]:
     """Whether the judge sees in each image the concept beside it.
 
@@ -341,16 +364,17 @@ def _with_room(model: TextToImage, concepts: Concepts, room: int) -> list[tuple[
     """Prompts of the erased concepts, template by template, that leave room for more tokens, with their concepts."""
     columns = [concepts.prompts(c) for c in concepts.erase]
     asked = [pair for row in zip(*columns, strict=True) for pair in zip(row, concepts.erase, strict=True)]
-    length = model.length()  # of a longer prompt too, all tokens are counted
-    fitting = [
-        (prompt, concept)
-        for prompt, concept in asked
-        if len(model.tokenizers[0](model.written(prompt), verbose=False).input_ids) + room <= length
-    ]
+    lengths = [model.length(i) for i in range(len(model.tokenizers))]
+
+    def fits(prompt: str) -> bool:  # of a longer prompt too, all tokens are counted
+        ids = (t(model.written(prompt), verbose=False).input_ids for t in model.tokenizers)
+        return all(len(own) + room <= length for own, length in zip(ids, lengths, strict=True))
+
+    fitting = [(prompt, concept) for prompt, concept in asked if fits(prompt)]
     if not fitting:
         raise InputError(
-            f"Targets: no prompt leaves room for {room} more tokens; the text encoder reads {length}. Shorten the "
-            "templates or insert fewer tokens."
+            f"Targets: no prompt leaves room for {room} more tokens; the text encoder reads {min(lengths)}. Shorten "
+            "the templates or insert fewer tokens."
         )
     return fitting
 

@@ -21,6 +21,7 @@ from ..masks.mask import Mask
 from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
 from ..settings import Count, Range, settings
+from ._feed_forwards import say_passed_over
 from .concepts import Concepts, remember_
 
 
@@ -28,7 +29,9 @@ from .concepts import Concepts, remember_
 class ConceptPrune:
     """Zero what concept prompts excite most in each row and more than base prompts do; nothing is trained.
 
-    Norms are over all prompts of a kind together. Rows of X are not scaled to length 1 (the authors' code does).
+    Norms are over all prompts of a kind together. Rows of X are not scaled to length 1 (the authors' code does). Where
+    text and picture attend to each other (Stable Diffusion 3, Flux), the picture's feed-forwards are looked at; Flux's
+    single blocks, which have none of its own, are passed over.
 
     Attributes:
         density: share of each row's weights that may be skilled at one step (k over its length); 0.01 to 0.02 in
@@ -75,6 +78,7 @@ class ConceptPrune:
             InputError: see `apply`.
         """
         data.require_seen(model, "ConceptPrune")
+        say_passed_over(model, "ConceptPrune")
         layers, noise = model.linears("ff_out"), model.noise(1, rng)
         skilled = {name: torch.zeros_like(w.weight, dtype=torch.bool) for name, w in layers.items()}
         for concept in data.erase:

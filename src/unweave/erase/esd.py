@@ -34,8 +34,11 @@ from .concepts import Concepts
 class ESD:
     """Erase concepts by their own negative guidance; needs neither images nor preserved concepts.
 
-    All images of a batch stop at the same random step of the sampler. Where the denoiser predicts a velocity, so does
-    the target: its coefficients add up to one.
+    All images of a batch stop at the same random step of the sampler. Where the denoiser predicts a velocity or a flow,
+    so does the target: its coefficients add up to one. Where text and picture attend to each other (Stable Diffusion 3,
+    Flux), "cross" is the text's part of it, and the attention of Flux's single blocks, which text and picture pass
+    through as one; the authors' code for Flux trains the picture's part, too. Where guidance is built into the weights
+    (FLUX.1-dev), the denoiser is told a scale of 1 in training and `guidance` while drawing.
 
     Attributes:
         train: "cross" is ESD-x, for what a prompt names; "not_cross" is ESD-u, which also erases what is drawn

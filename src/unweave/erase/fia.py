@@ -31,6 +31,7 @@ from ..masks.threshold import kth_largest
 from ..models.text_to_image import Guidance, TextToImage, watch_sampling
 from ..paper import Paper
 from ..settings import Count, NonNegative, SomeShare, refuse_idle, settings
+from ._feed_forwards import say_passed_over
 from .concepts import Concepts, remember_
 
 Saliency = Literal["eq1", "wanda", "release"]
@@ -60,8 +61,9 @@ class Neurons:
 class FIA:
     """Zero the feed-forward weights that some of the concepts excite and most prompts do not; nothing is trained.
 
-    Memory does not grow with prompts, steps or concepts: 1.5 times the watched weights, and 3 times more if the
-    prompts of one concept do not fit in one batch.
+    Where text and picture attend to each other (Stable Diffusion 3, Flux), the picture's feed-forwards are looked at;
+    Flux's single blocks, which have none of its own, are passed over. Memory does not grow with prompts, steps or
+    concepts: 1.5 times the watched weights, and 3 times more if the prompts of one concept do not fit in one batch.
 
     Attributes:
         r1: share of a layer's weights counted as sensitive at one step (eq. 3).
@@ -138,6 +140,8 @@ class FIA:
                 weight, or nothing would be zeroed.
         """
         data.require_seen(model, "FIA")
+        if self.layers in ("ff_in", "ff_out"):
+            say_passed_over(model, "FIA")
         stray = set(self.hard) - set(data.erase)
         if stray:
             raise InputError(f"FIA.hard names {', '.join(sorted(stray))}, which are not to be erased.")

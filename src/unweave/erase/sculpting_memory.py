@@ -33,7 +33,7 @@ from ..errors import InputError
 from ..fit import Step
 from ..masks.budgets import Uniform
 from ..masks.select import select
-from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, train_steps_
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, require_negative, train_steps_
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, Share, settings
 from ._train import Drawn, Earlier, denoised, editing, gradient_sums
@@ -110,21 +110,32 @@ class SculptingMemory:
         """A copy of the pipeline that draws each guide where its concept is asked for.
 
         Raises:
-            InputError: if the tokenizer cannot see a concept, a guide is empty or names its own concept, or no weight
-                is salient.
+            InputError: if the tokenizer cannot see a concept, a guide is empty or names its own concept, no weight is
+                salient, or guidance is built into the pipeline's weights, which then reads no negative prompt.
             NonFiniteError: if training diverges.
         """
         with editing(model, data, only=self.train, who="SculptingMemory", rng=rng) as (original, edited):
-            for concept in data.erase:
-                guide = data.guide_of(concept)
-                if not guide.strip() or mentions(guide, concept):
-                    raise InputError(
-                        f"SculptingMemory needs a superclass as the guide of {concept!r}, such as fish for tench; got "
-                        f"{guide!r}. It must not be empty, nor name the concept itself."
-                    )
+            self.require_fit(original, data)
             for concept in data.erase:
                 self._round_(edited, original, data.only(concept), data, rng)
         return edited
+
+    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+        """Raise if a guide is no superclass, or cannot be drawn without its concept, before anything long begins.
+
+        Raises:
+            InputError: see `apply`.
+        """
+        require_negative(
+            model.distilled, ", ".join(data.erase), "SculptingMemory draws guides without the concept"
+        )
+        for concept in data.erase:
+            guide = data.guide_of(concept)
+            if not guide.strip() or mentions(guide, concept):
+                raise InputError(
+                    f"SculptingMemory needs a superclass as the guide of {concept!r}, such as fish for tench; got "
+                    f"{guide!r}. It must not be empty, nor name the concept itself."
+                )
 
     def _round_(
         self, edited: TextToImage, original: TextToImage, data: Concepts, whole: Concepts, rng: Generator

@@ -26,7 +26,7 @@ from torch.optim import Adam
 
 from ..errors import InputError
 from ..models.text_to_image import Guidance, Text, TextToImage, noise_like, pick, train_steps_, training_only
-from ..models.text_to_image.one_step import Still, draws_in_one_step, level, started_at
+from ..models.text_to_image.one_step import Still, draws_in_one_step, level, require_added_noise, started_at
 from ..paper import Paper
 from ..settings import Count, Positive, Whole, settings
 from ._train import editing
@@ -110,7 +110,7 @@ class SFD:
             NonFiniteError: if training diverges.
         """
         with editing(model, data, copies=2, who="SFD", rng=rng) as (original, theta, psi):
-            self._refuse(original, data)
+            self.require_fit(original, data)
             t0, low, high = (level(original, ratio, "SFD") for ratio in (self.start, self.low, self.high))
             gone = [data, *earlier(original, data)]
             prompts = (
@@ -132,7 +132,13 @@ class SFD:
             losses.train_(self.steps, forgetting=True, rng=rng)
         return started_at(theta, t0), psi
 
-    def _refuse(self, model: TextToImage, data: Concepts) -> None:
+    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+        """Raise if this pipeline cannot be distilled, before anything long begins.
+
+        Raises:
+            InputError: see `pair`.
+        """
+        require_added_noise(model, "SFD")
         if draws_in_one_step(model):
             raise InputError(
                 "SFD: this pipeline is a generator of one step already, with no noise levels left to distil from. "

@@ -8,8 +8,10 @@ the concept, c a prompt that names it and v the vector in the place of k tokens 
     minimise over v   E |eps(x_t, t, v + c) - truth|^2,   x_t = sqrt(a_t) z + sqrt(1 - a_t) e,   t uniform
 
 A vector for each concept, from the mean of the vocabulary's embeddings, by Adam; then every prompt of the concept is
-drawn with it. A large pipeline can be taught by such a vector what it never saw: what counts is success beyond that on
-a pipeline retrained without the concept, or, without one, beyond `RandomVector`'s.
+drawn with it. Where several text encoders read the prompt (SDXL, Stable Diffusion 3, Flux) each has a vector of its
+own in that place, and all are moved together: what textual inversion learns there. A large pipeline can be taught by
+such a vector what it never saw: what counts is success beyond that on a pipeline retrained without the concept, or,
+without one, beyond `RandomVector`'s.
 """
 
 from __future__ import annotations
@@ -50,15 +52,14 @@ class SoftVector:
         """Attack every target; one vector serves all targets of a concept.
 
         Raises:
-            InputError: if a prompt leaves no room for the vectors, the pipeline has two text encoders, or the targets
-                are not of its size.
+            InputError: if a prompt leaves no room for the vectors, or the targets are not of the pipeline's size.
         """
         model = widened(model)
         latents = model.latents(targets.images)
         there = _insertion(self, "SoftVector", model, targets, judge)
 
         def search(rows: Tensor, ids: Tensor, rng: Generator) -> Tensor:
-            start = there.table[there.allowed].mean(0).expand(1, self.tokens, -1)
+            start = torch.cat([known.mean(0) for known in there.known]).expand(1, self.tokens, -1)
 
             def errors(vectors: Tensor) -> Iterator[Tensor]:
                 at = rows[torch.randint(len(rows), (self.batch_size,), generator=rng)]
@@ -99,9 +100,9 @@ class RandomVector:
         there = _insertion(self, "RandomVector", model, targets, judge)
 
         def search(rows: Tensor, ids: Tensor, rng: Generator) -> Tensor:
-            known = there.table[there.allowed].float()
-            drawn = torch.randn(1, self.tokens, known.shape[1], generator=rng).to(known.device)
-            return (known.mean(0) + known.std(0) * drawn).to(there.table.dtype)
+            mean, std = (torch.cat([f(known.float()) for known in there.known]) for f in (_mean, _std))
+            drawn = torch.randn(1, self.tokens, len(mean), generator=rng).to(mean.device)
+            return (mean + std * drawn).to(there.table.dtype)
 
         return _attacked(there, targets, search, rng=rng, label="random vector")
 
@@ -109,7 +110,17 @@ class RandomVector:
 def _insertion(
     by: SoftVector | RandomVector, who: str, model: TextToImage, targets: Targets, judge: Names
 ) -> Insertion:
-    return Insertion(model, targets, judge, tokens=by.tokens, banned=(), batch_size=by.at_once, who=who)
+    return Insertion(
+        model, targets, judge, tokens=by.tokens, banned=(), batch_size=by.at_once, who=who, free=True
+    )
+
+
+def _mean(known: Tensor) -> Tensor:
+    return known.mean(0)
+
+
+def _std(known: Tensor) -> Tensor:
+    return known.std(0)
 
 
 def _attacked(

@@ -43,7 +43,7 @@ class TokenSearch:
         """Search for every target; a target's candidates do not depend on the other targets.
 
         Raises:
-            InputError: if a prompt leaves no room for the tokens, or the pipeline has two text encoders.
+            InputError: if a prompt leaves no room for the tokens, or the pipeline has several text encoders.
         """
         inserted = self.tokens if self.vary == "tokens" else 0
         there = Insertion(

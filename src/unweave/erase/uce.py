@@ -11,6 +11,14 @@ encoded in context, and an edit at the bare word does not carry over to short pr
 before, as its record has it, is turned into its guides in the same equations: an edit that knew nothing of it would
 bring it back.
 
+Where text and picture attend to each other (Stable Diffusion 3, Flux), no block's keys and values are functions of the
+prompt alone: they read what earlier blocks made of the picture, too. All that a prompt says, though, goes through two
+linear maps before the first block, whose inputs the text encoders wrote: of every token (`context_embedder`) and of the
+pooled vector (`text_embedder.linear_1`). The same equations are solved for these two, each with its own c, g and p, as
+the authors' code for Flux does; a concept that both map as they mapped its guide is drawn as the guide, whatever the
+blocks do. Of the pooled vector each prompt has one, so that its lambda counts once; biases stay. Stable Diffusion 3's
+tokens are CLIP's and then T5's: positions are paired within each. Padding is a token like any other.
+
 The authors' lambda, 0.5, stands against one token a concept. Here it is per token of a prompt: with the 77 positions of
 a whole prompt it weighs 77 times as much. Where nothing is to be preserved, the words nearest to each concept are:
 without preserve terms its neighbours go with it.
@@ -19,18 +27,22 @@ without preserve terms its neighbours go with it.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
-from ..models.text_to_image import Text, TextToImage
+from ..models.text_to_image import Entrance, Layers, Text, TextToImage, entrances
 from ..paper import Paper
 from ..random import require_generator
 from ..settings import NonNegative, Positive, Range, Whole, settings
 from .concepts import Concepts, earlier, remember_
 from .neighbours import nearest_words
+
+_NOTHING = 1e-9
+"""A change of the weights, as a share of theirs, that is rounding."""
 
 
 @settings
@@ -59,21 +71,22 @@ class UCE:
     )  # fmt: skip
 
     def apply(self, model: TextToImage, data: Concepts, *, rng: Generator) -> TextToImage:
-        """A copy of the pipeline with edited keys and values; `rng` is not drawn from.
+        """A copy of the pipeline whose layers that read prompts alone are edited; `rng` is not drawn from.
 
         Raises:
             InputError: if the tokenizer cannot see a concept, or its guide is encoded just as it is.
         """
         require_generator(rng)
         data.require_seen(model, "UCE")
-        model.cross_inputs(model.encode([""]))  # refuses a layout where nothing reads prompts alone
         kept = self.kept(model, data)
-        change = self.change(model, replace(data, preserve=kept))
-        edited = model.editable(only={f"denoiser.{name}.weight" for name in model.linears("cross_kv")})
+        changes = self.changes(model, replace(data, preserve=kept))
+        names = {kind: list(model.linears(kind)) for kind in changes}
+        edited = model.editable(only={f"denoiser.{name}.weight" for part in names.values() for name in part})
         with torch.no_grad():
-            for layer in edited.linears("cross_kv").values():
-                weight = layer.weight.cpu().double()
-                layer.weight.copy_(weight + weight @ change)
+            for kind, change in changes.items():
+                for layer in edited.linears(kind).values():
+                    weight = layer.weight.cpu().double()
+                    layer.weight.copy_(weight + weight @ change)
         remember_(edited, data, "UCE", neighbours=() if data.preserve else kept)
         return edited
 
@@ -83,67 +96,80 @@ class UCE:
             return data.preserve
         return nearest_words(model, data, self.neighbours)
 
-    @torch.no_grad()
-    def change(self, model: TextToImage, data: Concepts) -> Tensor:
-        """The matrix D, float64 [width, width], with W* = W + W D, for a request as it stands: no neighbours are added.
+    def changes(self, model: TextToImage, data: Concepts) -> dict[Layers, Tensor]:
+        """Kind of layers that read prompts alone -> their matrix D: see `change`.
 
         Raises:
             InputError: see `apply`.
         """
-        requests = [data, *earlier(model, data)]
-        pairs = [
-            self._pairs(model, asked, concept, i)
-            for asked in requests
-            for concept in asked.erase
-            for i in range(len(asked.templates))
-        ]
-        c, g = (torch.cat(side) for side in zip(*pairs, strict=True))
-        if torch.allclose(c, g, rtol=0, atol=1e-9):
+        found = {at.layers: self.change(model, data, at) for at in entrances(model)}
+        if all(float(change.abs().max()) <= _NOTHING for change in found.values()):
             raise InputError("UCE: every guide is encoded just as its concept, so nothing would change.")
-        p = [
-            self._kept(model, prompt, concept)
-            for concept in data.preserve
-            for prompt in data.prompts(concept)
-        ]
-        erased = self.erase_scale * c.T @ c
-        moved = self.erase_scale * g.T @ c
-        preserved = self.preserve_scale * sum((v.T @ v for v in p), torch.zeros_like(erased))
-        tokens = len(c) / len(pairs)
-        eye = self.strength * tokens * torch.eye(len(erased), dtype=erased.dtype, device=erased.device)
-        # W* - W = W (moved - erased) (eye + erased + preserved)^-1: the difference loses no digits
-        change: Tensor = torch.linalg.solve(eye + erased + preserved, (moved - erased).T).T
+        return found
+
+    @torch.no_grad()
+    def change(self, model: TextToImage, data: Concepts, entrance: Entrance | None = None) -> Tensor:
+        """The matrix D, float64 [width, width], with W* = W + W D, for a request as it stands: no neighbours are added.
+
+        Args:
+            model: left unchanged.
+            data: the request.
+            entrance: which layers' D; the first where prompts come in, unless given.
+        """
+        at = entrances(model)[0] if entrance is None else entrance
+        erased = moved = preserved = torch.zeros(1, 1, dtype=torch.float64)
+        tokens = prompts = 0
+        for asked in (data, *earlier(model, data)):
+            for concept, i in product(asked.erase, range(len(asked.templates))):
+                c, g = self._pair(model, at, asked, concept, i)
+                erased, moved = erased + c.T @ c, moved + g.T @ c
+                tokens, prompts = tokens + len(c), prompts + 1
+        for concept in data.preserve:
+            for prompt in data.prompts(concept):
+                p = self._kept(model, at, prompt, concept)
+                preserved = preserved + p.T @ p
+        eye = self.strength * tokens / prompts * torch.eye(len(erased), dtype=torch.float64)
+        whole = eye + self.erase_scale * erased + self.preserve_scale * preserved
+        # W* - W = W s_e (moved - erased) whole^-1: the difference loses no digits
+        change: Tensor = torch.linalg.solve(whole, self.erase_scale * (moved - erased).T).T
         return change
 
-    def _pairs(self, model: TextToImage, data: Concepts, concept: str, i: int) -> tuple[Tensor, Tensor]:
+    def _pair(
+        self, model: TextToImage, at: Entrance, data: Concepts, concept: str, i: int
+    ) -> tuple[Tensor, Tensor]:
+        """What these layers read of a concept's i-th prompt, and of its guide's in the same places."""
         old, new = data.prompts(concept)[i], data.guide_prompts(concept)[i]
-        encoded = model.encode([old]), model.encode([new])
-        length = encoded[0].hidden.shape[1]
-        where = model.positions(old, concept)
-        start, extra = where[0], _count(model, new) - _count(model, old)
-        width = len(where) + extra  # tokens of the guide
-        at = self._edited(encoded[0], where)
-        partner = [
-            k if k < start else start + min(k - start, width - 1) if k in where else k + extra for k in at
-        ]
-        return (
-            self._read(model, encoded[0], at),
-            self._read(model, encoded[1], [min(max(k, 0), length - 1) for k in partner]),
-        )
+        texts = model.encode([old]), model.encode([new])
+        c, g = (at.read(model, text)[0].cpu().double() for text in texts)
+        if not at.spans:
+            return c, g
+        own, partner = list[int](), list[int]()
+        for encoder, first, length in at.spans:
+            where = model.positions(old, concept, encoder)
+            extra = _count(model, new, encoder) - _count(model, old, encoder)
+            start, width = where[0], len(where) + extra  # of the guide
+            for k in self._edited(texts[0], where, length):
+                beside = start + min(k - start, width - 1) if k in where else k if k < start else k + extra
+                own.append(first + k)
+                partner.append(first + min(max(beside, 0), length - 1))
+        return c[own], g[partner]
 
-    def _kept(self, model: TextToImage, prompt: str, concept: str) -> Tensor:
+    def _kept(self, model: TextToImage, at: Entrance, prompt: str, concept: str) -> Tensor:
         """What to preserve of a prompt: the same positions as are edited of one that is erased."""
         text = model.encode([prompt])
-        return self._read(model, text, self._edited(text, model.positions(prompt, concept)))
+        read = at.read(model, text)[0].cpu().double()
+        own = [
+            first + k
+            for encoder, first, length in at.spans
+            for k in self._edited(text, model.positions(prompt, concept, encoder), length)
+        ]
+        return read[own] if at.spans else read
 
-    def _edited(self, text: Text, where: list[int]) -> list[int]:
+    def _edited(self, text: Text, where: list[int], length: int) -> list[int]:
         """Positions that count in one encoded prompt whose concept stands at `where`; never padding that is masked."""
-        at = {"all": list(range(text.hidden.shape[1])), "concept": where, "last": where[-1:]}[self.tokens]
+        at = {"all": list(range(length)), "concept": where, "last": where[-1:]}[self.tokens]
         return at if text.mask is None else [k for k in at if text.mask[0, k]]
 
-    @staticmethod
-    def _read(model: TextToImage, text: Text, at: list[int]) -> Tensor:
-        return model.cross_inputs(text)[0][at].cpu().double()
 
-
-def _count(model: TextToImage, prompt: str) -> int:
-    return int(model.tokens([prompt])[1].sum())
+def _count(model: TextToImage, prompt: str, encoder: int) -> int:
+    return int(model.tokens([prompt], encoder)[1].sum())

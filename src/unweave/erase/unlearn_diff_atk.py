@@ -69,7 +69,7 @@ class UnlearnDiffAtk:
         A candidate that was judged before is not drawn again: it would give the same image.
 
         Raises:
-            InputError: if a prompt leaves no room for the tokens, the pipeline has two text encoders or fewer noise
+            InputError: if a prompt leaves no room for the tokens, the pipeline has several text encoders or fewer noise
                 levels than asked for, or the targets are not of its size.
         """
         model = widened(model)

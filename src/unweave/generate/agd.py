@@ -94,7 +94,7 @@ class AGD:
         require_generator(rng)
         if not data:
             raise InputError("AGD needs at least one prompt.")
-        if model.layout == "joint":
+        if model.layout in ("joint", "packed"):
             raise InputError(
                 f"AGD stands beside cross-attentions, and {type(model.denoiser).__name__} has none: its text and "
                 "picture attend to each other."

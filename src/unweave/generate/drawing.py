@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError
-from ..models.text_to_image import Text, TextToImage
+from ..models.text_to_image import Text, TextToImage, require_negative
 from ..models.text_to_image.one_step import require_added_noise, require_steps
 from ..random import require_generator
 from .guidance import CFG, Guidance, Step
@@ -46,8 +46,8 @@ def draw(
         decode: return images from the VAE, where there is one; else latents.
 
     Raises:
-        InputError: if neither `rng` nor `noise` is given, the numbers of prompts and noises differ, or a generator of
-            one step is to draw in more or with guidance.
+        InputError: if neither `rng` nor `noise` is given, the numbers of prompts and noises differ, a generator of one
+            step is to draw in more or with guidance, or guidance is built into the weights: see `require_two_passes`.
     """
     if noise is None:
         require_generator(rng)
@@ -59,18 +59,20 @@ def draw(
         )
     asked = CFG() if guidance is None else guidance
     require_steps(model, steps, asked.scale, "draw")
+    require_two_passes(model, asked, "draw")
+    require_negative(model.distilled, negative, "draw")
     if start is not None:
         require_added_noise(model, "draw: a start (OMS)")
     text, null, out = model.encode(prompts), model.encode([negative]), []
     for low in range(0, len(text), batch_size):
         part, x = text[low : low + batch_size], noise[low : low + batch_size].to(model.device, model.dtype)
-        rule, sampler = asked.guide(), model.sampler(steps)
+        rule, sampler = asked.guide(), model.sampler(steps, x)
         times = sampler.timesteps.tolist()
         if start is not None:
             x = start(part, x, float(model.alphas_cumprod[times[0]]))
         for i, t in enumerate(times):
-            if asked.scale == 1:
-                guided = model(x, t, part)
+            if model.passes(asked.scale) == 1:
+                guided = model.guided(x, t, part, null, asked.scale)
             else:
                 both = Text.cat([null.expand(len(x)), part])
                 without, told = model(torch.cat([x, x]), t, both).chunk(2)
@@ -78,6 +80,20 @@ def draw(
             x = sampler.step(guided, t, x).prev_sample
         out.append(model.decode(x) if decode else x)
     return torch.cat(out)
+
+
+def require_two_passes(model: TextToImage, guidance: Guidance, who: str) -> None:
+    """Raise if a rule other than plain guidance is to join two predictions of a model that makes one (FLUX.1-dev).
+
+    Raises:
+        InputError: naming who asks.
+    """
+    if model.distilled and guidance.scale != 1 and type(guidance) is not CFG:
+        raise InputError(
+            f"{who}: the scale of guidance is built into this pipeline's weights (distilled, as in FLUX.1-dev): it has "
+            "no prediction without the prompt to lead away from. Draw with classifier-free guidance, which tells it "
+            "the scale, or use the model that it was distilled from."
+        )
 
 
 def step_of(model: TextToImage, x: Tensor, t: float, index: int = 0, count: int = 1) -> Step:

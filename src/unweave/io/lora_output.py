@@ -130,8 +130,9 @@ def require_loadable(model: TextToImage, trained: Weights | None) -> None:
     Raises:
         InputError: if diffusers loads no adapter into such a pipeline, or other layers than linear ones are trained.
     """
-    if model.layout == "joint":
-        raise InputError("adapters for Stable Diffusion 3 are not written; leave --output as pipeline.")
+    if model.layout in ("joint", "packed"):
+        kind = {"joint": "Stable Diffusion 3", "packed": "Flux"}[model.layout]
+        raise InputError(f"adapters for {kind} are not written; leave --output as pipeline.")
     if model.layout == "transformer":
         kind = model.index.get("_class_name", "PixArtAlphaPipeline")
         raise InputError(f"diffusers loads no adapter into {kind}; leave --output as pipeline.")

@@ -7,22 +7,17 @@ which may want torchvision, are never imported; on saving they are copied.
 from __future__ import annotations
 
 import json
-import logging
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import Module
 
-from ..errors import InputError, IntegrityError, UnweaveError, require
+from ..errors import InputError, IntegrityError, require
 from ..models.text_to_image import Kind, TextToImage, require_plain
 from .files import folder_written_beside, write_text
-from .shards import shards_of
+from .pipeline_parts import chosen, model_of, quiet, require_finite, require_words, scheduler_of, tokenizer_of
 
 PIPELINES: dict[str, Kind] = {
     "StableDiffusionPipeline": "unet",
@@ -30,21 +25,17 @@ PIPELINES: dict[str, Kind] = {
     "PixArtAlphaPipeline": "transformer",
     "PixArtSigmaPipeline": "transformer",
     "StableDiffusion3Pipeline": "transformer",
+    "FluxPipeline": "transformer",
 }
 """Pipeline class -> its denoiser's folder."""
 
-_FURTHER = {"StableDiffusionXLPipeline": (2,), "StableDiffusion3Pipeline": (2, 3)}
-"""Pipeline class -> numbers of its text encoders beyond the first."""
-_MODELS = {
-    "unet": ("diffusers", ("UNet2DConditionModel",)),
-    "transformer": ("diffusers", ("PixArtTransformer2DModel", "Transformer2DModel", "SD3Transformer2DModel")),
-    "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")),
-    "text_encoder_2": ("transformers", ("CLIPTextModelWithProjection",)),
-    "text_encoder_3": ("transformers", ("T5EncoderModel",)),
-    "vae": ("diffusers", ("AutoencoderKL",)),
+_CLIP, _T5 = "CLIPTextModelWithProjection", "T5EncoderModel"
+_FURTHER = {
+    "StableDiffusionXLPipeline": {2: _CLIP},
+    "StableDiffusion3Pipeline": {2: _CLIP, 3: _T5},
+    "FluxPipeline": {2: _T5},
 }
-_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast",
-               "TokenizersBackend")  # fmt: skip
+"""Pipeline class -> number of each text encoder beyond the first -> its class."""
 _INDEX = "model_index.json"
 _ERASED = "unweave_erased.json"
 """What was erased from a pipeline before, in its folder."""
@@ -76,12 +67,9 @@ def load_pipeline(
     index = _index(folder)
     kind = str(index.get("_class_name"))
     if kind not in PIPELINES:
-        raise InputError(
-            f"{folder} holds a {kind}; supported are {', '.join(PIPELINES)}. Flux and other models that pack "
-            "their pictures are not supported yet."
-        )
+        raise InputError(f"{folder} holds a {kind}; supported are {', '.join(PIPELINES)}.")
     denoiser = PIPELINES[kind]
-    further = _FURTHER.get(kind, ())
+    further = _FURTHER.get(kind, {})
     wanted = [denoiser, "text_encoder", "tokenizer", "scheduler"]
     wanted += [f"{part}_{i}" for i in further for part in ("text_encoder", "tokenizer")]
     absent = [p for p in wanted if not _listed(index, p) or not (folder / p).is_dir()]
@@ -90,24 +78,24 @@ def load_pipeline(
         raise InputError(
             f"{folder} lacks {', '.join(missing)}, which a {kind} needs. Download the whole pipeline."
         )
-    read = {name: _model(folder, index, name, dtype) for name in (denoiser, "text_encoder")}
-    more = [f"text_encoder_{i}" for i in further]
+    read = {name: model_of(folder, index, name, dtype) for name in (denoiser, "text_encoder")}
+    more = {f"text_encoder_{i}": made for i, made in further.items()}
     parts = [denoiser, "text_encoder", *more]
     parts += ["vae"] if _listed(index, "vae") else []
     made = TextToImage(
         denoiser=read[denoiser],
         text_encoder=read["text_encoder"],
-        **{name: _model(folder, index, name, dtype) for name in more},
-        vae=_model(folder, index, "vae", dtype) if _listed(index, "vae") else None,
-        tokenizers=[_tokenizer(folder, index, name) for name in wanted if name.startswith("tokenizer")],
-        scheduler=_scheduler(folder, index),
+        **{name: model_of(folder, index, name, dtype, (made,)) for name, made in more.items()},
+        vae=model_of(folder, index, "vae", dtype) if _listed(index, "vae") else None,
+        tokenizers=[tokenizer_of(folder, index, name) for name in wanted if name.startswith("tokenizer")],
+        scheduler=scheduler_of(folder, index),
         index=index,
         source=folder.resolve(),
         erased=_erased(folder),
-        variants={} if dtype else {name: v for name in parts if (v := _chosen(folder / name)[0])},
+        variants={} if dtype else {name: v for name in parts if (v := chosen(folder / name)[0])},
     )
     for tokenizer, encoder in zip(made.tokenizers, made.encoders, strict=True):
-        _require_words(tokenizer, encoder, folder)
+        require_words(tokenizer, encoder, folder)
     return made.to(device)
 
 
@@ -133,7 +121,7 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
     for name, part in own.items():
         if isinstance(part, Module):
             require_plain(part, f"the {name}")
-            _require_finite(part, f"the {name} to be written")
+            require_finite(part, f"the {name} to be written")
     index = dict(model.index) or _new_index(model)
     _require_inside(index, "the pipeline to be written")
     copied = [name for name in index if name not in own and _listed(index, name)]
@@ -142,7 +130,7 @@ def save_pipeline(model: TextToImage, folder: Path) -> None:
             raise InputError(
                 f"{name} was not read and is no longer in {model.source}; it cannot be written to {folder}."
             )
-    with folder_written_beside(folder) as beside, _quiet():
+    with folder_written_beside(folder) as beside, quiet():
         for name, part in own.items():
             variant = {"variant": model.variants[name]} if model.variants.get(name) else {}
             part.save_pretrained(beside / name, **variant)
@@ -217,6 +205,7 @@ def _new_index(model: TextToImage) -> dict[str, Any]:
         "xl": "StableDiffusionXLPipeline",
         "transformer": "PixArtAlphaPipeline",
         "joint": "StableDiffusion3Pipeline",
+        "packed": "FluxPipeline",
     }
     diffusers = require("diffusers", extra="diffusion", purpose="writing a pipeline")
     index: dict[str, Any] = {"_class_name": named[model.layout], "_diffusers_version": diffusers.__version__}
@@ -262,136 +251,3 @@ def _index(folder: Path) -> dict[str, Any]:
 def _listed(index: dict[str, Any], name: str) -> bool:
     entry = index.get(name)
     return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
-
-
-def _model(folder: Path, index: dict[str, Any], name: str, dtype: torch.dtype | None) -> Module:
-    library, known = _MODELS[name]
-    kind = index[name][1]
-    if kind not in known:
-        raise InputError(f"{folder / name} is a {kind}; supported is {' or '.join(known)}.")
-    if kind == "Transformer2DModel":  # what PixArt's class was called once; the weights fit
-        kind = "PixArtTransformer2DModel"
-    part = folder / name
-    config = part / "config.json"
-    if not config.is_file():
-        raise InputError(f"{part} has no config.json. Download the whole pipeline.")
-    with _loading(part):
-        told = config.read_text(encoding="utf-8")
-    if "quantization_config" in told:
-        raise InputError(f"{part} is quantised, which is not supported. Use unquantised weights.")
-    for several in part.glob("*.index.json"):
-        shards_of(several)  # refuses what leads outside
-    variant, weights = _chosen(part)
-    loader = getattr(require(library, extra="diffusion", purpose="reading a pipeline"), kind)
-    with _loading(part), _quiet():
-        made, info = loader.from_pretrained(
-            part, local_files_only=True, use_safetensors=True, variant=variant, output_loading_info=True,
-            torch_dtype=dtype or "auto" if library == "transformers" else dtype or _stored(weights),
-        )  # fmt: skip
-    wrong = [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]
-    if wrong:
-        raise InputError(
-            f"the weights in {part} do not fit its config: {wrong[0]} and {len(wrong) - 1} more."
-        )
-    model: Module = made.eval()
-    _require_finite(model, f"the weights in {part}")
-    return model
-
-
-def _chosen(part: Path) -> tuple[str | None, Path]:
-    """The variant of a part's weights that is read, the plain one where there is one, and a file of it."""
-    weights = {_variant(p.name): p for p in sorted(part.glob("*.safetensors"), reverse=True)}
-    if not weights:
-        code = [p.name for p in part.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
-        if code:
-            raise IntegrityError(
-                f"{part} holds only {code[0]}, which would run code when read. Convert it to safetensors."
-            )
-        raise InputError(f"{part} has no safetensors file. Download the whole pipeline.")
-    variant = None if None in weights else min(v for v in weights if v is not None)
-    return variant, weights[variant]
-
-
-def _variant(name: str) -> str | None:
-    """Which variant a file of weights is of ("fp16"), whole or in shards; None for the plain one."""
-    _, *rest = re.sub(r"-\d+-of-\d+", "", name.removesuffix(".safetensors")).split(".")
-    return rest[0] if rest else None
-
-
-def _stored(path: Path) -> torch.dtype:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        dtype: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
-    return dtype
-
-
-def _tokenizer(folder: Path, index: dict[str, Any], name: str) -> Any:
-    kind = index[name][1]
-    if kind not in _TOKENIZERS:
-        raise InputError(f"{folder / name} is a {kind}; supported are {', '.join(_TOKENIZERS)}.")
-    loader = getattr(require("transformers", extra="diffusion", purpose="reading a pipeline"), kind)
-    with _loading(folder / name), _quiet():
-        return loader.from_pretrained(folder / name, local_files_only=True, trust_remote_code=False)
-
-
-def _require_words(tokenizer: Any, encoder: Module, where: Path) -> None:
-    """Raise if a tokenizer has more words than its encoder has vectors."""
-    held: Any = encoder
-    there, known = len(tokenizer), held.get_input_embeddings().num_embeddings
-    if there > known:
-        raise IntegrityError(
-            f"a tokenizer in {where} has {there} words, and its encoder knows {known}. Take both from one pipeline."
-        )
-
-
-def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
-    diffusers = require("diffusers", extra="diffusion", purpose="reading a pipeline")
-    kind = str(index["scheduler"][1])
-    known = kind.endswith("Scheduler") and getattr(diffusers, kind, None)
-    if not known:
-        raise InputError(
-            f"{folder / 'scheduler'} is a {kind}, which diffusers {diffusers.__version__} lacks."
-        )
-    with _loading(folder / "scheduler"), _quiet():
-        scheduler = known.from_pretrained(folder / "scheduler", local_files_only=True)
-        deepcopy(scheduler).set_timesteps(2)  # some settings are only looked at here
-    return scheduler
-
-
-def _require_finite(model: Module, what: str) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise IntegrityError(f"{what} hold NaN or infinity in {name}. Use a checkpoint from before that.")
-
-
-@contextmanager
-def _loading(part: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnweaveError:
-        raise
-    except Exception as error:  # diffusers and transformers raise errors of many kinds on damaged files
-        raise IntegrityError(f"{part} cannot be read ({' '.join(str(error).split())[:200]}).") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    import warnings
-
-    former = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    bars = []
-    for library in ("diffusers.utils.logging", "transformers.utils.logging"):
-        module = require(library, extra="diffusion", purpose="reading a pipeline")
-        if getattr(module, "is_progress_bar_enabled", lambda: True)():
-            bars.append(module)
-            module.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(former)
-        for module in bars:
-            module.enable_progress_bar()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from math import inf, nextafter
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..random import global_seed
 from .loading import quiet
 
 Pairs = set[tuple[int, int]]
-"""(how many there were, how many are left), of channels, heads and the like."""
+"""(how many there were, how many are left), of channels, heads and the like; the same twice for a width that stays."""
 
 _TINY = 1e-2  # numbers below are a norm's guard against zero
 _RIGHT, _WRONG = 1e-6, 1e-3  # faults: not worth a further search; that of another model
@@ -84,9 +85,12 @@ def _one_changed(config: Any, pairs: Pairs, *, tiny: bool = False) -> Iterator[A
 
 
 def _widths_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
-    """Two settings of one part that hold a width changed at once, as of a stem and of the stages after it."""
+    """Two settings of one part changed at once, as the widths of a stem and of the stages after it.
+
+    Or a number and one that was left to be worked out from it, as the width of a head from how many there are.
+    """
     numbers = [(at, n, getattr(_part(config, at), n, None)) for at, n in _numbers(config)]
-    known = {of for of, _ in pairs}
+    known = {of for of, kept in pairs if of != kept}
     holding = [
         (at, name)
         for at, name, value in numbers
@@ -101,6 +105,13 @@ def _widths_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
         if at == other:
             for first in _tried(config, at, one, pairs):
                 yield from _tried(first, at, two, pairs)
+    open_ = [(at, name) for at, name, value in numbers if value is None]
+    for (at, one), (other, two), (of, kept) in product(holding, open_, sorted(pairs)):
+        if at == other and of == kept:
+            for tried in _tried(config, at, one, pairs):
+                with suppress(Exception):  # a setting that is no number
+                    setattr(_part(tried, at), two, kept)
+                    yield tried
 
 
 def _two_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
@@ -112,7 +123,13 @@ def _two_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
     ]
     for of, kept in sorted(pairs):
         for (at, one, a), (other, two, b) in combinations(counts, 2):
-            if at == other and a * kept % of == 0 and b * kept % of == 0 and (a == of or b == of):
+            if (
+                of != kept
+                and at == other
+                and a * kept % of == 0
+                and b * kept % of == 0
+                and (a == of or b == of)
+            ):
                 tried = deepcopy(config)
                 try:
                     setattr(_part(tried, at), one, a * kept // of)

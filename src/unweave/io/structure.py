@@ -2,9 +2,10 @@
 
 A record is plain JSON, `{"format": 2, "tensors": {tensor: {dimension: {"of": n, "kept": [...]}}}, "biases": [layer,
 ...]}`: of n positions along a dimension the tensor kept those at these indices, and the layers under "biases" gained
-a bias. What was done to mixtures of experts is told beside it ("experts", "condensed", "trimmed"; see
-`models.moe.record_of`). Loading needs neither the pruned model's class nor any code from the file. Records of format
-1, which name layers with the sides "in" and "out", are read too.
+a bias. Where a layer keeps a number of its own that must say what is left, such as how many queries share keys and
+values, it is told too: `"numbers": {"layer.attribute": {"of": n, "kept": m}}`. What was done to mixtures of experts is
+told beside it ("experts", "condensed", "trimmed"; see `models.moe.record_of`). Loading needs neither the pruned model's
+class nor any code from the file. Records of format 1, which name layers with the sides "in" and "out", are read too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ..models.moe import rebuilt_
 Structure = Mapping[str, Any]
 Cuts = dict[tuple[str, int], Tensor]
 """(tensor, dimension) -> the indices that stay, int64, rising."""
+Numbers = dict[str, tuple[int, int]]
+"""Layer and its attribute -> the whole number it was, and is."""
 
 
 def restructure_(model: Module, structure: Structure) -> Module:
@@ -40,8 +43,10 @@ def restructure_(model: Module, structure: Structure) -> Module:
             untouched.
     """
     cuts, biases = _checked(model, structure)
+    numbers = _numbers(model, structure)
     rebuilt_(model, structure)
     cut_(model, cuts)
+    renumber_(model, numbers)
     for name in biases:
         layer = model.get_submodule(name)
         weight: Any = layer.weight
@@ -82,6 +87,13 @@ def cut_(model: Module, cuts: Cuts) -> None:
             _resize_(module)
 
 
+def renumber_(model: Module, numbers: Numbers) -> None:
+    """Set whole numbers that layers keep as attributes, in place."""
+    for name, (_, kept) in numbers.items():
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, kept)
+
+
 def has_shape(model: Module, structure: Structure) -> bool:
     """Whether a model's tensors have the sizes that a record of format 2 leaves them: it was cut by that record."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -94,18 +106,22 @@ def has_shape(model: Module, structure: Structure) -> bool:
     )
 
 
-def record_of(sizes: Mapping[tuple[str, int], int], cuts: Cuts, biases: list[str]) -> dict[str, Any]:
+def record_of(
+    sizes: Mapping[tuple[str, int], int], cuts: Cuts, biases: list[str], numbers: Numbers
+) -> dict[str, Any]:
     """The record of these cuts.
 
     Args:
         sizes: (tensor, dimension) -> how many positions it had.
         cuts: what stays of each.
         biases: layers that gained a bias.
+        numbers: of layers that were changed.
     """
     tensors: dict[str, dict[str, Any]] = {}
     for (name, dim), kept in cuts.items():
         tensors.setdefault(name, {})[str(dim)] = {"of": sizes[name, dim], "kept": kept.tolist()}
-    return {"format": 2, "tensors": tensors, "biases": biases}
+    told = {name: {"of": of, "kept": kept} for name, (of, kept) in numbers.items()}
+    return {"format": 2, "tensors": tensors, "biases": biases, **({"numbers": told} if told else {})}
 
 
 def _checked(model: Module, structure: Structure) -> tuple[Cuts, list[str]]:
@@ -138,6 +154,22 @@ def _checked(model: Module, structure: Structure) -> tuple[Cuts, list[str]]:
                 f"the structure adds a bias to {name!r}, which the model lacks or which has one."
             )
     return cuts, list(structure.get("biases", []))
+
+
+def _numbers(model: Module, structure: Structure) -> Numbers:
+    modules = dict(model.named_modules())
+    numbers: Numbers = {}
+    for name, told in structure.get("numbers", {}).items():
+        owner, _, own = name.rpartition(".")
+        of, kept = told["of"], told["kept"]
+        now = vars(modules[owner]).get(own) if owner in modules else None
+        if type(now) is not int or now != of or not isinstance(kept, int) or not 0 < kept < of:
+            raise InputError(
+                f"the structure changes {name} from {of} to {kept}; the model has no such number. It was recorded for "
+                "another model."
+            )
+        numbers[name] = (of, kept)
+    return numbers
 
 
 def _of_tensors(

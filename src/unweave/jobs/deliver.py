@@ -18,7 +18,7 @@ from ..io.content import described
 from ..io.files import in_bytes, strict_json, write_text
 from ..io.runs import RunFolder, Stage
 from ..report import words
-from ..report.delivered import pages
+from ..report.delivered import figure, pages
 from ..restore.delivery import Clip, Container, Delivery, Encoding, Overfits
 from ..restore.delivery.delivery import state_digest, streamed
 from ..restore.delivery.packets import packed, unpacked
@@ -68,9 +68,9 @@ class Delivered(Done):
         for line in [*self.lead, *self.compared.get("lead", ())]:
             out.print(line, markup=False)
         for kind, size in self.sizes.items():
-            out.print(f"  {kind:28} {in_bytes(size):>12}", markup=False)
+            out.print(f"  {kind:40} {in_bytes(size):>12}", markup=False)
         for name, value in self.figures.items():
-            out.print(f"  {name:28} {words.number(value, digits=4):>12}", markup=False)
+            out.print(f"  {figure(name):40} {words.number(value, digits=4):>12}", markup=False)
         out.print(f"Delivery: {self.container}\nReport: {self.page}", markup=False)
 
 

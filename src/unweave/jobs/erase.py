@@ -19,7 +19,8 @@ from ..audit.drawing.run import audit_erasure
 from ..audit.rates import published
 from ..audit.result import Audit
 from ..catalogue import name_of, needs_of
-from ..erase import Attack, Concepts, SoftVector, Targets, TextToImage, earlier
+from ..erase import Attack, Concepts, SoftVector, Targets, TextToImage, TokenSearch, UnlearnDiffAtk, earlier
+from ..erase.attacks import require_one_encoder
 from ..errors import InputError
 from ..fit import resumable
 from ..io.content import described
@@ -133,6 +134,12 @@ class EraseJob:
             raise InputError(
                 "EraseJob.attack needs PipelineSubject.judge: somebody must look at what the attacked pipeline draws."
             )
+        for edit in self.edits.values():
+            require_fit = getattr(edit, "require_fit", None)
+            if require_fit is not None:  # before the first of them trains for hours
+                require_fit(self.subject.original, self.subject.concepts)
+        if isinstance(self.attack, TokenSearch | UnlearnDiffAtk):
+            require_one_encoder(self.subject.original, type(self.attack).__name__)
 
     @property
     def attacks(self) -> tuple[dict[str, Attack], dict[str, str]]:

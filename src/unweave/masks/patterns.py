@@ -19,6 +19,7 @@ from ..errors import InputError, LeftDenseWarning
 from ..settings import Count, refuse_idle, settings
 
 Reduce = Literal["l2", "sum", "mean"]
+Heads = Literal["groups", "queries"]
 
 
 class Pattern(Protocol):
@@ -146,10 +147,14 @@ class Channel:
             names in its `reduce`, and "l2" for one that names nothing.
         width: whether `Prune` also takes channels that a layer normalisation counts, which is the width of a
             transformer; `shrink` cuts those only knowingly, since outputs change.
+        heads: what `Prune` takes of attention whose query heads share keys and values: "groups", a key-value head
+            with all its queries; or "queries", as many query heads of each, which leaves keys and values, and their
+            cache, whole. Where all queries share one key-value head it is "queries" anyway.
     """
 
     reduce: Reduce | None = None
     width: bool = True
+    heads: Heads = "groups"
 
     def group(self, name: str, scores: Tensor) -> Tensor:
         """One score a filter, [out]."""
@@ -217,7 +222,7 @@ def refuse_own_sparsity(of: Any, name: str, sparsity: float) -> None:
 
 
 def require_rising(of: Any, instead: str) -> None:
-    """Refuse a pattern that sets its own sparsity where sparsity rises step by step.
+    """Refuse a pattern that sets its own sparsity, or whole query heads, where sparsity rises step by step.
 
     Args:
         of: settings with a `pattern`.
@@ -230,4 +235,9 @@ def require_rising(of: Any, instead: str) -> None:
         raise InputError(
             f"{type(of).__name__} removes weights step by step; {of.pattern} sets its own sparsity, at once. "
             f"Use {instead}."
+        )
+    if isinstance(of.pattern, Channel) and of.pattern.heads != "groups":
+        raise InputError(
+            f"{type(of).__name__} takes filters one by one; heads={of.pattern.heads!r} is read by Prune alone. "
+            "Leave it out, or prune at once by Prune."
         )

@@ -155,12 +155,14 @@ def _left(
     left: dict[str, str] = {}
     for name, (dim, rows) in filters.items():
         place = (f"{name}.weight" if name else "weight", dim)
-        stays, told = rows.clone(), why
+        stays, told, shared = rows.clone(), why, False
         for i, group in enumerate(units.groups):
             if place not in group.places:
                 continue
             if i in cut_away:
                 stays[group.places[place][cut_away[i]].reshape(-1)] = False
+            elif group.of is not None:
+                shared = True
             elif bool(dead[i].all()):
                 told = "it has no living filter left"
             else:
@@ -169,6 +171,11 @@ def _left(
             continue
         if told:
             left[name] = told
+        elif shared:
+            left[name] = (
+                f"{int(stays.sum())} of its dead channels are of heads that share keys and values: they go where "
+                "nothing reads them, as many of each key-value head"
+            )
         elif place in units.whole:
             left[name] = f"its channels stay: {units.whole[place]}"
         else:

@@ -107,7 +107,7 @@ def _line(across: Scale, up: Scale, points: Sequence[Point], css: str, dash: str
 
 
 def _tick(up: Scale, value: float) -> Markup:
-    return Markup('<text x="0" y="{:.1f}">{}</text>').format(
+    return Markup('<text class="tick" x="0" y="{:.1f}">{}</text>').format(
         _y(up, value) - 3, f"{value:g}".replace("-", "−")
     )
 

@@ -17,6 +17,21 @@ _QUALITY = {
     "psnr rgb": ("dB", "PSNR in RGB"),
     "ssim y": ("", "SSIM in luma"),
 }
+_FIGURES = {
+    "psnr rgb, paper's protocol": "PSNR in RGB by the paper's protocol, dB",
+    "seams": "seams, levels of 255",
+    "kbit/s without sound": "rate without sound, kbit/s",
+    "crf of the stream": "constant rate factor of the stream",
+    "seconds of training": "training, s",
+}
+
+
+def figure(name: str) -> str:
+    """What a figure is called beside its number, with its unit."""
+    if name in _QUALITY:
+        unit, what = _QUALITY[name]
+        return f"{what}, {unit}" if unit else what
+    return _FIGURES.get(name, name)
 
 
 def pages(
@@ -51,7 +66,7 @@ def pages(
             "inside each patch's border and pools the error. Seams: steps of luma across patches' borders "
             "beyond the original's.",
             columns=("figure", "value"),
-            rows=[(n, words.number(v, digits=4)) for n, v in figures.items()],
+            rows=[(figure(n), words.number(v, digits=4)) for n, v in figures.items()],
         ),
         *(_compared(compared) if compared else ()),
     ]
@@ -62,14 +77,12 @@ def pages(
 
 def _compared(found: Mapping[str, Any]) -> list[Section]:
     parts = []
-    for quality, (unit, what) in _QUALITY.items():
+    for quality, (_, what) in _QUALITY.items():
         lines = {
             arm: [Point(p["kbit/s"], p[quality], (float("nan"), float("nan"))) for p in points]
             for arm, points in found["curves"].items()
         }
-        picture = curves(
-            lines, {}, unit=f"{what}{', ' + unit if unit else ''}", words="kbit/s, everything that is sent"
-        )
+        picture = curves(lines, {}, unit=figure(quality), words="kbit/s, everything that is sent")
         parts.append(Section(heading=what, picture=picture))
     rows = [(arm, *(_percent(found["bd"][arm][q]) for q in _QUALITY)) for arm in found["bd"]]
     parts.append(
@@ -87,7 +100,9 @@ def _compared(found: Mapping[str, Any]) -> list[Section]:
         for arm, line in found["curves"].items()
         for p in line
     ]
-    parts.append(Section(heading="All points", columns=("arm", "crf", "kbit/s", *_QUALITY), rows=points))
+    parts.append(
+        Section(heading="All points", columns=("arm", "crf", "kbit/s", *map(figure, _QUALITY)), rows=points)
+    )
     return parts
 
 

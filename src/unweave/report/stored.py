@@ -20,6 +20,8 @@ VERSION = 2
 def to_json(audits: Sequence[Audit]) -> str:
     """Audits as strict JSON, every figure with its unit, direction and count; NaN and infinity are null.
 
+    The word and its reason stand at the head of each audit too, for what reads no more than these.
+
     Example:
         >>> record = Measurement(name="accuracy", value=91.5, unit="%", direction="near the oracle", n=200)
         >>> verdict = Verdict(outcome="inconclusive", reason="No oracle.")
@@ -27,7 +29,7 @@ def to_json(audits: Sequence[Audit]) -> str:
         >>> from_json(to_json([audit])) == (audit,)
         True
     """
-    record = {"format": FORMAT, "version": VERSION, "audits": [dataclasses.asdict(a) for a in audits]}
+    record = {"format": FORMAT, "version": VERSION, "audits": [_entry(a) for a in audits]}
     return json.dumps(_finite(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -52,6 +54,11 @@ def from_json(text: str) -> tuple[Audit, ...]:
         return tuple(_audit(entry) for entry in entries)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"The audit is incomplete or damaged: {type(error).__name__} {error}.") from error
+
+
+def _entry(audit: Audit) -> dict[str, Any]:
+    head = {"outcome": audit.verdict.outcome, "reason": audit.verdict.why}
+    return head | dataclasses.asdict(audit)
 
 
 def _finite(value: Any) -> Any:

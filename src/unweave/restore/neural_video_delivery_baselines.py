@@ -32,11 +32,10 @@ _SMALL = Backbone(name="espcn", blocks=2, width=16, residual=True)
 
 
 @settings
-class _Common:
-    """What all of them take.
+class _Overfitting:
+    """What all of them take; one stretch of time unless a subclass says how many.
 
     Attributes:
-        chunk_seconds: length of a stretch of time.
         cell: side of a training patch in low-resolution pixels.
         backbone: of the network.
         steps: of the optimiser, over all stretches.
@@ -44,7 +43,6 @@ class _Common:
         batch_size: patches a step.
     """
 
-    chunk_seconds: Positive = 5.0
     cell: Count = 48
     backbone: Backbone = _SMALL
     steps: Count = 2000
@@ -52,12 +50,27 @@ class _Common:
     batch_size: Count = 16
 
     def chunks(self, frames: int, rate: float) -> int:
-        """Stretches of a clip: whole ones, the last one taking what is left over if that is less than half of one."""
-        return max(1, round(frames / (self.chunk_seconds * rate)))
+        """Stretches of a clip."""
+        return 1
 
     def weights(self, frames: int, rate: float, scale: int) -> int:
         """How many numbers will be sent, at most."""
         return _numbers(self.backbone, scale) * self.chunks(frames, rate)
+
+
+@settings
+class _InStretches(_Overfitting):
+    """What those take that divide a clip by time.
+
+    Attributes:
+        chunk_seconds: length of a stretch of time.
+    """
+
+    chunk_seconds: Positive = 5.0
+
+    def chunks(self, frames: int, rate: float) -> int:
+        """Stretches of a clip: whole ones, the last one taking what is left over if that is less than half of one."""
+        return max(1, round(frames / (self.chunk_seconds * rate)))
 
 
 def _numbers(backbone: Backbone, scale: int) -> int:
@@ -65,7 +78,7 @@ def _numbers(backbone: Backbone, scale: int) -> int:
         return count(folded(backbone.build(scale)))  # type: ignore[arg-type]
 
 
-def _of_chunk(source: Source, how: _Common, c: int, n: int, chosen: Tensor | None = None) -> Patches:
+def _of_chunk(source: Source, how: _Overfitting, c: int, n: int, chosen: Tensor | None = None) -> Patches:
     """The patches of stretch c of n."""
     grid = source.grid(min(how.cell, *source.low.shape[2:]))
     where = _when(len(source.low), n) == c
@@ -78,7 +91,7 @@ def _when(frames: int, n: int) -> Tensor:
 
 
 def _whole(
-    source: Source, how: _Common, nets: list[Module], n: int, *, chained: bool, **figures: float
+    source: Source, how: _Overfitting, nets: list[Module], n: int, *, chained: bool, **figures: float
 ) -> Overfitted:
     """Whole frames, each by its stretch's network."""
     labels = (_when(len(source.low), n) if len(nets) > 1 else torch.zeros(len(source.low))).to(torch.uint8)
@@ -90,11 +103,10 @@ def _whole(
 
 
 @settings
-class AwDNN(_Common):
+class AwDNN(_Overfitting):
     """Overfit one network to a whole clip.
 
     Attributes:
-        chunk_seconds: not read: there is one stretch.
         cell: side of a training patch in low-resolution pixels.
         backbone: of the network.
         steps: of the optimiser.
@@ -108,10 +120,6 @@ class AwDNN(_Common):
         venue="HotNets",
         year=2017,
     )
-
-    def chunks(self, frames: int, rate: float) -> int:
-        """One."""
-        return 1
 
     def overfit(self, source: Source, *, rng: Generator) -> Overfitted:
         """Train on a clip."""
@@ -128,7 +136,7 @@ class AwDNN(_Common):
 
 
 @settings
-class NAS(_Common):
+class NAS(_InStretches):
     """Overfit a network of its own to each stretch of time.
 
     Attributes:
@@ -167,7 +175,7 @@ class NAS(_Common):
 
 
 @settings
-class CaFM(_Common):
+class CaFM(_InStretches):
     """Overfit one network to a whole clip, and a few numbers after its convolutions to each stretch of time.
 
     Attributes:
@@ -231,7 +239,7 @@ def _trial(net: Module, before: dict[str, Tensor], share: float) -> Mask:
 
 def _by_updates(
     source: Source,
-    how: _Common,
+    how: _Overfitting,
     rng: Generator,
     *,
     first: float,
@@ -275,7 +283,7 @@ def _hardest(net: Module, patches: Patches, share: float) -> Tensor:
 
 
 @settings
-class EMT(_Common):
+class EMT(_InStretches):
     """Go from stretch to stretch by the few weights that move most, trained on the hardest patches.
 
     Attributes:
@@ -306,7 +314,7 @@ class EMT(_Common):
 
 
 @settings
-class SRVC(_Common):
+class SRVC(_InStretches):
     """Send what a network with kernels of its own for every block changes, stretch after stretch.
 
     Attributes:
@@ -334,7 +342,7 @@ class SRVC(_Common):
 
 
 @settings
-class LiveNAS(_Common):
+class LiveNAS(_InStretches):
     """Restore each stretch by what was learnt from patches of the stretches before it: nothing looks ahead.
 
     Attributes:

@@ -34,8 +34,9 @@ def one(**changed: float) -> Readings:
 def test_limits_are_ends_of_one_sided_student_intervals() -> None:
     held, never = STANDARD.holders, STANDARD.oracles
     assert STANDARD.low == pytest.approx(min(0.95, end(never.answers.kept, 0.01, -1)))
-    assert STANDARD.top == pytest.approx(end(held.answers.kept, 0.025, 1))
-    assert STANDARD.held == pytest.approx((end(held.answers.kept, 0.025, -1), STANDARD.top))
+    ends = [end(held.answers.kept, 0.025, side) for side in (-1, 1)]
+    assert STANDARD.held == pytest.approx(ends)
+    assert STANDARD.top == pytest.approx(max(0.05, ends[1]))
     assert STANDARD.high == pytest.approx(max(1.25, end(never.answers.beyond, 0.01, 1)))
     d = never.answers.distance
     assert STANDARD.far == pytest.approx(max(end(d, 0.005, 1), 1.5 * d.mean(), d.mean() + 1))
@@ -49,10 +50,20 @@ def test_limits_are_ends_of_one_sided_student_intervals() -> None:
     assert STANDARD.ability == pytest.approx(expected)
 
 
+def test_a_model_that_has_not_begun_to_forget_is_told_so_however_alike_the_others_are() -> None:
+    held = STANDARD.holders
+    alike = replace(held.answers, kept=np.linspace(-0.001, 0.001, len(held)))
+    close = replace(STANDARD, holders=replace(held, answers=alike))
+    assert close.held[1] < 0.01
+    assert close.top == 0.05
+    assert close.find(one(kept=0.049)).outcome == "not forgotten"
+    assert close.find(one(kept=0.051)).outcome == "partly forgotten"
+
+
 def test_the_mean_of_several_is_held_to_narrower_limits() -> None:
     four = standard(RULER, several=4)
-    assert four.top == pytest.approx(end(four.holders.answers.kept, 0.025, 1, several=4))
-    assert four.top < STANDARD.top
+    assert four.held[1] == pytest.approx(end(four.holders.answers.kept, 0.025, 1, several=4))
+    assert four.held[1] < STANDARD.held[1]
     # what they tell adds up
     assert replace(four, information=7.0).resolved
     assert not replace(four, information=6.0).resolved

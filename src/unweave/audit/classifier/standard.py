@@ -16,7 +16,10 @@ from .ruler import Places
 from .share import still_known
 
 TOLERANCE = 0.05
-"""A model this share of the way short of the oracles' mean may be accepted, however alike they are."""
+"""A model this share of the way short of the oracles' mean may be accepted, however alike they are.
+
+And one this share of the way from the holders' mean has not begun to forget, however alike these are.
+"""
 HIDDEN_TOLERANCE = 0.1
 """The same for what lies under the answers, where the oracles' own spread is smaller than what honest edits leave."""
 EXCESS = 0.25
@@ -172,7 +175,7 @@ class Standard:
     @cached_property
     def top(self) -> float:
         """Models that hold the data lie below."""
-        return self.held[1]
+        return max(self.held[1], TOLERANCE)
 
     @cached_property
     def held(self) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch.nn import Embedding, Linear, Module, ModuleList, Parameter
 
 from ...errors import InputError
 
-Layers = Literal["cross", "cross_kv", "ff_in", "ff_out", "self", "all"]
+Layers = Literal["cross", "cross_kv", "ff_in", "ff_out", "self", "all", "context", "pooled"]
 Weights = Literal["cross", "cross_kv", "not_cross", "all"]
 """Of the denoiser: its cross-attention, that one's keys and values, all but it, or everything."""
 
@@ -22,19 +22,42 @@ LAYERS: dict[Layers, tuple[str, ...]] = {
     "ff_out": ("ff.net.2",),
     "self": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
     "all": ("",),
+    "context": (),
+    "pooled": (),
 }
 """Words for kinds of linear layers -> how their names end in diffusers' files of weights."""
 JOINT: dict[Layers, tuple[str, ...]] = LAYERS | {
     "cross": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     "cross_kv": ("attn.add_k_proj", "attn.add_v_proj"),
     "self": tuple(f"{a}.{p}" for a in ("attn", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0")),
+    "context": ("context_embedder",),
+    "pooled": ("text_embedder.linear_1",),
 }
-"""The same where text and picture attend to each other: "cross" is the text's part, "self" the picture's."""
+"""The same where text and picture attend to each other: "cross" is the text's part, "self" the picture's.
+
+What both pass through as one (Flux's single blocks) is the text's, too. Prompts come in by "context" and "pooled".
+"""
 
 
 def is_joint(denoiser: Module) -> bool:
     """Whether a denoiser's text and picture attend to each other, as in Stable Diffusion 3."""
     return any(name.endswith(JOINT["cross_kv"]) for name, _ in denoiser.named_modules())
+
+
+def _ends(denoiser: Module, kind: Layers) -> tuple[str, ...]:
+    """How the names of layers of a kind end; those of attentions that text and picture pass through as one, whole."""
+    if not is_joint(denoiser):
+        return LAYERS[kind]
+    shared = shared_attentions(denoiser) if kind in ("cross", "cross_kv") else []
+    parts = ("to_k", "to_v") if kind == "cross_kv" else ("to_q", "to_k", "to_v")
+    return (*JOINT[kind], *(f"{name}.{part}" for name in shared for part in parts))
+
+
+def shared_attentions(denoiser: Module) -> list[str]:
+    """Attentions of a joint denoiser without a part of the text's own, by name."""
+    names = {name for name, _ in denoiser.named_modules()}
+    whole = [name.removesuffix(".to_k") for name in names if name.endswith("attn.to_k")]
+    return [name for name in whole if f"{name}.add_k_proj" not in names]
 
 
 def linears(denoiser: Module, kind: Layers) -> dict[str, Linear]:
@@ -43,12 +66,14 @@ def linears(denoiser: Module, kind: Layers) -> dict[str, Linear]:
     Raises:
         InputError: if there is none, or one is wrapped by LoRA or quantised.
     """
-    ends = (JOINT if is_joint(denoiser) else LAYERS)[kind]
-    found: dict[str, Linear] = {}
+    ends, found = _ends(denoiser, kind), dict[str, Linear]()
+    shared = set(shared_attentions(denoiser)) if kind == "self" and is_joint(denoiser) else set()
     for name, module in denoiser.named_modules():
         if kind == "all" and type(module) is not Linear:
             continue
         if not any(name == end or name.endswith(f".{end}" if end else "") for end in ends):
+            continue
+        if name.rpartition(".")[0] in shared:
             continue
         if type(module) is not Linear:
             raise InputError(

@@ -22,15 +22,9 @@ def shares_of(scheduler: Any) -> Tensor:
     Where noise is mixed in, time t of n has s = t / n: schedules choose among the times, and shift no level.
 
     Raises:
-        InputError: if the scheduler is of neither kind, shifts by the picture's size, or the denoiser predicts what is
-            not known here.
+        InputError: if the scheduler is of neither kind, or the denoiser predicts what is not known here.
     """
     if is_flow(scheduler):
-        if scheduler.config.get("use_dynamic_shifting"):
-            raise InputError(
-                f"the scheduler {type(scheduler).__name__} shifts its times by the picture's size "
-                "(use_dynamic_shifting), which is not read. Set a fixed shift."
-            )
         n = scheduler.config.num_train_timesteps
         s = torch.arange(n, dtype=torch.float64) / n
         mixed: Tensor = (1 - s).square() / ((1 - s).square() + s.square())
@@ -57,17 +51,38 @@ def flow_rates(t: Tensor | float, n: int, like: Tensor) -> tuple[Tensor, Tensor]
     return (1 - s).to(like.device, like.dtype), s.to(like.device, like.dtype)
 
 
-def sampler_of(scheduler: Any, steps: int, times: int) -> Any:
+def sampler_of(scheduler: Any, steps: int, times: int, *, tokens: int = 0, whole: bool = False) -> Any:
     """A deterministic sampler in a scheduler's noise levels, set to this many steps: DDIM, or the flow's own Euler.
+
+    Args:
+        scheduler: of diffusers.
+        steps: of the sampler.
+        times: that were trained on.
+        tokens: of a picture, by whose number some flows shift their levels (`use_dynamic_shifting`).
+        whole: begin with levels evenly spaced from 1 to 1 / steps, as Flux does, instead of the scheduler's own.
 
     Raises:
         InputError: if there are fewer times than steps.
     """
     if not 1 <= steps <= times:
         raise InputError(f"the sampler takes 1 to {times} steps, the levels it was trained on; got {steps}.")
-    made = type(scheduler).from_config(scheduler.config) if is_flow(scheduler) else ddim(scheduler.config)
-    made.set_timesteps(steps)
+    if not is_flow(scheduler):
+        made = ddim(scheduler.config)
+        made.set_timesteps(steps)
+        return made
+    made, config = type(scheduler).from_config(scheduler.config), scheduler.config
+    more: dict[str, Any] = {"mu": shift_of(config, tokens)} if config.get("use_dynamic_shifting") else {}
+    if whole and not config.get("use_flow_sigmas"):
+        more["sigmas"] = torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()
+    made.set_timesteps(steps, **more)
     return made
+
+
+def shift_of(config: Mapping[str, Any], tokens: int) -> float:
+    """How far a flow's levels are shifted for pictures of so many tokens: on the line through its two ends."""
+    low, high = config["base_image_seq_len"], config["max_image_seq_len"]
+    first, last = config["base_shift"], config["max_shift"]
+    return float(first + (last - first) * (tokens - low) / (high - low))
 
 
 def ddim(config: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -13,18 +13,16 @@ from torch.nn import Linear, Module, Parameter
 
 from ...errors import InputError
 from ...random import require_generator
-from ...settings import Range
+from .guidance import guided, require_negative
 from .layers import Layers, Weights, linears, require_plain, weights
-from .layouts import Layout, conditions, encoded, guided, kind_of, layout_of
+from .layouts import Layout, conditions, encoded, kind_of, layout_of
 from .levels import flow_rates, is_flow, sampler_of, shares_of
+from .packing import packed, require_packable, unpacked
 from .text import Text
 from .vae import decoded, mean_latents
 from .words import padded, places
 
 Component = Literal["denoiser", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"]
-Guidance = Annotated[
-    float, Range(above=0, why="It is the scale of classifier-free guidance; 1 draws without it.")
-]
 
 
 class TextToImage(Module):
@@ -37,10 +35,11 @@ class TextToImage(Module):
         denoiser: a UNet or a transformer that reads prompts by cross-attention or joint attention.
         kind: which of the two it is.
         text_encoder: of CLIP or T5.
-        text_encoder_2: SDXL's or Stable Diffusion 3's second one, or None.
+        text_encoder_2: SDXL's, Stable Diffusion 3's or Flux's second one, or None.
         text_encoder_3: Stable Diffusion 3's third one, or None.
         layout: which kind of pipeline it is.
         flows: whether noise is mixed in (flow matching) instead of added; time t then has t / `timesteps` of it.
+        distilled: whether guidance is built into the weights, as in FLUX.1-dev: the denoiser is told its scale.
         vae: makes images of latents; None if the denoiser works on pixels.
         tokenizers: one a text encoder.
         scheduler: diffusers' scheduler, read for its noise levels and written back as it is.
@@ -76,6 +75,9 @@ class TextToImage(Module):
         self.variants = dict(variants or {})
         self.layout: Layout = layout_of(denoiser, len(self.encoders))
         self.flows = is_flow(scheduler)
+        self.distilled = self.layout == "packed" and bool(self.config.guidance_embeds)
+        if self.layout == "packed":
+            require_packable(vae, self.config)
         encoders = len(self.encoders)
         if len(self.tokenizers) != encoders:
             raise InputError(
@@ -118,7 +120,10 @@ class TextToImage(Module):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what the denoiser reads."""
+        """Channels, height and width of the latents that are drawn."""
+        if self.layout == "packed":  # Flux's size stands with its VAE
+            side = int(self.vae.config.sample_size) // self.pixels_per_latent  # type: ignore[union-attr,arg-type]
+            return self.config.in_channels // 4, side, side
         size = self.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.config.in_channels, height, width
@@ -183,7 +188,7 @@ class TextToImage(Module):
         limit = getattr(getattr(self.encoders[encoder], "config", None), "max_position_embeddings", None)
         if limit is None:  # T5 has no limit of its own; these are diffusers' pipelines'
             sigma = self.index.get("_class_name") == "PixArtSigmaPipeline"
-            limit = 256 if self.layout == "joint" else 300 if sigma else 120
+            limit = {"joint": 256, "packed": 512}.get(self.layout, 300 if sigma else 120)
         return int(min(self.tokenizers[encoder].model_max_length, limit))
 
     def positions(self, prompt: str, phrase: str, encoder: int = 0) -> list[int]:
@@ -211,72 +216,66 @@ class TextToImage(Module):
             )
         return text
 
-    def encode_tokens(self, *tokens: tuple[Tensor, Tensor], embeddings: Tensor | None = None) -> Text:
+    def encode_tokens(
+        self, *tokens: tuple[Tensor, Tensor], embeddings: Tensor | Sequence[Tensor | None] = ()
+    ) -> Text:
         """Encode token ids and masks, both [n, tokens], one pair a text encoder.
 
         Args:
             tokens: (ids, mask) for each text encoder.
-            embeddings: vectors [n, tokens, width] that the first reads in place of its token embeddings: what an
-                attack or a defence changes.
+            embeddings: vectors [n, tokens, width] that each reads in place of its token embeddings, from the first on
+                (or the first's alone): what an attack or a defence changes.
         """
-        return encoded(self.layout, self.encoders, tokens, embeddings).to(self.dtype)
+        read = [embeddings] if isinstance(embeddings, Tensor) else embeddings
+        return encoded(self.layout, self.encoders, tokens, read).to(self.dtype)
 
-    def cross_inputs(self, text: Text) -> Tensor:
-        """What `attn2.to_k` and `attn2.to_v` read of encoded prompts, [n, tokens, width].
-
-        Raises:
-            InputError: if the denoiser turns text into that in a way that is not known here.
-        """
-        if self.layout == "joint":
-            raise InputError(
-                f"{type(self.denoiser).__name__} has no layer of keys and values that reads prompts alone: text and "
-                "picture attend to each other, and what its layers read depends on both. Use an eraser that trains "
-                "(ESD) or prunes (FIA, ConceptPrune)."
-            )
-        projection = getattr(self.denoiser, "caption_projection", None)
-        if projection is None:
-            projection = getattr(self.denoiser, "encoder_hid_proj", None)
-        hidden: Tensor = text.hidden if projection is None else projection(text.hidden)
-        widths = {layer.in_features for layer in self.linears("cross_kv").values()}
-        if widths != {hidden.shape[-1]}:
-            raise InputError(
-                f"the cross-attention of {type(self.denoiser).__name__} reads vectors of width {sorted(widths)}; text "
-                f"reaches it {hidden.shape[-1]} wide, by a projection that is not known here."
-            )
-        return hidden
-
-    def forward(self, x: Tensor, t: Tensor | float, text: Text) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | float, text: Text, guidance: float = 1.0) -> Tensor:
         """The denoiser's prediction: the noise, the velocity where `prediction_type` is "v_prediction", or the flow.
 
         Args:
             x: noisy latents [n, c, h, w].
             t: time steps, [n] or one for all; whole numbers, except of a flow.
             text: n encoded prompts, or one for all.
+            guidance: scale that a `distilled` denoiser is told; 1 is its prediction without guidance.
         """
         steps, text = torch.as_tensor(t, device=x.device).expand(len(x)), text.expand(len(x))
         steps = steps.to(torch.float32 if self.flows else torch.long)
         size = [side * self.pixels_per_latent for side in x.shape[-2:]]
-        extra = conditions(self.layout, x, text, size, self.config)
-        out: Tensor = self.denoiser(x, timestep=steps, encoder_hidden_states=text.hidden, **extra).sample
+        extra = conditions(self.layout, x, text, size, self.config, guidance)
+        extra |= {"encoder_hidden_states": text.hidden}
+        if self.layout == "packed":
+            return unpacked(self.denoiser(packed(x), timestep=steps.to(x.dtype) / 1000, **extra).sample, x)
+        out: Tensor = self.denoiser(x, timestep=steps, **extra).sample
         return out[:, : x.shape[1]]  # the rest is a learned variance
 
     def guided(self, x: Tensor, t: Tensor | float, text: Text, null: Text, guidance: float) -> Tensor:
-        """The denoiser's prediction under classifier-free guidance; both halves in one pass, the null one first."""
+        """The denoiser's prediction under classifier-free guidance; both halves in one pass, the null one first.
+
+        Where guidance is built into the weights (`distilled`) there is one pass, and the null prompt is not read.
+        """
+        if self.distilled:
+            return self(x, t, text, guidance)  # type: ignore[no-any-return]
         return guided(self, x, t, text, null, guidance)
+
+    def passes(self, guidance: float) -> int:
+        """Predictions that one of `guided` is made of: of the null prompt and the prompt, or of the prompt alone."""
+        return 1 if guidance == 1 or self.distilled else 2
 
     def noise_prediction(self, x: Tensor, t: Tensor | float, text: Text) -> Tensor:
         """The predicted noise, whatever the denoiser was trained to predict, [n, c, h, w]."""
-        out: Tensor = self(x, t, text)
-        signal, rate = self._rates(t, x)
-        if self.flows:
-            return x + signal * out
-        return signal * out + rate * x if self.predicts_velocity else out
+        return self._noise_of(self(x, t, text), x, t)
 
     def guided_noise_prediction(
         self, x: Tensor, t: Tensor | float, text: Text, null: Text, guidance: float
     ) -> Tensor:
         """The predicted noise under classifier-free guidance."""
-        return guided(self.noise_prediction, x, t, text, null, guidance)
+        return self._noise_of(self.guided(x, t, text, null, guidance), x, t)
+
+    def _noise_of(self, out: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
+        signal, rate = self._rates(t, x)
+        if self.flows:
+            return x + signal * out
+        return signal * out + rate * x if self.predicts_velocity else out
 
     def clean_prediction(self, x: Tensor, t: Tensor | float, text: Text) -> Tensor:
         """The noiseless latents that the denoiser sees in noisy ones [n, c, h, w]."""
@@ -353,7 +352,8 @@ class TextToImage(Module):
             Images [n, channels, height, width], about -1 to 1; or latents.
 
         Raises:
-            InputError: if neither `rng` nor `noise` is given, or the numbers of prompts and noises differ.
+            InputError: if neither `rng` nor `noise` is given, the numbers of prompts and noises differ, or a negative
+                prompt is given where guidance is built in.
         """
         text = prompts if isinstance(prompts, Text) else self.encode(prompts)
         if noise is None:
@@ -362,11 +362,12 @@ class TextToImage(Module):
             noise = self.noise(len(text), rng)
         if len(noise) != len(text):
             raise InputError(f"TextToImage.sample got {len(text)} prompts and {len(noise)} noises.")
-        null = self.encode([negative])
-        out = []
+        require_negative(self.distilled, negative, "TextToImage.sample")
+        null, out = self.encode([negative]), []
         for low in range(0, len(text), batch_size):
             part = text[low : low + batch_size]
-            x, sampler = noise[low : low + batch_size].to(self.device, self.dtype), self.sampler(steps)
+            x = noise[low : low + batch_size].to(self.device, self.dtype)
+            sampler = self.sampler(steps, x)
             for i, t in enumerate(sampler.timesteps[:stop].tolist()):
                 if before_step is not None:
                     before_step(i, t, len(part))
@@ -374,9 +375,16 @@ class TextToImage(Module):
             out.append(x if stop is not None or not decode else self.decode(x))
         return torch.cat(out)
 
-    def sampler(self, steps: int) -> Any:
-        """Diffusers' DDIM in this pipeline's noise schedule, or its own Euler of flows, set to this many steps."""
-        return sampler_of(self.scheduler, steps, self.timesteps)
+    def sampler(self, steps: int, like: Tensor | None = None) -> Any:
+        """Diffusers' DDIM in this pipeline's noise schedule, or its own Euler of flows, set to this many steps.
+
+        Some flows shift their levels by the picture's size: that of `like` [n, c, h, w], or what the pipeline draws.
+        """
+        height, width = self.shape[1:] if like is None else like.shape[-2:]
+        patch = 2 if self.layout == "packed" else getattr(self.config, "patch_size", None) or 1
+        tokens = (height // patch) * (width // patch)
+        whole = self.layout == "packed"
+        return sampler_of(self.scheduler, steps, self.timesteps, tokens=tokens, whole=whole)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Text:
 
     Attributes:
         hidden: one vector a token, [n, tokens, width].
-        pooled: one vector a prompt, [n, width]; SDXL only.
+        pooled: one vector a prompt, [n, width]; SDXL, Stable Diffusion 3 and Flux only.
         mask: 1 where there is a token, 0 at padding, [n, tokens]; PixArt only.
     """
 

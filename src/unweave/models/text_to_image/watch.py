@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear
 
+from ...errors import InputError
 from .pipeline import TextToImage
 from .text import Text
 
@@ -40,17 +41,25 @@ def watch_sampling(
         stop: steps to run.
         guidance: scale of classifier-free guidance.
         both_halves: show the tokens of the pass without prompt too, after those with it.
+
+    Raises:
+        InputError: if both halves are asked for where guidance is built into the weights and takes one pass.
     """
+    if both_halves and guidance != 1 and model.passes(guidance) == 1:
+        raise InputError(
+            "both_halves: guidance is built into this pipeline's weights, so no pass is without the prompt. Leave it "
+            "out."
+        )
     texts = [model.encode(list(batch)) for batch in batches]
     null = model.encode([""])
-    samplers = [model.sampler(steps) for _ in texts]  # some count their own steps
+    samplers = [model.sampler(steps, noise) for _ in texts]  # some count their own steps
     now = [0, 0]
 
     def show(name: str) -> Callable[..., None]:
         def hook(layer: Linear, args: tuple[Tensor, ...], out: Tensor) -> None:
             y = out if layer.bias is None else out - layer.bias
             x, y = (v.reshape(len(v), -1, v.shape[-1]) for v in (args[0], y))
-            if guidance != 1:
+            if model.passes(guidance) == 2:
                 (unprompted_x, x), (unprompted_y, y) = x.chunk(2), y.chunk(2)
                 if both_halves:
                     x, y = torch.cat([x, unprompted_x], 1), torch.cat([y, unprompted_y], 1)
@@ -62,7 +71,7 @@ def watch_sampling(
     hooks = [layer.register_forward_hook(show(name)) for name, layer in layers.items()]
     latents = [noise.expand(len(text), *noise.shape[1:]) for text in texts]
     try:
-        for i, t in enumerate(model.sampler(steps).timesteps[:stop].tolist()):
+        for i, t in enumerate(samplers[0].timesteps[:stop].tolist()):
             for b, text in enumerate(texts):
                 now[:] = [i, b]
                 latents[b] = _step(model, samplers[b], latents[b], t, text, null, guidance)

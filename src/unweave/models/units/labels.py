@@ -7,6 +7,7 @@ is 0, so that a field costs next to nothing; a tensor may have several, such as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ class Ledger:
         self.made: list[Tensor] = []
         self.counted: list[Tensor] = []
         self.pinned: list[Tensor] = []
+        self.copies: list[tuple[Tensor, Tensor]] = []
 
     def fresh(self, n: int) -> Tensor:
         """N new labels."""
@@ -72,17 +74,26 @@ class Ledger:
             self.whys.append((first.reshape(-1), why))
         return field.narrow(dim, 0, 1).expand(field.shape)
 
+    def copied(self, field: Tensor, dims: Sequence[int]) -> Tensor:
+        """New labels for positions that repeat others along some dimensions: a copy may go without its like."""
+        small = core(field)
+        shape = [field.shape[d] if d in dims else n for d, n in enumerate(small.shape)]
+        own = self.fresh(prod(shape)).view(shape)
+        self.copies.append((small.expand(shape).reshape(-1), own.reshape(-1)))
+        return own.expand(field.shape)
+
     def fix(self, fields: Sequence[Tensor], why: str) -> None:
         """Tie all that is labelled, since nothing of it may go."""
         for field in fields:
             for dim in varying(field):
                 field = self.merge(field, dim, why)
 
-    def units(self) -> np.ndarray:
-        """Number of the unit that every label belongs to, [labels]."""
-        if not self.pairs:
+    def units(self, *, apart: bool = False) -> np.ndarray:
+        """Number of the unit that every label belongs to, [labels]; `apart` from what copies repeat."""
+        pairs = self.pairs if apart else [*self.pairs, *self.copies]
+        if not pairs:
             return np.arange(self.size)
-        a, b = (torch.cat([p[side] for p in self.pairs]).numpy() for side in (0, 1))
+        a, b = (torch.cat([p[side] for p in pairs]).numpy() for side in (0, 1))
         graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(self.size, self.size))
         found: np.ndarray = connected_components(graph, directed=False)[1]
         return found

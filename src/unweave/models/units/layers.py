@@ -99,7 +99,7 @@ def spatial(ledger: Ledger, call: Call) -> Any:
 
 
 def padded(ledger: Ledger, call: Call) -> Fields:
-    """New positions beside the old: across units they stay for ever, elsewhere they change nothing."""
+    """New positions beside the old, or old ones cut off; across units new ones stay for ever."""
     x, widths = call.args[0], call.args[1]
     fields = []
     for f in call.fields(x):
@@ -109,11 +109,10 @@ def padded(ledger: Ledger, call: Call) -> Fields:
                 shape = list(f.shape)
                 shape[dim] += low + high
                 f = f.narrow(dim, 0, 1).expand(shape)
-            elif low >= 0 and high >= 0:
-                ends = [for_ever(ledger, f, dim, n) for n in (low, high)]
-                f = torch.cat([ends[0], f, ends[1]], dim)
             else:
                 f = f.narrow(dim, max(0, -low), f.shape[dim] + min(0, low) + min(0, high))
+                before, after = (for_ever(ledger, f, dim, max(0, n)) for n in (low, high))
+                f = torch.cat([before, f, after], dim)
         fields.append(lean(f))
     return fields
 

@@ -89,6 +89,13 @@ _SAME = frozenset(
 def moved(ledger: Ledger, call: Call) -> Any:
     """Positions are put elsewhere: labels with them."""
     parts = [_moved(ledger, call, field) for field in call.fields(call.args[0])]
+    dims = _repeated(call)
+    if dims:
+        if not parts:  # not told apart where they are made, but each of its copies may go
+            one = ledger.fresh(1)
+            ledger.whys.append((one, FIXED))
+            parts = [one.view([1] * call.out.ndim).expand(call.out.shape)]
+        return [ledger.copied(field, dims) for field in parts]
     if isinstance(call.out, Tensor):
         return parts
     return [[part[i] for part in parts] for i in range(len(call.out))]
@@ -97,8 +104,8 @@ def moved(ledger: Ledger, call: Call) -> Any:
 def _moved(ledger: Ledger, call: Call, field: Tensor) -> Any:
     if call.name in ("view", "_unsafe_view", "reshape"):
         out = lean(field.reshape(call.out.shape))
-        # a dimension of units that is split, as into heads: what is inside one part stays together
-        while len(varying(out)) > max(1, len(varying(field))):
+        # a dimension of units that is split, as into heads: what is inside one innermost part stays together
+        if len(varying(out)) > max(1, len(varying(field))):
             out = ledger.merge(out, varying(out)[-1])
         return out
     if call.name in _SAME:
@@ -108,6 +115,15 @@ def _moved(ledger: Ledger, call: Call, field: Tensor) -> Any:
             ledger.fix([field], FIXED)
         return field
     return call.run(field, *call.args[1:], **call.kwargs)
+
+
+def _repeated(call: Call) -> list[int]:
+    """The dimensions along which an `expand` repeats the one position there is, the batch excepted."""
+    if call.name != "expand":
+        return []
+    x, out = call.args[0], call.out
+    new = out.ndim - x.ndim
+    return [d for d in range(max(1, new), out.ndim) if x.shape[d - new] == 1 < out.shape[d]]
 
 
 def contracted(ledger: Ledger, call: Call) -> Fields:
@@ -139,9 +155,11 @@ def product(ledger: Ledger, call: Call, a: Tensor, b: Tensor, turned: bool = Fal
             f1, g1 = _only(ledger, f, -1), _only(ledger, g, -2)
             ledger.join(f1.narrow(-2, 0, 1).transpose(-1, -2), g1.narrow(-1, 0, 1))
     if not rk:
-        ledger.fix([_only(ledger, f, -1) for f in lk], FIXED)
+        for f in lk:
+            ledger.merge(_only(ledger, f, -1), f.ndim - 1, FIXED)
     if not lk:
-        ledger.fix([_only(ledger, f, -2) for f in rk], FIXED)
+        for f in rk:
+            ledger.merge(_only(ledger, f, -2), f.ndim - 2, FIXED)
     shape = call.out.shape if b.ndim > 1 else torch.Size([*call.out.shape, 1])
     out = [_summed(ledger, f, -1).expand(shape) for f in left]
     other = [_summed(ledger, f, -2).expand(shape) for f in right]

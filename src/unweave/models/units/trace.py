@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,15 @@ class Group:
         places: (tensor, dimension) -> indices there of each unit, int64 [units, indices].
         reads: those places that sum over the units, such as the columns of the layer that comes after.
         counted: whether the statistics of a normalisation count the units, so that cutting even dead ones is felt.
+        of: int64 [units], the larger unit of another group that each is a part of, which all share what that has
+            besides: query heads, of which several read the same keys and values. As many must go of each. None if
+            they share nothing.
     """
 
     places: dict[Place, Tensor]
     reads: frozenset[Place]
     counted: bool = False
+    of: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.places.values())))
@@ -46,13 +50,31 @@ class Group:
         """The places that make the units or act on each alone."""
         return {place: at for place, at in self.places.items() if place not in self.reads}
 
+    @property
+    def silencers(self) -> dict[Place, Tensor]:
+        """The places that are zero where a unit is dead: its makers, or of those that share some, all that it has."""
+        return self.makers if self.of is None else self.places
+
+    def is_part_of(self, other: Group) -> bool:
+        """Whether the units are parts of those of another group."""
+        return self.of is not None and other.of is None and self.places.keys() < other.places.keys()
+
+    def rows(self, order: Tensor) -> Tensor:
+        """The units of each larger one in a row, in a given order, int64 [larger units, of each].
+
+        Args:
+            order: int64 [units], a permutation.
+        """
+        assert self.of is not None
+        return order[self.of[order].argsort(stable=True)].view(int(self.of.max()) + 1, -1)
+
 
 @dataclass(frozen=True)
 class Units:
     """What of a model can be cut.
 
     Attributes:
-        groups: in the order of the model's tensors.
+        groups: in the order of the model's tensors; after them those whose units are parts of others' (`Group.of`).
         whole: (tensor, dimension) -> why its units stay.
     """
 
@@ -146,10 +168,10 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         given = [t for t in _tensors((args, kwargs)) if self._fields.get(id(t))]
-        if not given:
+        name = func.name().partition("::")[2].partition(".")[0]
+        if not given and not (name == "expand" and out.is_floating_point()):
             return out
         self._held.append((args, kwargs, out))
-        name = func.name().partition("::")[2].partition(".")[0]
         rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = pointwise
@@ -186,6 +208,28 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def found(self) -> Units:
         """The groups, after the run."""
         unit = self.ledger.units()
+        groups, free = self._groups(unit)
+        if self.ledger.copies:
+            for group in self._groups(self.ledger.units(apart=True))[0]:
+                part = self._part(group, unit)
+                if part is not None:
+                    groups.append(part)
+                    free |= {
+                        i for i, (name, dim, _) in enumerate(self._sources) if (name, dim) in part.places
+                    }
+        return Units(groups, self._whole(unit, free))
+
+    def _part(self, group: Group, unit: np.ndarray) -> Group | None:
+        """The group with the larger units that its own are parts of, as many of each; None if they are no parts."""
+        (name, dim), at = next(iter(group.places.items()))
+        own = next(labels for n, d, labels in self._sources if (n, d) == (name, dim))
+        _, of, sizes = np.unique(unit[own[at[:, 0]].numpy()], return_inverse=True, return_counts=True)
+        if sizes[0] < 2 or (sizes != sizes[0]).any():
+            return None
+        return replace(group, of=torch.from_numpy(of.reshape(-1)).long())
+
+    def _groups(self, unit: np.ndarray) -> tuple[list[Group], set[int]]:
+        """The groups of such units, and which tensors' dimensions they are of."""
         pinned = _of(unit, self.ledger.pinned)
         read = _flags(self.ledger.read, self.ledger.size) & ~_flags(self.ledger.made, self.ledger.size)
         counted = set(_of(unit, self.ledger.counted))
@@ -200,8 +244,8 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for number, parts in members.items():
             if number not in pinned:
                 alike.setdefault(tuple((i, len(at)) for i, at in parts), []).append(number)
-        groups = []
-        free = set()
+        groups: list[Group] = []
+        free: set[int] = set()
         for signature, numbers in alike.items():
             if len(numbers) < 2:
                 continue
@@ -216,7 +260,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue  # nothing makes them, or nothing reads them
             free |= {i for i, _ in signature}
             groups.append(Group(places, reads, any(n in counted for n in numbers)))
-        return Units(groups, self._whole(unit, free))
+        return groups, free
 
     def _whole(self, unit: np.ndarray, free: set[int]) -> dict[Place, str]:
         whys: dict[int, str] = {}

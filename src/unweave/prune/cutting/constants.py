@@ -35,6 +35,7 @@ def fold_(
     emitted: dict[str, Tensor] = {}
     hooks = []
     readers: dict[str, Module] = {}
+    folded: dict[str, Tensor] = {}
     for (tensor, dim), at in gone.items():
         name, _, own = tensor.rpartition(".")
         layer = modules.get(name)
@@ -44,8 +45,11 @@ def fold_(
             and dim == _in_dim(layer)
             and id(layer) not in map(id, readers.values())
         ):
-            readers[name] = layer
-            hooks.append(layer.register_forward_pre_hook(_looking(name, layer, at, emitted, constants)))
+            read = _reading(layer, at)
+            if not len(read):  # whatever they emit, nothing hears it
+                continue
+            readers[name], folded[name] = layer, read
+            hooks.append(layer.register_forward_pre_hook(_looking(name, layer, read, emitted, constants)))
     try:
         run(model)
     finally:
@@ -53,15 +57,16 @@ def fold_(
             hook.remove()
     biases = []
     for name, value in emitted.items():
-        if bool(value.any()) and _fold(
-            name, readers[name], gone[_weight(name), _in_dim(readers[name]) or 0], value, constants
-        ):
+        if bool(value.any()) and _fold(name, readers[name], folded[name], value, constants):
             biases.append(name)
     return biases
 
 
-def _weight(name: str) -> str:
-    return f"{name}.weight" if name else "weight"
+def _reading(layer: Any, at: Tensor) -> Tensor:
+    """Those inputs of a layer that a living weight reads."""
+    weight = layer.weight.detach().movedim(_in_dim(layer) or 0, 0)
+    alive = (weight.index_select(0, at.to(weight.device)) != 0).flatten(1).any(1)
+    return at[alive.cpu()]
 
 
 def _in_dim(layer: Any) -> int | None:

@@ -37,7 +37,8 @@ def dead_units(model: Module, units: Units, *, width: bool = False) -> list[Tens
     """For each group which of its units are dead, bool [units]: every matrix that makes them is zero there.
 
     A unit of a gated feed-forward down(act(gate(x)) * up(x)) is dead if its row of `up` is, or its row of `gate` where
-    act(0) = 0.
+    act(0) = 0. One that shares with others what makes it, as query heads share values, is dead if nothing reads it; as
+    many are counted of each larger unit that is not dead itself.
 
     Args:
         model: in eval mode.
@@ -46,9 +47,16 @@ def dead_units(model: Module, units: Units, *, width: bool = False) -> list[Tens
     """
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     silent = dict(_silent_gates(model))
-    found = []
+    found: list[Tensor] = []
     for group in units.groups:
         dead = torch.ones(len(group), dtype=torch.bool)
+        if group.of is not None:
+            for (name, dim), at in group.places.items():
+                if (name, dim) in group.reads:
+                    dead &= _zero(named[name], dim)[at].all(1)
+            whole = [d for g, d in zip(units.groups, found, strict=False) if group.is_part_of(g)]
+            found.append(_even(group, dead, whole[0] if whole else None))
+            continue
         follows = width and group.counted
         matrices = [
             (place, at)
@@ -56,8 +64,7 @@ def dead_units(model: Module, units: Units, *, width: bool = False) -> list[Tens
             if named[place[0]].ndim > 1 and (named[place[0]].requires_grad or not follows)
         ]
         for (name, dim), at in matrices:
-            zero = (named[name] == 0).movedim(dim, 0).flatten(1).all(1).cpu()
-            dead &= zero[at].all(1)
+            dead &= _zero(named[name], dim)[at].all(1)
         if not matrices:
             dead.zero_()
         for place, at in group.makers.items():
@@ -65,6 +72,27 @@ def dead_units(model: Module, units: Units, *, width: bool = False) -> list[Tens
                 dead |= silent[place][at].all(1)
         found.append(dead)
     return found
+
+
+def _zero(tensor: Tensor, dim: int) -> Tensor:
+    """Which positions along a dimension are zero, bool [n]."""
+    zero: Tensor = (tensor == 0).movedim(dim, 0).flatten(1).all(1).cpu()
+    return zero
+
+
+def _even(group: Group, dead: Tensor, whole: Tensor | None) -> Tensor:
+    """As many of the dead units of each larger one that stays.
+
+    Args:
+        group: whose units are parts.
+        dead: bool [units].
+        whole: which of the larger units are dead themselves; None if they are in no group.
+    """
+    rows = group.rows(torch.arange(len(dead)))
+    rows = rows if whole is None or bool(whole.all()) else rows[~whole]
+    n = int(dead[rows].sum(1).min())
+    first = dead[rows] & (dead[rows].cumsum(1) <= n)
+    return torch.zeros_like(dead).index_put_((rows[first],), torch.tensor(True))
 
 
 def places_of(group: Group) -> str:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import LayerNorm, Module
 
-from ...io.slim_config import slimmed
+from ...io.slim_config import Pairs, slimmed
 from ...io.structure import Cuts, cut_, record_of
 from ...masks.layers import RUNNING_NORMS
 from ...models.units import Group, Place, Units, answers, find_units
 from .constants import FixedError, fold_
+from .numbers import renumbered_
 
 _EQUAL = 1e-4  # largest difference of outputs, relative to the largest output, in float32
 
@@ -74,31 +75,36 @@ def cut(
     except FixedError as reason:
         return str(reason)
     wanted = {i: _left(units.groups[i], dead, cuts) for i, dead in parts.items()}
+    shared = {i for i in parts if units.groups[i].of is not None}
 
     def wrong(made: Module) -> float:
         apart = _apart(before, outputs(made, run))
-        fault = sum(_differs(found, wanted[i]) for i, found in _found(made, run, wanted).items())
+        fault = sum(_differs(found, wanted[i]) for i, found in _found(made, run, wanted, shared).items())
         return fault + (min(apart, 0.5) if exact and constants == "fold" else 0.0)
 
-    best = None if biases or not respell else _respelled(model, units, parts, cuts, sizes, wrong)
+    counts = {(len(dead), len(next(iter(wanted[i].values())))) for i, dead in parts.items()}
+    inside = {at.shape[1] for i in parts for at in units.groups[i].places.values()} - {1}
+    pairs = counts | {(n, n) for n in inside} | {(sizes[place], len(kept)) for place, kept in cuts.items()}
+    best = None if biases or not respell else _respelled(model, pairs, wrong)
+    numbers = {} if best else renumbered_(model, {i: units.groups[i] for i in parts}, wanted, wrong, _EQUAL)
+    if numbers is None:
+        return _why(model, run)
+    best = best or model
+    return Cut(best, record_of(sizes, cuts, biases, numbers), _apart(before, outputs(best, run)))
+
+
+def _why(model: Module, run: Run) -> str:
     try:
-        best = best or (model if wrong(model) <= _EQUAL else None)
-        after = outputs(best, run) if best is not None else []
+        outputs(model, run)
     except Exception:  # whatever the model's own code raises at other sizes
         return "without its dead channels the model does not run"
-    if best is None:
-        return "without its dead channels the model computes something else"
-    return Cut(best, record_of(sizes, cuts, biases), _apart(before, after))
+    return "without its dead channels the model computes something else"
 
 
-def _respelled(
-    model: Any, units: Units, parts: Mapping[int, Tensor], cuts: Cuts, sizes: Any, wrong: Any
-) -> Any:
+def _respelled(model: Any, pairs: Pairs, wrong: Any) -> Any:
     """The model made anew from a configuration that says its shape, if it is one of transformers and there is one."""
     if not hasattr(getattr(model, "config", None), "to_dict"):
         return None
-    pairs = {(sizes[place], len(kept)) for place, kept in cuts.items()}
-    pairs |= {(len(dead), int((~dead).sum())) for dead in parts.values()}
 
     def fault(made: Module) -> float:
         try:
@@ -161,18 +167,19 @@ def is_centred(model: Module, group: Group) -> bool:
 
 
 def _left(group: Group, dead: Tensor, cuts: Cuts) -> dict[Place, Tensor]:
-    """The units that stay, by their new indices."""
+    """The units that stay, by their new indices; of larger units and their parts both may have gone."""
     left = {}
     for place, at in group.places.items():
-        kept = cuts[place]
-        left[place] = torch.searchsorted(kept, at[~dead].contiguous())
+        rest = at[~dead]
+        stays = torch.isin(rest, cuts[place])
+        left[place] = torch.searchsorted(cuts[place], rest[stays]).view(int(stays.any(1).sum()), -1)
     return left
 
 
 def _found(
-    made: Module, run: Run, wanted: Mapping[int, dict[Place, Tensor]]
+    made: Module, run: Run, wanted: Mapping[int, dict[Place, Tensor]], parts: set[int]
 ) -> dict[int, dict[Place, Tensor]]:
-    """The same groups of a model made anew."""
+    """The same groups of a model made anew; `parts` are the numbers of those whose units are parts of others'."""
     groups: dict[Place, list[Group]] = {}
     for group in find_units(made, run).groups:
         for place in group.places:
@@ -181,6 +188,8 @@ def _found(
     for i, places in wanted.items():
         first = next(iter(places))
         same = [g for g in groups.get(first, []) if g.places.keys() == places.keys()]
+        if i in parts:  # where one of each is left, they are no parts any more
+            same = same or [g for g in groups.get(first, []) if g.places.keys() > places.keys()]
         found[i] = next(
             (g.places for g in same if len(g) == len(places[first])), same[0].places if same else {}
         )

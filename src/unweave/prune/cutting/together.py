@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ...errors import InputError
 from ...masks.budgets import ERK, Budget, Uniform
 from ...masks.layers import copied
 from ...masks.mask import Mask
@@ -35,7 +36,7 @@ class Ranked:
     """Groups of a model that are chosen from, and weights whose filters are chosen one by one.
 
     Attributes:
-        groups: name -> group in scope.
+        groups: name -> group in scope; where some are parts of others, either these or those.
         alone: weights in scope whose outputs are in no group; not those of the model itself, unless nothing else is.
         scored: all weights in scope.
     """
@@ -66,14 +67,31 @@ def ranked(model: Module, units: Units, scored: Sequence[str], pattern: Channel)
     known = {w.name for w in matrices(model) if w.left in ("", "frozen")}  # bare parameters follow
     groups: dict[str, Group] = {}
     tied: set[str] = set()
-    for group in units.groups:
-        names = {name for name, _ in group.makers} & known
+    passed = _passed(units, pattern)
+    for i, group in enumerate(units.groups):
+        names = {name for name, _ in group.silencers} & known
         tied |= names
-        if names and names <= set(scored) and (pattern.width or not group.counted):
+        if names and names <= set(scored) and (pattern.width or not group.counted) and i not in passed:
             groups[places_of(group)] = group
     alone = [name for name in scored if name not in tied]
     inner = [name for name in alone if OUTPUT not in (units.whole.get((name, d)) for d in (0, 1))]
     return Ranked(groups, inner if inner or groups else alone, scored)
+
+
+def _passed(units: Units, pattern: Channel) -> set[int]:
+    """Numbers of the groups that are not chosen from, since their units are parts of others, or have parts."""
+    nested = [
+        (whole, part)
+        for part, inner in enumerate(units.groups)
+        for whole, outer in enumerate(units.groups)
+        if inner.is_part_of(outer)
+    ]
+    queries = pattern.heads == "queries"
+    if queries and all(group.of is None for group in units.groups):
+        raise InputError(
+            "heads='queries' would do nothing: no query heads of this model share keys and values. Leave it out."
+        )
+    return {whole if queries else part for whole, part in nested}
 
 
 def choose(
@@ -91,7 +109,10 @@ def choose(
         pattern: how the scores of a unit are pooled.
         budget: how much of each group lives.
     """
-    pooled = {name: _pooled(group, scores, pattern.reduce or "l2") for name, group in found.groups.items()}
+    reduce = pattern.reduce or "l2"
+    groups = {name: _slots(group, scores, reduce) for name, group in found.groups.items()}
+    found = replace(found, groups=groups)
+    pooled = {name: _pooled(group, scores, reduce) for name, group in found.groups.items()}
     shapes = {name: scores[_scored(group, scores)].shape for name, group in found.groups.items()}
     for name in found.alone:
         pooled[name] = pattern.group(name, scores[name])
@@ -110,6 +131,16 @@ def choose(
 
 def _scored(group: Group, scores: Mapping[str, Tensor]) -> str:
     return next(name for name, _ in group.makers if name in scores)
+
+
+def _slots(group: Group, scores: Mapping[str, Tensor], reduce: Reduce) -> Group:
+    """Of units that must go evenly, those that are equally good in their larger units as one; others as they are."""
+    if group.of is None:
+        return group
+    best = _pooled(group, scores, reduce).sort(descending=True, stable=True).indices
+    slots = group.rows(best).T
+    places = {place: at[slots].flatten(1).sort(dim=1).values for place, at in group.places.items()}
+    return replace(group, places=places, of=torch.zeros(len(slots), dtype=torch.int64))
 
 
 def _pooled(group: Group, scores: Mapping[str, Tensor], reduce: Reduce) -> Tensor:
@@ -169,7 +200,7 @@ def _mask(
     for name in found.alone:
         keep[name] = pattern.spread(alive[name], scores[name])
     for name, group in found.groups.items():
-        for (tensor, dim), at in group.makers.items():
+        for (tensor, dim), at in group.silencers.items():
             parameter = parameters.get(tensor)
             if parameter is None or not parameter.requires_grad:
                 continue

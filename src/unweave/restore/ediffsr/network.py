@@ -12,6 +12,7 @@ from torch.nn import Module
 
 from ...errors import InputError
 from ...settings import Count, Positive, checked
+from .._attention import ChannelAttention
 from .._checks import require_pictures, require_unit
 from .scheduler import MeanReverting, Mode
 
@@ -68,7 +69,9 @@ class EDiffSRNet(Module):
         self.schedule = MeanReverting(steps=steps, spread=spread, delta=delta, kind=kind)
         self.time = nn.Sequential(nn.Linear(width, 8 * width), _Gate(), nn.Linear(4 * width, 4 * width))
         self.head = nn.Conv2d(2 * channels, width, 3, padding=1)
-        self.attend = None if prior == "none" else _Attend(channels if prior == "condition" else width)
+        self.attend = (
+            None if prior == "none" else ChannelAttention(channels if prior == "condition" else width)
+        )
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         at = width
@@ -205,30 +208,6 @@ class _Block(Module):
         x = x + self.beta * self.out(y * self.weigh(y))
         made: Tensor = x + self.gamma * self.forth(self.norms[1](x) * (1 + scale2) + shift2)
         return made
-
-
-class _Attend(Module):
-    """Residual channel attention, without its skip."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        few = max(1, channels // 16)
-        self.convs = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-        self.weigh = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, few, 1),
-            nn.ReLU(),
-            nn.Conv2d(few, channels, 1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.convs(x)
-        return y * self.weigh(y)  # type: ignore[no-any-return]
 
 
 def _waves(t: Tensor, width: int) -> Tensor:

@@ -24,6 +24,7 @@ from ...random import draw_seed, global_seed, require_generator
 from ...settings import Count, Positive, checked, settings
 from ...tasks import Restoring, requires
 from ...types import Batch, Data
+from .._attention import ChannelAttention
 from .._checks import require_pairs, require_pictures
 from .._tiles import tiled
 
@@ -216,25 +217,8 @@ class _Group(Module):
         return x + added
 
 
-class _Block(Module):
-    """Two convolutions, weighed channel by channel by what the whole picture says of them."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        few = max(1, features // 16)
-        self.convs = nn.Sequential(
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(features, features, 3, padding=1),
-        )
-        self.weigh = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(features, few, 1),
-            nn.ReLU(),
-            nn.Conv2d(few, features, 1),
-            nn.Sigmoid(),
-        )
+class _Block(ChannelAttention):
+    """Channel attention beside what came in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        made = self.convs(x)
-        return x + made * self.weigh(made)  # type: ignore[no-any-return]
+        return x + super().forward(x)
