@@ -233,6 +233,27 @@ def test_calibration_and_a_precision_to_reach(data: Any) -> None:
     assert strict.scale_ != 1.0
 
 
+@pytest.mark.parametrize("settings", [{"model": "svm"}, {"model": "sgd"}, {"model": "lr", "calibrate": True}])
+def test_calibrated_probabilities_leave_the_models_own_decision_where_one_label_is_rare(
+    data: Any, settings
+) -> None:
+    rng = np.random.default_rng(0)
+    texts, y, groups = data
+    noisy = [
+        int(v ^ (rng.random() < 0.3)) for v in y
+    ]  # so that even odds, calibrated, differ from the margin's 0
+    kept = [i for i, v in enumerate(noisy) if v == 0 or i % 4 == 0]
+    some = [texts[i] for i in kept], [noisy[i] for i in kept], [groups[i] for i in kept]
+    made = ReviewClassifier(**settings).fit(*some)
+    own = made.pipeline_.predict(texts)
+    assert (made.predict(texts) == own).all()
+    assert made.threshold_ == pytest.approx(1 / (1 + np.exp(-made.shift_)))
+    assert made.threshold_ < 0.5
+    even = ReviewClassifier(**settings, threshold=0.5).fit(*some)
+    assert even.threshold_ == 0.5
+    assert even.predict(texts).sum() < own.sum()
+
+
 def test_duplicates_and_the_evaluation(data: Any) -> None:
     kept, labels, other = deduplicated(["Good job", "good  JOB", "bad", "good job"], [0, 1, 1, 0])
     assert (kept, labels, other) == ([0, 2], [0, 1], 1)

@@ -65,8 +65,19 @@ def test_the_mean_of_several_is_held_to_narrower_limits() -> None:
     assert four.held[1] == pytest.approx(end(four.holders.answers.kept, 0.025, 1, several=4))
     assert four.held[1] < STANDARD.held[1]
     # what they tell adds up
-    assert replace(four, information=7.0).resolved
-    assert not replace(four, information=6.0).resolved
+    assert replace(four, information=12.6).resolved
+    assert not replace(four, information=12.4).resolved
+
+
+def test_a_ruler_that_rests_on_one_example_decides_nothing_about_one_model() -> None:
+    four = standard(RULER, several=4)
+    assert replace(four, effective=0.75).resolved
+    assert not replace(four, effective=0.74).resolved
+    narrow = replace(STANDARD, effective=1.3)
+    found = narrow.find(one())
+    assert found.outcome == "inconclusive"
+    assert "differ on hardly more than one of the examples (1.3 of equal pull)" in found.reason
+    assert replace(STANDARD, effective=3.0).find(one()).outcome == "forgotten"
 
 
 @pytest.mark.parametrize(
@@ -130,9 +141,9 @@ def test_an_unresolved_ruler_decides_nothing() -> None:
     assert not same.resolved
     for changed in ({}, {"kept": 0.0}, {"hidden": 0.0}):
         assert same.find(one(**changed)).outcome == "inconclusive"
-    lucky = replace(STANDARD, information=25.0)
+    lucky = replace(STANDARD, information=50.0)
     assert "too weakly" in lucky.find(one()).reason
-    assert replace(STANDARD, information=25.1).find(one()).outcome == "forgotten"
+    assert replace(STANDARD, information=50.1).find(one()).outcome == "forgotten"
     nothing = standard(Ruler(Vectors(np.zeros((4, 5))), Vectors(np.zeros((4, 5)))))
     assert "no differently" in nothing.find(one(kept=np.nan)).reason
 

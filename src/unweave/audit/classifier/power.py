@@ -11,7 +11,9 @@ from scipy import stats
 LEAST = 4
 """Models of either kind below which nothing is decided."""
 ADVISED = 8
-_MOST_REFERENCES, _MOST_EDITS, _WITH_EDITS = 32, 12, 16
+WITH_EDITS = 16
+"""References beside which several edits are judged."""
+_MOST_REFERENCES, _MOST_EDITS = 32, 12
 # sd of one model's position, by examples deleted at random, plain network on Fashion-MNIST: measured at 1 and 5, from
 # 20 on reckoned back from how many references it took to decide
 _TYPICAL = ((1, 0.40), (5, 0.30), (20, 0.165), (60, 0.15), (240, 0.105))
@@ -62,7 +64,7 @@ def needed(oracles: float, holders: float) -> Need | None:
         (Need(references=16, edits=6), Need(references=5, edits=1))
     """
     tried = [Need(r) for r in range(LEAST, _MOST_REFERENCES + 1)]
-    tried += [Need(_WITH_EDITS, k) for k in range(2, _MOST_EDITS + 1)]
+    tried += [Need(WITH_EDITS, k) for k in range(2, _MOST_EDITS + 1)]
     return next((need for need in tried if decides(need, oracles, holders)), None)
 
 

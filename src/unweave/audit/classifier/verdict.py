@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ import numpy as np
 from ...errors import InputError
 from ...statistics import Floats, wilson
 from ..result import Check, ClassifierOutcome, Control, Outcome, Rates, Verdict
-from .power import ADVISED, LEAST, Need, needed
-from .standard import LEAKS, Finding, Readings, Standard
+from .power import ADVISED, LEAST, WITH_EDITS, Need, needed
+from .standard import FEW, LEAKS, Finding, Readings, Standard
 
 PASS = 0.75
 """Share of the retrained models, each judged by the others, that must be accepted to trust the verdict."""
@@ -307,6 +308,8 @@ def _more(standard: Standard, holders: int, oracles: int, failed: list[Control])
     if not np.isfinite(spread).all():
         return "These examples leave no trace that retraining removes: pool them with other requests."
     need = needed(*spread)
+    if need is not None and not standard.broad:
+        need = Need(max(need.references, WITH_EDITS), max(need.edits, ceil(FEW / standard.effective)))
     if need is None:
         return (
             "These examples leave too small a trace to be judged one request at a time: pool them with other requests, "

@@ -68,7 +68,9 @@ class ReviewClassifier:
         dropout: of networks.
         calibrate: fit probabilities to the comments aside (Platt); an SVM and SGD, which have none, always do.
         precision: choose the threshold on the comments aside so that this share of what is found is right.
-        threshold: probability from which a comment counts as a problem.
+        threshold: probability from which a comment counts as a problem; unless given, that of the model's own
+            decision: even odds, or a margin of 0, of a model trained as if both labels were as frequent. Calibrated
+            probabilities follow the labels' frequencies, so that even odds of these would find few problems.
         seed: governs everything drawn.
 
     Raises:
@@ -95,7 +97,7 @@ class ReviewClassifier:
         dropout: Part = 0.3,
         calibrate: bool = False,
         precision: SomeShare | None = None,
-        threshold: Inner = 0.5,
+        threshold: Inner | None = None,
         seed: Whole = 0,
     ) -> None:
         self.model, self.folder, self.vectors, self.tune, self.min_count = (
@@ -201,9 +203,12 @@ class ReviewClassifier:
         ):
             train, aside = self._set_aside(target, of)
         self._learn([own[i] for i in train], target[train], [own[i] for i in aside], target[aside])
-        self.scale_, self.shift_, self.threshold_ = 1.0, 0.0, self.threshold
+        self.scale_, self.shift_ = 1.0, 0.0
         if len(aside):
             self._adjust(self._scores([own[i] for i in aside]), target[aside])
+        if self.precision is None:
+            own_decision = float(1 / (1 + np.exp(-self.shift_)))
+            self.threshold_ = own_decision if self.threshold is None else self.threshold
         self.classes_, self.n_features_in_ = classes, 1
         return self
 
