@@ -135,7 +135,8 @@ def _digits() -> World:
 
 def _fashion() -> World:
     data = _split(*_pixels("fashion_mnist", 2400), 1200, 10)
-    return World("Fashion-MNIST, plain CNN", *data, Supervised(network=PlainCNN, epochs=25, lr=0.1))
+    recipe = Supervised(network=PlainCNN, epochs=25, lr=0.05)  # at 0.1 one seed in twenty fails to train
+    return World("Fashion-MNIST, plain CNN", *data, recipe)
 
 
 def _cifar() -> World:
