@@ -18,26 +18,49 @@ class _Info(ctypes.Structure):
     ]
 
 
+SIZE = 16 << 20
+
+
+def info() -> _Info:
+    """What glibc tells of its memory."""
+    told = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if sys.platform != "linux" or told is None:
+        pytest.skip("only glibc tells")
+    told.restype = _Info
+    return told()
+
+
 def mapped() -> int:
     """Bytes of blocks with pages of their own."""
-    info = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if sys.platform != "linux" or info is None:
-        pytest.skip("only glibc tells")
-    info.restype = _Info
     return int(info().hblkhd)
 
 
+def block() -> torch.Tensor:
+    return torch.empty(SIZE, dtype=torch.uint8)
+
+
+def filled() -> list[torch.Tensor]:
+    """Blocks that leave no hole into which one more would fit."""
+    with own_pages():
+        pass  # from now on blocks of this size lie together
+    before, blocks = info().arena, [block()]
+    while info().arena == before:
+        blocks.append(block())
+    return blocks
+
+
 def test_blocks_lie_apart_inside_and_together_afterwards() -> None:
+    filling = filled()
     before = mapped()
     with own_pages():
-        kept = torch.empty(2 << 20, dtype=torch.uint8)
-        assert mapped() >= before + kept.nbytes
-        gone = torch.empty(2 << 20, dtype=torch.uint8)
+        kept = block()
+        assert mapped() >= before + SIZE
+        gone = block()
         del gone
-        assert mapped() < before + 2 * kept.nbytes  # given back at once, no hole
+        assert mapped() < before + 2 * SIZE  # given back at once, no hole
     inside = mapped()
-    later = torch.empty(2 << 20, dtype=torch.uint8)
+    later = block()
     assert mapped() == inside
     del kept
     assert mapped() < inside
-    assert later.numel() == 2 << 20
+    assert later.numel() == len(filling[0]) == SIZE
