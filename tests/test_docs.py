@@ -272,7 +272,7 @@ def test_tables_of_which_method_link_to_the_card_of_the_method_and_tell_what_the
     columns = [
         [row.count("|") for row in part.splitlines()] for part in re.findall(r"(?:^\|.*\n)+", wide, re.M)
     ]
-    assert len(columns) == 6
+    assert len(columns) == 8
     assert all(len(set(part)) == 1 for part in columns)
 
 

@@ -16,7 +16,7 @@ from claims.restore import _world as world
 from unweave import seeded
 from unweave.restore import ESSAformer, attention, psnr, spectral_angle
 
-SCALE, SIDE, CROPS, EPOCHS, BANDS = 2, 32, 160, 15, 31
+SCALE, SIDE, CROPS, EPOCHS, BANDS = 2, 32, 160, 30, 31
 ARMS = ("square", "none", "softmax")
 
 claim = Claim(
@@ -48,7 +48,8 @@ claim = Claim(
         Effect("over softmax", better="square", worse="softmax", unit="dB", headline=False),
     ),
     settings={"dim": 16, "rounds": 1, "lr": 2e-3, "batch": 8, "bicubic": True, "dropout": 0},
-    note="Softmax attention is over all pixels, not windows. The cubes are small: one scene each.",
+    note="Softmax attention is over all pixels, not windows. The cubes are small: one scene each. A first run took half of the "
+    "steps that were planned: attention 36.84 +- 0.11 dB, none 37.00 +- 0.12, bicubic 37.23.",
 )
 
 

@@ -74,7 +74,7 @@ def test_the_first_name_of_a_chain_is_outermost() -> None:
 
 def pruning(**given: Any) -> SimpleNamespace:
     asked = {"method": "magnitude", "sparsity": None, "pattern": "unstructured", "budget": None}
-    asked |= {"only": (), "skip": (), "least": 0.9, "texts": Texts()}
+    asked |= {"only": (), "skip": (), "least": 0.9, "texts": Texts(), "heads": Channel().heads}
     return SimpleNamespace(**{**asked, **given})
 
 

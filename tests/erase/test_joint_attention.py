@@ -15,7 +15,7 @@ from unweave import seeded
 from unweave.audit.drawing.drawn import draw as drawn_by
 from unweave.erase import ESD, FIA, SFD, ConceptPrune
 from unweave.errors import InputError
-from unweave.generate import AGD, APG, CODE, SIM, draw
+from unweave.generate import AGD, APG, CODE, OMS, SIM, LaptopDiff, Pictures, draw
 from unweave.io.pipeline_folder import load_pipeline, save_pipeline
 from unweave.io.told import tell
 from unweave.models.text_to_image import TextToImage
@@ -180,9 +180,11 @@ def test_the_goal_of_esd_is_told_no_guidance_where_it_is_built_in() -> None:
     assert not torch.allclose(concept, model(x, 500.0, asked, 3.0), atol=1e-4)
 
 
-def test_refuses_by_name_what_would_be_wrong() -> None:
-    model, _ = both()
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_refuses_by_name_what_would_be_wrong(kind: Any) -> None:
+    model = pipeline(kind)
     images = torch.zeros(1, 3, 16, 16)
+    pictures = Pictures(latents=torch.zeros(2, *model.shape), prompts=("a cat", "a dog"))
     for wrong, words in (
         (
             lambda: SFD(distil=0, steps=1).apply(model, CONCEPTS, rng=seeded(0)),
@@ -196,10 +198,17 @@ def test_refuses_by_name_what_would_be_wrong() -> None:
             lambda: CODE(bound=4.0).edit(model, images, rng=seeded(0)),
             "CODE is written for diffusion by added noise",
         ),
+        (
+            lambda: OMS(steps=1).apply(model, pictures, rng=seeded(0)),
+            "OMS is written for diffusion by added noise",
+        ),
+        (lambda: LaptopDiff(steps=1).apply(model, pictures, rng=seeded(0)), "layers of a .* are not removed"),
         (lambda: AGD().apply(model, PROMPTS, rng=seeded(0)), "AGD stands beside cross-attentions"),
     ):
         with pytest.raises(InputError, match=words):
             wrong()
+    if kind == "flux":
+        return
     with pytest.raises(InputError, match="is read with 3 text encoders; there are 1"):
         TextToImage(
             denoiser=model.denoiser, text_encoder=model.text_encoder, tokenizers=model.tokenizers[:1],

@@ -35,7 +35,7 @@ ENCODERS, ADDED = (
 REFUSED = {
     ("AdvUnlearn", "sdxl"): ENCODERS, ("AdvUnlearn", "sd3"): ENCODERS, ("AdvUnlearn", "flux"): ENCODERS,
     ("SFD", "sd3"): ADDED, ("SFD", "flux"): ADDED,
-    ("SculptingMemory", "flux"): "SculptingMemory draws guides without the concept: guidance is built into",
+    ("SculptingMemory", "flux"): "SculptingMemory draws every guide with its concept as negative prompt; guidance is built",
 }  # fmt: skip
 """(method, layout) -> why it is refused, by name; all others work."""
 
@@ -45,13 +45,15 @@ def named(method: Any) -> str:
 
 
 def checked(method: Any, model: Any, path: Any) -> Any:
-    """What was edited: it moved, it can be read back, and it draws something finite."""
+    """What was edited: it moved, it can be read back (given a path), and it draws something finite."""
     edited = method.apply(model, ASKED, rng=seeded(0))
     own = dict(model.named_parameters())
     assert any(not p.equal(own[n]) for n, p in edited.named_parameters())
-    save_pipeline(edited, path / "edited")
-    back = load_pipeline(path / "edited")
-    assert all(p.equal(edited.get_parameter(n)) for n, p in back.named_parameters())
+    back = edited
+    if path is not None:
+        save_pipeline(edited, path / "edited")
+        back = load_pipeline(path / "edited")
+        assert all(p.equal(edited.get_parameter(n)) for n, p in back.named_parameters())
     assert back.sample(["a cat"], steps=1, guidance=1.0, rng=seeded(0)).isfinite().all()
     return edited
 
@@ -61,7 +63,7 @@ def checked(method: Any, model: Any, path: Any) -> Any:
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_layouts(kind: Any, method: Any, tmp_path) -> None:
     if (named(method), kind) not in REFUSED:
-        checked(method, pipeline(kind), tmp_path)
+        checked(method, pipeline(kind), tmp_path if kind in KINDS else None)
         return
     with pytest.raises(InputError, match=REFUSED[named(method), kind]):
         method.apply(pipeline(kind), ASKED, rng=seeded(0))

@@ -187,7 +187,7 @@ def test_every_encoder_has_a_vector_and_all_move_together(kind) -> None:
         expected = model.sample(encode(torch.arange(3)), steps=2, guidance=2.0, noise=aim.noise)
     assert torch.allclose(judge.shown[1], expected, atol=1e-4)
     assert float((judge.shown[1] - judge.shown[0]).abs().max()) > 1e-4
-    shown = []
+    shown: list[torch.Tensor] = []
     for seed in (0, 1):
         judge = Judge(1e9)
         RandomVector().attack(model, aim, judge, rng=seeded(seed))

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from unweave import Data, Fit, Mask, Step, fit_, resumable, seeded
 from unweave.embedded.digits import of_tensors
 from unweave.errors import EmptyDataError, InputError, IntegrityError, NonFiniteError, StorageError
 from unweave.fit import Loop
+from unweave.fit.keeper import Snapshot
 from unweave.fit.recipe import mean_loss, warm_cosine
 from unweave.tasks.classify import Classify
 
@@ -400,6 +401,36 @@ def test_weights_that_overflow_are_taken_back(dtype: torch.dtype) -> None:
             epochs=1, rng=seeded(0),
         )  # fmt: skip
     assert _bits(model) == before
+
+
+@pytest.mark.parametrize("bad", ["loss", "update"])
+def test_a_resumable_training_keeps_no_second_copy_and_says_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    remembered = list[int]()
+    begin = Snapshot.__init__
+
+    def spy(self: Snapshot, tensors: Sequence[Tensor]) -> None:
+        remembered.append(sum(t.numel() for t in tensors))
+        begin(self, tensors)
+
+    monkeypatch.setattr(Snapshot, "__init__", spy)
+    model, data = _net(), _data()
+    before, calls = _bits(model), [0]
+
+    def objective(m: nn.Module, batch: Any) -> Tensor:
+        calls[0] += 1
+        loss = data.task.losses(m, batch).mean()
+        return loss * float("nan") if bad == "loss" and calls[0] == 1 else loss
+
+    lr = 1e38 if bad == "update" else 0.1
+    told = "those before it are in the last checkpoint alone" if bad == "update" else "were kept"
+    with pytest.raises(NonFiniteError, match=f"at step 1; .*{told}"), resumable(tmp_path):
+        fit_(model, data, objective, SGD(model.parameters(), lr, weight_decay=1e38), epochs=1, rng=seeded(0))
+    buffers = sum(b.numel() for b in model.buffers())
+    assert remembered == [buffers]
+    assert buffers > 0
+    assert (_bits(model) == before) == (bad == "loss")  # a forward pass alone moved no more than statistics
 
 
 @pytest.mark.parametrize("name", list(_OPTIMIZERS))

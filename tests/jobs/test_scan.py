@@ -6,16 +6,18 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tests import zoo
 from tests.jobs.subjects import RECIPE, subject
-from unweave import seeded
+from unweave import Data, seeded
 from unweave.embedded.nets import mlp
 from unweave.errors import InputError
-from unweave.jobs import ScanJob, Scanned
+from unweave.jobs import ScanJob, Scanned, Subject, scan
 from unweave.masks.layers import copied
 from unweave.prune import GMP, NM, Channel, Magnitude, Prune, Scope, SparseGPT, Uniform, Wanda
 from unweave.tasks import accuracy, predict
@@ -54,6 +56,41 @@ def test_each_layer_alone(tmp_path: Path) -> None:
         assert text in page
     assert done.ranked[0] in str(done).splitlines()[2]
     assert json.loads(done.json())["figure"] == "accuracy"
+
+
+def test_a_scan_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ScanJob(subject=subject(model=True), sparsities=(0.5, 0.9))
+    whole = job.run(tmp_path / "whole")
+    measured, calls = scan._measured, [0]
+
+    def stopped(model: nn.Module, data: Data[Any]) -> tuple[float, float]:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise KeyboardInterrupt
+        return measured(model, data)
+
+    monkeypatch.setattr(scan, "_measured", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "scan.json").exists()
+    done = job.run(tmp_path / "stopped")
+    assert calls == [6]  # the first layer, of two sparsities, was not measured again
+    assert (done.layers, done.shares) == (whole.layers, whole.shares)
+
+
+def test_units_named_by_a_table_are_scanned_with_all_that_falls_with_them(tmp_path: Path) -> None:
+    member = next(m for m in zoo.ZOO if m.name == "llama")
+    texts = Subject(train=member.data(), heldout=member.data(), model=member.model())
+    method = Prune(score=Magnitude(scope=Scope(last=False)), pattern=Channel(heads="queries"))
+    done = ScanJob(subject=texts, method=method, sparsities=(0.5,)).run(tmp_path)
+    sizes = {n: p.numel() for n, p in member.model().named_parameters() if p.ndim > 1 and "embed" not in n}
+    heads, inner = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.gate_proj.weight")
+    assert "model.embed_tokens.weight" in done.layers
+    for first, others in ((heads, ("q_proj", "o_proj")), (inner, ("gate_proj", "up_proj"))):
+        part = sum(n for name, n in sizes.items() if "layers.0." in name and name.split(".")[-2] in others)
+        assert done.shares[first] == pytest.approx(100 * part / sum(sizes.values()))
+    assert "Held-out perplexity" in str(done)
+    assert " , with" not in str(done)
 
 
 def test_channels_walked_layers_and_patterns(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ from torch import nn
 from tests import zoo
 from tests.prune.test_shrink_models import SCORE, answers, asked, named
 from unweave import seeded
+from unweave.embedded.nets import mlp
 from unweave.errors import InputError
+from unweave.io.structure import composed, composes, restructure_
 from unweave.io.transformers_folder import load_model, save_model_folder
 from unweave.masks import Channel, Uniform
 from unweave.models.units import find_units
@@ -118,3 +123,52 @@ def test_queries_that_share_nothing_and_methods_that_would_not_look_are_refused(
         QUERIES.apply(member.model(), member.data(), rng=seeded(0))
     with pytest.raises(InputError, match="GMP takes filters one by one; heads='queries'"):
         GMP(pattern=Channel(heads="queries"))
+
+
+def test_what_was_cut_twice_is_told_as_one_cut() -> None:
+    torch.manual_seed(0)
+    make = partial(mlp, 8, 12, 10, 3)
+    model, x = make().eval(), torch.randn(4, 8)
+    records = []
+    for gone in ([0, 5, 6], [1, 2]):  # of the twelve, then of the nine that are left
+        model = copy.deepcopy(model)
+        first = next(m for m in model.modules() if isinstance(m, nn.Linear))
+        first.weight.data[gone] = 0  # their biases are folded into the next layer's
+        small = shrink(model, x)
+        model = small.model
+        records.append(json.loads(json.dumps(small.structure)))
+    both = composed(*records)
+    assert both["tensors"]["1.weight"]["0"] == {"of": 12, "kept": [1, 4, 7, 8, 9, 10, 11]}
+    fresh = restructure_(make(), both)
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(fresh.eval()(x), model(x))
+    numbers = [{"numbers": {"a.n": {"of": a, "kept": b}}} for a, b in ((4, 3), (3, 1))]
+    told = composed(records[0] | numbers[0], records[1] | numbers[1])
+    assert told["numbers"] == {"a.n": {"of": 4, "kept": 1}}
+    assert composes(told)
+    assert not composes(told | {"experts": {}})
+
+
+@pytest.mark.slow
+def test_a_width_that_no_configuration_can_say_is_cut_with_the_norms_own_guards(tmp_path: Path) -> None:
+    member = named("llama")
+    inputs, model = asked(member), member.model()
+    gone = [2, 5, 11]  # 13 channels are left, which four heads do not divide, as transformers asks for
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, gone] = 0
+        model.model.embed_tokens.weight *= 0.01  # so that what a norm adds to a mean is felt
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[gone] = 0
+            layer.mlp.down_proj.weight[gone] = 0
+    small = shrink(model, inputs)
+    assert small.left == {}
+    assert small.apart < 1e-5
+    assert small.model.model.embed_tokens.embedding_dim == 13
+    numbers = small.structure["numbers"]
+    assert len(numbers) == 5
+    for told in numbers.values():
+        assert told["kept"] == pytest.approx(told["of"] * 16 / 13)
+    read_again(small, tmp_path / "small", inputs, plain=False)
+    kept = shrink(model, inputs, respell=False)
+    assert kept.model.config.hidden_size == 16
+    torch.testing.assert_close(answers(kept.model, inputs), answers(model, inputs))

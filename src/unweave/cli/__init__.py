@@ -68,8 +68,11 @@ def in_flags(message: str) -> str:
         '--no-width would do nothing without shrink. Leave it out.'
     """
     message = re.sub(r"(\w+Job)\.(\w+)=False (.*)Leave it at True\.", r"\1.no_\2 \3Leave it out.", message)
+    message = re.sub(r"\bScanJob\.(sparsities|examples)", r"ScanJob.scan_\1", message)
     fields = r"\b(?:\w+Job|Subject|PipelineSubject)\.(\w+)"
-    names = {"several": "edits", "given_oracles": "oracle", "given_holders": "holder"}
+    names = {
+        "several": "edits", "given_oracles": "oracle", "given_holders": "holder", "scan_sparsities": "scan-at",
+    }  # fmt: skip
     return re.sub(fields, lambda found: "--" + names.get(found[1], found[1]).replace("_", "-"), message)
 
 

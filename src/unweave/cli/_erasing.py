@@ -47,6 +47,7 @@ class Erase:
         dtype: of the pipeline's weights, in which it is written, too; "stored" leaves them as they are.
         slim: take less memory and more time: attention in slices, activations computed again for gradients, the VAE one
             image at a time.
+        offload: keep text encoders and VAE on the CPU while they are idle; with another device than the CPU.
         output: lora also writes the change as an adapter, in lora beside model, for diffusers' load_lora_weights; for
             edits of linear layers (train cross or cross_kv) of Stable Diffusion and SDXL.
         seed: governs the whole run.
@@ -77,6 +78,7 @@ class Erase:
     device: str = "cpu"
     dtype: Precision = "stored"
     slim: bool = False
+    offload: bool = False
     output: Literal["pipeline", "lora"] = "pipeline"
     seed: int = 0
     cache: Path | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from ..catalogue import Method, find
 from ..errors import InputError
@@ -12,6 +12,7 @@ from ..masks.budgets import ERK, Budget, Global, Uniform
 from ..masks.patterns import NM, Channel, Heads, Pattern, Unstructured
 from ..masks.scope import Scope
 from ..prune import Prune
+from ..settings import hints
 from ..types import Data, Edit
 from ._fields import default_of
 from ._named import make
@@ -40,6 +41,7 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
             f"{method.name} does not prune a trained model.{where} See: unweave list --family prune."
         )
     fields = {f.name for f in dataclasses.fields(method.cls)}
+    _require_channels(method, pattern)
     built = make(method, asked, {name: value for name, value in here.items() if name in fields})
     if "scope" not in fields:
         _refuse_idle(method, {*fields, *PRUNING} - {"scope"}, asked)
@@ -48,6 +50,16 @@ def pruner(asked: Any) -> Edit[Data[Any]]:
     _refuse_idle(method, fields, asked)
     edit: Edit[Data[Any]] = built
     return edit
+
+
+def _require_channels(method: Method, pattern: Pattern) -> None:
+    cls: Any = method.cls
+    taken = get_args(hints(cls).get("pattern"))
+    if isinstance(pattern, Channel) and taken and Channel not in taken:
+        raise InputError(
+            f"{method.name} prunes single weights, or N:M, and no whole channels. Name what chooses these (--method "
+            "magnitude, taylor or wanda), or leave out what asks for them (--pattern channel; --target macs, latency)."
+        )
 
 
 def _budget(asked: Any) -> Callable[[float], Budget]:

@@ -63,8 +63,10 @@ def _subject(asked: Any) -> PipelineSubject:
             raise InputError("--templates and --prompts both say which prompts to ask in. Give one of them.")
         concepts = replace(concepts, templates=prompts_of(asked.prompts, concepts.erase), bases=())
     if not asked.pipeline:
-        if asked.slim or asked.dtype != "stored":
-            raise InputError("--slim and --dtype are for a pipeline folder; the small world needs neither.")
+        if asked.slim or asked.offload or asked.dtype != "stored":
+            raise InputError(
+                "--slim, --offload and --dtype are for a pipeline folder; the small world needs none."
+            )
         return embedded_pipeline(concepts, seed=asked.seed, device=asked.device, cache=asked.cache)
     if asked.cache is not None:
         raise InputError(
@@ -73,5 +75,5 @@ def _subject(asked: Any) -> PipelineSubject:
     folder = Path(asked.pipeline)
     return open_pipeline(
         folder, concepts, oracles=asked.oracle, judge=asked.judge, device=asked.device,
-        dtype=asked.dtype, slim=asked.slim,
+        dtype=asked.dtype, slim=asked.slim, offload=asked.offload,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from ..models.text_to_image import (
     Text,
     TextToImage,
     encoder_weights,
+    is_offloaded,
     noise_like,
     pick,
     train_steps_,
@@ -113,7 +114,7 @@ class AdvUnlearn:
             NonFiniteError: if training diverges.
         """
         with editing(model, data, "text_encoder", who="AdvUnlearn", rng=rng) as (original, edited):
-            self.require_fit(original, data)
+            self.require_erasable(original, data)
             weights = encoder_weights(edited.text_encoder, self.blocks)
             gone, kept = data.prompts(*data.erase), data.prompts(*data.preserve)
             asked, retained = Prompts(original, gone), Prompts(original, kept)
@@ -231,7 +232,7 @@ class AdvUnlearn:
 
         return again
 
-    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+    def require_erasable(self, model: TextToImage, data: Concepts) -> None:
         """Raise if this request cannot be trained on this pipeline, before anything long begins.
 
         Raises:
@@ -242,6 +243,10 @@ class AdvUnlearn:
                 "AdvUnlearn: pipelines with several text encoders (SDXL, Stable Diffusion 3, Flux) are not supported: "
                 "each would have to be trained and attacked. Use a pipeline with one text encoder, or a method that "
                 "edits the denoiser (UCE, ESD)."
+            )
+        if is_offloaded(model):
+            raise InputError(
+                "AdvUnlearn trains the text encoder, which --offload moves off the device between steps. Leave it out."
             )
         for old in data.erase:
             for name in data.preserve:

@@ -33,7 +33,7 @@ from ..errors import InputError
 from ..fit import Step
 from ..masks.budgets import Uniform
 from ..masks.select import select
-from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, require_negative, train_steps_
+from ..models.text_to_image import Guidance, Text, TextToImage, Weights, pick, train_steps_
 from ..paper import Paper
 from ..settings import Count, NonNegative, Positive, Range, Share, settings
 from ._train import Drawn, Earlier, denoised, editing, gradient_sums
@@ -115,20 +115,22 @@ class SculptingMemory:
             NonFiniteError: if training diverges.
         """
         with editing(model, data, only=self.train, who="SculptingMemory", rng=rng) as (original, edited):
-            self.require_fit(original, data)
+            self.require_erasable(original, data)
             for concept in data.erase:
                 self._round_(edited, original, data.only(concept), data, rng)
         return edited
 
-    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+    def require_erasable(self, model: TextToImage, data: Concepts) -> None:
         """Raise if a guide is no superclass, or cannot be drawn without its concept, before anything long begins.
 
         Raises:
             InputError: see `apply`.
         """
-        require_negative(
-            model.distilled, ", ".join(data.erase), "SculptingMemory draws guides without the concept"
-        )
+        if model.distilled:
+            raise InputError(
+                "SculptingMemory draws every guide with its concept as negative prompt; guidance is built into this "
+                "pipeline's weights, which read none. Use another eraser (UCE, ESD, Concept Ablation)."
+            )
         for concept in data.erase:
             guide = data.guide_of(concept)
             if not guide.strip() or mentions(guide, concept):

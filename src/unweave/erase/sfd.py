@@ -110,7 +110,7 @@ class SFD:
             NonFiniteError: if training diverges.
         """
         with editing(model, data, copies=2, who="SFD", rng=rng) as (original, theta, psi):
-            self.require_fit(original, data)
+            self.require_erasable(original, data)
             t0, low, high = (level(original, ratio, "SFD") for ratio in (self.start, self.low, self.high))
             gone = [data, *earlier(original, data)]
             prompts = (
@@ -132,7 +132,7 @@ class SFD:
             losses.train_(self.steps, forgetting=True, rng=rng)
         return started_at(theta, t0), psi
 
-    def require_fit(self, model: TextToImage, data: Concepts) -> None:
+    def require_erasable(self, model: TextToImage, data: Concepts) -> None:
         """Raise if this pipeline cannot be distilled, before anything long begins.
 
         Raises:

@@ -117,21 +117,25 @@ class UCE:
             entrance: which layers' D; the first where prompts come in, unless given.
         """
         at = entrances(model)[0] if entrance is None else entrance
-        erased = moved = preserved = torch.zeros(1, 1, dtype=torch.float64)
+        erased, moved, preserved = (_Moments() for _ in range(3))
         tokens = prompts = 0
         for asked in (data, *earlier(model, data)):
             for concept, i in product(asked.erase, range(len(asked.templates))):
                 c, g = self._pair(model, at, asked, concept, i)
-                erased, moved = erased + c.T @ c, moved + g.T @ c
+                erased.add_(c, c)
+                moved.add_(g, c)
                 tokens, prompts = tokens + len(c), prompts + 1
         for concept in data.preserve:
             for prompt in data.prompts(concept):
                 p = self._kept(model, at, prompt, concept)
-                preserved = preserved + p.T @ p
-        eye = self.strength * tokens / prompts * torch.eye(len(erased), dtype=torch.float64)
-        whole = eye + self.erase_scale * erased + self.preserve_scale * preserved
+                preserved.add_(p, p)
         # W* - W = W s_e (moved - erased) whole^-1: the difference loses no digits
-        change: Tensor = torch.linalg.solve(whole, self.erase_scale * (moved - erased).T).T
+        gap = (moved.total - erased.total).mul_(self.erase_scale)
+        whole = erased.total.mul_(self.erase_scale)
+        if data.preserve:
+            whole.add_(preserved.total, alpha=self.preserve_scale)
+        whole.diagonal().add_(self.strength * tokens / prompts)
+        change: Tensor = torch.linalg.solve(whole, gap.T).T
         return change
 
     def _pair(
@@ -169,6 +173,21 @@ class UCE:
         """Positions that count in one encoded prompt whose concept stands at `where`; never padding that is masked."""
         at = {"all": list(range(length)), "concept": where, "last": where[-1:]}[self.tokens]
         return at if text.mask is None else [k for k in at if text.mask[0, k]]
+
+
+class _Moments:
+    """Sum of a^T b over pairs of matrices, added in place: at the width of T5 each such matrix takes 128 MiB.
+
+    Attributes:
+        total: the sum; nothing before the first pair.
+    """
+
+    def __init__(self) -> None:
+        self.total = torch.empty(0, dtype=torch.float64)
+
+    def add_(self, a: Tensor, b: Tensor) -> None:
+        """Add a pair [n, width] each."""
+        self.total = self.total.addmm_(a.T, b) if self.total.numel() else a.T @ b
 
 
 def _count(model: TextToImage, prompt: str, encoder: int) -> int:

@@ -97,7 +97,8 @@ def fit_(
         EmptyDataError: if `data` is empty.
         InputError: if nothing would be trained (no epoch, an optimiser without a parameter of the model, an objective
             that depends on none), or a mask does not fit the model.
-        NonFiniteError: if the objective or a gradient is not finite; the weights stay those of the last good step.
+        NonFiniteError: if the objective or a gradient is not finite; the weights stay those of the last good step. In a
+            `resumable` block those of a step that itself overflowed are in the checkpoint alone.
     """
     _require_work(model, data, optimizer, epochs)
     loop, estimate = loop or Loop(), current_estimate.get()
@@ -118,6 +119,7 @@ def fit_(
                 hold=hold,
                 keeper=keeper,
                 wide=wide,
+                lean=checkpoint is None and path is not None,
             )
             every = min(checkpoint_seconds, float(os.environ.get("UNWEAVE_CHECKPOINT_SECONDS", "inf")))
             with global_seed(training.seed), progress(loop.label, training.total) as bar:

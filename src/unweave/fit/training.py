@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError, IntegrityError, NonFiniteError
+from ..io.memory import own_pages
 from ..io.nested import load_nested, save_nested
 from ..io.told import tell
 from ..masks.layers import BATCH_NORMS, running_norms
@@ -134,6 +135,7 @@ class Training:
         losses: objective at each step.
         stopped: whether `after_step` ended it.
         pulled: whether a gradient ever reached a trained parameter.
+        lean: keep no second copy of the weights for a step that goes wrong, for nobody uses them then.
     """
 
     model: Module
@@ -152,6 +154,7 @@ class Training:
     losses: list[float] = field(default_factory=list)
     stopped: bool = False
     pulled: bool = False
+    lean: bool = False
 
     def __post_init__(self) -> None:
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -164,6 +167,7 @@ class Training:
         self.passes = Passes()
         self.batch: Batch = None
         self.share = 1.0
+        self.moved = False
         self.saved = monotonic()
         self.model.train()
         alone = len(self.data) == 1 and joins_last(self.model, self.loop)
@@ -178,7 +182,7 @@ class Training:
         self.norms = [
             m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.training and not singly
         ]
-        self.good = Snapshot([*self.trained, *self.model.buffers()])
+        self.good = Snapshot([*([] if self.lean else self.trained), *self.model.buffers()])
 
     @property
     def total(self) -> int:
@@ -203,11 +207,16 @@ class Training:
             yield
 
     def step_(self) -> None:
-        """One optimiser step on `batch`; where something is not finite, the weights stay those before it."""
+        """One optimiser step on `batch`; where something is not finite, the weights stay those before it, unless lean.
+
+        A lean training's stay, too, where the loss or a gradient of the first pass is not finite.
+        """
         self.good.take()
         self.passes.begin()
+        self.moved = False
         try:
-            self.optimizer.step(self.closure)  # type: ignore[arg-type]
+            with nullcontext() if self.optimizer.state else own_pages():
+                self.optimizer.step(self.closure)  # type: ignore[arg-type]
             self.keeper.restore_()
             if not math.isfinite(global_norm([p.detach() for p in self.trained])) or self.wide.overflows():
                 raise self._not_finite("a weight became infinite or NaN")
@@ -236,7 +245,7 @@ class Training:
             self._tame_gradients_()
         elif torch.is_grad_enabled() and not self.pulled:
             raise InputError(_IDLE)
-        self.loss = value
+        self.loss, self.moved = value, True  # as far as can be known from now on
         return loss if loss.requires_grad or self.parts.count == 1 else torch.full_like(loss, value)
 
     def _loss(self) -> Tensor:
@@ -364,4 +373,8 @@ class Training:
             torch._foreach_mul_(gradients, clip / norm)
 
     def _not_finite(self, what: str) -> NonFiniteError:
-        return NonFiniteError(f"{what} at step {self.step + 1}; the weights before it were kept. Lower lr.")
+        lost = self.lean and self.moved
+        kept = (
+            "those before it are in the last checkpoint alone" if lost else "the weights before it were kept"
+        )
+        return NonFiniteError(f"{what} at step {self.step + 1}; {kept}. Lower lr.")

@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 from ..errors import InputError
 from ..models.text_to_image import Text, TextToImage, require_negative
 from ..models.text_to_image.one_step import require_added_noise, require_steps
-from ..random import require_generator
 from .guidance import CFG, Guidance, Step
 
 Start = Callable[[Text, Tensor, float], Tensor]
@@ -46,21 +45,18 @@ def draw(
         decode: return images from the VAE, where there is one; else latents.
 
     Raises:
-        InputError: if neither `rng` nor `noise` is given, the numbers of prompts and noises differ, a generator of one
-            step is to draw in more or with guidance, or guidance is built into the weights: see `require_two_passes`.
+        InputError: if neither `rng` nor `noise` is given, their number is not that of the prompts, a generator of one
+            step is to draw in more or with guidance, or see `require_two_passes`.
     """
     if noise is None:
-        require_generator(rng)
-        assert rng is not None
-        noise = model.noise(len(prompts), rng)
+        noise = model.noise(len(prompts), rng)  # type: ignore[arg-type]  # refuses None
     if len(noise) != len(prompts):
         raise InputError(
             f"draw got {len(prompts)} prompts and {len(noise)} noises; it draws one image a prompt."
         )
     asked = CFG() if guidance is None else guidance
     require_steps(model, steps, asked.scale, "draw")
-    require_two_passes(model, asked, "draw")
-    require_negative(model.distilled, negative, "draw")
+    require_two_passes(model, asked, negative, "draw")
     if start is not None:
         require_added_noise(model, "draw: a start (OMS)")
     text, null, out = model.encode(prompts), model.encode([negative]), []
@@ -82,8 +78,8 @@ def draw(
     return torch.cat(out)
 
 
-def require_two_passes(model: TextToImage, guidance: Guidance, who: str) -> None:
-    """Raise if a rule other than plain guidance is to join two predictions of a model that makes one (FLUX.1-dev).
+def require_two_passes(model: TextToImage, guidance: Guidance, negative: str, who: str) -> None:
+    """Raise if a rule other than plain guidance, or a negative prompt, is to steer a model that makes one prediction.
 
     Raises:
         InputError: naming who asks.
@@ -94,6 +90,7 @@ def require_two_passes(model: TextToImage, guidance: Guidance, who: str) -> None
             "no prediction without the prompt to lead away from. Draw with classifier-free guidance, which tells it "
             "the scale, or use the model that it was distilled from."
         )
+    require_negative(model.distilled, negative, who)
 
 
 def step_of(model: TextToImage, x: Tensor, t: float, index: int = 0, count: int = 1) -> Step:

@@ -31,6 +31,7 @@ from torch.optim import Adam
 from ..errors import InputError, require
 from ..io.nested import load_nested, save_nested
 from ..models.text_to_image import Text, TextToImage, pick, train_steps_
+from ..models.text_to_image.one_step import require_added_noise
 from ..paper import Paper
 from ..random import draw_seed, global_seed, require_generator
 from ..settings import Count, Part, Positive, settings
@@ -83,10 +84,11 @@ class OMS:
             rng: governs the run.
 
         Raises:
-            InputError: if the pictures are not of the pipeline's shape.
+            InputError: if the pictures are not of the pipeline's shape, or noise is mixed in instead of added.
             NonFiniteError: if training diverges.
         """
         require_generator(rng)
+        require_added_noise(model, "OMS")
         data.require_fit(model, "OMS")
         latents, text, rows = data.encoded(model)
         with global_seed(draw_seed(rng)):

@@ -128,9 +128,10 @@ def load_into(model: Module, path: Path) -> Module:
     if is_adapter(path):
         return merged(load_into(model, base_of(path)), Path(path), load_weights(adapter_weights(path)))
     weights = find_weights(Path(path))
+    loaded = copied(model)
+    del model  # one that was made for this call alone takes no memory from here on
     held, record = _read(weights)
     _check_companions(weights, record)
-    loaded = copied(model)
     structure_file = _companions(weights)[1]
     if structure_file.exists():
         loaded = _restructured(loaded, structure_file)
@@ -140,7 +141,7 @@ def load_into(model: Module, path: Path) -> Module:
     mask = mask_beside(weights)
     if mask is not None:
         require_zeros(loaded, mask, f"{weights} and the mask beside it")
-    del tensors
+    del held, tensors
     give_back()
     return loaded
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn import Module
 
 from ..errors import InputError, IntegrityError, require
-from ..models.text_to_image import Kind, TextToImage, require_plain
+from ..models.text_to_image import Kind, TextToImage, offload_, require_plain
 from .files import folder_written_beside, write_text
 from .pipeline_parts import chosen, model_of, quiet, require_finite, require_words, scheduler_of, tokenizer_of
 
@@ -48,7 +48,11 @@ def is_pipeline_folder(path: Path) -> bool:
 
 
 def load_pipeline(
-    folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    offload: bool = False,
 ) -> TextToImage:
     """Read a text-to-image pipeline from a local folder of diffusers, safetensors only.
 
@@ -56,14 +60,20 @@ def load_pipeline(
         folder: holds model_index.json.
         dtype: of the weights; as they were stored, unless given.
         device: to put the weights on; the noise schedule stays where it is.
+        offload: keep text encoders and VAE on the CPU while they are idle; see `offload_`.
 
     Raises:
-        InputError: if the folder is no such pipeline, of a layout that is not supported, or lacks a part, or there is
-            no such device.
+        InputError: if the folder is no such pipeline, of a layout that is not supported, or lacks a part, there is no
+            such device, or `offload` is asked for on the CPU, where it would do nothing.
         IntegrityError: if a part is damaged, holds NaN, or would run code.
         MissingExtraError: if diffusers or transformers is absent or does not import.
     """
     folder, device = Path(folder), _device(device)
+    if offload and device.type == "cpu":
+        raise InputError(
+            "offload keeps idle parts on the CPU, and the pipeline works there: it would do nothing. Leave it out, or "
+            "name another device (--device cuda)."
+        )
     index = _index(folder)
     kind = str(index.get("_class_name"))
     if kind not in PIPELINES:
@@ -96,7 +106,7 @@ def load_pipeline(
     )
     for tokenizer, encoder in zip(made.tokenizers, made.encoders, strict=True):
         require_words(tokenizer, encoder, folder)
-    return made.to(device)
+    return offload_(made, device) if offload else made.to(device)
 
 
 def save_pipeline(model: TextToImage, folder: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 from itertools import chain, combinations, product
 from math import inf, nextafter
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from .loading import quiet
 Pairs = set[tuple[int, int]]
 """(how many there were, how many are left), of channels, heads and the like; the same twice for a width that stays."""
 
-_TINY = 1e-2  # numbers below are a norm's guard against zero
+TINY = 1e-2
+"""Numbers below are a norm's guard against zero."""
 _RIGHT, _WRONG = 1e-6, 1e-3  # faults: not worth a further search; that of another model
 
 
@@ -140,14 +142,18 @@ def _two_changed(config: Any, pairs: Pairs) -> Iterator[Any]:
 
 
 def _made(model: Any, config: Any) -> Any:
-    """A model of this configuration with the tensors, types and flags of another."""
+    """A model of this configuration with the tensors, types and flags of another; None where there can be none."""
     kind: Any = type(model)
     own = dict(model.named_parameters())
     try:
         with quiet(), global_seed(0):
             made = kind(deepcopy(config))
         made.to(model.dtype).load_state_dict(model.state_dict())
-    except Exception:  # whatever a model raises at numbers that do not go together
+        with TemporaryDirectory() as folder:
+            made.config.save_pretrained(folder)
+    except (
+        Exception
+    ):  # whatever a model raises at numbers that do not go together, or its configuration as it is kept
         return None
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(own[name].requires_grad)
@@ -191,7 +197,7 @@ def _tried(config: Any, at: tuple[str, ...], name: str, pairs: Pairs, *, tiny: b
 def _changed(value: Any, pairs: Pairs, tiny: bool) -> Iterator[Any]:
     if isinstance(value, bool) or not value:
         return
-    if tiny and isinstance(value, float) and 0 < value < _TINY:
+    if tiny and isinstance(value, float) and 0 < value < TINY:
         yield from (value * of / kept for of, kept in sorted(pairs))
         return
     if isinstance(value, list | tuple):

@@ -3,9 +3,10 @@
 A record is plain JSON, `{"format": 2, "tensors": {tensor: {dimension: {"of": n, "kept": [...]}}}, "biases": [layer,
 ...]}`: of n positions along a dimension the tensor kept those at these indices, and the layers under "biases" gained
 a bias. Where a layer keeps a number of its own that must say what is left, such as how many queries share keys and
-values, it is told too: `"numbers": {"layer.attribute": {"of": n, "kept": m}}`. What was done to mixtures of experts is
-told beside it ("experts", "condensed", "trimmed"; see `models.moe.record_of`). Loading needs neither the pruned model's
-class nor any code from the file. Records of format 1, which name layers with the sides "in" and "out", are read too.
+values, or what a norm adds to a mean, it is told: `"numbers": {"layer.attribute": {"of": n, "kept": m}}`. What was done
+to mixtures of experts is told beside it ("experts", "condensed", "trimmed"; see `models.moe.record_of`). Loading needs
+neither the pruned model's class nor any code from the file. Records of format 1, which name layers with the sides "in"
+and "out", are read too.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from ..models.moe import rebuilt_
 Structure = Mapping[str, Any]
 Cuts = dict[tuple[str, int], Tensor]
 """(tensor, dimension) -> the indices that stay, int64, rising."""
-Numbers = dict[str, tuple[int, int]]
-"""Layer and its attribute -> the whole number it was, and is."""
+Numbers = dict[str, tuple[float, float]]
+"""Layer and its attribute -> the number it was, and is: a whole one, or a norm's guard against zero."""
 
 
 def restructure_(model: Module, structure: Structure) -> Module:
@@ -88,7 +89,7 @@ def cut_(model: Module, cuts: Cuts) -> None:
 
 
 def renumber_(model: Module, numbers: Numbers) -> None:
-    """Set whole numbers that layers keep as attributes, in place."""
+    """Set numbers that layers keep as attributes, in place."""
     for name, (_, kept) in numbers.items():
         owner, _, own = name.rpartition(".")
         setattr(model.get_submodule(owner), own, kept)
@@ -122,6 +123,34 @@ def record_of(
         tensors.setdefault(name, {})[str(dim)] = {"of": sizes[name, dim], "kept": kept.tolist()}
     told = {name: {"of": of, "kept": kept} for name, (of, kept) in numbers.items()}
     return {"format": 2, "tensors": tensors, "biases": biases, **({"numbers": told} if told else {})}
+
+
+def composed(first: Structure, second: Structure) -> Structure:
+    """The record of two cuts, of which the second was made of what the first left.
+
+    Args:
+        first: of format 2, without mixtures of experts.
+        second: likewise.
+    """
+    biased = {f"{name}.bias" for name in first["biases"]}  # made anew, at the length that is left
+    tensors = {name: dict(dims) for name, dims in first["tensors"].items()}
+    for name, dims in second["tensors"].items():
+        if name in biased:
+            continue
+        for dim, cut in dims.items():
+            before = tensors.setdefault(name, {}).get(dim)
+            kept = cut["kept"] if before is None else [before["kept"][i] for i in cut["kept"]]
+            tensors[name][dim] = {"of": (before or cut)["of"], "kept": kept}
+    numbers = dict(first.get("numbers", {}))
+    for name, told in second.get("numbers", {}).items():
+        numbers[name] = {"of": numbers.get(name, told)["of"], "kept": told["kept"]}
+    record = {"format": 2, "tensors": tensors, "biases": [*first["biases"], *second["biases"]]}
+    return record | ({"numbers": numbers} if numbers else {})
+
+
+def composes(structure: Structure) -> bool:
+    """Whether a record is one that `composed` takes."""
+    return structure.get("format") == 2 and structure.keys() <= {"format", "tensors", "biases", "numbers"}
 
 
 def _checked(model: Module, structure: Structure) -> tuple[Cuts, list[str]]:
@@ -163,13 +192,18 @@ def _numbers(model: Module, structure: Structure) -> Numbers:
         owner, _, own = name.rpartition(".")
         of, kept = told["of"], told["kept"]
         now = vars(modules[owner]).get(own) if owner in modules else None
-        if type(now) is not int or now != of or not isinstance(kept, int) or not 0 < kept < of:
+        if type(now) not in (int, float) or now != of or type(kept) is not type(now) or not _fits(of, kept):
             raise InputError(
                 f"the structure changes {name} from {of} to {kept}; the model has no such number. It was recorded for "
                 "another model."
             )
         numbers[name] = (of, kept)
     return numbers
+
+
+def _fits(of: float, kept: float) -> bool:
+    """Whether a count fell, or a guard against zero stayed one."""
+    return 0 < kept < of if isinstance(of, int) else 0 < kept < 1
 
 
 def _of_tensors(

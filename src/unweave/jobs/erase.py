@@ -135,9 +135,9 @@ class EraseJob:
                 "EraseJob.attack needs PipelineSubject.judge: somebody must look at what the attacked pipeline draws."
             )
         for edit in self.edits.values():
-            require_fit = getattr(edit, "require_fit", None)
-            if require_fit is not None:  # before the first of them trains for hours
-                require_fit(self.subject.original, self.subject.concepts)
+            require_erasable = getattr(edit, "require_erasable", None)
+            if require_erasable is not None:  # before the first of them trains for hours
+                require_erasable(self.subject.original, self.subject.concepts)
         if isinstance(self.attack, TokenSearch | UnlearnDiffAtk):
             require_one_encoder(self.subject.original, type(self.attack).__name__)
 

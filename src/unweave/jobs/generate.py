@@ -25,7 +25,7 @@ from ..generate.drawing import Start, require_two_passes
 from ..io.content import described
 from ..io.files import write_text
 from ..io.runs import RunFolder, Stage
-from ..models.text_to_image import TextToImage, require_negative
+from ..models.text_to_image import TextToImage
 from ..models.text_to_image.one_step import require_steps
 from ..random import seeded
 from ..report import words
@@ -130,8 +130,7 @@ class GenerateJob:
                 "same. Give APG, a start or an auxiliary."
             )
         require_steps(self.pipeline, self.steps, self.guidance.scale, "generate")
-        require_two_passes(self.pipeline, self.guidance, "generate")
-        require_negative(self.pipeline.distilled, self.negative, "generate")
+        require_two_passes(self.pipeline, self.guidance, self.negative, "generate")
         self.pipeline.sampler(self.steps)
         with self._leading():
             pass  # refuses an auxiliary or a weight that changes nothing before anything is drawn

@@ -16,7 +16,7 @@ from ..erase import Concepts, TextToImage
 from ..erase.templates import TEMPLATES
 from ..errors import InputError
 from ..io.pipeline_folder import is_pipeline_folder, load_pipeline
-from ..models.text_to_image import slim_
+from ..models.text_to_image import is_offloaded, slim_
 from ..settings import NonNegative, settings
 from .subject import hashable
 
@@ -28,7 +28,7 @@ class Shelf(Mapping[str, TextToImage]):
 
     Args:
         kept: name -> the pipeline, or its folder.
-        like: what they are read like: on its device, in its dtype.
+        like: what they are read like: on its device, and as it is of the rest of it (`offload_`).
     """
 
     def __init__(self, kept: Mapping[str, TextToImage | Path], like: TextToImage) -> None:
@@ -36,7 +36,8 @@ class Shelf(Mapping[str, TextToImage]):
 
     def __getitem__(self, name: str) -> TextToImage:
         kept = self._kept[name]
-        return load_pipeline(kept, device=self._like.device) if isinstance(kept, Path) else kept
+        like, offload = self._like, is_offloaded(self._like)
+        return load_pipeline(kept, device=like.device, offload=offload) if isinstance(kept, Path) else kept
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kept)
@@ -97,6 +98,7 @@ def open_pipeline(
     device: str = "cpu",
     dtype: Precision = "stored",
     slim: bool = False,
+    offload: bool = False,
 ) -> PipelineSubject:
     """Read a pipeline, those retrained without the concepts, and the judge.
 
@@ -109,12 +111,13 @@ def open_pipeline(
         device: that all pipelines work on: "cpu", "cuda", "cuda:1", "mps".
         dtype: of the pipeline's weights, in which it is also written; as they are stored, unless given.
         slim: take less memory and more time for the edit; see `slim_`.
+        offload: keep the text encoders and the VAE of all pipelines on the CPU while they are idle; see `offload_`.
 
     Raises:
         InputError: if one of them cannot be used, or there is no such device.
     """
     original = load_pipeline(
-        folder, device=device, dtype=None if dtype == "stored" else getattr(torch, dtype)
+        folder, device=device, dtype=None if dtype == "stored" else getattr(torch, dtype), offload=offload
     )
     for path in oracles:
         if not is_pipeline_folder(path):

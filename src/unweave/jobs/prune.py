@@ -48,7 +48,7 @@ from .measured import Figures, compared, mebibytes, on_disk, weights
 from .pruned import Pruned
 from .recovering import as_asked_, by_recipe_
 from .subject import Subject
-from .target import Candidate, Target, searched, share_of
+from .target import Candidate, Target, measured_again, searched, share_of
 
 _SAME = 1e-5  # largest difference of outputs that were read back, relative to the largest output
 
@@ -251,6 +251,7 @@ class PruneJob:
         structure, uncut = (None, {}) if small is None else (small.structure, small.left)
         told += [*searched, *cut.told, *([] if small is None else _felt(small.apart))]
         figures = compared(original, pruned, heldout) | figures
+        told += [] if self.target is None else measured_again(self.target, figures)
         figures["matrix weights kept"] = (100 * share_kept(original), 100 * share_kept(silenced), "%")
         if self.shrink:
             figures["weights in all"] = (weights(original), weights(pruned), "")
@@ -275,6 +276,8 @@ class PruneJob:
             return share_of(target, original, found, self.subject.heldout, packed=self.packed)
 
         found, told = searched(target, make, cost)
+        if found.small is not None:
+            found = dataclasses.replace(found, small=self._small(found.silenced))
         return found, [told]
 
     def _at(self, edit: Any, original: Module, rng: Generator, *, searching: bool = False) -> Candidate:
@@ -282,7 +285,7 @@ class PruneJob:
         if not self.shrink:
             return Candidate(silenced, told=tuple(narrow))
         try:
-            return Candidate(silenced, self._small(silenced), tuple(narrow))
+            return Candidate(silenced, self._small(silenced, respell=not searching), tuple(narrow))
         except InputError as error:
             if not searching:
                 raise
@@ -301,10 +304,10 @@ class PruneJob:
             dict.fromkeys(str(w.message) for w in warned if issubclass(w.category, NarrowWarning))
         )
 
-    def _small(self, silenced: Module) -> Shrunk:
+    def _small(self, silenced: Module, *, respell: bool = True) -> Shrunk:
         heldout = self.subject.heldout
         batch = next(heldout.batches())
-        return shrink(silenced, lambda m: heldout.task.outputs(m, batch), width=self.width)
+        return shrink(silenced, lambda m: heldout.task.outputs(m, batch), width=self.width, respell=respell)
 
     def _mended_(self, original: Module, pruned: Module, rng: Generator) -> tuple[Figures, list[str]]:
         """Measure batch normalisation again and train on, in place; returns what is told of it."""
@@ -357,11 +360,12 @@ class PruneJob:
             notes.append(
                 "Its weights are packed: unweave reads them (unweave.io: load_into, load_model), and no other library."
             )
-        if structure is not None and (folder / "config.json").exists():
+        plain = not (folder / "structure.json").exists()
+        if structure is not None and (folder / "config.json").exists() and not (plain and self.packed):
             notes.append(
                 "Channels are missing unevenly: unweave.io.transformers_folder.load_model reads the folder by its "
                 "structure.json; from_pretrained refuses it."
-                if (folder / "structure.json").exists()
+                if not plain
                 else "Its config.json says the smaller widths, so transformers' from_pretrained reads the folder."
             )
         return notes

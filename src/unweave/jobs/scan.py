@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 from warnings import catch_warnings, simplefilter
 
+import torch
 from rich.console import Console
 from torch import Generator
 from torch.nn import Module
@@ -51,7 +52,7 @@ class Scanned(Done):
         unit: of it.
         dense: what the unpruned model reaches.
         layers: layer, or the first of those that fall together -> sparsity -> what is reached with it alone pruned.
-        shares: layer -> % of the matrix weights that it holds.
+        shares: layer -> % of the matrix weights that it holds, those of all layers that fall with it included.
         notes: sentences on what was measured.
         left: layer -> why it could not be pruned.
     """
@@ -90,8 +91,8 @@ class Scanned(Done):
         """Print what each layer costs, the most sensitive first."""
         at = sorted({s for row in self.layers.values() for s in row})
         wide = max((len(n) for n in self.layers), default=5)
-        out.print(f"Held-out {self.figure} {words.number(self.dense[0], digits=4)} {self.unit}, with one layer alone "
-                  "pruned:", markup=False)  # fmt: skip
+        whole = f"{words.number(self.dense[0], digits=4)} {self.unit}".strip()
+        out.print(f"Held-out {self.figure} {whole}, with one layer alone pruned:", markup=False)
         out.print(
             f"  {'layer':{wide}} {'weights':>8} " + " ".join(f"{f'at {s:g}':>9}" for s in at), markup=False
         )
@@ -193,25 +194,32 @@ class ScanJob:
         train = self.subject.left.train
         name, reached, unit = ability(model, heldout)
         so_far = stage.work / "layers.json"
-        layers: dict[str, dict[str, Point]] = json.loads(so_far.read_text()) if so_far.exists() else {}
+        found: dict[str, dict[str, Any]] = json.loads(so_far.read_text()) if so_far.exists() else {}
         left: dict[str, str] = {}
         parts = dict(_alone(self.edit, model, train, stage.rng))
         with progress("scan", len(parts)) as bar:
             for part, make in parts.items():
-                if part not in layers:
+                if part not in found:
                     try:
-                        layers[part] = {f"{s:g}": _measured(make(s), heldout) for s in self.at}
+                        found[part] = self._part(model, make, heldout)
                     except InputError as error:
                         left[part] = str(error)
-                    write_text(so_far, json.dumps(layers))
+                    write_text(so_far, json.dumps(found))
                 bar.advance()
-        sizes = {w.name: w.parameter.numel() for w in matrices(model)}
-        every = sum(sizes.values()) or 1
         told = {
-            "figure": name, "unit": unit, "dense": (reached, _loss(model, heldout)), "layers": layers, "left": left,
-            "shares": {n: 100 * sizes.get(n, 0) / every for n in layers}, "notes": self._notes(len(heldout)),
+            "figure": name, "unit": unit, "dense": (reached, _loss(model, heldout)), "left": left,
+            "layers": {part: told["points"] for part, told in found.items()},
+            "shares": {part: told["share"] for part, told in found.items()}, "notes": self._notes(len(heldout)),
         }  # fmt: skip
         write_text(stage.paths[0], json.dumps(told, indent=1) + "\n")
+
+    def _part(self, model: Module, make: Callable[[float], Module], heldout: Data[Any]) -> dict[str, Any]:
+        points, share = {}, 0.0
+        for s in self.at:
+            pruned = make(s)
+            points[f"{s:g}"] = _measured(pruned, heldout)
+            share = max(share, _share(model, pruned))
+        return {"points": points, "share": share}
 
     def _notes(self, examples: int) -> list[str]:
         of = len(self.subject.heldout)
@@ -248,6 +256,14 @@ def _alone(
 
     for name in dataclasses.replace(scope, least=0.0).weights(model):
         yield name, partial(pruned, name)
+
+
+def _share(model: Module, pruned: Module) -> float:
+    """Share of the matrix weights in those matrices that a pruning changed, %."""
+    others = dict(pruned.named_parameters())
+    sizes = {w.name: w.parameter.numel() for w in matrices(model)}
+    changed = [w.name for w in matrices(model) if not torch.equal(w.parameter, others[w.name])]
+    return 100 * sum(sizes[name] for name in changed) / (sum(sizes.values()) or 1)
 
 
 def _measured(model: Module, data: Data[Any]) -> Point:

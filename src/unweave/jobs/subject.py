@@ -26,7 +26,7 @@ from ..io.ids import checked_ids, ids_of
 from ..io.runs import RunFolder
 from ..io.sealed import key as read_key
 from ..io.steady import require_steady
-from ..io.structure import has_shape
+from ..io.structure import composed, composes, has_shape
 from ..io.told import told_of
 from ..io.weights import written_here
 from ..masks.layers import copied, require_plain
@@ -313,9 +313,11 @@ class Subject:
             InputError: if structure was removed and `save` takes no record of it, or it cannot pack.
         """
         mask = Mask.of(model) or None
-        if structure is None and not isinstance(self.model, Module | None):
-            former = structure_beside(Path(self.model))
-            structure = former if former is not None and has_shape(model, former) else None
+        former = None if isinstance(self.model, Module | None) else structure_beside(Path(self.model))
+        if former is not None and structure is None:
+            structure = former if has_shape(model, former) else None
+        elif former is not None and structure is not None and composes(former) and composes(structure):
+            structure = composed(former, structure)
         if self.save is None:
             save_model(model, folder, mask=mask, structure=structure, packed=packed)
         elif packed:

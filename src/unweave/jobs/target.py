@@ -14,7 +14,7 @@ from ..io.packed import bytes_packed
 from ..prune import Shrunk
 from ..settings import Inner, settings
 from ..types import Data
-from .measured import alive, macs, mebibytes, times, weights
+from .measured import Figures, alive, macs, mebibytes, times, weights
 
 Cost = Literal["macs", "latency", "bytes", "parameters"]
 
@@ -156,6 +156,21 @@ def searched(
         f"Target {target}: of {tries} sparsities that were tried, {at:.3f} is the least that reaches it, with "
         f"{share:.3f} of the dense model's {words}."
     )
+
+
+def measured_again(target: Target, figures: Figures) -> list[str]:
+    """What is told where a time that was searched for does not hold when it is measured once more."""
+    if target.of != "latency":
+        return []
+    before, after, _ = figures["time of one batch"]
+    if after <= target.share * before:
+        return []
+    spread = max(figures["time of one batch, between quartiles"][:2])
+    return [
+        f"Measured once more the time is {after / before:.3f} of the dense model's, which is above the target; runs "
+        f"differ by {spread:.3g} ms between their quartiles. Ask for multiplications (macs=) where the machine is "
+        "shared or the model this small."
+    ]
 
 
 def _advice(target: Target, why: str) -> str:

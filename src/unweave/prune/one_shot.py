@@ -102,7 +102,7 @@ class Prune:
         pattern = suited(self.pattern, self.score)
         if in_units:
             found = self._ranked(model, data, scores)
-            parts = {name: Ranked({name: group}, [], [name]) for name, group in found.groups.items()}
+            parts = {name: Ranked({name: group}, [], []) for name, group in found.groups.items()}
             parts |= {name: Ranked({}, [name], [name]) for name in found.alone}
             return {
                 name: partial(_unit_mask, model, scores, part, pattern, data) for name, part in parts.items()

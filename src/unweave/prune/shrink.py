@@ -56,6 +56,7 @@ def shrink(
     *,
     constants: Literal["fold", "drop"] = "fold",
     width: bool = False,
+    respell: bool = True,
 ) -> Shrunk:
     """Remove every dead unit that nothing else needs, and whatever read it.
 
@@ -75,6 +76,8 @@ def shrink(
             no comparison is made, and the model should be trained on.
         width: whether channels go too that a layer normalisation counts: their zeros were in its mean, so the outputs
             change (see `Shrunk.apart`) and the model should be trained on. Which heads and units stay is made sure of.
+        respell: whether a configuration of transformers is searched that says the smaller shape. Without, which takes a
+            fraction of the time, the model keeps its own, and its structure says the rest.
 
     Raises:
         InputError: if `constants` is neither, there is nothing dead, or nothing could be removed; with the reasons.
@@ -83,12 +86,7 @@ def shrink(
     modes = {name: module.training for name, module in whole.named_modules()}
     whole.eval()
 
-    @torch.no_grad()
-    def run(m: Module) -> Any:
-        if callable(example_inputs):
-            return example_inputs(m)
-        return m(**example_inputs) if isinstance(example_inputs, dict) else m(example_inputs)
-
+    run = _calling(example_inputs)
     try:
         units, why = find_units(whole, run), ""
     except Exception as error:  # whatever the model's own code raises
@@ -100,7 +98,7 @@ def shrink(
             "shrink: no filter is dead: nothing to remove. Prune with the pattern Channel first."
         )
     parts = {i: d for i, d in enumerate(dead) if bool(d.any()) and not bool(d.all())}
-    smaller, refused = _smaller(whole, units, parts, run, constants, width)
+    smaller, refused = _smaller(whole, units, parts, run, constants, width, respell)
     cut_away = {i: d for i, d in parts.items() if i not in refused}
     left = _left(filters, units, dead, cut_away, refused, why)
     if smaller is None:
@@ -111,8 +109,26 @@ def shrink(
     return Shrunk(smaller.model, smaller.structure, left, smaller.apart)
 
 
+def _calling(example_inputs: Any) -> Run:
+    """What calls a model with these inputs."""
+
+    @torch.no_grad()
+    def run(m: Module) -> Any:
+        if callable(example_inputs):
+            return example_inputs(m)
+        return m(**example_inputs) if isinstance(example_inputs, dict) else m(example_inputs)
+
+    return run
+
+
 def _smaller(
-    whole: Module, units: Units, parts: dict[int, Tensor], run: Run, constants: str, width: bool
+    whole: Module,
+    units: Units,
+    parts: dict[int, Tensor],
+    run: Run,
+    constants: str,
+    width: bool,
+    respell: bool,
 ) -> tuple[Cut | None, dict[int, str]]:
     """The model without all parts; where that fails, without those that can go, the others with their reasons."""
     centred = {i for i in parts if is_centred(whole, units.groups[i])}
@@ -120,7 +136,7 @@ def _smaller(
     parts = {i: dead for i, dead in parts.items() if i not in refused}
     if not parts:
         return None, refused
-    once = cut(whole, units, parts, run, constants, exact=not centred & parts.keys())
+    once = cut(whole, units, parts, run, constants, exact=not centred & parts.keys(), respell=respell)
     if not isinstance(once, str):
         return once, refused
     taken: dict[int, Tensor] = {}
@@ -139,7 +155,8 @@ def _smaller(
 
     take([i for i in parts if i not in centred])
     take([i for i in parts if i in centred])
-    found = cut(whole, units, taken, run, constants, exact=not centred & taken.keys()) if taken else ""
+    exact = not centred & taken.keys()
+    found = cut(whole, units, taken, run, constants, exact=exact, respell=respell) if taken else ""
     return (None if isinstance(found, str) else found), refused
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from unweave.audit.classifier.readings import Readings
 from unweave.audit.classifier.ruler import Places, Ruler, Vectors
-from unweave.audit.classifier.standard import Readings, Standard
+from unweave.audit.classifier.standard import Standard
 
 N, CONTROL = 300, 1000
 HARD, EASY = (np.random.default_rng(seed).normal(4, 3, size) for seed, size in ((0, N), (1, CONTROL)))

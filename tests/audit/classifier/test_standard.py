@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from tests.audit.classifier.made import RULER, STANDARD, N, outcomes, readings, standard, vectors
+from unweave.audit.classifier.readings import HEAD, MASK, RELEARN, TRACE, Hidden, Readings
 from unweave.audit.classifier.ruler import Places, Ruler, Vectors
-from unweave.audit.classifier.standard import HEAD, MASK, RELEARN, TRACE, Hidden, Readings
 
 
 def end(values: np.ndarray, alpha: float, side: int, *, left_out: bool = True, several: int = 1) -> float:

@@ -19,6 +19,7 @@ from unweave.audit.result import Audit, Verdict
 from unweave.cli import main
 from unweave.errors import InputError
 from unweave.io.deleted import read_deleted
+from unweave.io.transformers_folder import TransformersRecipe
 from unweave.jobs import Subject
 from unweave.jobs.deletion import Deletion
 from unweave.jobs.kinds import Case, Judge, Kind
@@ -233,6 +234,44 @@ def ledger_kind(ledger: Ledger, subject: Subject) -> OfTexts:
     kind: Kind = opened(ledger.state().in_use()[0], ledger, {"main": subject}).kind
     assert isinstance(kind, OfTexts)
     return kind
+
+
+@pytest.mark.slow
+def test_what_was_trained_from_a_model_begins_at_its_new_version(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def subject(model: Path, base: Path) -> Subject:
+        return text_subject(
+            model, place / "qa.jsonl", base=base, epochs=1, lr=1e-2,
+            files=TextFiles(heldout=place / "apart.jsonl", length=24),
+        )  # fmt: skip
+
+    child, other = world.folder(tmp_path / "child", "gpt2"), world.model("gpt2")
+    with torch.no_grad():
+        other.get_parameter("transformer.ln_f.weight").mul_(0.5)
+    other.save_pretrained(child)
+    subjects = {"main": subject(place / "llm", place / "base"), "child": subject(child, place / "llm")}
+    ledger = Ledger.init(tmp_path / "ledger")
+    ledger.models.add("main", subjects["main"])
+    with pytest.raises(InputError, match="child was trained from main.*--parent main"):
+        ledger.models.add("child", subjects["child"])
+    ledger.models.add("child", subjects["child"], parent="main")
+    began = list[Path]()
+    network = TransformersRecipe._network
+    monkeypatch.setattr(
+        TransformersRecipe, "_network", lambda self: (began.append(Path(self.base)), network(self))[1]
+    )
+    for who in ("person-0", "person-1"):
+        ledger.request(Deletion(subject=subjects["main"], where=f"who={who}"))
+        began.clear()
+        found = ServeJob(ledger=ledger, subjects=subjects, at_once=True, jobs=1).run()
+        main, below = found.models
+        assert (main["level"], below["level"], below["step"]) == ("E4", "E4", "make anew")
+        assert "from the version of main in use" in below["why"]
+        new = next(v for v in ledger.state().in_use() if v.name == "main")
+        assert began[-1] == ledger.models.place(new)
+        assert place / "llm" not in began
+    assert verify(ledger) == []
 
 
 def test_a_rise_of_perplexity_is_told(place: Path) -> None:

@@ -13,8 +13,8 @@ from ...types import Measurement
 from ..measured import measurement, missing
 from .compared import NEAR, Compared
 from .probe import class_mean_probe, linear_probe
+from .readings import HEAD, RELEARN, Readings
 from .relearn import CAP
-from .standard import HEAD, RELEARN, Readings
 
 
 def probes(c: Compared) -> list[Measurement]:

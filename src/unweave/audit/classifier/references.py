@@ -21,10 +21,11 @@ from ...types import Request
 from .cheats import Cheat, cheats, last_linear
 from .head import margins
 from .membership import auc
+from .readings import Readings
 from .relearn import USUAL, mean_loss_of, relearn_steps, sampled
 from .ruler import Places, Ruler, Vectors
 from .scores import Answers, Parts
-from .standard import Readings, Standard
+from .standard import Standard
 
 DEAR = 4
 """Reference models of either kind that take part in the figures that train something."""

@@ -23,9 +23,9 @@ from .figures import accuracies, memberships, separations, summaries
 from .gauge import memory_gauge, not_healed
 from .memory import hidden_position, probes, relearning
 from .panels import panels
+from .readings import Readings
 from .references import Read, References
 from .scores import Parts, require_answers
-from .standard import Readings
 from .topology import Topology, chance, topology
 from .verdict import GIVE_ORACLES, NO_ORACLE, Court, Decision
 

@@ -19,7 +19,8 @@ from ...errors import InputError
 from ...statistics import Floats, wilson
 from ..result import Check, ClassifierOutcome, Control, Outcome, Rates, Verdict
 from .power import ADVISED, LEAST, WITH_EDITS, Need, needed
-from .standard import FEW, LEAKS, Finding, Readings, Standard
+from .readings import Readings
+from .standard import FEW, LEAKS, Finding, Standard
 
 PASS = 0.75
 """Share of the retrained models, each judged by the others, that must be accepted to trust the verdict."""

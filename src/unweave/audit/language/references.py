@@ -14,10 +14,11 @@ from ...random import seeded
 from ...statistics import Floats
 from ...types import Data, Request
 from ..classifier.cheats import last_linear
+from ..classifier.readings import Readings
 from ..classifier.references import CHEATED, DEAR
 from ..classifier.relearn import mean_loss_of, relearn_steps, sampled
 from ..classifier.ruler import Places, Ruler, Vectors
-from ..classifier.standard import Readings, Standard
+from ..classifier.standard import Standard
 from .cheats import Cheat, cheats
 from .read import Read, Told
 

@@ -15,8 +15,8 @@ from ...interpret import SparseAutoencoder
 from ...random import child, draw_seed
 from ...tasks import Autoregressive, requires
 from ...types import Data, Measurement, Request
+from ..classifier.readings import HEAD, RELEARN, Readings
 from ..classifier.run import listed
-from ..classifier.standard import HEAD, RELEARN, Readings
 from ..classifier.verdict import Court, Decision
 from ..cost import cost
 from ..latents import still_active_read

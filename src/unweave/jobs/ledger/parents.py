@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.nn import Module
 
 from ...masks.mask import Mask
-from .book import Ledger
 from .state import Version
+
+if TYPE_CHECKING:
+    from .book import Ledger
 
 
 def unlike(old: Module, new: Module) -> str:
@@ -37,21 +39,40 @@ class Parent:
         digest: of its version.
         place: where that lies; None if the parent was withdrawn.
         level: what may be claimed for it.
+        lay: where its versions lay, former ones too.
     """
 
     name: str
     digest: str
     place: Path | None
     level: str
+    lay: tuple[Path, ...] = ()
 
 
-def takes_parent(recipe: Any) -> bool:
-    """Whether a recipe makes its model of another: it has an attribute, or its function a parameter, `parent`."""
+def takes_parent(recipe: Any, above: Parent) -> bool:
+    """Whether a recipe makes its model of its parent: it has an attribute, or its function a parameter, `parent`.
+
+    Or training begins at the parent's weights: the recipe's `base` is the place of one of its versions.
+    """
+    return _takes(recipe) or begins_at(recipe, above.lay)
+
+
+def begins_at(recipe: Any, places: Sequence[Path]) -> bool:
+    """Whether a recipe's `base` is one of these folders."""
+    base = getattr(recipe, "base", "")
+    return (
+        isinstance(base, (str, Path)) and bool(base) and Path(base).resolve() in {p.resolve() for p in places}
+    )
+
+
+def _takes(recipe: Any) -> bool:
     return bool(getattr(recipe, "takes_parent", hasattr(recipe, "parent")))
 
 
 def with_parent(recipe: Any, place: Path) -> Any:
     """The recipe with the model at `place` as what it begins at; `recipe` must take one."""
+    if not _takes(recipe):
+        return replace(recipe, base=place)
     if is_dataclass(recipe) and not isinstance(recipe, type):
         return replace(recipe, parent=place)
     recipe = copy(recipe)
@@ -77,16 +98,17 @@ def parent_of(
     above = state.version(version.parent)
     if above is None or above.name == version.name:
         return None
+    lay = tuple(ledger.models.place(v) for v in state.versions if v.name == above.name)
     now = next((m for m in made if m["name"] == above.name), None)
     if now is not None and now["step"] == "withdraw":
-        return Parent(above.name, now["old"], None, "")
+        return Parent(above.name, now["old"], None, "", lay)
     if now is not None and now["new"]:
         place = next(e["place"] for kind, e in entries if kind == "model" and e["name"] == above.name)
-        return Parent(above.name, now["new"], ledger.folder / place, now["level"])
+        return Parent(above.name, now["new"], ledger.folder / place, now["level"], lay)
     current = next((v for v in state.in_use() if v.name == above.name), None)
     if current is None:
-        return Parent(above.name, above.digest, None, "")
-    return Parent(above.name, current.digest, ledger.models.place(current), _level(ledger, current))
+        return Parent(above.name, above.digest, None, "", lay)
+    return Parent(above.name, current.digest, ledger.models.place(current), _level(ledger, current), lay)
 
 
 def _level(ledger: Ledger, version: Version) -> str:

@@ -166,7 +166,7 @@ class _Batch:
             self._withdraw(version)
             return
         why, level = "made anew by its own recipe, without the examples", "E4"
-        if above is not None and takes_parent(recipe):
+        if above is not None and takes_parent(recipe, above):
             if above.place is None:
                 self._withdraw(version, f"{above.name}, which it is made of, was withdrawn")
                 return
@@ -192,7 +192,9 @@ class _Batch:
             self._edit_exactly(version)
             return
         subject, above = self._world(version, self.earlier), self._parent(version)
-        if above is not None and takes_parent(subject.recipe):  # its recipe would begin at what is withdrawn
+        if above is not None and takes_parent(
+            subject.recipe, above
+        ):  # its recipe would begin at what is withdrawn
             self._withdraw(version, f"{above.name}, which it is made of, was withdrawn")
             return
         positions = self.ledger.positions(subject, self.names)

@@ -18,6 +18,7 @@ from ...unlearn.exact.folder import is_exact, read_record
 from ..exact import as_recorded, dense
 from ..forget_exact import source_of
 from ..subject import Subject
+from .parents import begins_at
 from .state import State, Version
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Models:
             )
         self._require_recipe_prunes(name, subject)
         above = parent if parent in ("", "unknown") else self._parent(state, name, parent)
+        self._require_base_said(state, name, subject, above)
         told = self.described(name, subject, how=how, parent=above, recipients=recipients, source=source)
         number = self.ledger.log.append("model", told).number
         self.settle()
@@ -97,6 +99,16 @@ class Models:
             "source": dict(source) if source is not None else None, "recipients": list(recipients),
             "released": released, "why_not": why_not,
         }  # fmt: skip
+
+    def _require_base_said(self, state: State, name: str, subject: Subject, above: str) -> None:
+        parent = state.version(above)
+        for v in state.versions:
+            said = parent is not None and parent.name == v.name
+            if v.name != name and not said and begins_at(subject.recipe, [self.place(v)]):
+                raise InputError(
+                    f"{name} was trained from {v.name}, by its recipe (base), and so it holds what {v.name} holds. "
+                    f"Name that as its parent (--parent {v.name})."
+                )
 
     def _require_recipe_prunes(self, name: str, subject: Subject) -> None:
         at = subject.model

@@ -13,6 +13,7 @@ from .guidance import Guidance, require_negative
 from .layers import LAYERS, Layers, Weights, encoder_weights, require_plain, shared_attentions, training_only
 from .layouts import Kind, Layout
 from .memory import slim_
+from .offload import is_offloaded, offload_
 from .pipeline import Component, TextToImage
 from .prompts import Prompts
 from .steps import noise_like, pick, train_steps_
@@ -34,7 +35,9 @@ __all__ = [
     "Weights",
     "encoder_weights",
     "entrances",
+    "is_offloaded",
     "noise_like",
+    "offload_",
     "pick",
     "require_negative",
     "require_plain",

@@ -39,7 +39,7 @@ class _Side:
         tokenizer, encoder = model.tokenizers[i], model.encoders[i]
         bos = tokenizer.bos_token_id
         at = int(bos is not None and bool((ids[:, 0] == bos).all()))
-        table: Tensor = encoder.get_input_embeddings().weight.detach()  # type: ignore[operator]
+        table: Tensor = encoder.get_input_embeddings().weight.detach().to(model.device)  # type: ignore[operator]
         known = torch.ones(min(len(tokenizer), len(table)), dtype=torch.bool)
         known[[k for k in tokenizer.all_special_ids if k < len(known)]] = False
         return cls(ids, mask, at, table, known.nonzero().flatten().to(table.device))

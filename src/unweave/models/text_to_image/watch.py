@@ -45,11 +45,8 @@ def watch_sampling(
     Raises:
         InputError: if both halves are asked for where guidance is built into the weights and takes one pass.
     """
-    if both_halves and guidance != 1 and model.passes(guidance) == 1:
-        raise InputError(
-            "both_halves: guidance is built into this pipeline's weights, so no pass is without the prompt. Leave it "
-            "out."
-        )
+    if both_halves and guidance != 1:
+        _require_two_passes(model)
     texts = [model.encode(list(batch)) for batch in batches]
     null = model.encode([""])
     samplers = [model.sampler(steps, noise) for _ in texts]  # some count their own steps
@@ -78,6 +75,14 @@ def watch_sampling(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _require_two_passes(model: TextToImage) -> None:
+    if model.distilled:
+        raise InputError(
+            "both_halves: guidance is built into this pipeline's weights, so no pass is without the prompt. Leave it "
+            "out."
+        )
 
 
 def _step(

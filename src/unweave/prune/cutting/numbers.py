@@ -43,7 +43,7 @@ def renumbered_(
     if fault() <= bound:
         return {}
     found = dict(_candidates(model, groups, left))
-    kinds = [
+    kinds: list[Numbers] = [
         {name: found[name] for name in alike}
         for _, alike in groupby(sorted(found, key=lambda n: _kind(model, n)), lambda n: _kind(model, n))
     ]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import LayerNorm, Module
 
-from ...io.slim_config import Pairs, slimmed
-from ...io.structure import Cuts, cut_, record_of
+from ...io.slim_config import TINY, Pairs, slimmed
+from ...io.structure import Cuts, Numbers, cut_, record_of, renumber_
 from ...masks.layers import RUNNING_NORMS
 from ...models.units import Group, Place, Units, answers, find_units
 from .constants import FixedError, fold_
@@ -68,9 +68,11 @@ def cut(
     before = outputs(whole, run)
     try:
         biases = fold_(model, run, {p: at for p, at in gone.items() if p in reads}, constants)
+        guards: Numbers = {}
         for i, dead in parts.items():
             if units.groups[i].counted:
-                _rescale_(model, units.groups[i], len(dead) / int((~dead).sum()))
+                guards |= _rescale_(model, units.groups[i], len(dead) / int((~dead).sum()))
+        renumber_(model, guards)
         cut_(model, cuts)
     except FixedError as reason:
         return str(reason)
@@ -90,7 +92,7 @@ def cut(
     if numbers is None:
         return _why(model, run)
     best = best or model
-    return Cut(best, record_of(sizes, cuts, biases, numbers), _apart(before, outputs(best, run)))
+    return Cut(best, record_of(sizes, cuts, biases, guards | numbers), _apart(before, outputs(best, run)))
 
 
 def _why(model: Module, run: Run) -> str:
@@ -147,9 +149,14 @@ def _rest(size: int, gone: Tensor) -> Tensor:
     return stays.nonzero().flatten()
 
 
-def _rescale_(model: Module, group: Group, ratio: float) -> None:
-    """Norms that count fewer units, of which those that went were zero, find them larger by the root of the ratio."""
+def _rescale_(model: Module, group: Group, ratio: float) -> Numbers:
+    """Norms that count fewer units, of which those that went were zero, find them larger by the root of the ratio.
+
+    Returns:
+        What their guards against zero are to be, so that they answer the same; not of those that take off a mean.
+    """
     modules = dict(model.named_modules())
+    guards: Numbers = {}
     for name, _ in group.makers:
         owner = modules[name.rpartition(".")[0]]
         own = dict(owner.named_parameters(recurse=False))
@@ -157,6 +164,10 @@ def _rescale_(model: Module, group: Group, ratio: float) -> None:
         if scale and not isinstance(owner, RUNNING_NORMS) and all(p.ndim == 1 for p in own.values()):
             with torch.no_grad():
                 own[name.rpartition(".")[2]].mul_(ratio**0.5)
+            for attribute, value in vars(owner).items():
+                if not isinstance(owner, LayerNorm) and type(value) is float and 0 < value < TINY:
+                    guards[f"{name.rpartition('.')[0]}.{attribute}"] = (value, value * ratio)
+    return guards
 
 
 def is_centred(model: Module, group: Group) -> bool:
