@@ -16,7 +16,9 @@ if "UNWEAVE_KEY" not in os.environ:
     (_room / "key").write_bytes(os.urandom(32))
     os.environ["UNWEAVE_KEY"] = str(_room / "key")
 
-# A test that needs workers asks for them: tests run one a core already, and a worker costs an import of torch.
+# Tests run one a core already: threads beside them wait for one another, and a worker costs an import of torch.
+# A test that needs either asks for it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
 SLOW = Path(__file__).with_name("slow.txt")
