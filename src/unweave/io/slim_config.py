@@ -151,9 +151,7 @@ def _made(model: Any, config: Any) -> Any:
         made.to(model.dtype).load_state_dict(model.state_dict())
         with TemporaryDirectory() as folder:
             made.config.save_pretrained(folder)
-    except (
-        Exception
-    ):  # whatever a model raises at numbers that do not go together, or its configuration as it is kept
+    except Exception:  # whatever a model, or its configuration, raises at numbers that do not go together
         return None
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(own[name].requires_grad)

@@ -57,7 +57,7 @@ def from_json(text: str) -> tuple[Audit, ...]:
 
 
 def _entry(audit: Audit) -> dict[str, Any]:
-    head = {"outcome": audit.verdict.outcome, "reason": audit.verdict.why}
+    head = {"outcome": audit.verdict.outcome, "reason": audit.verdict.reason}
     return head | dataclasses.asdict(audit)
 
 
